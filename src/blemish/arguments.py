@@ -1,0 +1,90 @@
+"""The options of each command, as dataclasses; their docstrings are the help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, Literal, TypeVar
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from blemish.types import TrainedConfig
+
+Config = TypeVar("Config", bound=TrainedConfig)
+Allowed = Literal["channels", "depth"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments(Generic[Config]):
+    """Learn what good looks like from the good images of a data set."""
+
+    data: Path
+    """A category in MVTec layout, a folder of good images, or a CSV manifest (path,split,label,mask)."""
+    config: OmitArgPrefixes[Config]
+    """The method's options; `--preset` sets their defaults."""
+    method: str = "metal"
+    """The method to train."""
+    preset: str = "default"
+    """The method's set of options to start from."""
+    out: Path | None = None
+    """Run folder; default runs/<data set>-<method>."""
+    seed: int = 0
+    """Fixes the split, the first weights and the order of images."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA if there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the machine has it natively."""
+    resume: bool = False
+    """Go on with the unfinished run in the run folder."""
+    channels: Literal[1, 3] | None = None
+    """Convert RGB to grey (1) or grey to RGB (3); without it images are taken as they are."""
+    bit_depth: Literal[8, 10, 12, 14, 16] | None = None
+    """Bits that 16-bit files really use."""
+    value_range: tuple[float, float] | None = None
+    """Values of float images that mean 0 and 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """Measure a model on a labelled test set; writes evaluation.json, scores.csv and report.html."""
+
+    model: Path
+    """Run folder or model file."""
+    data: Path
+    """A category in MVTec layout, or a CSV manifest with a test split."""
+    out: Path | None = None
+    """Where to write; default <run>/evaluation."""
+    false_alarm_rate: float | None = None
+    """Share of good parts that may be rejected; default 0.05, or the lowest that can be promised."""
+    allow: tuple[Allowed, ...] = ()
+    """Conversions permitted for images that are not as in training: channels, depth."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments:
+    """Score images; writes predictions.jsonl, predictions.csv, maps/ and overlays/."""
+
+    model: Path
+    """Run folder or model file."""
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="PATH [PATH ...]")]
+    """Images, folders or globs."""
+    out: Path = Path("predictions")
+    """Where to write."""
+    false_alarm_rate: float | None = None
+    """Share of good parts that may be rejected; default 0.05, or the lowest that can be promised."""
+    allow: tuple[Allowed, ...] = ()
+    """Conversions permitted for images that are not as in training: channels, depth."""
+    batch_size: int = 16
+    """Images in a call of the network."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments:
+    """Generate a data set of good and bad parts, train on it, evaluate, and report; minutes on a CPU."""
+
+    out: Path = Path("demo")
+    """Where to write; an interrupted demo goes on where it stood."""

@@ -1,0 +1,146 @@
+"""The model file: everything inference needs, in one `model.safetensors` that loads without pickle.
+
+The tensors are the network's own, plus the calibration's scores. All else is one JSON text in the file's
+metadata under the key `blemish`. Nothing in it depends on the clock or the place, so that the same training
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blemish.calibration import Calibration, calibrate
+from blemish.images import ImageFormat
+from blemish.types import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT_VERSION = 1
+"""Raised when an older blemish could misread a newer file."""
+
+MODEL_NAME = "model.safetensors"
+_SCORES, _MAXIMA = "calibration.scores", "calibration.map_maxima"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A trained model, free of any network library.
+
+    `config` holds the method's options, `size` the resized image's height and width,
+    `display_range` the map values at the two ends of an overlay's colours, `provenance` what an
+    auditor asks for (data set, content fingerprint, training images' digests, seed, versions). `tensors`
+    are the network's, by name.
+    """
+
+    method: str
+    preset: str
+    config: dict[str, Any]
+    image_format: ImageFormat
+    allow: frozenset[str] = frozenset()
+    size: tuple[int, int]
+    image_score: str
+    display_range: tuple[float, float]
+    calibration: Calibration | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+
+def find_model(path: Path) -> Path:
+    """Return the model file of a run folder, or the file itself. Raises ModelError when there is none."""
+    file = path / MODEL_NAME if path.is_dir() else path
+    if not file.is_file():
+        cure = (
+            "train one, or finish it with --resume" if path.is_dir() else "name a run folder or a model file"
+        )
+        raise ModelError(f"{file}: there is no model here; {cure}")
+    return file
+
+
+def save_bundle(path: Path, bundle: Bundle) -> None:
+    """Write the model file: whole or not at all (a temporary file beside it, then a rename)."""
+    from safetensors.numpy import save
+
+    tensors = dict(bundle.tensors)
+    if bundle.calibration is not None:
+        tensors |= {_SCORES: bundle.calibration.scores, _MAXIMA: bundle.calibration.map_maxima}
+    header = {
+        "format_version": FORMAT_VERSION,
+        "method": bundle.method,
+        "preset": bundle.preset,
+        "config": bundle.config,
+        "image_format": asdict(bundle.image_format),
+        "allow": sorted(bundle.allow),
+        "size": bundle.size,
+        "image_score": bundle.image_score,
+        "display_range": bundle.display_range,
+        "provenance": bundle.provenance,
+    }
+    data = save(tensors, metadata={"blemish": json.dumps(header, sort_keys=True)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a model file or a run folder's. Raises ModelError, one line, on anything that is not one."""
+    from safetensors import SafetensorError, safe_open
+
+    file = find_model(Path(path))
+    try:
+        with safe_open(str(file), framework="numpy") as opened:
+            text = (opened.metadata() or {}).get("blemish")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{file}: not a whole safetensors file ({_one_line(error)}); copy or train it again"
+        ) from error
+    if text is None:
+        raise ModelError(
+            f"{file}: a safetensors file, but not a blemish model; train one with `blemish train`"
+        )
+    header = json.loads(text)
+    if header.get("format_version", 0) > FORMAT_VERSION:
+        raise ModelError(
+            f"{file}: model format {header['format_version']} is newer than this blemish reads "
+            f"({FORMAT_VERSION}); upgrade blemish"
+        )
+    return _bundle_of(file, header, tensors)
+
+
+def _bundle_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Bundle:
+    try:
+        scores, maxima = tensors.pop(_SCORES, None), tensors.pop(_MAXIMA, None)
+        image_format = dict(header["image_format"])
+        image_format["value_range"] = tuple(image_format["value_range"])
+        return Bundle(
+            method=header["method"],
+            preset=header["preset"],
+            config=header["config"],
+            image_format=ImageFormat(**image_format),
+            allow=frozenset(header["allow"]),
+            size=(header["size"][0], header["size"][1]),
+            image_score=header["image_score"],
+            display_range=(header["display_range"][0], header["display_range"][1]),
+            calibration=None if scores is None or maxima is None else calibrate(scores, maxima),
+            provenance=header["provenance"],
+            tensors=tensors,
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"{file}: its description is damaged ({_one_line(error)}); train it again"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

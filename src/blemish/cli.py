@@ -1,0 +1,327 @@
+"""The command line. Each command imports what it needs when it runs, so that help is instant.
+
+Exit codes: 0 all done; 1 done, but some inputs failed and are listed; 2 refused, with one line that says
+why; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blemish.types import BlemishError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.progress import Progress, TaskID
+
+    from blemish.arguments import EvaluateArguments
+    from blemish.training import Trainer
+
+STOPPED = 130
+
+
+# --- the commands -------------------------------------------------------------------------------------
+
+
+def train(arguments: list[str]) -> int:
+    """Run `blemish train`."""
+    method, preset = _peek(arguments, "--method", "metal"), _peek(arguments, "--preset", "default")
+    from blemish import fitting
+
+    defaults = fitting.preset_named(method, preset)
+    import tyro
+
+    from blemish.arguments import TrainArguments
+
+    kind = TrainArguments[type(defaults)]
+    args = _parse("train", kind, arguments, default=kind(data=tyro.MISSING, config=defaults))
+    out = args.out or Path("runs") / f"{args.data.resolve().stem}-{method}"
+    options = fitting.ImageOptions(
+        channels=args.channels, bit_depth=args.bit_depth, value_range=args.value_range
+    )
+    with _progress() as progress:
+        detector = fitting.fit(
+            args.data,
+            method=method,
+            preset=preset,
+            config=args.config,
+            out=out,
+            seed=args.seed,
+            device=args.device,
+            precision=args.precision,
+            resume=args.resume,
+            image_options=options,
+            watcher=TrainingBar(progress),
+        )
+    print(f"model: {out / 'model.safetensors'}")
+    calibration = detector.bundle.calibration
+    if calibration is None:
+        print("no calibration images: scores and maps, but no threshold")
+    else:
+        print(
+            f"calibrated on {calibration.n} good images: false-alarm rates promised from {calibration.lowest_rate:.3g}"
+        )
+    return 0
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Run `blemish evaluate`."""
+    from blemish.arguments import EvaluateArguments
+
+    args: EvaluateArguments = _parse("evaluate", EvaluateArguments, arguments)
+    run = args.model if args.model.is_dir() else args.model.parent
+    _evaluate(args, args.out or run / "evaluation", run / "log.csv")
+    return 0
+
+
+def _evaluate(args: EvaluateArguments, out: Path, training_log: Path) -> None:
+    from blemish import fitting
+    from blemish.bundle import load_bundle
+    from blemish.data import open_dataset
+    from blemish.evaluate import evaluate as run_evaluation
+
+    detector = fitting.detector_of(
+        load_bundle(args.model),
+        name=str(args.model),
+        device=args.device,
+        allow=frozenset(args.allow),
+        false_alarm_rate=args.false_alarm_rate,
+    )
+    dataset = open_dataset(args.data, need_train=False)
+    with _progress() as progress:
+        task = progress.add_task("scoring", total=len(dataset.test))
+        evaluation = run_evaluation(
+            detector, dataset, out, training_log=training_log, on_image=lambda: progress.advance(task)
+        )
+    for trained, tested in evaluation["leakage"]:
+        print(f"warning: leakage: {tested} was trained on, as {trained}", file=sys.stderr)
+    _print_evaluation(evaluation)
+    print(f"report: {out / 'report.html'}")
+
+
+def predict(arguments: list[str]) -> int:
+    """Run `blemish predict`."""
+    from blemish.arguments import PredictArguments
+
+    args: PredictArguments = _parse("predict", PredictArguments, arguments)
+    from blemish import fitting
+    from blemish.bundle import load_bundle
+    from blemish.predicting import find_inputs, predict_to_folder
+
+    inputs = find_inputs(args.inputs)
+    detector = fitting.detector_of(
+        load_bundle(args.model),
+        name=str(args.model),
+        device=args.device,
+        allow=frozenset(args.allow),
+        false_alarm_rate=args.false_alarm_rate,
+    )
+    with _progress() as progress:
+        task = progress.add_task("scoring", total=len(inputs))
+        counts = predict_to_folder(detector, inputs, args.out, on_row=lambda _: progress.advance(task))
+    for error in counts.errors:
+        print(f"failed: {error}", file=sys.stderr)
+    if counts.failed > len(counts.errors):
+        print(f"failed: {counts.failed - len(counts.errors)} more, see predictions.csv", file=sys.stderr)
+    verdict = "" if detector.threshold is None else f", {counts.anomalous} anomalous"
+    print(f"{counts.scored} scored{verdict}, {counts.failed} failed: {args.out / 'predictions.csv'}")
+    return 1 if counts.failed else 0
+
+
+def demo(arguments: list[str]) -> int:
+    """Run `blemish demo`."""
+    from blemish.arguments import DemoArguments, EvaluateArguments
+
+    args: DemoArguments = _parse("demo", DemoArguments, arguments)
+    from blemish import fitting, synthetic
+
+    data, run = args.out / "data", args.out / "run"
+    print(f"1/3 generating good and bad parts in {data}")
+    synthetic.generate(data)
+    print(f"2/3 training on the good ones, into {run}")
+    with _progress() as progress:
+        fitting.fit(data, out=run, resume=True, watcher=TrainingBar(progress))
+    print("3/3 evaluating on parts it has not seen")
+    _evaluate(EvaluateArguments(model=run, data=data), args.out / "evaluation", run / "log.csv")
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "demo": (demo, "generate parts, train, evaluate, report: see it work within minutes"),
+    "train": (train, "learn what good looks like from good images"),
+    "evaluate": (evaluate, "measure a model on a labelled test set"),
+    "predict": (predict, "score images: rows, heat maps, overlays"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if given else 2
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"blemish {version('blemish')}")
+        return 0
+    if given[0] not in COMMANDS:
+        print(f"blemish: {given[0]}: no such command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return _guarded(given[0], given[1:])
+
+
+def _guarded(command: str, arguments: list[str]) -> int:
+    """Run a command; whatever goes wrong is one line on stderr."""
+    try:
+        return COMMANDS[command][0](arguments)
+    except BlemishError as error:
+        print(f"blemish {command}: {error}", file=sys.stderr)
+        return STOPPED if isinstance(error, Interrupted) else 2
+    except KeyboardInterrupt:
+        print(f"blemish {command}: stopped", file=sys.stderr)
+        return STOPPED
+    except ModuleNotFoundError as error:
+        print(f"blemish {command}: {error.name} is missing; pip install 'blemish[all]'", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = error.filename or "output"
+        print(f"blemish {command}: {where}: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+# --- what the commands share ----------------------------------------------------------------------------
+
+
+class TrainingBar:
+    """Draws the progress of a training."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task: TaskID | None = None
+
+    def loading(self, total: int) -> Callable[[], None]:
+        """Draw a bar for decoding; returns what advances it."""
+        task = self.progress.add_task("decoding", total=total)
+        return lambda: self.progress.advance(task)
+
+    def training(self, trainer: Trainer) -> None:
+        """Draw a bar for the steps, with the latest losses."""
+        state, per_epoch = trainer.state, trainer.steps_per_epoch
+        done = state.epoch * per_epoch + state.step
+        if self.task is None:
+            self.task = self.progress.add_task("training", total=trainer.epochs * per_epoch, completed=done)
+        losses = [
+            state.rows[-1][k] for k in ("train_loss", "validation_loss") if state.rows and k in state.rows[-1]
+        ]
+        shown = " / ".join(f"{x:.4f}" for x in losses)
+        text = f"training, epoch {state.epoch + 1}" + (f", loss {shown}" if losses else "")
+        self.progress.update(self.task, completed=done, description=text)
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _parse(command: str, kind: Any, arguments: list[str], default: Any = None) -> Any:
+    """Parse options into a dataclass; a mistake becomes a UsageError of one line."""
+    import tyro
+
+    caught = io.StringIO()
+    options = {} if default is None else {"default": default}
+    try:
+        with redirect_stderr(caught):
+            return tyro.cli(
+                kind,
+                prog=f"blemish {command}",
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                **options,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(f"{_first_paragraph(caught.getvalue())}; see blemish {command} --help") from None
+
+
+def _first_paragraph(box: str) -> str:
+    """The message inside the parser's frame, on one line, without its advice."""
+    lines = [line.strip("│ \n") for line in box.splitlines()]
+    message = []
+    for line in lines:
+        if line.startswith("╭"):
+            continue
+        if not line or line[0] in "─╰":
+            break
+        message.append(line)
+    return " ".join(" ".join(message).split()) or "bad usage"
+
+
+def _peek(arguments: list[str], option: str, default: str) -> str:
+    """Find an option's value before the rest can be parsed, which depends on it."""
+    value = default
+    for i, argument in enumerate(arguments):
+        if argument == option and i + 1 < len(arguments):
+            value = arguments[i + 1]
+        elif argument.startswith(option + "="):
+            value = argument.split("=", 1)[1]
+    return value
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    commands = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    lines = [
+        "usage: blemish COMMAND [OPTIONS]",
+        "",
+        "Learn what good looks like from good images alone.",
+        "",
+        *commands,
+        "",
+        "blemish COMMAND --help shows a command's options; blemish --version the version.",
+    ]
+    return "\n".join(lines)
+
+
+def _print_evaluation(evaluation: dict[str, Any]) -> None:
+    names = {
+        "image_auroc": "image AUROC",
+        "pixel_auroc": "pixel AUROC",
+        "pixel_auroc_fpr30": "pixel AUROC up to FPR 0.3 (area / 0.3)",
+        "pixel_auroc_fpr30_mcclish": "pixel AUROC up to FPR 0.3 (McClish)",
+        "aupro_fpr30": "AUPRO up to FPR 0.3",
+        "requested_false_alarm_rate": "false-alarm rate promised",
+        "false_alarm_rate": "false-alarm rate measured",
+        "detection_rate": "detection rate",
+        "seconds_per_image": "seconds per image",
+    }
+    for key, name in names.items():
+        value = evaluation[key]
+        print(f"{name:<40} {'-' if value is None else f'{value:.4f}'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

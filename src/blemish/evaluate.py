@@ -1,0 +1,227 @@
+"""Evaluation: the metrics of a detector on a labelled test set, from raw scores alone.
+
+Nothing is fitted on the test set: the threshold is the calibration's, the metrics need none.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish import metrics
+from blemish.data import Dataset, leakage, read_mask
+from blemish.predicting import write_overlay
+from blemish.report import ReportCurve, ReportImage, write_report
+from blemish.types import DataError, ImageError, Prediction, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from blemish.pipeline import Pipeline
+
+LIMIT = 0.3
+"""The FPR up to which both papers' field reports partial areas."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A test image with what the detector said of it; the map is no longer held."""
+
+    sample: Sample
+    name: str
+    score: float
+    p_value: float | None
+    anomalous: bool | None
+
+
+def evaluate(
+    detector: Pipeline,
+    dataset: Dataset,
+    out: Path,
+    *,
+    training_log: Path | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Score the test split and write evaluation.json, scores.csv, overlays/ and report.html below `out`.
+
+    Returns evaluation.json's content: areas and rates in [0, 1]; pixel fields are None without masks,
+    rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
+    defective images, ImageError when one cannot be used, and OSError when `out` cannot be written.
+    """
+    _check(dataset)
+    out.mkdir(parents=True, exist_ok=True)
+    leaks = leakage(detector.bundle.provenance.get("training_digests", {}), dataset.test)
+    pool = metrics.PixelPool() if dataset.has_masks else None
+    scored, seconds = [], 0.0
+    for sample, prediction, elapsed in _predictions(detector, dataset, out):
+        seconds += elapsed
+        if pool is not None:
+            pool.add(prediction.anomaly_map, read_mask(sample, prediction.anomaly_map.shape))  # type: ignore[arg-type]
+        scored.append(_scored(sample, prediction, dataset))
+        on_image()
+    evaluation, curves = _measure(detector, scored, pool)
+    evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
+    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+    _write_scores(out / "scores.csv", scored)
+    write_report(
+        out,
+        title=f"{dataset.name}: {detector.bundle.method}",
+        evaluation=evaluation,
+        images=[_report_image(s) for s in scored],
+        curves=curves,
+        training_log=training_log if training_log and training_log.exists() else None,
+        facts=_facts(detector),
+    )
+    return evaluation
+
+
+def _check(dataset: Dataset) -> None:
+    good = sum(not s.is_defect for s in dataset.test)
+    defects = len(dataset.test) - good
+    if not good or not defects:
+        raise DataError(
+            f"{dataset.root}: {good} good and {defects} defective test images; evaluation compares the two: "
+            "add what is missing under test/good and test/<defect>, or use `blemish predict`"
+        )
+
+
+def _predictions(
+    detector: Pipeline, dataset: Dataset, out: Path
+) -> Iterator[tuple[Sample, Prediction, float]]:
+    """Yield (sample, prediction, seconds the detector took) in order; overlays are drawn meanwhile."""
+    drawing: deque[Future] = deque()
+    results = iter(detector.predict_many(s.path for s in dataset.test))
+    with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
+        for sample in dataset.test:
+            began = time.perf_counter()
+            prediction = next(results)
+            elapsed = time.perf_counter() - began
+            if isinstance(prediction, ImageError):
+                raise prediction
+            target = out / _overlay_name(_name(sample, dataset))
+            drawing.append(pool.submit(write_overlay, detector, sample.path, prediction, target))
+            while len(drawing) > 2 * detector.batch_size:
+                drawing.popleft().result()
+            yield sample, prediction, elapsed
+        for future in drawing:
+            future.result()
+
+
+def _name(sample: Sample, dataset: Dataset) -> str:
+    path = sample.path
+    return (path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else path).as_posix()
+
+
+def _overlay_name(name: str) -> str:
+    return f"overlays/{name.lstrip('/')}.png"
+
+
+def _scored(sample: Sample, prediction: Prediction, dataset: Dataset) -> Scored:
+    return Scored(
+        sample=sample,
+        name=_name(sample, dataset),
+        score=prediction.score,
+        p_value=prediction.p_value,
+        anomalous=prediction.anomalous,
+    )
+
+
+def _measure(
+    detector: Pipeline, scored: list[Scored], pool: metrics.PixelPool | None
+) -> tuple[dict[str, Any], list[ReportCurve]]:
+    scores = np.array([s.score for s in scored])
+    defective = np.array([s.sample.is_defect for s in scored])
+    image = metrics.image_roc(scores, defective)
+    pixel, pro = (pool.pixel_roc(), pool.pro_roc()) if pool else (None, None)
+    low, high = metrics.bootstrap_interval(scores, defective, metrics.Roc.auroc)
+    evaluation: dict[str, Any] = {
+        "image_auroc": image.auroc(),
+        "image_auroc_interval95": [low, high],
+        "pixel_auroc": pixel and pixel.auroc(),
+        "pixel_auroc_fpr30": pixel and pixel.normalised_auroc(LIMIT),
+        "pixel_auroc_fpr30_mcclish": pixel and pixel.mcclish(LIMIT),
+        "aupro_fpr30": pro and pro.normalised_auroc(LIMIT),
+        "image_average_precision": image.average_precision(),
+        "image_f1max": image.f1max()[0],
+        "requested_false_alarm_rate": detector.rate,
+        "threshold": detector.threshold,
+        "false_alarm_rate": _share_rejected(s for s in scored if not s.sample.is_defect),
+        "detection_rate": _share_rejected(s for s in scored if s.sample.is_defect),
+        "n_good": int((~defective).sum()),
+        "n_defect": int(defective.sum()),
+        "per_defect": _per_defect(scored),
+    }
+    curves = [("image", image, 1.0), ("pixel", pixel, 1.0), ("PRO", pro, LIMIT)]
+    return evaluation, [
+        ReportCurve(name=name, fpr=roc.curve()[0], tpr=roc.curve()[1], area=roc.normalised_auroc(limit))
+        for name, roc, limit in curves
+        if roc is not None
+    ]
+
+
+def _share_rejected(scored: Iterator[Scored]) -> float | None:
+    verdicts = [s.anomalous for s in scored]
+    known = [v for v in verdicts if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _per_defect(scored: list[Scored]) -> dict[str, dict[str, Any]]:
+    """Each defect type against all good images."""
+    good = [s.score for s in scored if not s.sample.is_defect]
+    table = {}
+    for label in sorted({s.sample.label for s in scored if s.sample.is_defect}):
+        members = [s for s in scored if s.sample.label == label]
+        table[label] = {
+            "n": len(members),
+            "image_auroc": metrics.Roc.of(good, [s.score for s in members]).auroc(),
+            "detection_rate": _share_rejected(iter(members)),
+        }
+    return table
+
+
+def _write_scores(path: Path, scored: list[Scored]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "label", "score", "p_value", "anomalous"])
+        for s in scored:
+            unknown = "" if s.anomalous is None else str(s.anomalous).lower()
+            writer.writerow(
+                [s.name, s.sample.label, repr(s.score), "" if s.p_value is None else s.p_value, unknown]
+            )
+
+
+def _report_image(s: Scored) -> ReportImage:
+    return ReportImage(
+        name=s.name,
+        label=s.sample.label,
+        score=s.score,
+        p_value=s.p_value,
+        anomalous=s.anomalous,
+        overlay=_overlay_name(s.name),
+        thumbnail=None,
+    )
+
+
+def _facts(detector: Pipeline) -> dict[str, str]:
+    bundle = detector.bundle
+    known = bundle.provenance
+    counts = known.get("images", {})
+    return {
+        "Method": f"{bundle.method}, preset {bundle.preset}",
+        "Image format": bundle.image_format.describe(),
+        "Network input": f"{bundle.size[0]}×{bundle.size[1]} px",
+        "Good images": ", ".join(f"{n} {part}" for part, n in counts.items()),
+        "Training set": f"{known.get('dataset', '')} (fingerprint {known.get('fingerprint', '')[:16]})",
+        "Seed": str(known.get("seed", "")),
+        "Options": ", ".join(f"{k} {v}" for k, v in bundle.config.items()),
+        "Versions": ", ".join(f"{k} {v}" for k, v in known.get("versions", {}).items()),
+    }

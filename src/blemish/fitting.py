@@ -1,0 +1,322 @@
+"""From a folder of good images to a model: split, load, train, calibrate, save."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from blemish import images
+from blemish.bundle import MODEL_NAME, Bundle, load_bundle, save_bundle
+from blemish.calibration import calibrate
+from blemish.data import file_digest, fingerprint, open_dataset, split_good
+from blemish.loading import ImageCache
+from blemish.methods import METHODS
+from blemish.pipeline import Pipeline
+from blemish.training import Outcome, Trainer, make_accelerator
+from blemish.types import ImageError, ModelError, TrainedConfig, TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blemish.data import Split
+
+CHECKPOINT_FOLDER = "checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How the training images are to be read; the defaults accept whatever they all share."""
+
+    channels: int | None = None
+    """Convert RGB to grey (1) or grey to RGB (3); None: as they are."""
+    bit_depth: int | None = None
+    """Bits that 16-bit files really use (10, 12, 14 or 16)."""
+    value_range: tuple[float, float] | None = None
+    """Values of float images that mean 0 and 1."""
+
+
+class Watcher:
+    """Told what training is doing; the command line draws it. This one is silent."""
+
+    def loading(self, total: int) -> Callable[[], None]:
+        """Return what to call for each decoded image."""
+        return lambda: None
+
+    def training(self, trainer: Trainer) -> None:
+        """Training made a step."""
+
+
+def fit(
+    data: str | Path,
+    *,
+    method: str = "metal",
+    preset: str = "default",
+    config: TrainedConfig | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    resume: bool = False,
+    image_options: ImageOptions | None = None,
+    watcher: Watcher | None = None,
+) -> Pipeline:
+    """Learn what good looks like from the good images of `data`, and return the detector.
+
+    Args:
+        data: a category in MVTec layout, a folder of good images, or a CSV manifest.
+        method: a name in METHODS.
+        preset: a preset of the method; `config`, if given, replaces its options.
+        config: the method's options.
+        out: run folder for model.safetensors, run.json, log.csv and checkpoints; None keeps nothing.
+        seed: fixes the split, the initial weights and the order of images.
+        device: auto, cpu or cuda.
+        precision: auto, fp32 or bf16.
+        resume: go on from the run folder's checkpoint.
+        image_options: declared channels, bit depth or value range of the images.
+        watcher: is told of the progress.
+
+    Raises BlemishError, one line, on whatever cannot be done.
+    """
+    watcher = watcher or Watcher()
+    kind = method_named(method)
+    config = config or preset_named(method, preset)
+    folder = None if out is None else Path(out)
+    if folder is not None and _is_finished(folder, resume=resume):
+        return load(folder, device=device)
+    dataset = open_dataset(Path(data))
+    split = split_good(
+        dataset,
+        validation_fraction=config.validation_fraction,
+        calibration_fraction=config.calibration_fraction,
+        seed=seed,
+    )
+    options = image_options or ImageOptions()
+    train_images, validation = _load_images(split, config, options, watcher)
+    accelerator = make_accelerator(device, precision)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = kind(config, train_images.image_format.channels)  # type: ignore[arg-type]
+    provenance = _provenance(dataset.name, split, seed)
+    trainer = Trainer(
+        network,
+        config,
+        train_images,
+        validation,
+        accelerator=accelerator,
+        seed=seed,
+        folder=folder,
+        identity={
+            "method": method,
+            "config": json.dumps(asdict(config), sort_keys=True),
+            "seed": seed,
+            "training images": provenance["fingerprint"],
+            "precision": accelerator.mixed_precision,
+        },
+    )
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    outcome = trainer.run(resume=resume, on_progress=watcher.training)
+    run_network = runner(network, accelerator.device)
+    bundle = Bundle(
+        method=method,
+        preset=preset,
+        config=asdict(config),
+        image_format=train_images.image_format,
+        allow=train_images.allow,
+        size=config.size,
+        image_score=config.image_score,
+        display_range=_display_range(run_network, validation or train_images),
+        provenance=provenance,
+        tensors={k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()},
+    )
+    bundle = _calibrated(bundle, run_network, split)
+    if folder is not None:
+        save_bundle(folder / MODEL_NAME, bundle)
+        _write_run(folder, bundle, outcome, accelerator, split)
+        _remove_checkpoint(folder)
+    return Pipeline(bundle=bundle, network=run_network)
+
+
+def load(path: str | Path, *, device: str = "auto", allow: frozenset[str] = frozenset()) -> Pipeline:
+    """Load a trained detector from a run folder or a model file. Raises ModelError, one line."""
+    return detector_of(load_bundle(Path(path)), name=str(path), device=device, allow=allow)
+
+
+def detector_of(
+    bundle: Bundle,
+    *,
+    name: str,
+    device: str = "auto",
+    allow: frozenset[str] = frozenset(),
+    false_alarm_rate: float | None = None,
+) -> Pipeline:
+    """Build the network that a bundle describes and put its pipeline around it."""
+    if bundle.method not in METHODS:
+        raise ModelError(f"{name}: method {bundle.method!r} is unknown to this blemish; upgrade it")
+    kind = METHODS[bundle.method]
+    known = {f.name for f in fields(kind.config_type)}
+    unknown = sorted(set(bundle.config) - known)
+    if unknown:
+        raise ModelError(f"{name}: option {unknown[0]!r} is unknown to this blemish; upgrade it")
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
+    network = kind(kind.config_type(**config), bundle.image_format.channels)
+    try:
+        network.load_state_dict({k: torch.from_numpy(v) for k, v in bundle.tensors.items()})
+    except RuntimeError as error:
+        raise ModelError(f"{name}: its weights do not fit its description; train it again") from error
+    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    return Pipeline(
+        bundle=bundle,
+        network=runner(network.to(where), where),
+        allow=allow,
+        false_alarm_rate=false_alarm_rate,
+    )
+
+
+def runner(network: torch.nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """Wrap a torch network as a function of arrays, float32 (B, C, h, w) -> (B, h, w), in fp32."""
+    network.eval()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(x).to(device)).cpu().numpy()
+
+    return run
+
+
+def method_named(method: str) -> Any:
+    """Return the method's class. Raises UsageError when there is none of that name."""
+    if method not in METHODS:
+        raise UsageError(f"--method {method}: no such method; choose one of {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+def preset_named(method: str, preset: str) -> TrainedConfig:
+    """Return a preset's options. Raises UsageError when the method has none of that name."""
+    presets = method_named(method).presets
+    if preset not in presets:
+        raise UsageError(
+            f"--preset {preset}: {method} has no such preset; choose one of {', '.join(presets)}"
+        )
+    return presets[preset]
+
+
+def _is_finished(folder: Path, *, resume: bool) -> bool:
+    """Whether the folder holds the finished run that `resume` asks for. Refuses to overwrite anything."""
+    finished, begun = (folder / MODEL_NAME).exists(), (folder / CHECKPOINT_FOLDER).exists()
+    if not resume and finished:
+        raise UsageError(f"{folder}: already holds a finished run; choose another --out, or remove it")
+    if not resume and begun:
+        raise UsageError(f"{folder}: holds an unfinished run; add --resume, or choose another --out")
+    return finished
+
+
+def _load_images(
+    split: Split, config: TrainedConfig, options: ImageOptions, watcher: Watcher
+) -> tuple[ImageCache, ImageCache | None]:
+    """Decode training and validation images, each checked against the format of the first one."""
+    declared = asdict(options)
+    first_name = str(split.train[0].path)
+    first = images.read(split.train[0].path)
+    image_format = images.format_of([(first_name, first)], **declared)
+    allow = frozenset({"channels"}) if options.channels is not None else frozenset()
+
+    def check(name: str, image: np.ndarray) -> None:
+        images.format_of([(first_name, first), (name, image)], **declared)
+
+    tick = watcher.loading(len(split.train) + len(split.validation))
+    caches = [
+        ImageCache(
+            [s.path for s in samples], image_format, config.size, allow=allow, check=check, on_image=tick
+        )
+        if samples
+        else None
+        for samples in (split.train, split.validation)
+    ]
+    if caches[0] is None:
+        raise TrainingError("no training images are left after the split; lower the fractions held out")
+    return caches[0], caches[1]
+
+
+def _provenance(name: str, split: Split, seed: int) -> dict[str, Any]:
+    """What an auditor asks for: which images, by content; which seed; which software."""
+    fitted = [*split.train, *split.validation]
+    digests = {file_digest(s.path): s.path.name for s in fitted}
+    all_digests = [file_digest(s.path) for s in fitted]
+    packages = ("blemish", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "scipy")
+    return {
+        "dataset": name,
+        "fingerprint": fingerprint(all_digests),
+        "training_digests": digests,
+        "images": {
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "calibration": len(split.calibration),
+        },
+        "seed": seed,
+        "versions": {p: importlib.metadata.version(p) for p in packages}
+        | {"python": platform.python_version()},
+    }
+
+
+def _display_range(network: Callable[[np.ndarray], np.ndarray], seen: ImageCache) -> tuple[float, float]:
+    """Map values for the ends of an overlay's colours: 0, and three times a good image's highest point.
+
+    Our choice: fixed by good images, so that equal colours mean equal values on every picture of a model.
+    """
+    indices = np.arange(min(len(seen), 64))
+    maps = [network(seen.batch(indices[i : i + 16])) for i in range(0, len(indices), 16)]
+    return 0.0, 3 * float(np.median(np.concatenate(maps).max(axis=(1, 2))))
+
+
+def _calibrated(bundle: Bundle, network: Callable[[np.ndarray], np.ndarray], split: Split) -> Bundle:
+    """Score the calibration images with the finished model and keep their scores in it."""
+    if not split.calibration:
+        return bundle
+    detector = Pipeline(bundle=bundle, network=network)
+    scores, maxima = [], []
+    for prediction in detector.predict_many([s.path for s in split.calibration]):
+        if isinstance(prediction, ImageError):
+            raise prediction
+        scores.append(prediction.score)
+        maxima.append(float(prediction.anomaly_map.max()))
+    return replace(bundle, calibration=calibrate(np.asarray(scores), np.asarray(maxima)))
+
+
+def _write_run(folder: Path, bundle: Bundle, outcome: Outcome, accelerator: Any, split: Split) -> None:
+    run = {
+        "method": bundle.method,
+        "preset": bundle.preset,
+        "config": bundle.config,
+        "image_format": asdict(bundle.image_format),
+        **{k: v for k, v in bundle.provenance.items() if k != "training_digests"},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": str(accelerator.device),
+            "precision": accelerator.mixed_precision.replace("no", "fp32"),
+        },
+        "command": sys.argv,
+        "result": asdict(outcome),
+    }
+    temporary = folder / ".run.json.tmp"
+    temporary.write_text(json.dumps(run, indent=2) + "\n")
+    temporary.replace(folder / "run.json")
+
+
+def _remove_checkpoint(folder: Path) -> None:
+    for file in (folder / CHECKPOINT_FOLDER).glob("state.*"):
+        file.unlink()
+    if (folder / CHECKPOINT_FOLDER).exists():
+        (folder / CHECKPOINT_FOLDER).rmdir()

@@ -1,0 +1,7 @@
+"""The methods, by the name they have on the command line. Importing this imports torch."""
+
+from blemish.methods.metal import Metal
+
+METHODS = {
+    "metal": Metal,
+}

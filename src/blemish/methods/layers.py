@@ -1,0 +1,72 @@
+"""What several methods share: Gaussian blurs as matrix products, and SSIM on top of them.
+
+Shapes: B images, C channels, H×W pixels.
+
+Our choice: a blur is two products with a banded matrix, `rows @ x @ cols.T`. A depthwise convolution says
+the same but runs an order of magnitude slower on a CPU (`benchmarks/speed.py`), and the matrices carry the
+border rule inside them, so that the exported graph needs no padding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+
+
+def gaussian_window(size: int, sigma: float) -> Tensor:
+    """Sample a Gaussian at `size` (odd) integers around 0, scaled to sum 1. Returns (size,) float64."""
+    offsets = torch.arange(size, dtype=torch.float64) - size // 2
+    window = torch.exp(-(offsets**2) / (2 * sigma**2))
+    return window / window.sum()
+
+
+def valid_blur_matrix(n: int, size: int = SSIM_WINDOW, sigma: float = SSIM_SIGMA) -> Tensor:
+    """Blur a line of n pixels, keeping only places where the whole window fits. Returns (n - size + 1, n)."""
+    window = gaussian_window(size, sigma)
+    matrix = torch.zeros(n - size + 1, n, dtype=torch.float64)
+    for i in range(n - size + 1):
+        matrix[i, i : i + size] = window
+    return matrix.float()
+
+
+def same_blur_matrix(n: int, size: int, sigma: float) -> Tensor:
+    """Blur a line of n pixels to n pixels, mirrored at its ends (c b a | a b c | c b a). Returns (n, n)."""
+    window = gaussian_window(size, sigma)
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    for i in range(n):
+        for offset, weight in zip(range(i - size // 2, i + size // 2 + 1), window, strict=True):
+            place = offset % (2 * n)
+            matrix[i, min(place, 2 * n - 1 - place)] += weight
+    return matrix.float()
+
+
+def blur(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Blur the last two dimensions: (..., H, W) with rows (H', H) and cols (W', W) -> (..., H', W')."""
+    return rows @ (x @ cols.T)
+
+
+def ssim_map(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, *, data_range: float = 1.0) -> Tensor:
+    """Structural similarity at each place.
+
+    SSIM = (2 μ_x μ_y + c1)(2 σ_xy + c2) / ((μ_x² + μ_y² + c1)(σ_x² + σ_y² + c2)), with c1 = (k1 L)²,
+    c2 = (k2 L)², k1 = 0.01, k2 = 0.03 (MeTAL Eq. 3 without its sign; Wang et al. 2004).
+
+    Args:
+        x, y: images (B, C, H, W), in [0, L] with L = `data_range`.
+        rows, cols: blur matrices (H', H) and (W', W) of the Gaussian window (11 wide, σ 1.5 in both papers).
+        data_range: L, the range of the pixel values.
+
+    Returns:
+        (B, C, H', W') in [-1, 1]; 1 where the images are equal.
+    """
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mu_x, mu_y = blur(x, rows, cols), blur(y, rows, cols)
+    var_x = blur(x * x, rows, cols) - mu_x * mu_x
+    var_y = blur(y * y, rows, cols) - mu_y * mu_y
+    cov = blur(x * y, rows, cols) - mu_x * mu_y
+    luminance = (2 * mu_x * mu_y + c1) / (mu_x * mu_x + mu_y * mu_y + c1)
+    contrast_structure = (2 * cov + c2) / (var_x + var_y + c2)
+    return luminance * contrast_structure

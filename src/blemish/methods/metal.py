@@ -1,0 +1,379 @@
+"""MeTAL: a masked transformer reconstructs each patch of an image from all the other patches.
+
+Paper: A. De Nardin, P. Mishra, G. L. Foresti, C. Piciarelli, "Masked Transformer for Image Anomaly
+Localization", International Journal of Neural Systems (2022), doi:10.1142/S0129065722500307.
+
+Symbols (paper: here)
+    X, X̂          image and its reconstruction: `x`, `x_hat`
+    N, K           side of the image and of a square patch: `image_size`, `patch_size`
+    p = N/K        squares in a stripe, and segments of a stripe's embedding: `p`
+    Q, K, V, d_k   queries, keys, values and their width in a head: `q`, `k`, `v`, `d_k`
+
+Shapes
+    B images, C channels, H×W pixels, h×w squares, n tokens, d embedding width of a token.
+
+Differs from the paper: see `docs/papers/metal.md`. Every difference is an option of `MetalConfig`; the
+presets `paper-object` and `paper-texture` switch all of them off.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from blemish.methods.layers import (
+    SSIM_SIGMA,
+    SSIM_WINDOW,
+    blur,
+    same_blur_matrix,
+    ssim_map,
+    valid_blur_matrix,
+)
+from blemish.types import TrainedConfig, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Masking = Literal["strict", "paper", "none"]
+Stripes = Literal["none", "rows", "cols", "both", "only"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetalConfig(TrainedConfig):
+    """The options of MeTAL. The defaults measured best over several categories (docs/papers/metal.md)."""
+
+    patch_size: int = 16
+    """K: side of a square patch and short side of a stripe, in pixels."""
+    stripes: Stripes = "rows"
+    """Stripes beside the squares (Table 3): none, rows, cols, both; `only`: rows and cols without squares."""
+    masking: Masking = "strict"
+    """strict: nothing of a patch reaches its own reconstruction. paper: the diagonal of QKᵀ is set to 0."""
+    embedding: int = 128
+    """d: width of a square's embedding; a stripe's is p times as wide (Fig. 5)."""
+    hidden: int = 512
+    """Hidden width of the embedding and decoder MLPs."""
+    heads: int = 4
+    """Attention heads (Table 2)."""
+    blocks: int = 1
+    """Transformer blocks in each encoder (Table 2)."""
+    feed_forward_squares: int = 1
+    """Feed-forward width of the squares' blocks, in units of their embedding."""
+    feed_forward_stripes: int = 2
+    """Feed-forward width of the stripes' blocks, in units of their embedding."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """L1 of the loss: mean over pixels, or Eq. 2's literal sum."""
+    center: bool = True
+    """Subtract the mean good image first and add it back to the reconstruction."""
+    error: Literal["squared", "ssim"] = "ssim"
+    """What the map shows of image and reconstruction: squared difference, or 1 - SSIM."""
+    smoothing: float = 4.0
+    """σ of the map's Gaussian filter, in pixels of the resized image."""
+    place_statistics: bool = True
+    """Standardise the map by its mean and spread at each place over the good training images."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be cut into patches."""
+        H, W = self.size
+        K = self.patch_size
+        if H % K or W % K:
+            raise UsageError(
+                f"--image-size {H}x{W} cannot be cut into patches of {K}: "
+                f"choose multiples of {K}, or another --patch-size"
+            )
+        if self.masking == "strict" and min(H, W) < 2 * K:
+            raise UsageError(
+                f"--image-size {H}x{W} holds a single row or column of {K}-pixel patches: "
+                "strict masking needs two at least"
+            )
+        if min(H, W) < SSIM_WINDOW:
+            raise UsageError(f"--image-size {H}x{W} is under SSIM's window of {SSIM_WINDOW} pixels")
+        if self.embedding % self.heads:
+            raise UsageError(f"--embedding {self.embedding} must be a multiple of --heads {self.heads}")
+
+
+_PAPER = MetalConfig(
+    hidden=1024,
+    blocks=1,
+    center=False,
+    error="squared",
+    place_statistics=False,
+    masking="paper",
+    image_score="max",
+    learning_rate=1e-4,
+    schedule="constant",
+    batch_size=64,
+    epochs=3000,
+    min_epochs=500,
+    patience=50,
+    calibration_fraction=0.0,
+)
+
+
+# --- the equations, one function each -------------------------------------------------------------
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, masking: Masking) -> Tensor:
+    """Attention that takes a token's own value out of its sum: Eq. (1) with Sec. 3.2.1's mask (Fig. 2).
+
+    Attention(Q, K, V) = softmax(mask(QKᵀ / √d_k)) V
+
+    `paper` sets the diagonal of QKᵀ to 0, to the letter; exp(0) = 1 keeps the token's own value in the sum.
+    `strict` sets it to -∞, so that the own value has the weight 0. `none` is plain attention.
+
+    Args:
+        q, k, v: (B, heads, n, d_k); q may have B = 1 and is then shared by the batch.
+        masking: "strict", "paper" or "none".
+
+    Returns:
+        (B, heads, n, d_k).
+    """
+    d_k = q.shape[-1]
+    scores = q @ k.transpose(-2, -1) / math.sqrt(d_k)  # (B, heads, n, n)
+    own = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    if masking == "paper":
+        scores = scores.masked_fill(own, 0.0)
+    elif masking == "strict":
+        scores = scores.masked_fill(own, float("-inf"))
+    return scores.softmax(dim=-1) @ v
+
+
+def l1_loss(x: Tensor, x_hat: Tensor, reduction: Literal["mean", "sum"]) -> Tensor:
+    """L1(X, X̂) = Σ_ij |X_ij - X̂_ij|, Eq. (2), the mean of it over a batch.
+
+    `sum` is the equation; `mean` divides it by the number of values, without which it drowns SSIM
+    (49,152 values of a 128×128 RGB image against one number in [-1, 1]).
+
+    Args:
+        x, x_hat: images (B, C, H, W) in [0, 1].
+        reduction: "mean" or "sum".
+    """
+    per_image = (x - x_hat).abs().flatten(1)
+    return (per_image.mean(1) if reduction == "mean" else per_image.sum(1)).mean()
+
+
+def ssim_loss(x: Tensor, x_hat: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """L_SSIM(X, X̂) = -SSIM(X, X̂), Eq. (3), averaged over places, channels and the batch; in [-1, 1]."""
+    return -ssim_map(x, x_hat, rows, cols).mean()
+
+
+# --- cutting an image into tokens, and back ---------------------------------------------------------
+
+
+def squares_of(x: Tensor, K: int) -> Tensor:
+    """Cut images (B, C, H, W) into squares, row by row: (B, h·w, C·K·K) with h = H/K, w = W/K."""
+    B, C, H, W = x.shape
+    h, w = H // K, W // K
+    return x.view(B, C, h, K, w, K).permute(0, 2, 4, 1, 3, 5).reshape(B, h * w, C * K * K)
+
+
+def rows_of(x: Tensor, K: int) -> Tensor:
+    """Cut images (B, C, H, W) into K-high row stripes, top to bottom: (B, h, C·K·W)."""
+    B, C, H, W = x.shape
+    return x.view(B, C, H // K, K, W).transpose(1, 2).reshape(B, H // K, C * K * W)
+
+
+def cols_of(x: Tensor, K: int) -> Tensor:
+    """Cut images (B, C, H, W) into K-wide column stripes, left to right: (B, w, C·H·K)."""
+    B, C, H, W = x.shape
+    return x.view(B, C, H, W // K, K).permute(0, 3, 1, 2, 4).reshape(B, W // K, C * H * K)
+
+
+def image_of(squares: Tensor, C: int, h: int, w: int, K: int) -> Tensor:
+    """Put squares (B, h·w, C·K·K) back where `squares_of` took them: (B, C, h·K, w·K)."""
+    x = squares.view(-1, h, w, C, K, K).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(-1, C, h * K, w * K)
+
+
+def row_segments(stripes: Tensor, p: int) -> Tensor:
+    """Give segment j of row stripe i to square (i, j), Fig. 5: (B, h, p·d) -> (B, h·p, d), here p = w."""
+    B, h, _ = stripes.shape
+    return stripes.reshape(B, h * p, -1)
+
+
+def col_segments(stripes: Tensor, p: int) -> Tensor:
+    """Give segment i of column stripe j to square (i, j): (B, w, p·d) -> (B, p·w, d), here p = h."""
+    B, w, _ = stripes.shape
+    return stripes.view(B, w, p, -1).transpose(1, 2).reshape(B, p * w, -1)
+
+
+# --- the network ------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block whose attention is masked (Sec. 2.1, 3.2.1)."""
+
+    def __init__(self, d: int, heads: int, feed_forward: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
+        self.out = nn.Linear(d, d)
+        self.feed_forward = _mlp(d, feed_forward, d)
+
+    def forward(self, x: Tensor, source: Tensor, masking: Masking) -> Tensor:
+        """Update tokens x (B or 1, n, d) by attending to `source` (B, n, d); returns (B, n, d).
+
+        With `source` equal to x this is self-attention.
+        """
+        normed = self.norm_attention(source)
+        q, k, v = self.query(self.norm_attention(x)), self.key(normed), self.value(normed)
+        a = masked_attention(self._split(q), self._split(k), self._split(v), masking)  # (B, heads, n, d_k)
+        x = x + self.out(a.transpose(1, 2).flatten(2))
+        return x + self.feed_forward(self.norm_feed_forward(x))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, n, d_k)
+
+
+class TokenEncoder(nn.Module):
+    """Embeds the tokens of one shape and lets each gather a context from the others (Fig. 3)."""
+
+    def __init__(self, n: int, pixels: int, d: int, feed_forward: int, config: MetalConfig) -> None:
+        super().__init__()
+        self.masking: Masking = config.masking
+        self.embed = _mlp(pixels, config.hidden, d)
+        self.position = nn.Parameter(0.02 * torch.randn(1, n, d))
+        self.blocks = nn.ModuleList(Block(d, config.heads, feed_forward) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(d)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, n, pixels) -> contexts (B, n, d).
+
+        Strict masking: what is updated starts from the position alone and never becomes a key or a value;
+        keys and values of every block come from the embedded tokens. So nothing of token i reaches its own
+        context, neither by the residual path nor, in deeper blocks, by way of the other tokens.
+        """
+        source = self.embed(tokens) + self.position  # (B, n, d)
+        strict = self.masking == "strict"
+        x = self.position if strict else source
+        for block in self.blocks:
+            x = block(x, source if strict else x, self.masking)
+        return self.norm(x)
+
+
+class Metal(nn.Module):
+    """MeTAL's network. `forward` maps images to anomaly maps and is what an export contains."""
+
+    config_type: ClassVar = MetalConfig
+    presets: ClassVar[dict[str, MetalConfig]] = {
+        "default": MetalConfig(),
+        "paper-object": _PAPER,  # Table 2, products
+        "paper-texture": replace(_PAPER, blocks=2),  # Table 2, textures
+    }
+
+    def __init__(self, config: MetalConfig, channels: int) -> None:
+        super().__init__()
+        self.config, self.channels = config, channels
+        (H, W), K, d = config.size, config.patch_size, config.embedding
+        self.h, self.w = H // K, W // K
+        encoders = nn.ModuleDict()
+        if config.stripes != "only":
+            n, width = self.h * self.w, config.feed_forward_squares * d
+            encoders["squares"] = TokenEncoder(n, channels * K * K, d, width, config)
+        if config.stripes in ("rows", "both", "only"):
+            d_row = self.w * d
+            width = config.feed_forward_stripes * d_row
+            encoders["rows"] = TokenEncoder(self.h, channels * K * W, d_row, width, config)
+        if config.stripes in ("cols", "both", "only"):
+            d_col = self.h * d
+            width = config.feed_forward_stripes * d_col
+            encoders["cols"] = TokenEncoder(self.w, channels * H * K, d_col, width, config)
+        self.encoders = encoders
+        self.decoder = _mlp(len(encoders) * d, config.hidden, channels * K * K)
+        self._make_buffers(H, W)
+
+    def _make_buffers(self, H: int, W: int) -> None:
+        reach = 2 * math.ceil(4 * self.config.smoothing) + 1
+        fixed = {
+            "valid_rows": valid_blur_matrix(H),
+            "valid_cols": valid_blur_matrix(W),
+            "same_rows": same_blur_matrix(H, SSIM_WINDOW, SSIM_SIGMA),
+            "same_cols": same_blur_matrix(W, SSIM_WINDOW, SSIM_SIGMA),
+            "smooth_rows": same_blur_matrix(H, reach, self.config.smoothing),
+            "smooth_cols": same_blur_matrix(W, reach, self.config.smoothing),
+        }
+        for name, matrix in fixed.items():
+            self.register_buffer(name, matrix, persistent=False)
+        if self.config.center:
+            self.register_buffer("mean_image", torch.zeros(self.channels, H, W))
+        if self.config.place_statistics:
+            self.register_buffer("place_mean", torch.zeros(H, W))
+            self.register_buffer("place_spread", torch.ones(H, W))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """X̂: each patch from all the others (Fig. 3, 4). Images (B, C, H, W) in [0, 1] -> the same shape."""
+        K = self.config.patch_size
+        seen = x - self.mean_image if self.config.center else x
+        parts = []
+        if "squares" in self.encoders:
+            parts.append(self.encoders["squares"](squares_of(seen, K)))  # (B, h·w, d)
+        if "rows" in self.encoders:
+            parts.append(row_segments(self.encoders["rows"](rows_of(seen, K)), self.w))
+        if "cols" in self.encoders:
+            parts.append(col_segments(self.encoders["cols"](cols_of(seen, K)), self.h))
+        squares = self.decoder(torch.cat(parts, dim=-1))  # (B, h·w, C·K·K)
+        x_hat = image_of(squares, self.channels, self.h, self.w, K)
+        return x_hat + self.mean_image if self.config.center else x_hat
+
+    def loss(self, x: Tensor) -> Tensor:
+        """L(X, X̂) = L1(X, X̂) + L_SSIM(X, X̂), Eq. (4). Images (B, C, H, W) in [0, 1] -> a number."""
+        x_hat = self.reconstruct(x).float()
+        with torch.autocast(x.device.type, enabled=False):  # SSIM subtracts squares: not in bf16
+            return l1_loss(x, x_hat, self.config.reduction) + ssim_loss(
+                x, x_hat, self.valid_rows, self.valid_cols
+            )
+
+    def error_map(self, x: Tensor) -> Tensor:
+        """Smoothed difference of image and reconstruction (Sec. 4.4): (B, C, H, W) -> (B, H, W), ≥ 0.
+
+        `squared`: the squared differences of all channels summed. `ssim`: 1 - SSIM, the channels' mean.
+        """
+        x_hat = self.reconstruct(x).float()
+        if self.config.error == "squared":
+            error = (x - x_hat).square().sum(dim=1)
+        else:
+            error = 1 - ssim_map(x, x_hat, self.same_rows, self.same_cols).mean(dim=1)
+        return blur(error, self.smooth_rows, self.smooth_cols) if self.config.smoothing else error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W), unbounded, larger is more anomalous."""
+        error = self.error_map(x)
+        return (error - self.place_mean) / self.place_spread if self.config.place_statistics else error
+
+    @torch.no_grad()
+    def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Before training: take the mean good image from the training images (batches of (B, C, H, W))."""
+        if self.config.center:
+            mean, _ = _mean_and_variance(batches())
+            self.mean_image.copy_(mean)
+
+    @torch.no_grad()
+    def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """After training: take the error's mean and spread at each place from the good training images.
+
+        Our choice: an edge that no context predicts to the pixel lights up on every image, good or not.
+        Half the typical spread is added so that a place that never varies cannot shout.
+        """
+        if self.config.place_statistics:
+            mean, variance = _mean_and_variance(self.error_map(x) for x in batches())
+            spread = variance.sqrt()
+            self.place_mean.copy_(mean)
+            self.place_spread.copy_(spread + 0.5 * spread.median() + 1e-6)
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+def _mean_and_variance(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and population variance over the first dimension of all batches together, in float64."""
+    n, total, squares = 0, 0.0, 0.0
+    for batch in batches:
+        values = batch.double()
+        n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
+    mean = total / n
+    return mean, (squares / n - mean**2).clamp(min=0)

@@ -1,0 +1,175 @@
+"""Scoring files to disk: a row, a map and an overlay for each, written as they come.
+
+Rows are appended in the order of the inputs, each after its pictures are on disk, so that whatever stops
+the run, the rows that are there are true.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import os
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from blemish import images
+from blemish.types import ImageError, Prediction, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from blemish.pipeline import Pipeline
+
+COLUMNS = ("path", "score", "p_value", "threshold", "anomalous", "n_regions", "map", "overlay", "error")
+"""The columns of predictions.csv."""
+
+_IN_FLIGHT = 8  # images whose pictures may be waiting to be written
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionCounts:
+    """What came of a call: images scored, rejected and failed, and the errors of the first failures."""
+
+    scored: int
+    anomalous: int
+    failed: int
+    errors: list[str]
+
+
+def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Expand images, folders and globs into (file, its place below the output folder), in order, each once.
+
+    Places keep the inputs' sub-folders below the deepest folder that all inputs share, so that equal names
+    never collide. Raises UsageError for a pattern that matches nothing.
+    """
+    files: dict[Path, None] = {}
+    roots: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            found, matched = images.list_images(path), [path]
+        elif path.exists():
+            found, matched = [path], [path.parent]
+        else:
+            hits = sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207
+            found = [f for p in hits for f in (images.list_images(p) if p.is_dir() else [p])]
+            matched = [p if p.is_dir() else p.parent for p in hits]
+        if not found:
+            what = "holds no image" if path.is_dir() else "no such file or folder, and no match as a glob"
+            raise UsageError(f"{pattern}: {what}; give images, folders or globs")
+        files |= dict.fromkeys(found)
+        roots += matched
+    root = Path(os.path.commonpath([r.absolute() for r in roots]))
+    places = [f.absolute().relative_to(root) for f in files]
+    twins = Counter(p.with_suffix("") for p in places)
+    # part.png and part.jpg in one folder: their pictures keep the whole name
+    return [
+        (f, p.with_suffix("") if twins[p.with_suffix("")] == 1 else p)
+        for f, p in zip(files, places, strict=True)
+    ]
+
+
+def predict_to_folder(
+    detector: Pipeline,
+    inputs: Sequence[tuple[Path, Path]],
+    out: Path,
+    *,
+    on_row: Callable[[dict[str, Any]], None] = lambda _row: None,
+) -> PredictionCounts:
+    """Score every input and write predictions.jsonl, predictions.csv, maps/ and overlays/ below `out`.
+
+    An input that cannot be used becomes a row with its error. Raises UsageError when `out` already holds
+    predictions, and OSError when it cannot be written.
+    """
+    if (out / "predictions.jsonl").exists():
+        raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    scored = anomalous = 0
+    errors: list[str] = []
+    with (
+        (out / "predictions.jsonl").open("w") as lines,
+        (out / "predictions.csv").open("w", newline="") as table,
+    ):
+        writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in _rows(detector, inputs, out):
+            _write_row(row, lines, writer, table)
+            scored += row["error"] is None
+            anomalous += row["anomalous"] is True
+            errors += [row["error"]] if row["error"] else []
+            on_row(row)
+    return PredictionCounts(scored=scored, anomalous=anomalous, failed=len(errors), errors=errors[:20])
+
+
+def _write_row(row: dict[str, Any], lines: IO[str], writer: csv.DictWriter, table: IO[str]) -> None:
+    lines.write(json.dumps(row) + "\n")
+    writer.writerow(row | {"n_regions": len(row["regions"])})
+    lines.flush()
+    table.flush()
+
+
+def _rows(detector: Pipeline, inputs: Sequence[tuple[Path, Path]], out: Path) -> Iterable[dict[str, Any]]:
+    """Yield the rows in order, each when its pictures are on disk; a few pictures are written at a time."""
+    waiting: deque[tuple[dict[str, Any], Future | None]] = deque()
+    with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
+        for (path, place), result in zip(
+            inputs, detector.predict_many(path for path, _ in inputs), strict=True
+        ):
+            if isinstance(result, ImageError):
+                waiting.append((_error_row(path, result), None))
+            else:
+                row = _row(path, place, result)
+                waiting.append((row, pool.submit(_write_pictures, detector, path, row, result, out)))
+            while waiting and (len(waiting) > _IN_FLIGHT or waiting[0][1] is None):
+                yield _finished(*waiting.popleft())
+        while waiting:
+            yield _finished(*waiting.popleft())
+
+
+def _finished(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
+    if pictures is not None:
+        pictures.result()  # a full disk stops the run here
+    return row
+
+
+def _row(path: Path, place: Path, prediction: Prediction) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "score": prediction.score,
+        "p_value": prediction.p_value,
+        "threshold": prediction.threshold,
+        "anomalous": prediction.anomalous,
+        "regions": [asdict(region) for region in prediction.regions],
+        "map": (Path("maps") / place).as_posix() + ".tiff",
+        "overlay": (Path("overlays") / place).as_posix() + ".png",
+        "error": None,
+    }
+
+
+def _error_row(path: Path, error: ImageError) -> dict[str, Any]:
+    empty = dict.fromkeys(("score", "p_value", "threshold", "anomalous", "map", "overlay"))
+    return {"path": str(path), **empty, "regions": [], "error": str(error)}
+
+
+def _write_pictures(
+    detector: Pipeline, path: Path, row: dict[str, Any], prediction: Prediction, out: Path
+) -> None:
+    images.write_map(out / row["map"], prediction.anomaly_map)
+    write_overlay(detector, path, prediction, out / row["overlay"])
+
+
+def write_overlay(detector: Pipeline, source: Path, prediction: Prediction, target: Path) -> None:
+    """Draw an image with its heat map and, when the model is calibrated, its regions' contours."""
+    low, high = detector.bundle.display_range
+    images.write_overlay(
+        target,
+        images.read(source),
+        prediction.anomaly_map,
+        low=low,
+        high=high,
+        contour_level=detector.pixel_threshold,
+    )

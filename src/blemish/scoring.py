@@ -1,0 +1,102 @@
+"""From patch scores to what the user sees: pixel map, image score, regions.
+
+model map (h, w)  --image_score-->       one number
+model map (h, w)  --to_original_size-->  map (H, W)  --regions-->  boxes
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from blemish.images import resize
+from blemish.types import Region, UsageError
+
+ImageScore = Literal["max", "mean", "top5"]
+"""How a map becomes the score of its image: see `image_score`."""
+
+
+def image_score(anomaly_map: np.ndarray, how: ImageScore) -> float:
+    """Reduce an anomaly map to the score of its image.
+
+    `anomaly_map` is (h, w) at the model's resolution, unbounded; the score has its unit. `max` is the
+    largest pixel, `mean` the mean of all, `top5` the mean of the largest 5 % (rounded down, at least
+    one pixel). Raises UsageError for an empty map, NaN, infinity or another `how`.
+
+    Source: `top5` is the rule of CPC-AD (section on the evaluation; there over sub-patches).
+    """
+    values = _checked(anomaly_map).astype(np.float64).ravel()
+    if how == "max":
+        return float(values.max())
+    if how == "mean":
+        return float(values.mean())
+    if how == "top5":
+        count = max(1, values.size // 20)
+        return float(np.partition(values, values.size - count)[-count:].mean())
+    raise UsageError(f"image score {how!r} is unknown: choose max, mean or top5")
+
+
+def to_original_size(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a map to the size of the original image.
+
+    (h, w) unbounded -> float32 (H, W), `size` = (H, W) in pixels, the same unit. Equal sizes leave every
+    value as it is. Raises UsageError for an empty map, NaN or infinity. Our choice: bilinear, the filter
+    of `images.resize`, so that a map is aligned with the resized image it came from.
+    """
+    values = _checked(anomaly_map).astype(np.float32)
+    if values.shape == tuple(size):
+        return values
+    return resize(values[np.newaxis], size)[0]
+
+
+def regions(anomaly_map: np.ndarray, threshold: float, *, min_area_px: int = 1) -> list[Region]:
+    """Find the connected regions where the map lies strictly above the threshold.
+
+    `anomaly_map` (H, W) and `threshold` share a unit and are unbounded. Pixels touching at a corner
+    belong together (8-connected); regions smaller than `min_area_px` pixels are left out. Sorted by
+    descending peak, equal peaks from top to bottom, then left to right. Raises UsageError for an empty
+    map, NaN, infinity, a NaN threshold or `min_area_px` < 1.
+
+    Our choice: 8-connected, as the ground truth regions of PRO, so that thin diagonal scratches stay whole.
+    """
+    from scipy import ndimage
+
+    values = _checked(anomaly_map)
+    if np.isnan(threshold):
+        raise UsageError("pixel threshold nan: it must be a number; calibrate the model, or give one")
+    if min_area_px < 1:
+        raise UsageError(f"min_area_px {min_area_px}: a region has at least 1 pixel; give 1 or more")
+    # As float64: beside a float32 map, numpy would round the threshold, and `>` would not be exact.
+    above = np.greater(values, threshold, signature="dd->?")
+    labels = np.empty(values.shape, dtype=np.int32)
+    ndimage.label(above, structure=np.ones((3, 3), dtype=bool), output=labels)
+    areas = np.bincount(labels.ravel())
+    peaks = np.atleast_1d(ndimage.maximum(values, labels, np.arange(len(areas))))
+    found = [
+        Region(
+            x0=int(columns.start),
+            y0=int(rows.start),
+            x1=int(columns.stop),
+            y1=int(rows.stop),
+            area_px=int(areas[label]),
+            peak=float(peaks[label]),
+        )
+        for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1)
+        if areas[label] >= min_area_px
+    ]
+    return sorted(found, key=lambda region: (-region.peak, region.y0, region.x0))
+
+
+def _checked(anomaly_map: np.ndarray) -> np.ndarray:
+    """Return the map itself, refused unless it is (h, w), not empty and finite."""
+    values = np.asarray(anomaly_map)
+    if values.ndim != 2 or values.size == 0:
+        raise UsageError(f"anomaly map of shape {values.shape}: it must be (height, width), not empty")
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise UsageError(
+            f"anomaly map is {values[row, column]} at row {row}, column {column}: it must be finite; "
+            "check the image and the model's weights"
+        )
+    return values

@@ -1,0 +1,152 @@
+"""The words every part of blemish shares: samples, predictions, regions, detectors and errors.
+
+The exceptions, all of them one clear line (file, value, rule, cure):
+
+    BlemishError                  anything blemish refuses
+    ├── ImageError                an image cannot be used
+    ├── DataError                 a data set contradicts itself or is too small
+    ├── ModelError                a model file is missing, foreign, truncated or too new
+    ├── TrainingError             training cannot go on
+    │   └── Interrupted           training was asked to stop
+    └── UsageError                an option or a request cannot be honoured
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+
+GOOD = "good"
+"""The label of an image without any defect, as in the MVTec layout."""
+
+
+class BlemishError(Exception):
+    """Something blemish refuses. `str(error)` is one line that a user can act on."""
+
+
+class ImageError(BlemishError):
+    """An image cannot be read, or does not fit what a model expects."""
+
+
+class DataError(BlemishError):
+    """A data set contradicts itself, or is too small for what is asked."""
+
+
+class ModelError(BlemishError):
+    """A model file is missing, truncated, foreign, or written by a newer blemish."""
+
+
+class TrainingError(BlemishError):
+    """Training cannot go on (a loss that is not finite, a checkpoint of another run)."""
+
+
+class Interrupted(TrainingError):
+    """Training was asked to stop; its checkpoint holds everything."""
+
+
+class UsageError(BlemishError):
+    """An option, or a request, cannot be honoured as given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image of a data set.
+
+    `label` is `GOOD` or the name of a defect. `mask` is the ground truth of a defective image, or
+    None when there is none (good images, and data sets without ground truth).
+    """
+
+    path: Path
+    split: Literal["train", "calibration", "test"]
+    label: str = GOOD
+    mask: Path | None = None
+
+    @property
+    def is_defect(self) -> bool:
+        """Whether the image shows a defect."""
+        return self.label != GOOD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A connected region of the anomaly map above the pixel threshold, in pixels of the original image.
+
+    The box is half open: columns `x0 <= x < x1`, rows `y0 <= y < y1`. `peak` is the largest map value
+    inside, unbounded, in the unit of the map.
+    """
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    area_px: int
+    peak: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a detector says of one image.
+
+    `score` is the raw image score (unbounded; larger is more anomalous). `p_value` in (0, 1],
+    `threshold` (unit of the score), `anomalous` and `regions` need a calibration: without one they
+    are None, None, None and empty. `anomaly_map` is float32 (H, W) at the size of the original image.
+    """
+
+    path: str | None
+    score: float
+    p_value: float | None
+    threshold: float | None
+    anomalous: bool | None
+    anomaly_map: np.ndarray
+    regions: list[Region] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedConfig:
+    """The options that every method with a training loop has; each method's config adds its own."""
+
+    image_size: int | tuple[int, int] = 128
+    """Images are resized to this: one number for a square, or height and width, in pixels."""
+    image_score: Literal["max", "mean", "top5"] = "max"
+    """The image score: largest value, mean, or mean of the top 5 % of the anomaly map."""
+    epochs: int | None = None
+    """Passes over the training images at most; None: as many as `steps` takes."""
+    steps: int = 600
+    """Optimiser steps when `epochs` is None."""
+    batch_size: int = 64
+    """Images in an optimiser step."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate (its peak when the schedule is cosine)."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """constant, or a warm-up over the first tenth (50 steps at most), then half a cosine to zero."""
+    min_epochs: int = 0
+    """Early stopping begins after this epoch."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation loss; None: never stop early."""
+    validation_fraction: float = 0.1
+    """Share of the good images that choose the best epoch."""
+    calibration_fraction: float = 0.1
+    """Share of the good images that set thresholds; they take no part in training or early stopping."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the resized image, in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+
+class Detector(Protocol):
+    """What every trained detector does, whichever library runs its network."""
+
+    def predict(self, image: object) -> Prediction:
+        """Score one image: a path, an array (H, W) or (H, W, C), or a PIL image."""
+        ...
+
+    def predict_many(self, paths: Sequence[Path]) -> Iterable[Prediction | ImageError]:
+        """Score many files in order, decoding ahead; an unreadable file yields its error."""
+        ...

@@ -1,0 +1,67 @@
+"""Data that several test files share: the real sets, if they are there, and a tiny generated category."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY_SIDE = 64
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the real data sets (BLEMISH_DATA, else ../shared/data beside the repository)."""
+    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    root = Path(os.environ.get("BLEMISH_DATA") or beside)
+    if not root.is_dir():
+        pytest.skip(f"no real data sets at {root}; set BLEMISH_DATA")
+    return root
+
+
+def tiny_image(seed: int) -> np.ndarray:
+    """A 64 x 64 RGB picture that a small model can learn: a bright disc on a gradient, with noise."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    y, x = np.mgrid[:TINY_SIDE, :TINY_SIDE]
+    dx, dy = rng.uniform(-1, 1, 2)
+    disc = np.clip(22 - np.hypot(x - 31.5 - dx, y - 31.5 - dy), 0, 1)
+    grey = 60 + 0.3 * x + 90 * disc + 10 * disc * np.sin(x / 2)
+    rgb = grey[..., None] * np.array([1.0, 0.95, 0.85]) + rng.normal(0, 2, (TINY_SIDE, TINY_SIDE, 3))
+    return np.round(np.clip(rgb, 0, 255)).astype(np.uint8)
+
+
+def tiny_defect(kind: str, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture with a black `hole` (8 x 8) or a white `line` (3 x 20), and its mask, 0 or 255."""
+    image = tiny_image(1000 + i)
+    top, left = 20 + 6 * i, 24 + 3 * i
+    height, width, value = (8, 8, 0) if kind == "hole" else (3, 20, 255)
+    mask = np.zeros((TINY_SIDE, TINY_SIDE), dtype=np.uint8)
+    mask[top : top + height, left : left + width] = 255
+    image[mask > 0] = value
+    return image, mask
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    """Write a PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_category(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category in MVTec layout, 64 x 64 RGB: 12 + 4 good, 3 `hole`, 3 `line`, masks. Read only."""
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    for i in range(12):
+        save(root / "train" / "good" / f"{i:03d}.png", tiny_image(i))
+    for i in range(4):
+        save(root / "test" / "good" / f"{i:03d}.png", tiny_image(100 + i))
+    for kind in ("hole", "line"):
+        for i in range(3):
+            image, mask = tiny_defect(kind, i)
+            save(root / "test" / kind / f"{i:03d}.png", image)
+            save(root / "ground_truth" / kind / f"{i:03d}_mask.png", mask)
+    return root
