@@ -419,6 +419,17 @@ def test_colour_modes_and_frames_are_refused():
         file.write(three)
         file.write(noise(30, 30))
     refused("holds 2 images", decode, pair.getvalue(), name="a.tif")
+    uuid = "urn:uuid:00000000-0000-0000-0000-00000000000"
+    ome = (
+        f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{uuid}1"><Image ID="Image:0">'
+        '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="24" SizeY="20" SizeC="2" SizeZ="1"'
+        ' SizeT="1">'
+        f'<TiffData FirstC="0" IFD="0" PlaneCount="1"><UUID FileName="a.tif">{uuid}1</UUID></TiffData>'
+        f'<TiffData FirstC="1" IFD="0" PlaneCount="1"><UUID FileName="b.tif">{uuid}2</UUID></TiffData>'
+        "</Pixels></Image></OME>"
+    )
+    half = tiff(stack[0], description=ome, metadata=None)
+    refused("a.tif: is one file of several", decode, half, name="a.tif")
     frames = [Image.fromarray(noise(20, 24, 3)) for _ in range(2)]
     for kind in ("PNG", "WEBP"):
         data = pillow(frames[0], kind, save_all=True, append_images=frames[1:])

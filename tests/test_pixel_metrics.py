@@ -119,3 +119,13 @@ def test_a_single_class_is_refused():
         pool_of([np.zeros((2, 2))], [np.zeros((2, 2), dtype=bool)]).pixel_roc()
     with pytest.raises(UsageError, match="0 good and 4 defective"):
         pool_of([np.zeros((2, 2))], [np.ones((2, 2), dtype=bool)]).pro_roc()
+
+
+def test_pixels_of_one_label_stand_against_all_good_pixels():
+    pool = PixelPool()
+    pool.add(np.array([[1.0, 5.0]], np.float32), np.array([[False, True]]), "scratch")
+    pool.add(np.array([[3.0, 2.0]], np.float32), np.array([[False, True]]), "spot")
+    # good pixels 1 and 3; scratch 5 beats both; spot 2 beats one; together 3 of 4 pairs
+    assert pool.pixel_roc("scratch").auroc() == 1.0
+    assert pool.pixel_roc("spot").auroc() == 0.5
+    assert pool.pixel_roc().auroc() == 0.75

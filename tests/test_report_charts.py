@@ -24,12 +24,24 @@ IMAGES = [
 
 
 def test_roc_draws_the_curves_as_given_and_the_point_of_the_threshold() -> None:
-    axes = charts.roc([CURVE], (0.1, 0.9)).axes[0]
+    axes = charts.roc([CURVE], fpr=0.1, tpr=0.9).axes[0]
     _, curve, point = axes.lines
     assert np.array_equal(np.asarray(curve.get_xydata()), [[0, 0], [0, 0.6], [0.5, 1], [1, 1]])
     assert np.asarray(point.get_xydata()).tolist() == [[0.1, 0.9]]
     assert curve.get_label() == "image 0.988"
-    assert len(charts.roc([CURVE], (None, 0.9)).axes[0].lines) == 2
+    assert len(charts.roc([CURVE], fpr=None, tpr=0.9).axes[0].lines) == 2
+
+
+def test_the_marks_in_the_charts_are_those_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr(charts, "_svg", lambda figure, name: figures.append(figure) or "<svg/>")
+    evaluation = {"false_alarm_rate": 0.1, "detection_rate": 0.9, "threshold": 1.25}
+    drawn = charts.draw(evaluation, IMAGES, [CURVE], None)
+    roc, histogram = (figure.axes[0] for figure in figures)
+    assert roc.lines[-1].get_xydata().tolist() == [[0.1, 0.9]]
+    assert histogram.lines[-1].get_xdata() == [1.25, 1.25]
+    assert [chart.svg for chart in drawn] == ["<svg/>", "<svg/>", None]
+    assert drawn[1].alt == "Scores of 3 good and 5 defective images"
 
 
 def test_thinning_keeps_the_ends_and_stays_within_a_step() -> None:

@@ -77,7 +77,7 @@ def draw(
     Raises `DataError` for a training log that cannot be read.
     """
     losses = {} if training_log is None else read_log(training_log)
-    rates, threshold = (evaluation["false_alarm_rate"], evaluation["detection_rate"]), evaluation["threshold"]
+    fpr, tpr = evaluation["false_alarm_rate"], evaluation["detection_rate"]
     good = sum(image.label == GOOD for image in images)
     bad = len(images) - good
     areas = ", ".join(f"{curve.name} {format_area(curve.area)}" for curve in curves)
@@ -85,8 +85,8 @@ def draw(
     apart = "The less the two overlap, the better. Right of the threshold, a part is rejected."
     falls = "Loss per epoch, lower is better."
     with style.context(["default", STYLE]):
-        roc_svg = _svg(roc(curves, rates), "roc") if curves else None
-        scores_svg = _svg(histogram(images, threshold), "scores") if images else None
+        roc_svg = _svg(roc(curves, fpr=fpr, tpr=tpr), "roc") if curves else None
+        scores_svg = _svg(histogram(images, evaluation["threshold"]), "scores") if images else None
         training_svg = _svg(training(losses), "training") if losses.get("epoch") else None
     return [
         _chart("ROC curves", f"ROC curves and their areas: {areas}", roc_svg, left, "No curves to draw."),
@@ -114,8 +114,8 @@ def _svg(figure: Figure, name: str) -> str:
     return re.sub("|".join(VARIABLES), lambda match: VARIABLES[match[0]], text)
 
 
-def roc(curves: list[ReportCurve], rates: tuple[float | None, float | None]) -> Figure:
-    """Draw true against false positive rates, and the point the threshold stands for."""
+def roc(curves: list[ReportCurve], *, fpr: float | None, tpr: float | None) -> Figure:
+    """Draw the curves, and the point (`fpr`, `tpr`) that the threshold stands for if both are known."""
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GRID, linewidth=1.2, linestyle=(0, (4, 3)))
@@ -125,10 +125,8 @@ def roc(curves: list[ReportCurve], rates: tuple[float | None, float | None]) -> 
         keep = thin(curve.fpr, curve.tpr)
         label = f"{curve.name} {format_area(curve.area)}"
         axes.plot(curve.fpr[keep], curve.tpr[keep], color=colour, linestyle=line, label=label, clip_on=False)
-    if rates[0] is not None and rates[1] is not None:
-        axes.plot(
-            [rates[0]], [rates[1]], "o", color=INK, markersize=7, label="at the threshold", clip_on=False
-        )
+    if fpr is not None and tpr is not None:
+        axes.plot([fpr], [tpr], "o", color=INK, markersize=7, label="at the threshold", clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="false-positive rate", ylabel="true-positive rate or overlap")
     axes.legend(loc="lower right")
     return figure

@@ -65,7 +65,8 @@ def evaluate(
     for sample, prediction, elapsed in _predictions(detector, dataset, out):
         seconds += elapsed
         if pool is not None:
-            pool.add(prediction.anomaly_map, read_mask(sample, prediction.anomaly_map.shape))  # type: ignore[arg-type]
+            height, width = prediction.anomaly_map.shape
+            pool.add(prediction.anomaly_map, read_mask(sample, (height, width)), sample.label)
         scored.append(_scored(sample, prediction, dataset))
         on_image()
     evaluation, curves = _measure(detector, scored, pool)
@@ -158,7 +159,7 @@ def _measure(
         "detection_rate": _share_rejected(s for s in scored if s.sample.is_defect),
         "n_good": int((~defective).sum()),
         "n_defect": int(defective.sum()),
-        "per_defect": _per_defect(scored),
+        "per_defect": _per_defect(scored, pool),
     }
     curves = [("image", image, 1.0), ("pixel", pixel, 1.0), ("PRO", pro, LIMIT)]
     return evaluation, [
@@ -174,8 +175,8 @@ def _share_rejected(scored: Iterator[Scored]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _per_defect(scored: list[Scored]) -> dict[str, dict[str, Any]]:
-    """Each defect type against all good images."""
+def _per_defect(scored: list[Scored], pool: metrics.PixelPool | None) -> dict[str, dict[str, Any]]:
+    """Each defect type against all good images, and its pixels against all good pixels."""
     good = [s.score for s in scored if not s.sample.is_defect]
     table = {}
     for label in sorted({s.sample.label for s in scored if s.sample.is_defect}):
@@ -183,6 +184,7 @@ def _per_defect(scored: list[Scored]) -> dict[str, dict[str, Any]]:
         table[label] = {
             "n": len(members),
             "image_auroc": metrics.Roc.of(good, [s.score for s in members]).auroc(),
+            "pixel_auroc": pool and pool.pixel_roc(label).auroc(),
             "detection_rate": _share_rejected(iter(members)),
         }
     return table

@@ -555,8 +555,8 @@ def write_overlay(
     size = (max(1, round(map_hw.shape[0] * shrink)), max(1, round(map_hw.shape[1] * shrink)))
     heat = resize(map_hw[None].astype(np.float32), size)[0]
     # With low == high the tiny span makes a step: nothing up to low, everything above it.
-    t = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)
-    jet = np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1])[:, None, None]), 0, 1)
+    t = np.clip((heat - float(low)) / max(float(high - low), 1e-12), 0, 1)
+    jet = np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1], np.float32)[:, None, None]), 0, 1)
     picture = (1 - 0.6 * t) * resize(_display(image_hwc), size) + 0.6 * t * jet
     if contour_level is not None:
         edge = _inner_edge(map_hw > contour_level).astype(np.float32)

@@ -154,12 +154,13 @@ class PixelPool:
         self._n_negatives = 0
         self._positives = [np.empty(0, dtype=np.float32)]
         self._weights = [np.empty(0)]
+        self._labels = [""]
         self._is_sorted = False
 
-    def add(self, anomaly_map: np.ndarray, mask: np.ndarray) -> None:
+    def add(self, anomaly_map: np.ndarray, mask: np.ndarray, label: str = "") -> None:
         """Add one image: its map (H, W), unbounded, kept as float32, and its ground truth, bool (H, W).
 
-        A good image has a mask of all False. Raises UsageError for NaN or infinity, a mask that is not
+        A good image has a mask of all False. `label` names the defect for `pixel_roc`. Raises UsageError for NaN or infinity, a mask that is not
         bool, or shapes that differ.
         """
         from scipy import ndimage
@@ -180,13 +181,15 @@ class PixelPool:
             areas = np.bincount(labels.ravel())
             self._positives.append(values[mask])
             self._weights.append(1 / areas[labels[mask]])
+            self._labels.append(label)
 
-    def pixel_roc(self) -> Roc:
-        """Build the curve in which every defective pixel counts alike.
+    def pixel_roc(self, label: str | None = None) -> Roc:
+        """Build the curve in which every defective pixel counts alike, those of one `label` or all.
 
-        Raises UsageError without good or without defective pixels.
+        Good pixels are those of all images either way. Raises UsageError without good or defective pixels.
         """
-        return _roc_of_sorted(self._sorted_negatives(), np.concatenate(self._positives), None)
+        wanted = (p for p, name in zip(self._positives, self._labels, strict=True) if label in (None, name))
+        return _roc_of_sorted(self._sorted_negatives(), np.concatenate([self._positives[0], *wanted]), None)
 
     def pro_roc(self) -> Roc:
         """Build the PRO curve: its "TPR" is PRO, its `normalised_auroc(0.3)` is AU-PRO up to FPR 0.3.
