@@ -184,12 +184,12 @@ def test_loss_is_l1_minus_ssim(reduction):
     with torch.no_grad():
         ours, x_hat = network.loss(x).item(), network.reconstruct(x).numpy()
     a = x.numpy()
-    l1 = np.mean([np.abs(p - q).sum() / (p.size if reduction == "mean" else 1) for p, q in zip(a, x_hat)])
+    l1 = np.mean([np.abs(p - q).sum() / (p.size if reduction == "mean" else 1) for p, q in zip(a, x_hat, strict=True)])
     ssim = np.mean([
         structural_similarity(
             p, q, data_range=1, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
-        for p, q in zip(a, x_hat)
+        for p, q in zip(a, x_hat, strict=True)
     ])  # fmt: skip
     assert ours == pytest.approx(l1 - ssim, rel=1e-4, abs=1e-4)
 
@@ -200,7 +200,7 @@ def test_loss_is_l1_minus_ssim(reduction):
 def test_squared_error_map_sums_channels_and_smooths_as_scipy_does():
     from scipy.ndimage import gaussian_filter
 
-    network, x = small(error="squared", place_statistics=False, smoothing=1.0), images(1)
+    network, x = small(error="squared", place_statistics=False, smoothing=(1.0,)), images(1)
     with torch.no_grad():
         ours, x_hat = network(x)[0].numpy(), network.reconstruct(x)
     error = ((x - x_hat) ** 2)[0].numpy().sum(axis=0)
@@ -214,17 +214,42 @@ def test_mean_image_and_place_statistics_are_those_of_the_training_images():
     assert torch.allclose(network.mean_image, x.mean(0), atol=1e-6)
     network.finish(batches)
     with torch.no_grad():
-        error = network.error_map(x)
-        standardised = network(x)
-    assert torch.allclose(network.place_mean, error.mean(0), atol=1e-5)
-    assert standardised.mean(0).abs().max() < 1e-3  # over the images that made the statistics, at each place
-    spread = error.std(0, correction=0)
-    assert torch.allclose(network.place_spread, spread + 0.5 * spread.median(), atol=1e-4)
+        errors = network.errors(x)  # (10, S, E, H, W)
+        maps = network(x)
+    spread = errors.std(0, correction=0)
+    typical = torch.stack([torch.stack([kind.median() for kind in scale]) for scale in spread])
+    expected = spread + 0.5 * typical[:, :, None, None]
+    assert torch.allclose(network.place_mean, errors.mean(0), atol=1e-5)
+    assert torch.allclose(network.place_spread, expected, atol=1e-4)
+    # kinds averaged, scales compete
+    standardised = (errors - errors.mean(0)) / expected
+    assert torch.allclose(maps, standardised.mean(2).amax(1), atol=1e-3)
+
+
+def test_combined_error_is_the_root_of_the_squared_error_and_one_minus_ssim():
+    from scipy.ndimage import gaussian_filter
+
+    network, x = small(smoothing=(1.0, 2.0)), images(1)
+    with torch.no_grad():
+        ours, x_hat = network.errors(x)[0].numpy(), network.reconstruct(x)
+    a, b = x[0].numpy(), x_hat[0].numpy()
+    squared = ((a - b) ** 2).sum(axis=0)
+    _, ssim = structural_similarity(
+        a, b, data_range=1, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        full=True,
+    )  # fmt: skip
+    for s, sigma in enumerate((1.0, 2.0)):
+        radius = 4 * int(sigma)
+        np.testing.assert_allclose(
+            ours[s, 0], np.sqrt(gaussian_filter(squared, sigma, radius=radius)), atol=1e-4
+        )
+        smooth = gaussian_filter(1 - ssim.mean(axis=0), sigma, radius=radius)
+        np.testing.assert_allclose(ours[s, 1], smooth, atol=1e-4)
 
 
 def test_a_blemish_lights_up_where_it_is():
     """A few steps on stripes are enough that a foreign blot is the map's peak."""
-    config = MetalConfig(image_size=64, patch_size=8, embedding=16, hidden=64, heads=2, smoothing=2.0)
+    config = MetalConfig(image_size=64, patch_size=8, embedding=16, hidden=64, heads=2, smoothing=(2.0, 8.0))
     torch.manual_seed(0)
     network = Metal(config, channels=1)
     phase = torch.linspace(0, 6.28, 24)[:, None, None, None]
@@ -263,6 +288,7 @@ def test_any_channels_and_any_size_that_divides(channels, size, patch):
         ({"image_size": (8, 64)}, "strict masking needs two"),
         ({"image_size": (64, 8), "masking": "paper"}, "SSIM's window"),
         ({"heads": 3}, "multiple of --heads"),
+        ({"place_statistics": False}, "need --place-statistics"),
     ],
 )
 def test_impossible_sizes_are_refused_in_one_line(changes, said):

@@ -68,12 +68,12 @@ class MetalConfig(TrainedConfig):
     """L1 of the loss: mean over pixels, or Eq. 2's literal sum."""
     center: bool = True
     """Subtract the mean good image first and add it back to the reconstruction."""
-    error: Literal["squared", "ssim"] = "ssim"
-    """What the map shows of image and reconstruction: squared difference, or 1 - SSIM."""
-    smoothing: float = 4.0
-    """σ of the map's Gaussian filter, in pixels of the resized image."""
+    error: Literal["squared", "combined"] = "combined"
+    """What the map shows: the squared difference, or the mean of its root and of 1 - SSIM."""
+    smoothing: tuple[float, ...] = (2.0, 8.0)
+    """σ of the map's Gaussian filter in pixels of the resized image; of several, the largest value counts."""
     place_statistics: bool = True
-    """Standardise the map by its mean and spread at each place over the good training images."""
+    """Standardise each error by its mean and spread at each place over the good training images."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be cut into patches."""
@@ -91,6 +91,11 @@ class MetalConfig(TrainedConfig):
             )
         if min(H, W) < SSIM_WINDOW:
             raise UsageError(f"--image-size {H}x{W} is under SSIM's window of {SSIM_WINDOW} pixels")
+        if (self.error == "combined" or len(self.smoothing) > 1) and not self.place_statistics:
+            raise UsageError(
+                "--error combined and several --smoothing values need --place-statistics True: "
+                "errors of different kinds compare only when standardised"
+            )
         if self.embedding % self.heads:
             raise UsageError(f"--embedding {self.embedding} must be a multiple of --heads {self.heads}")
 
@@ -100,6 +105,7 @@ _PAPER = MetalConfig(
     blocks=1,
     center=False,
     error="squared",
+    smoothing=(4.0,),
     place_statistics=False,
     masking="paper",
     image_score="max",
@@ -287,22 +293,29 @@ class Metal(nn.Module):
         self._make_buffers(H, W)
 
     def _make_buffers(self, H: int, W: int) -> None:
-        reach = 2 * math.ceil(4 * self.config.smoothing) + 1
         fixed = {
             "valid_rows": valid_blur_matrix(H),
             "valid_cols": valid_blur_matrix(W),
             "same_rows": same_blur_matrix(H, SSIM_WINDOW, SSIM_SIGMA),
             "same_cols": same_blur_matrix(W, SSIM_WINDOW, SSIM_SIGMA),
-            "smooth_rows": same_blur_matrix(H, reach, self.config.smoothing),
-            "smooth_cols": same_blur_matrix(W, reach, self.config.smoothing),
+            **{
+                f"smooth_rows_{i}": _smoothing_matrix(H, sigma)
+                for i, sigma in enumerate(self.config.smoothing)
+            },
+            **{
+                f"smooth_cols_{i}": _smoothing_matrix(W, sigma)
+                for i, sigma in enumerate(self.config.smoothing)
+            },
         }
         for name, matrix in fixed.items():
             self.register_buffer(name, matrix, persistent=False)
         if self.config.center:
             self.register_buffer("mean_image", torch.zeros(self.channels, H, W))
         if self.config.place_statistics:
-            self.register_buffer("place_mean", torch.zeros(H, W))
-            self.register_buffer("place_spread", torch.ones(H, W))
+            kinds = 2 if self.config.error == "combined" else 1
+            shape = (len(self.config.smoothing), kinds, H, W)
+            self.register_buffer("place_mean", torch.zeros(shape))
+            self.register_buffer("place_spread", torch.ones(shape))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """X̂: each patch from all the others (Fig. 3, 4). Images (B, C, H, W) in [0, 1] -> the same shape."""
@@ -327,22 +340,37 @@ class Metal(nn.Module):
                 x, x_hat, self.valid_rows, self.valid_cols
             )
 
-    def error_map(self, x: Tensor) -> Tensor:
-        """Smoothed difference of image and reconstruction (Sec. 4.4): (B, C, H, W) -> (B, H, W), ≥ 0.
+    def errors(self, x: Tensor) -> Tensor:
+        """Smoothed differences of image and reconstruction (Sec. 4.4), all ≥ 0, larger is worse.
 
-        `squared`: the squared differences of all channels summed. `ssim`: 1 - SSIM, the channels' mean.
+        (B, C, H, W) -> (B, S, E, H, W): one of S for each σ of the smoothing; one of E for each kind of
+        error: the squared differences of all channels summed; or, `combined`, the root of that, and
+        1 - SSIM, the channels' mean.
         """
         x_hat = self.reconstruct(x).float()
-        if self.config.error == "squared":
-            error = (x - x_hat).square().sum(dim=1)
-        else:
-            error = 1 - ssim_map(x, x_hat, self.same_rows, self.same_cols).mean(dim=1)
-        return blur(error, self.smooth_rows, self.smooth_cols) if self.config.smoothing else error
+        kinds = [(x - x_hat).square().sum(dim=1)]
+        if self.config.error == "combined":
+            kinds.append(1 - ssim_map(x, x_hat, self.same_rows, self.same_cols).mean(dim=1))
+        error = torch.stack(kinds, dim=1)  # (B, E, H, W)
+        scales = [
+            blur(error, getattr(self, f"smooth_rows_{i}"), getattr(self, f"smooth_cols_{i}"))
+            for i in range(len(self.config.smoothing))
+        ]
+        smooth = torch.stack(scales, dim=1)  # (B, S, E, H, W)
+        if self.config.error == "combined":
+            return torch.cat([smooth[:, :, :1].sqrt(), smooth[:, :, 1:]], dim=2)
+        return smooth
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W), unbounded, larger is more anomalous."""
-        error = self.error_map(x)
-        return (error - self.place_mean) / self.place_spread if self.config.place_statistics else error
+        """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W), unbounded, larger is more anomalous.
+
+        Our choice beyond the paper: the kinds of error, standardised, are averaged; the scales compete, so
+        that a speck and a stain each find the one that suits them.
+        """
+        errors = self.errors(x)
+        if self.config.place_statistics:
+            errors = (errors - self.place_mean) / self.place_spread
+        return errors.mean(dim=2).amax(dim=1)
 
     @torch.no_grad()
     def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
@@ -359,14 +387,19 @@ class Metal(nn.Module):
         Half the typical spread is added so that a place that never varies cannot shout.
         """
         if self.config.place_statistics:
-            mean, variance = _mean_and_variance(self.error_map(x) for x in batches())
-            spread = variance.sqrt()
+            mean, variance = _mean_and_variance(self.errors(x) for x in batches())
+            spread = variance.sqrt()  # (S, E, H, W)
+            typical = spread.flatten(2).median(dim=2).values[:, :, None, None]
             self.place_mean.copy_(mean)
-            self.place_spread.copy_(spread + 0.5 * spread.median() + 1e-6)
+            self.place_spread.copy_(spread + 0.5 * typical + 1e-6)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+def _smoothing_matrix(n: int, sigma: float) -> Tensor:
+    return same_blur_matrix(n, 2 * math.ceil(4 * sigma) + 1, sigma) if sigma else torch.eye(n)
 
 
 def _mean_and_variance(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
