@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +67,33 @@ def tiny_category(tmp_path_factory: pytest.TempPathFactory) -> Path:
             save(root / "test" / kind / f"{i:03d}.png", image)
             save(root / "ground_truth" / kind / f"{i:03d}_mask.png", mask)
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: MeTAL, 32 x 32, 5 steps on `tiny_category`, 5 calibration images. Read only."""
+    from blemish import fitting
+    from blemish.methods.metal import MetalConfig
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    config = MetalConfig(
+        image_size=32, patch_size=8, embedding=8, hidden=16, heads=2, steps=5, calibration_fraction=0.4
+    )
+    fitting.fit(tiny_category, config=config, out=run, device="cpu", precision="fp32")
+    return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 300 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    try:
+        refused = subprocess.run(command, capture_output=True, text=True).stderr
+    except FileNotFoundError as error:
+        refused = str(error)
+    if refused or not disk.is_mount():
+        pytest.skip(f"a small disk cannot be mounted here: {refused.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.calibration import Calibration, calibrate
 from blemish.images import ImageFormat
-from blemish.types import ModelError
+from blemish.types import BlemishError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +81,7 @@ def save_bundle(path: Path, bundle: Bundle) -> None:
         "provenance": bundle.provenance,
     }
     data = save(tensors, metadata={"blemish": json.dumps(header, sort_keys=True)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -100,8 +100,9 @@ def load_bundle(path: Path) -> Bundle:
     try:
         with safe_open(str(file), framework="numpy") as opened:
             text = (opened.metadata() or {}).get("blemish")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+            names = [] if text is None else opened.keys()
+            tensors = {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{file}: not a whole safetensors file ({_one_line(error)}); copy or train it again"
         ) from error
@@ -109,13 +110,21 @@ def load_bundle(path: Path) -> Bundle:
         raise ModelError(
             f"{file}: a safetensors file, but not a blemish model; train one with `blemish train`"
         )
-    header = json.loads(text)
-    if header.get("format_version", 0) > FORMAT_VERSION:
+    return _bundle_of(file, _header_of(file, text), tensors)
+
+
+def _header_of(file: Path, text: str) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+        version = int(header["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, error) from error
+    if version > FORMAT_VERSION:
         raise ModelError(
-            f"{file}: model format {header['format_version']} is newer than this blemish reads "
+            f"{file}: model format {version} is newer than this blemish reads "
             f"({FORMAT_VERSION}); upgrade blemish"
         )
-    return _bundle_of(file, header, tensors)
+    return header
 
 
 def _bundle_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Bundle:
@@ -136,10 +145,12 @@ def _bundle_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray
             provenance=header["provenance"],
             tensors=tensors,
         )
-    except (KeyError, TypeError, IndexError) as error:
-        raise ModelError(
-            f"{file}: its description is damaged ({_one_line(error)}); train it again"
-        ) from error
+    except (KeyError, TypeError, ValueError, IndexError, BlemishError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ModelError:
+    return ModelError(f"{file}: its description is damaged ({_one_line(error)}); train it again")
 
 
 def _one_line(error: Exception) -> str:

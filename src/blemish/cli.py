@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import redirect_stderr
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,8 @@ def train(arguments: list[str]) -> int:
     if calibration is None:
         print("no calibration images: scores and maps, but no threshold")
     else:
-        print(
-            f"calibrated on {calibration.n} good images: false-alarm rates promised from {calibration.lowest_rate:.3g}"
-        )
+        promised = f"false-alarm rates promised from {calibration.lowest_rate:.3g}"
+        print(f"calibrated on {calibration.n} good images: {promised}")
     return 0
 
 
@@ -120,6 +120,7 @@ def predict(arguments: list[str]) -> int:
         device=args.device,
         allow=frozenset(args.allow),
         false_alarm_rate=args.false_alarm_rate,
+        batch_size=args.batch_size,
     )
     with _progress() as progress:
         task = progress.add_task("scoring", total=len(inputs))
@@ -190,8 +191,20 @@ def _guarded(command: str, arguments: list[str]) -> int:
         print(f"blemish {command}: {error.name} is missing; pip install 'blemish[all]'", file=sys.stderr)
         return 2
     except OSError as error:
-        where = error.filename or "output"
-        print(f"blemish {command}: {where}: {error.strerror or error}", file=sys.stderr)
+        where = error.filename or _peek(arguments, "--out", "output")
+        cure = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check the path and its rights"
+        print(
+            f"blemish {command}: {where}: {error.strerror or error}; {cure}, or choose another --out",
+            file=sys.stderr,
+        )
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        print(
+            f"blemish {command}: not enough memory; lower --batch-size or --image-size",
+            file=sys.stderr,
+        )
         return 2
 
 
@@ -235,6 +248,7 @@ def _progress() -> Progress:
         TimeRemainingColumn,
     )
 
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -242,7 +256,8 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,  # a log holds what happened, not a bar
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish import images, layout, manifest
+from blemish import decoding, images, layout, manifest
 from blemish.types import DataError, ImageError, Sample, UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
         raise DataError(
             f"{sample.path}: {sample.label!r} has no mask; pixel measures need one per defective image"
         )
-    mask = images.read(sample.mask)
+    mask = decoding.read(sample.mask)
     height, width, channels = mask.shape
     if channels != 1:
         raise DataError(f"{sample.mask}: {channels} channels, a mask has 1; save it as a grey image")
@@ -215,8 +215,8 @@ def _check_split(validation_fraction: float, calibration_fraction: float, seed: 
         raise UsageError(
             f"validation and calibration fractions sum to {sum(named.values())}; keep it below 1"
         )
-    if seed < 0:
-        raise UsageError(f"seed {seed}: must be 0 or larger")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed {seed}: must be at least 0 and below 2**63")
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish import metrics
+from blemish import decoding, metrics
 from blemish.data import Dataset, leakage, read_mask
+from blemish.drawing import write_thumbnail
 from blemish.predicting import write_overlay
 from blemish.report import ReportCurve, ReportImage, write_report
-from blemish.types import DataError, ImageError, Prediction, Sample
+from blemish.types import DataError, ImageError, Prediction, Sample, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ def evaluate(
     training_log: Path | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Score the test split and write evaluation.json, scores.csv, overlays/ and report.html below `out`.
+    """Score the test split and write evaluation.json, scores.csv, report.html and its pictures below `out`.
 
     Returns evaluation.json's content: areas and rates in [0, 1]; pixel fields are None without masks,
     rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
@@ -98,7 +99,7 @@ def _check(dataset: Dataset) -> None:
 def _predictions(
     detector: Pipeline, dataset: Dataset, out: Path
 ) -> Iterator[tuple[Sample, Prediction, float]]:
-    """Yield (sample, prediction, seconds the detector took) in order; overlays are drawn meanwhile."""
+    """Yield (sample, prediction, seconds the detector took) in order; pictures are drawn meanwhile."""
     drawing: deque[Future] = deque()
     results = iter(detector.predict_many(s.path for s in dataset.test))
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
@@ -108,13 +109,19 @@ def _predictions(
             elapsed = time.perf_counter() - began
             if isinstance(prediction, ImageError):
                 raise prediction
-            target = out / _overlay_name(_name(sample, dataset))
-            drawing.append(pool.submit(write_overlay, detector, sample.path, prediction, target))
+            name = _name(sample, dataset)
+            drawing.append(pool.submit(_write_pictures, detector, sample.path, prediction, out, name))
             while len(drawing) > 2 * detector.batch_size:
                 drawing.popleft().result()
             yield sample, prediction, elapsed
         for future in drawing:
             future.result()
+
+
+def _write_pictures(detector: Pipeline, path: Path, prediction: Prediction, out: Path, name: str) -> None:
+    image = decoding.read(path)
+    write_overlay(detector, image, prediction, out / _overlay_name(name))
+    write_thumbnail(out / _thumbnail_name(name), image)
 
 
 def _name(sample: Sample, dataset: Dataset) -> str:
@@ -123,7 +130,16 @@ def _name(sample: Sample, dataset: Dataset) -> str:
 
 
 def _overlay_name(name: str) -> str:
-    return f"overlays/{name.lstrip('/')}.png"
+    return f"overlays/{_inside(name)}.png"
+
+
+def _thumbnail_name(name: str) -> str:
+    return f"thumbnails/{_inside(name)}.jpg"
+
+
+def _inside(name: str) -> str:
+    """Make a path that a manifest may have led outside of its folder one that stays below a folder."""
+    return "/".join("up" if part == ".." else part for part in name.lstrip("/").split("/"))
 
 
 def _scored(sample: Sample, prediction: Prediction, dataset: Dataset) -> Scored:
@@ -184,14 +200,24 @@ def _per_defect(scored: list[Scored], pool: metrics.PixelPool | None) -> dict[st
         table[label] = {
             "n": len(members),
             "image_auroc": metrics.Roc.of(good, [s.score for s in members]).auroc(),
-            "pixel_auroc": pool and pool.pixel_roc(label).auroc(),
+            "pixel_auroc": pool and _pixel_auroc(pool, label),
             "detection_rate": _share_rejected(iter(members)),
         }
     return table
 
 
+def _pixel_auroc(pool: metrics.PixelPool, label: str) -> float:
+    try:
+        return pool.pixel_roc(label).auroc()
+    except UsageError as error:
+        raise DataError(
+            f"ground truth of {label!r}: its masks mark nothing at all, or leave nothing good; correct them"
+        ) from error
+
+
 def _write_scores(path: Path, scored: list[Scored]) -> None:
-    with path.open("w", newline="") as file:
+    # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "label", "score", "p_value", "anomalous"])
         for s in scored:
@@ -209,7 +235,7 @@ def _report_image(s: Scored) -> ReportImage:
         p_value=s.p_value,
         anomalous=s.anomalous,
         overlay=_overlay_name(s.name),
-        thumbnail=None,
+        thumbnail=_thumbnail_name(s.name),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from blemish import images
+from blemish import decoding, images
 from blemish.bundle import MODEL_NAME, Bundle, load_bundle, save_bundle
 from blemish.calibration import calibrate
 from blemish.data import file_digest, fingerprint, open_dataset, split_good
@@ -116,7 +116,8 @@ def fit(
         folder=folder,
         identity={
             "method": method,
-            "config": json.dumps(asdict(config), sort_keys=True),
+            **asdict(config),
+            "image format": train_images.image_format.describe(),
             "seed": seed,
             "training images": provenance["fingerprint"],
             "precision": accelerator.mixed_precision,
@@ -140,8 +141,8 @@ def fit(
     )
     bundle = _calibrated(bundle, run_network, split)
     if folder is not None:
-        save_bundle(folder / MODEL_NAME, bundle)
         _write_run(folder, bundle, outcome, accelerator, split)
+        save_bundle(folder / MODEL_NAME, bundle)  # last, as this file is what says that a run is finished
         _remove_checkpoint(folder)
     return Pipeline(bundle=bundle, network=run_network)
 
@@ -158,8 +159,14 @@ def detector_of(
     device: str = "auto",
     allow: frozenset[str] = frozenset(),
     false_alarm_rate: float | None = None,
+    batch_size: int = 16,
 ) -> Pipeline:
-    """Build the network that a bundle describes and put its pipeline around it."""
+    """Build the network that a bundle describes and put its pipeline around it.
+
+    Raises ModelError when they do not fit, UsageError for a device or rate that cannot be had.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
     if bundle.method not in METHODS:
         raise ModelError(f"{name}: method {bundle.method!r} is unknown to this blemish; upgrade it")
     kind = METHODS[bundle.method]
@@ -179,6 +186,7 @@ def detector_of(
         network=runner(network.to(where), where),
         allow=allow,
         false_alarm_rate=false_alarm_rate,
+        batch_size=batch_size,
     )
 
 
@@ -223,24 +231,28 @@ def _is_finished(folder: Path, *, resume: bool) -> bool:
 def _load_images(
     split: Split, config: TrainedConfig, options: ImageOptions, watcher: Watcher
 ) -> tuple[ImageCache, ImageCache | None]:
-    """Decode training and validation images, each checked against the format of the first one."""
+    """Decode training and validation images, each checked against the format of the first one.
+
+    Calibration images are checked as well: a bad one has to be found before the training, not after it.
+    """
     declared = asdict(options)
     first_name = str(split.train[0].path)
-    first = images.read(split.train[0].path)
+    first = decoding.read(split.train[0].path)
     image_format = images.format_of([(first_name, first)], **declared)
     allow = frozenset({"channels"}) if options.channels is not None else frozenset()
 
     def check(name: str, image: np.ndarray) -> None:
         images.format_of([(first_name, first), (name, image)], **declared)
 
-    tick = watcher.loading(len(split.train) + len(split.validation))
+    parts = (split.train, split.validation, split.calibration)
+    tick = watcher.loading(sum(map(len, parts)))
     caches = [
         ImageCache(
             [s.path for s in samples], image_format, config.size, allow=allow, check=check, on_image=tick
         )
         if samples
         else None
-        for samples in (split.train, split.validation)
+        for samples in parts
     ]
     if caches[0] is None:
         raise TrainingError("no training images are left after the split; lower the fractions held out")

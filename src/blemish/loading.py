@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish import images
+from blemish import decoding, images
 from blemish.types import DataError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ImageCache:
         return images.load(path, self.image_format, self.size, allow=self.allow)[0]
 
     def _checked(self, path: Path, check: Callable[[str, np.ndarray], None]) -> np.ndarray:
-        image = images.read(path)
+        image = decoding.read(path)
         check(str(path), image)
         converted = images.convert(image, self.image_format, allow=self.allow, name=str(path))
         return images.resize(converted, self.size)

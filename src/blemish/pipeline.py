@@ -50,12 +50,14 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         """Refuse a false-alarm rate that cannot be promised, before any image is read."""
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: must be 1 or larger")
         calibration = self.bundle.calibration
         if self.false_alarm_rate is None:
             return
         if calibration is None:
             raise UsageError(
-                f"--false-alarm-rate {self.false_alarm_rate}: this model has no calibration images, so it has "
+                f"--false-alarm-rate {self.false_alarm_rate}: this model has no calibration images and so "
                 "no threshold; train with --calibration-fraction above 0 or with a calibration/good folder"
             )
         calibration.threshold(self.false_alarm_rate)
@@ -118,10 +120,7 @@ class Pipeline:
         readable = [item[0] for _, item in loaded if not isinstance(item, ImageError)]
         maps = iter(self.network(np.stack(readable)) if readable else ())
         for path, item in loaded:
-            if isinstance(item, ImageError):
-                yield item
-            else:
-                yield self._finish(next(maps), item[1], str(path))
+            yield item if isinstance(item, ImageError) else self._try_finish(next(maps), item[1], str(path))
 
     def _load(self, source: object) -> tuple[np.ndarray, tuple[int, int]]:
         return images.load(
@@ -134,7 +133,18 @@ class Pipeline:
         except ImageError as error:
             return error
 
+    def _try_finish(self, small_map: np.ndarray, size: tuple[int, int], path: str) -> Prediction | ImageError:
+        try:
+            return self._finish(small_map, size, path)
+        except ImageError as error:
+            return error
+
     def _finish(self, small_map: np.ndarray, size: tuple[int, int], path: str | None) -> Prediction:
+        if not np.isfinite(small_map).all():
+            raise ImageError(
+                f"{path or 'image'}: its anomaly map is not finite; its values lie far from what the model "
+                f"takes, {self.bundle.image_format.describe()}: check its scale"
+            )
         how = cast('Literal["max", "mean", "top5"]', self.bundle.image_score)
         score = scoring.image_score(small_map, how)
         anomaly_map = scoring.to_original_size(small_map, size)

@@ -16,11 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from blemish import images
+from blemish import decoding, drawing, images
 from blemish.types import ImageError, Prediction, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    import numpy as np
 
     from blemish.pipeline import Pipeline
 
@@ -46,7 +48,7 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
     Places keep the inputs' sub-folders below the deepest folder that all inputs share, so that equal names
     never collide. Raises UsageError for a pattern that matches nothing.
     """
-    files: dict[Path, None] = {}
+    files: dict[str, Path] = {}  # by absolute path, as one file may be spelled in several ways
     roots: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)
@@ -61,16 +63,23 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
         if not found:
             what = "holds no image" if path.is_dir() else "no such file or folder, and no match as a glob"
             raise UsageError(f"{pattern}: {what}; give images, folders or globs")
-        files |= dict.fromkeys(found)
+        for file in found:
+            files.setdefault(_absolute(file), file)
         roots += matched
-    root = Path(os.path.commonpath([r.absolute() for r in roots]))
-    places = [f.absolute().relative_to(root) for f in files]
-    twins = Counter(p.with_suffix("") for p in places)
-    # part.png and part.jpg in one folder: their pictures keep the whole name
+    root = os.path.commonpath([_absolute(r) for r in roots])
+    places = [Path(absolute).relative_to(root) for absolute in files]
+    # Names without suffix that are not unique, as of part.png and part.jpg, keep theirs; nor may a name
+    # that lost it, as of part.png.tiff, be one that kept it.
+    twins = Counter([p.with_suffix("") for p in places] + [p for p in places if p.suffix])
     return [
         (f, p.with_suffix("") if twins[p.with_suffix("")] == 1 else p)
-        for f, p in zip(files, places, strict=True)
+        for f, p in zip(files.values(), places, strict=True)
     ]
+
+
+def _absolute(path: Path) -> str:
+    """Spell a path from the root without `..`; links stay links, so that their names and places count."""
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def predict_to_folder(
@@ -91,8 +100,9 @@ def predict_to_folder(
     scored = anomalous = 0
     errors: list[str] = []
     with (
-        (out / "predictions.jsonl").open("w") as lines,
-        (out / "predictions.csv").open("w", newline="") as table,
+        (out / "predictions.jsonl").open("w", encoding="utf-8") as lines,
+        # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
+        (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
     ):
         writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -132,7 +142,10 @@ def _rows(detector: Pipeline, inputs: Sequence[tuple[Path, Path]], out: Path) ->
 
 def _finished(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
     if pictures is not None:
-        pictures.result()  # a full disk stops the run here
+        try:
+            pictures.result()  # a full disk stops the run here
+        except ImageError as error:  # the file went away, or changed, after it was scored
+            return _error_row(row["path"], error)
     return row
 
 
@@ -150,7 +163,7 @@ def _row(path: Path, place: Path, prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _error_row(path: Path, error: ImageError) -> dict[str, Any]:
+def _error_row(path: Path | str, error: ImageError) -> dict[str, Any]:
     empty = dict.fromkeys(("score", "p_value", "threshold", "anomalous", "map", "overlay"))
     return {"path": str(path), **empty, "regions": [], "error": str(error)}
 
@@ -158,16 +171,17 @@ def _error_row(path: Path, error: ImageError) -> dict[str, Any]:
 def _write_pictures(
     detector: Pipeline, path: Path, row: dict[str, Any], prediction: Prediction, out: Path
 ) -> None:
-    images.write_map(out / row["map"], prediction.anomaly_map)
-    write_overlay(detector, path, prediction, out / row["overlay"])
+    image = decoding.read(path)  # this and the overlay first, as they can fail for the image
+    write_overlay(detector, image, prediction, out / row["overlay"])
+    drawing.write_map(out / row["map"], prediction.anomaly_map)
 
 
-def write_overlay(detector: Pipeline, source: Path, prediction: Prediction, target: Path) -> None:
-    """Draw an image with its heat map and, when the model is calibrated, its regions' contours."""
+def write_overlay(detector: Pipeline, image: np.ndarray, prediction: Prediction, target: Path) -> None:
+    """Draw an image (H, W, C) with its heat map and, when the model is calibrated, its regions' contours."""
     low, high = detector.bundle.display_range
-    images.write_overlay(
+    drawing.write_overlay(
         target,
-        images.read(source),
+        image,
         prediction.anomaly_map,
         low=low,
         high=high,

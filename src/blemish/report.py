@@ -111,14 +111,14 @@ def write_report(
         raise UsageError(f"report: {error.name} is missing; pip install 'blemish[report]'") from error
     _check(evaluation, images)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"area": format_area, "percent": _percent, "number": _number, "url": quote}
+    environment.filters |= {"area": format_area, "percent": _percent, "number": _number, "url": _url}
     environment.tests |= {"wrong": _is_miss}
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text("utf-8"))
     drawn = charts.draw(evaluation, images, curves, training_log)
     page = template.render({"title": title, "charts": drawn, "facts": facts} | _content(evaluation, images))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -268,6 +268,10 @@ def _share(rate: float | None, n: int | None, noun: str) -> str:
 def format_area(value: float) -> str:
     """Three decimals; what is not quite 1 never reads as 1."""
     return "> 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
+
+
+def _url(path: str) -> str:
+    return quote(path, errors="surrogateescape")  # the bytes of a name that is not UTF-8
 
 
 def _percent(value: float) -> str:

@@ -11,6 +11,7 @@ import csv
 import ctypes
 import math
 import os
+import pickle
 import signal
 import time
 from dataclasses import asdict, dataclass, field
@@ -76,11 +77,14 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a finished training reports."""
+    """What a finished training reports.
+
+    Epochs count from 1, as in log.csv; without validation images there is no best one.
+    """
 
     epochs: int
     steps: int
-    best_epoch: int
+    best_epoch: int | None
     best_validation_loss: float | None
     seconds: float
 
@@ -104,6 +108,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     measured three times slower than fp32.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     if device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
@@ -111,6 +116,8 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if precision == "auto":
         native = _cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported()
         precision = "bf16" if native else "fp32"
+    # accelerate keeps one device and precision per process, and would hold a second training to the first's.
+    AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
 
 
@@ -196,7 +203,7 @@ class Trainer:
         return Outcome(
             epochs=self.state.epoch,
             steps=self.state.epoch * self.steps_per_epoch,
-            best_epoch=self.state.best_epoch,
+            best_epoch=self.state.best_epoch + 1 if self.validation else None,
             best_validation_loss=self.state.best_loss if self.validation else None,
             seconds=self.state.seconds,
         )
@@ -307,28 +314,45 @@ class Trainer:
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.checkpoint.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.checkpoint)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.checkpoint)
+        except RuntimeError as error:
+            # torch hides the disk's refusal behind an error of its own
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        finally:
+            temporary.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
 
     def _load_checkpoint(self) -> bool:
         """Take up a checkpoint, if there is one. Raises TrainingError when it is of another run."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return False
-        content = torch.load(self.checkpoint, map_location=self.accelerator.device, weights_only=True)
+        content = self._read_checkpoint(self.checkpoint)
+        before = content["identity"]
         for key, value in self.identity.items():
-            if content["identity"].get(key) != value:
+            if before.get(key) != value:
                 raise TrainingError(
-                    f"{self.checkpoint}: {key} was {content['identity'].get(key)} and is now {value}; "
+                    f"{self.checkpoint}: {key} was {before.get(key)} and is now {value}; "
                     "resume with the same options and data, or train into another --out"
                 )
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.best, self.state = content["best"], State(**content["state"])
         return True
+
+    def _read_checkpoint(self, file: Path) -> dict[str, Any]:
+        damaged = TrainingError(f"{file}: not a whole checkpoint; remove it, and --resume starts anew")
+        try:
+            content = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
+            raise damaged from error
+        if not isinstance(content, dict) or "identity" not in content:
+            raise damaged
+        return content
 
     def _write_log(self) -> None:
         """Write log.csv anew: a row per finished epoch, so that a resumed run has each once."""

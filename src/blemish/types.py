@@ -13,6 +13,7 @@ The exceptions, all of them one clear line (file, value, rule, cure):
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -117,7 +118,7 @@ class TrainedConfig:
     """The image score: largest value, mean, or mean of the top 5 % of the anomaly map."""
     epochs: int | None = None
     """Passes over the training images at most; None: as many as `steps` takes."""
-    steps: int = 600
+    steps: int = 400
     """Optimiser steps when `epochs` is None."""
     batch_size: int = 64
     """Images in an optimiser step."""
@@ -133,6 +134,23 @@ class TrainedConfig:
     """Share of the good images that choose the best epoch."""
     calibration_fraction: float = 0.1
     """Share of the good images that set thresholds; they take no part in training or early stopping."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no training can use. Raises UsageError."""
+        counts = {
+            "image-size": min(self.size),
+            "epochs": 1 if self.epochs is None else self.epochs,
+            "steps": self.steps,
+            "batch-size": self.batch_size,
+            "patience": 1 if self.patience is None else self.patience,
+        }
+        for option, value in counts.items():
+            if value < 1:
+                raise UsageError(f"--{option} {value}: must be 1 or larger")
+        if self.min_epochs < 0:
+            raise UsageError(f"--min-epochs {self.min_epochs}: must be 0 or larger")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"--learning-rate {self.learning_rate}: must be a finite number above 0")
 
     @property
     def size(self) -> tuple[int, int]:

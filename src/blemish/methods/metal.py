@@ -76,7 +76,12 @@ class MetalConfig(TrainedConfig):
     """Standardise each error by its mean and spread at each place over the good training images."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be cut into patches."""
+        """Refuse sizes that cannot be cut into patches, and widths that no layer can have."""
+        super().__post_init__()
+        for option in ("patch_size", "embedding", "hidden", "heads", "blocks"):
+            if getattr(self, option) < 1:
+                name = option.replace("_", "-")
+                raise UsageError(f"--{name} {getattr(self, option)}: must be 1 or larger")
         H, W = self.size
         K = self.patch_size
         if H % K or W % K:

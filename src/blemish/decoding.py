@@ -1,0 +1,185 @@
+"""Image files to arrays: the one way in, by the content of a file and not by its name (numpy, no torch).
+
+An image is an array (H, W, C) of uint8, uint16 or float32, never reduced in depth on the way. Decisions
+(our choice, each so that nothing changes in silence):
+
+- Orientation (EXIF, or TIFF's tag) is honoured; a damaged EXIF block counts as none.
+- A palette becomes RGB; 1-bit pictures become grey 0/255; min-is-white TIFF becomes min-is-black.
+- A constant alpha channel says nothing and is dropped. A varying one is composited over black:
+  transparent means no signal. The channels of an array have no names: all of them are kept.
+- In a TIFF only the single extra sample declared as alpha of a grey or RGB image is alpha; other extra
+  samples are channels. Pages, z and time are refused: which one to take is not ours to guess.
+- A cut-off file is refused, never half read; sizes are judged by the header, before decoding.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from blemish._tiff import decode_tiff
+from blemish.pixels import check_size, checked, exif_orientation, oriented, refusal, without_alpha
+from blemish.types import ImageError
+
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"RIFF": "WebP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+
+@contextmanager
+def _decoding(name: str, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise anything, down to IndexError and SyntaxError
+        text = f"{type(error).__name__}: {error}"[:200]
+        raise refusal(
+            name, f"cannot be decoded as {kind}, truncated or damaged ({text}); save it again"
+        ) from error
+
+
+def _png_chunks(data: bytes) -> dict[bytes, bytes]:
+    """Find the first chunk of each type, after checking that all are there and whole."""
+    chunks: dict[bytes, bytes] = {}
+    at = 8
+    while b"IEND" not in chunks:
+        if at + 12 > len(data):
+            raise ValueError("the file ends before its last chunk")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        if checksum != zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big"):
+            raise ValueError(f"a wrong checksum or an early end at byte {at}")
+        chunks.setdefault(kind, body)
+        at += 12 + length
+    return chunks
+
+
+def _decode_png(data: bytes, name: str) -> np.ndarray:
+    width, height = struct.unpack_from(">II", data, 16)
+    check_size(height, width, 1, name)
+    chunks = _png_chunks(data)
+    if b"acTL" in chunks:
+        raise refusal(name, "is animated; save one frame")
+    if chunks[b"IHDR"][8] < 16:
+        return _from_pillow(PngImagePlugin.PngImageFile(io.BytesIO(data)), name)
+    array = imagecodecs.png_decode(data)  # Pillow would cut 16-bit colours to 8 bits
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        array = without_alpha(array, name)
+    return oriented(array, exif_orientation(chunks.get(b"eXIf", b"")))
+
+
+def _decode_webp(data: bytes, name: str) -> np.ndarray:
+    if data[12:16] == b"VP8X":  # its canvas may exceed the limit, and would be allocated on opening
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        check_size(height, width, 1, name)
+    return _from_pillow(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), name)
+
+
+def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
+    check_size(image.height, image.width, 1, name)
+    if getattr(image, "n_frames", 1) != 1 and image.format != "MPO":  # further pictures of MPO are previews
+        raise refusal(name, f"holds {getattr(image, 'n_frames', 1)} frames; save the one to use alone")
+    if not image.mode.startswith("I") and re.search(r";16[BLN]", str(getattr(image, "tile", ""))):
+        raise refusal(name, "Pillow reduces this 16-bit image to 8 bits; give its path instead")
+    image.load()
+    exif = image.info.get("exif", b"")
+    if image.mode in ("1", "L", "P", "PA", "RGB") and image.has_transparency_data:
+        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    elif image.mode in ("1", "P"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if image.mode not in _MODES:
+        raise refusal(name, f"the colour mode {image.mode} is not read; convert to RGB")
+    array = np.array(image)
+    if image.mode in ("LA", "RGBA"):
+        array = without_alpha(array, name)
+    return oriented(array, exif_orientation(exif))
+
+
+def _container(head: bytes, name: str) -> str:
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic) and (kind != "WebP" or head[8:12] == b"WEBP"):
+            return kind
+    raise refusal(name, "is not an image blemish can read; give PNG, JPEG, TIFF, BMP or WebP")
+
+
+def decode(data: bytes, *, name: str = "image") -> np.ndarray:
+    """Decode the bytes of an image file to (H, W, C), uint8, uint16 or float32.
+
+    `name` stands for the file in errors. Raises ImageError as described at the top of this module.
+    """
+    kind = _container(data[:16], name)
+    # Pillow's decoders are called directly: Image.open has a size limit that is a process-wide setting.
+    with _decoding(name, kind):
+        if kind == "PNG":
+            array = _decode_png(data, name)
+        elif kind == "TIFF":
+            array = decode_tiff(data, name)
+        elif kind == "WebP":
+            array = _decode_webp(data, name)
+        elif kind == "JPEG":
+            array = _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), name)
+        else:
+            array = _from_pillow(BmpImagePlugin.BmpImageFile(io.BytesIO(data)), name)
+    return checked(array, name)
+
+
+def read(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file as (H, W, C), in its own dtype: uint8, uint16 or float32.
+
+    Raises ImageError for what is missing, not an image, truncated, too large or too small, of another
+    dtype or colour mode, of several pages, or not finite.
+    """
+    path, name = Path(path), os.fspath(path)
+    if not path.is_file():
+        raise refusal(name, "is not a file; check the path")
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+            _container(head, name)  # before the rest, as a file that is no image may be huge
+            data = head + file.read()
+    except OSError as error:
+        raise refusal(name, f"cannot be read ({error.strerror}); check the file and its rights") from error
+    return decode(data, name=name)
+
+
+def as_image(obj: object) -> np.ndarray:
+    """Take a path, an array (H, W) or (H, W, C), or a Pillow image as (H, W, C), by the rules of `read`.
+
+    An array is not copied. Raises ImageError.
+    """
+    if isinstance(obj, str | os.PathLike):
+        return read(obj)
+    if isinstance(obj, np.ndarray):
+        return checked(obj, "image")
+    if not isinstance(obj, Image.Image):
+        raise refusal("image", f"is a {type(obj).__name__}; give a path, an array or a Pillow image")
+    name = name_of(obj)
+    with _decoding(name, obj.format or "a Pillow image"):
+        array = _from_pillow(obj, name)
+    return checked(array, name)
+
+
+def name_of(obj: object) -> str:
+    """Name what `as_image` takes in errors: its path, or "image"."""
+    if isinstance(obj, str | os.PathLike):
+        return str(os.fspath(obj))
+    return str(getattr(obj, "filename", "") or "image")

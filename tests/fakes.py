@@ -1,0 +1,51 @@
+"""A detector that can be worked out by hand: its map is the image itself, the mean of the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from conftest import save
+
+from blemish.bundle import Bundle
+from blemish.calibration import calibrate
+from blemish.images import ImageFormat
+from blemish.pipeline import Pipeline
+
+RGB8 = ImageFormat(dtype="uint8", channels=3, value_range=(0.0, 255.0))
+FLOAT = ImageFormat(dtype="float32", channels=1, value_range=(0.0, 1.0))
+
+
+def mean_of_channels(x: np.ndarray) -> np.ndarray:
+    return x.mean(axis=1)
+
+
+def fake_detector(
+    *,
+    grey_levels: Sequence[int] = (),
+    image_format: ImageFormat = RGB8,
+    network: Callable[[np.ndarray], np.ndarray] = mean_of_channels,
+    batch_size: int = 16,
+    false_alarm_rate: float | None = None,
+    side: int = 32,
+) -> Pipeline:
+    """A pipeline of `side` x `side` pixels, calibrated on good images of these uniform grey levels."""
+    scores = [float(np.float32(level) / np.float32(255)) for level in grey_levels]
+    bundle = Bundle(
+        method="mean",
+        preset="default",
+        config={},
+        image_format=image_format,
+        size=(side, side),
+        image_score="max",
+        display_range=(0.0, 1.0),
+        calibration=calibrate(scores, scores) if scores else None,
+        provenance={"training_digests": {}, "images": {"train": 3}, "seed": 0},
+    )
+    return Pipeline(bundle=bundle, network=network, batch_size=batch_size, false_alarm_rate=false_alarm_rate)
+
+
+def grey(path: Path, level: int, *, side: int = 32) -> Path:
+    """Write a uniform RGB image; the fake detector gives it the score level / 255."""
+    return save(path, np.full((side, side, 3), level, np.uint8))
