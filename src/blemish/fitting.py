@@ -9,7 +9,7 @@ import platform
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -44,15 +44,27 @@ class ImageOptions:
     """Values of float images that mean 0 and 1."""
 
 
-class Watcher:
-    """Told what training is doing; the command line draws it. This one is silent."""
+class Watcher(Protocol):
+    """Told what training is doing; the command line draws it."""
+
+    def loading(self, total: int) -> Callable[[], None]:
+        """Return what to call for each decoded image."""
+        ...
+
+    def training(self, trainer: Trainer) -> None:
+        """Training made a step."""
+        ...
+
+
+class Silent:
+    """A watcher that says nothing."""
 
     def loading(self, total: int) -> Callable[[], None]:
         """Return what to call for each decoded image."""
         return lambda: None
 
     def training(self, trainer: Trainer) -> None:
-        """Training made a step."""
+        """Do nothing."""
 
 
 def fit(
@@ -86,7 +98,7 @@ def fit(
 
     Raises BlemishError, one line, on whatever cannot be done.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or Silent()
     kind = method_named(method)
     config = config or preset_named(method, preset)
     folder = None if out is None else Path(out)
@@ -174,7 +186,7 @@ def detector_of(
     unknown = sorted(set(bundle.config) - known)
     if unknown:
         raise ModelError(f"{name}: option {unknown[0]!r} is unknown to this blemish; upgrade it")
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
+    config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
     network = kind(kind.config_type(**config), bundle.image_format.channels)
     try:
         network.load_state_dict({k: torch.from_numpy(v) for k, v in bundle.tensors.items()})
@@ -284,6 +296,7 @@ def _display_range(network: Callable[[np.ndarray], np.ndarray], seen: ImageCache
     """Map values for the ends of an overlay's colours: 0, and three times a good image's highest point.
 
     Our choice: fixed by good images, so that equal colours mean equal values on every picture of a model.
+    Calibration images, if there are any, say it better: they were not trained on.
     """
     indices = np.arange(min(len(seen), 64))
     maps = [network(seen.batch(indices[i : i + 16])) for i in range(0, len(indices), 16)]
@@ -301,7 +314,8 @@ def _calibrated(bundle: Bundle, network: Callable[[np.ndarray], np.ndarray], spl
             raise prediction
         scores.append(prediction.score)
         maxima.append(float(prediction.anomaly_map.max()))
-    return replace(bundle, calibration=calibrate(np.asarray(scores), np.asarray(maxima)))
+    calibration = calibrate(np.asarray(scores), np.asarray(maxima))
+    return replace(bundle, calibration=calibration, display_range=(0.0, 3 * float(np.median(maxima))))
 
 
 def _write_run(folder: Path, bundle: Bundle, outcome: Outcome, accelerator: Any, split: Split) -> None:

@@ -48,6 +48,8 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
     Places keep the inputs' sub-folders below the deepest folder that all inputs share, so that equal names
     never collide. Raises UsageError for a pattern that matches nothing.
     """
+    if not patterns:
+        raise UsageError("PATH: none given; give images, folders or globs")
     files: dict[str, Path] = {}  # by absolute path, as one file may be spelled in several ways
     roots: list[Path] = []
     for pattern in patterns:

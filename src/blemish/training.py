@@ -172,8 +172,8 @@ class Trainer:
         self.epochs = config.epochs or math.ceil(config.steps / self.steps_per_epoch)
         self.state = State()
         self.best: dict[str, Tensor] | None = None
-        fused = {"fused": True} if accelerator.device.type in ("cpu", "cuda") else {}
-        optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, **fused)
+        fused = True if accelerator.device.type in ("cpu", "cuda") else None
+        optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=fused)
         self.loss, self.optimizer = accelerator.prepare(Loss(network), optimizer)
         self._stop_asked = False
         self._saved_at = time.monotonic()

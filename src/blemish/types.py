@@ -130,8 +130,8 @@ class TrainedConfig:
     """Early stopping begins after this epoch."""
     patience: int | None = None
     """Stop after this many epochs without a better validation loss; None: never stop early."""
-    validation_fraction: float = 0.1
-    """Share of the good images that choose the best epoch."""
+    validation_fraction: float = 0.0
+    """Share of the good images that choose the best epoch, whose weights are kept; 0: the last one's are."""
     calibration_fraction: float = 0.1
     """Share of the good images that set thresholds; they take no part in training or early stopping."""
 
@@ -151,6 +151,9 @@ class TrainedConfig:
             raise UsageError(f"--min-epochs {self.min_epochs}: must be 0 or larger")
         if not 0 < self.learning_rate < math.inf:
             raise UsageError(f"--learning-rate {self.learning_rate}: must be a finite number above 0")
+
+        if self.patience is not None and not self.validation_fraction:
+            raise UsageError("--patience needs validation images: give --validation-fraction above 0")
 
     @property
     def size(self) -> tuple[int, int]:

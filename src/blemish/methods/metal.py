@@ -120,6 +120,7 @@ _PAPER = MetalConfig(
     epochs=3000,
     min_epochs=500,
     patience=50,
+    validation_fraction=0.1,
     calibration_fraction=0.0,
 )
 
