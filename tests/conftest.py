@@ -84,6 +84,12 @@ def tiny_model(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the report out, which takes most of the time and says what evaluation.json says."""
+    monkeypatch.setattr("blemish.evaluate.write_report", lambda *_args, **_options: None)
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 300 KiB."""
     disk = tmp_path / "disk"

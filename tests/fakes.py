@@ -24,14 +24,21 @@ def mean_of_channels(x: np.ndarray) -> np.ndarray:
 def fake_detector(
     *,
     grey_levels: Sequence[int] = (),
+    grey_maxima: Sequence[int] = (),
     image_format: ImageFormat = RGB8,
     network: Callable[[np.ndarray], np.ndarray] = mean_of_channels,
     batch_size: int = 16,
     false_alarm_rate: float | None = None,
     side: int = 32,
 ) -> Pipeline:
-    """A pipeline of `side` x `side` pixels, calibrated on good images of these uniform grey levels."""
-    scores = [float(np.float32(level) / np.float32(255)) for level in grey_levels]
+    """A pipeline of `side` x `side` pixels, calibrated on good images of these uniform grey levels.
+
+    `grey_maxima` gives their maps other maxima than their scores.
+    """
+    scores, maxima = (
+        [float(np.float32(level) / np.float32(255)) for level in levels]
+        for levels in (grey_levels, grey_maxima or grey_levels)
+    )
     bundle = Bundle(
         method="mean",
         preset="default",
@@ -40,7 +47,7 @@ def fake_detector(
         size=(side, side),
         image_score="max",
         display_range=(0.0, 1.0),
-        calibration=calibrate(scores, scores) if scores else None,
+        calibration=calibrate(scores, maxima) if scores else None,
         provenance={"training_digests": {}, "images": {"train": 3}, "seed": 0},
     )
     return Pipeline(bundle=bundle, network=network, batch_size=batch_size, false_alarm_rate=false_alarm_rate)

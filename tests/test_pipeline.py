@@ -240,6 +240,14 @@ def test_regions_by_hand(tmp_path: Path):
     ]
 
 
+def test_pixels_have_a_threshold_of_their_own(tmp_path: Path):
+    # Scores up to 100/255, map maxima up to 200/255: level 150 is rejected, but shows no region.
+    detector = fake_detector(grey_levels=(50, 100), grey_maxima=(60, 200))
+    prediction = detector.predict(grey(tmp_path / "a.png", 150))
+    assert (detector.threshold, detector.pixel_threshold) == pytest.approx((100 / 255, 200 / 255))
+    assert (prediction.anomalous, prediction.regions) == (True, [])
+
+
 def test_without_calibration_there_is_no_verdict(tmp_path: Path):
     detector = fake_detector()
     prediction = detector.predict(grey(tmp_path / "a.png", 255))

@@ -30,6 +30,8 @@ TINY = {
     "heads": 2,
     "batch-size": 3,
     "epochs": 24,
+    "validation-fraction": 0.1,
+    "calibration-fraction": 0.1,
     "seed": 3,
     "device": "cpu",
     "precision": "fp32",

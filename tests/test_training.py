@@ -205,7 +205,7 @@ def test_steps_give_epochs():
 )
 def test_early_stopping_by_hand(min_epochs, patience, script, stops_after, best):
     network = Falling(tuple(map(float, script)))
-    config = changed(epochs=len(script), min_epochs=min_epochs, patience=patience)
+    config = changed(epochs=len(script), min_epochs=min_epochs, patience=patience, validation_fraction=0.1)
     outcome = trainer(network, config, validation=1).run(resume=False)
     assert (outcome.epochs, outcome.best_epoch) == (stops_after, best)
     assert outcome.best_validation_loss == script[best - 1]
@@ -216,7 +216,7 @@ def test_early_stopping_by_hand(min_epochs, patience, script, stops_after, best)
 
 def test_without_validation_the_last_weights_stay():
     network = Falling()
-    trainer(network, changed(epochs=4, patience=1)).run(resume=False)
+    trainer(network, changed(epochs=4)).run(resume=False)
     assert network.weight.item() == pytest.approx(-8, abs=1e-4)
 
 

@@ -102,8 +102,8 @@ def fit(
     kind = method_named(method)
     config = config or preset_named(method, preset)
     folder = None if out is None else Path(out)
-    if folder is not None and _is_finished(folder, resume=resume):
-        return load(folder, device=device)
+    if folder is not None and not resume:
+        _refuse_to_overwrite(folder)
     dataset = open_dataset(Path(data))
     split = split_good(
         dataset,
@@ -111,13 +111,16 @@ def fit(
         calibration_fraction=config.calibration_fraction,
         seed=seed,
     )
+    provenance = _provenance(dataset.name, split, seed)
+    identity = _identity(method, asdict(config), provenance)
+    if folder is not None and (folder / MODEL_NAME).exists():
+        return _finished_run(folder, identity, device)
     options = image_options or ImageOptions()
     train_images, validation = _load_images(split, config, options, watcher)
     accelerator = make_accelerator(device, precision)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = kind(config, train_images.image_format.channels)  # type: ignore[arg-type]
-    provenance = _provenance(dataset.name, split, seed)
     trainer = Trainer(
         network,
         config,
@@ -126,12 +129,9 @@ def fit(
         accelerator=accelerator,
         seed=seed,
         folder=folder,
-        identity={
-            "method": method,
-            **asdict(config),
+        identity=identity
+        | {
             "image format": train_images.image_format.describe(),
-            "seed": seed,
-            "training images": provenance["fingerprint"],
             "precision": accelerator.mixed_precision,
         },
     )
@@ -230,14 +230,36 @@ def preset_named(method: str, preset: str) -> TrainedConfig:
     return presets[preset]
 
 
-def _is_finished(folder: Path, *, resume: bool) -> bool:
-    """Whether the folder holds the finished run that `resume` asks for. Refuses to overwrite anything."""
-    finished, begun = (folder / MODEL_NAME).exists(), (folder / CHECKPOINT_FOLDER).exists()
-    if not resume and finished:
+def _refuse_to_overwrite(folder: Path) -> None:
+    if (folder / MODEL_NAME).exists():
         raise UsageError(f"{folder}: already holds a finished run; choose another --out, or remove it")
-    if not resume and begun:
+    if (folder / CHECKPOINT_FOLDER).exists():
         raise UsageError(f"{folder}: holds an unfinished run; add --resume, or choose another --out")
-    return finished
+
+
+def _identity(method: str, config: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for a run to be the same."""
+    return {
+        "method": method,
+        **config,
+        "seed": provenance["seed"],
+        "training images": provenance["fingerprint"],
+    }
+
+
+def _finished_run(folder: Path, wanted: dict[str, Any], device: str) -> Pipeline:
+    """Load the finished run that `resume` met, if it is the one that is asked for."""
+    detector = load(folder, device=device)
+    bundle = detector.bundle
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
+    found = _identity(bundle.method, config, bundle.provenance)
+    for key in wanted:
+        if wanted[key] != found.get(key):
+            raise UsageError(
+                f"{folder}: already holds a finished run whose {key} was {found.get(key)}, not "
+                f"{wanted[key]}; choose another --out, or remove it"
+            )
+    return detector
 
 
 def _load_images(

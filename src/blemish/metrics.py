@@ -160,8 +160,8 @@ class PixelPool:
     def add(self, anomaly_map: np.ndarray, mask: np.ndarray, label: str = "") -> None:
         """Add one image: its map (H, W), unbounded, kept as float32, and its ground truth, bool (H, W).
 
-        A good image has a mask of all False. `label` names the defect for `pixel_roc`. Raises UsageError for NaN or infinity, a mask that is not
-        bool, or shapes that differ.
+        A good image has a mask of all False. `label` names the defect for `pixel_roc`. Raises UsageError
+        for NaN or infinity, a mask that is not bool, or shapes that differ.
         """
         from scipy import ndimage
 
