@@ -14,7 +14,7 @@ from blemish.methods.metal import Metal, MetalConfig
 from blemish.types import UsageError
 
 STRIPES = ["none", "rows", "cols", "both", "only"]
-SMALL = MetalConfig(image_size=(32, 48), patch_size=8, embedding=8, hidden=16, heads=2)
+SMALL = MetalConfig(image_size=(32, 48), patch_size=8, embedding=8, hidden=16, heads=2, exposure=False)
 PAPER = Metal.presets["paper-object"]
 
 
@@ -45,6 +45,7 @@ def test_paper_presets_are_the_papers_numbers():
     assert (PAPER.stripes, PAPER.masking, PAPER.error, PAPER.center) == ("rows", "paper", "squared", False)
     assert (PAPER.blocks, Metal.presets["paper-texture"].blocks) == (1, 2)
     assert not PAPER.place_statistics
+    assert not PAPER.exposure
 
 
 # --- attention and its mask (Eq. 1, Sec. 3.2.1) ---
@@ -184,7 +185,9 @@ def test_loss_is_l1_minus_ssim(reduction):
     with torch.no_grad():
         ours, x_hat = network.loss(x).item(), network.reconstruct(x).numpy()
     a = x.numpy()
-    l1 = np.mean([np.abs(p - q).sum() / (p.size if reduction == "mean" else 1) for p, q in zip(a, x_hat, strict=True)])
+    l1 = np.mean(
+        [np.abs(p - q).sum() / (p.size if reduction == "mean" else 1) for p, q in zip(a, x_hat, strict=True)]
+    )
     ssim = np.mean([
         structural_similarity(
             p, q, data_range=1, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
@@ -208,10 +211,12 @@ def test_squared_error_map_sums_channels_and_smooths_as_scipy_does():
 
 
 def test_mean_image_and_place_statistics_are_those_of_the_training_images():
-    network, x = small(), images(10)
+    network, x = small(exposure=True), images(10)
     batches = lambda: x.split(4)  # noqa: E731
     network.prepare(batches)
-    assert torch.allclose(network.mean_image, x.mean(0), atol=1e-6)
+    scaled = x * (x.mean() / x.mean(dim=(1, 2, 3), keepdim=True))
+    assert network.mean_brightness.item() == pytest.approx(x.mean().item(), abs=1e-6)
+    assert torch.allclose(network.mean_image, scaled.mean(0), atol=1e-6)
     network.finish(batches)
     with torch.no_grad():
         errors = network.errors(x)  # (10, S, E, H, W)
@@ -245,6 +250,19 @@ def test_combined_error_is_the_root_of_the_squared_error_and_one_minus_ssim():
         )
         smooth = gaussian_filter(1 - ssim.mean(axis=0), sigma, radius=radius)
         np.testing.assert_allclose(ours[s, 1], smooth, atol=1e-4)
+
+
+def test_exposure_makes_light_not_matter():
+    network, x = small(exposure=True), images(3)
+    network.prepare(lambda: [x])
+    with torch.no_grad():
+        assert torch.allclose(network.expose(x).mean(dim=(1, 2, 3)), x.mean().expand(3), atol=1e-5)
+        assert torch.allclose(network(0.5 * x), network(x), atol=1e-4)
+        # darker than a tenth of the mean is amplified tenfold and no further
+        assert torch.allclose(network.expose(0.01 * x), 0.1 * x, atol=1e-5)
+        assert network.expose(torch.zeros_like(x)).abs().max() == 0
+    plain = small(exposure=False)
+    assert plain.expose(x) is x
 
 
 def test_a_blemish_lights_up_where_it_is():

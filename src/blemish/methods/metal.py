@@ -66,6 +66,8 @@ class MetalConfig(TrainedConfig):
     """Feed-forward width of the stripes' blocks, in units of their embedding."""
     reduction: Literal["mean", "sum"] = "mean"
     """L1 of the loss: mean over pixels, or Eq. 2's literal sum."""
+    exposure: bool = True
+    """Scale each image to the mean brightness of the training images first."""
     center: bool = True
     """Subtract the mean good image first and add it back to the reconstruction."""
     error: Literal["squared", "combined"] = "combined"
@@ -108,6 +110,7 @@ class MetalConfig(TrainedConfig):
 _PAPER = MetalConfig(
     hidden=1024,
     blocks=1,
+    exposure=False,
     center=False,
     error="squared",
     smoothing=(4.0,),
@@ -315,6 +318,8 @@ class Metal(nn.Module):
         }
         for name, matrix in fixed.items():
             self.register_buffer(name, matrix, persistent=False)
+        if self.config.exposure:
+            self.register_buffer("mean_brightness", torch.tensor(0.5))
         if self.config.center:
             self.register_buffer("mean_image", torch.zeros(self.channels, H, W))
         if self.config.place_statistics:
@@ -323,8 +328,19 @@ class Metal(nn.Module):
             self.register_buffer("place_mean", torch.zeros(shape))
             self.register_buffer("place_spread", torch.ones(shape))
 
+    def expose(self, x: Tensor) -> Tensor:
+        """Bring images (B, C, H, W) to the training images' mean brightness; the rest works on the result.
+
+        Our choice: light and reflectance multiply, so on a darker image every error, a blemish's too, is
+        smaller. Nearly black images are amplified tenfold at most.
+        """
+        if not self.config.exposure:
+            return x
+        brightness = x.mean(dim=(1, 2, 3), keepdim=True)
+        return x * (self.mean_brightness / torch.maximum(brightness, 0.1 * self.mean_brightness))
+
     def reconstruct(self, x: Tensor) -> Tensor:
-        """X̂: each patch from all the others (Fig. 3, 4). Images (B, C, H, W) in [0, 1] -> the same shape."""
+        """X̂: each patch from all the others (Fig. 3, 4). Exposed images (B, C, H, W) -> the same shape."""
         K = self.config.patch_size
         seen = x - self.mean_image if self.config.center else x
         parts = []
@@ -340,6 +356,7 @@ class Metal(nn.Module):
 
     def loss(self, x: Tensor) -> Tensor:
         """L(X, X̂) = L1(X, X̂) + L_SSIM(X, X̂), Eq. (4). Images (B, C, H, W) in [0, 1] -> a number."""
+        x = self.expose(x)
         x_hat = self.reconstruct(x).float()
         with torch.autocast(x.device.type, enabled=False):  # SSIM subtracts squares: not in bf16
             return l1_loss(x, x_hat, self.config.reduction) + ssim_loss(
@@ -353,6 +370,7 @@ class Metal(nn.Module):
         error: the squared differences of all channels summed; or, `combined`, the root of that, and
         1 - SSIM, the channels' mean.
         """
+        x = self.expose(x)
         x_hat = self.reconstruct(x).float()
         kinds = [(x - x_hat).square().sum(dim=1)]
         if self.config.error == "combined":
@@ -380,9 +398,12 @@ class Metal(nn.Module):
 
     @torch.no_grad()
     def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
-        """Before training: take the mean good image from the training images (batches of (B, C, H, W))."""
+        """Before training: mean brightness and mean image of the training images (batches (B, C, H, W))."""
+        if self.config.exposure:
+            mean, _ = _mean_and_variance(x.mean(dim=(1, 2, 3)) for x in batches())
+            self.mean_brightness.copy_(mean)
         if self.config.center:
-            mean, _ = _mean_and_variance(batches())
+            mean, _ = _mean_and_variance(self.expose(x) for x in batches())
             self.mean_image.copy_(mean)
 
     @torch.no_grad()
