@@ -1,4 +1,4 @@
-"""Table 3 of the MeTAL paper on one category: masks and stripes at an equal number of optimiser steps.
+"""Table 3 of the MeTAL paper on one category, and the default's recipe, at an equal number of steps.
 
     python benchmarks/ablation.py --data ROOT/mvtec/bottle [--steps 200] [--seed 0]
 
@@ -14,8 +14,6 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
 from blemish import fitting
 from blemish.data import open_dataset, read_mask
 from blemish.methods.metal import Metal, MetalConfig
@@ -30,6 +28,14 @@ VARIANTS = {
     "rows + cols": {"stripes": "only"},
     "squares + rows + cols": {"stripes": "both"},
 }
+RECIPE = {
+    "as it is": {},
+    "no exposure": {"exposure": False},
+    "no mean image": {"center": False},
+    "constant 1e-4": {"schedule": "constant", "learning_rate": 1e-4},
+    "hidden 1024": {"hidden": 1024},
+}
+"""One change to the default at a time."""
 PAPERS_MAP = {"error": "squared", "smoothing": (4.0,), "place_statistics": False}
 
 
@@ -74,19 +80,20 @@ def main() -> None:
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
-    for name, changes in VARIANTS.items():
-        for masking in options.maskings if "masking" not in changes else ["none"]:
-            key = f"{name} / {masking} / {options.steps} steps / seed {options.seed}"
-            if key in results:
-                continue
-            config = replace(
-                Metal.presets["default"], steps=options.steps, **({"masking": masking} | changes)
-            )
+    variants = {
+        f"{name} / {masking}": {"masking": masking} | changes
+        for name, changes in VARIANTS.items()
+        for masking in (options.maskings if "masking" not in changes else ["none"])
+    }
+    default = Metal.presets["default"]
+    for name, changes in (variants | RECIPE).items():
+        key = f"{name} / {options.steps} steps / seed {options.seed}"
+        if key not in results:
+            config = replace(default, steps=options.steps, **changes)
             detector = fitting.fit(options.data, config=config, seed=options.seed)
             results[key] = {
                 "default map": measure(detector, options.data),
                 "paper's map": measure(with_papers_map(detector), options.data),
-                "parameters": sum(torch.from_numpy(t).numel() for t in detector.bundle.tensors.values()),
             }
             options.out.write_text(json.dumps(results, indent=2) + "\n")
             print(key, json.dumps(results[key]), flush=True)

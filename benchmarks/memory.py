@@ -1,8 +1,8 @@
-"""Peak memory of `blemish predict` over 100 and over 10,000 files, and of training: it must not grow with them.
+"""Peak memory of `blemish predict` over 100 and over 10,000 files, which must not grow; and of training.
 
     python benchmarks/memory.py [--files 100 10000] [--out benchmarks/results/memory.json]
 
-Generates 128×128 images, trains a model on them for a few steps, and runs the command in processes of its own.
+Generates 128×128 images, trains on them for a few steps, and runs the command in processes of its own.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/real_data.py --data ROOT [--preset default] [--only mvtec/bottle ...] [--seeds 0 ...]
 
-ROOT holds mvtec/bottle, mtd/magnetic_tile, head_ct/head_ct and piped/pa_*. Runs go to runs/real/; finished ones
-are not done again, so the command can be stopped and repeated. The table is made of every run that is there.
+ROOT holds mvtec/bottle, mtd/magnetic_tile, head_ct/head_ct and piped/pa_*. Runs go to runs/real/; finished
+ones are not done again, so the command can be stopped and repeated. The table is made of all runs there.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def scoring(preset: str, repeats: int) -> list[dict[str, float]]:
 
 
 def ssim_ways(repeats: int) -> dict[str, float]:
-    """SSIM forward and backward (64 RGB images of 128×128): banded matrices against depthwise convolutions."""
+    """SSIM forward and backward, 64 RGB images of 128×128: banded matrices, depthwise convolutions."""
     x, matrix = torch.rand(64, 3, 128, 128), valid_blur_matrix(128)
     window = (matrix[0, :11, None] * matrix[0, None, :11]).expand(3, 1, 11, 11).contiguous()
 

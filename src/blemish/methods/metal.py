@@ -280,6 +280,16 @@ class Metal(nn.Module):
         "paper-texture": replace(_PAPER, blocks=2),  # Table 2, textures
     }
 
+    # buffers; the blur matrices are made from the config and are not saved
+    mean_brightness: Tensor
+    mean_image: Tensor
+    place_mean: Tensor
+    place_spread: Tensor
+    valid_rows: Tensor
+    valid_cols: Tensor
+    same_rows: Tensor
+    same_cols: Tensor
+
     def __init__(self, config: MetalConfig, channels: int) -> None:
         super().__init__()
         self.config, self.channels = config, channels
@@ -431,7 +441,7 @@ def _smoothing_matrix(n: int, sigma: float) -> Tensor:
 
 def _mean_and_variance(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and population variance over the first dimension of all batches together, in float64."""
-    n, total, squares = 0, 0.0, 0.0
+    n, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in batches:
         values = batch.double()
         n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
