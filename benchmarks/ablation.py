@@ -29,7 +29,6 @@ VARIANTS = {
     "squares + rows + cols": {"stripes": "both"},
 }
 RECIPE = {
-    "as it is": {},
     "no exposure": {"exposure": False},
     "no mean image": {"center": False},
     "constant 1e-4": {"schedule": "constant", "learning_rate": 1e-4},
