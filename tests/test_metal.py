@@ -214,8 +214,9 @@ def test_mean_image_and_place_statistics_are_those_of_the_training_images():
     network, x = small(exposure=True), images(10)
     batches = lambda: x.split(4)  # noqa: E731
     network.prepare(batches)
-    scaled = x * (x.mean() / x.mean(dim=(1, 2, 3), keepdim=True))
-    assert network.mean_brightness.item() == pytest.approx(x.mean().item(), abs=1e-6)
+    white = metal.white_point(x)
+    scaled = x * (white.mean() / white)[:, None, None, None]
+    assert network.mean_white.item() == pytest.approx(white.mean().item(), abs=1e-6)
     assert torch.allclose(network.mean_image, scaled.mean(0), atol=1e-6)
     network.finish(batches)
     with torch.no_grad():
@@ -252,13 +253,21 @@ def test_combined_error_is_the_root_of_the_squared_error_and_one_minus_ssim():
         np.testing.assert_allclose(ours[s, 1], smooth, atol=1e-4)
 
 
+def test_white_point_by_hand():
+    # 2 channels of 2×10 pixels: channel means 0, 0.05, ..., 0.95; the brightest tenth is 2 of 20 pixels
+    values = torch.arange(20.0) / 20
+    x = torch.stack([values - 0.1, values + 0.1]).view(1, 2, 2, 10)
+    assert metal.white_point(x).item() == pytest.approx((0.95 + 0.9) / 2)
+
+
 def test_exposure_makes_light_not_matter():
     network, x = small(exposure=True), images(3)
     network.prepare(lambda: [x])
     with torch.no_grad():
-        assert torch.allclose(network.expose(x).mean(dim=(1, 2, 3)), x.mean().expand(3), atol=1e-5)
+        white = metal.white_point(x)
+        assert torch.allclose(metal.white_point(network.expose(x)), white.mean().expand(3), atol=1e-5)
         assert torch.allclose(network(0.5 * x), network(x), atol=1e-4)
-        # darker than a tenth of the mean is amplified tenfold and no further
+        # darker than a tenth of the training images is amplified tenfold and no further
         assert torch.allclose(network.expose(0.01 * x), 0.1 * x, atol=1e-5)
         assert network.expose(torch.zeros_like(x)).abs().max() == 0
     plain = small(exposure=False)

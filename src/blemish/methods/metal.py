@@ -67,7 +67,7 @@ class MetalConfig(TrainedConfig):
     reduction: Literal["mean", "sum"] = "mean"
     """L1 of the loss: mean over pixels, or Eq. 2's literal sum."""
     exposure: bool = True
-    """Scale each image to the mean brightness of the training images first."""
+    """Scale each image first, so that its brightest tenth is as bright as the training images'."""
     center: bool = True
     """Subtract the mean good image first and add it back to the reconstruction."""
     error: Literal["squared", "combined"] = "combined"
@@ -215,6 +215,15 @@ def col_segments(stripes: Tensor, p: int) -> Tensor:
     return stripes.view(B, w, p, -1).transpose(1, 2).reshape(B, p * w, -1)
 
 
+def white_point(x: Tensor) -> Tensor:
+    """Mean of the brightest tenth of each image's pixels (channels averaged): (B, C, H, W) -> (B,).
+
+    Our choice: it follows the light, as the mean does, but not the share of the picture that is background.
+    """
+    grey = x.mean(dim=1).flatten(1)  # (B, H·W)
+    return grey.topk(max(1, grey.shape[1] // 10), dim=1).values.mean(dim=1)
+
+
 # --- the network ------------------------------------------------------------------------------------
 
 
@@ -281,7 +290,7 @@ class Metal(nn.Module):
     }
 
     # buffers; the blur matrices are made from the config and are not saved
-    mean_brightness: Tensor
+    mean_white: Tensor
     mean_image: Tensor
     place_mean: Tensor
     place_spread: Tensor
@@ -329,7 +338,7 @@ class Metal(nn.Module):
         for name, matrix in fixed.items():
             self.register_buffer(name, matrix, persistent=False)
         if self.config.exposure:
-            self.register_buffer("mean_brightness", torch.tensor(0.5))
+            self.register_buffer("mean_white", torch.tensor(1.0))
         if self.config.center:
             self.register_buffer("mean_image", torch.zeros(self.channels, H, W))
         if self.config.place_statistics:
@@ -339,15 +348,15 @@ class Metal(nn.Module):
             self.register_buffer("place_spread", torch.ones(shape))
 
     def expose(self, x: Tensor) -> Tensor:
-        """Bring images (B, C, H, W) to the training images' mean brightness; the rest works on the result.
+        """Scale images (B, C, H, W) to the training images' white point; the rest works on the result.
 
         Our choice: light and reflectance multiply, so on a darker image every error, a blemish's too, is
         smaller. Nearly black images are amplified tenfold at most.
         """
         if not self.config.exposure:
             return x
-        brightness = x.mean(dim=(1, 2, 3), keepdim=True)
-        return x * (self.mean_brightness / torch.maximum(brightness, 0.1 * self.mean_brightness))
+        white = torch.maximum(white_point(x), 0.1 * self.mean_white)
+        return x * (self.mean_white / white)[:, None, None, None]
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """X̂: each patch from all the others (Fig. 3, 4). Exposed images (B, C, H, W) -> the same shape."""
@@ -408,10 +417,10 @@ class Metal(nn.Module):
 
     @torch.no_grad()
     def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
-        """Before training: mean brightness and mean image of the training images (batches (B, C, H, W))."""
+        """Before training: mean white point and mean image of the training images (batches (B, C, H, W))."""
         if self.config.exposure:
-            mean, _ = _mean_and_variance(x.mean(dim=(1, 2, 3)) for x in batches())
-            self.mean_brightness.copy_(mean)
+            mean, _ = _mean_and_variance(white_point(x) for x in batches())
+            self.mean_white.copy_(mean)
         if self.config.center:
             mean, _ = _mean_and_variance(self.expose(x) for x in batches())
             self.mean_image.copy_(mean)
