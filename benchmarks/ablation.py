@@ -1,6 +1,6 @@
 """Table 3 of the MeTAL paper on one category, and the default's recipe, at an equal number of steps.
 
-    python benchmarks/ablation.py --data ROOT/mvtec/bottle [--steps 200] [--seed 0]
+    python benchmarks/ablation.py --data ROOT/mvtec/bottle [--steps 200] [--seed 0] [--groups masks recipe]
 
 Each variant is trained once, with the default preset's recipe, and scored twice: with the default's map, and
 with the paper's (squared error, one Gaussian of σ = 4, no statistics). Finished variants are kept in the JSON
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--maskings", nargs="+", default=["strict", "paper"])
+    parser.add_argument("--groups", nargs="+", choices=["masks", "recipe"], default=["masks"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation.json"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +85,9 @@ def main() -> None:
         for name, changes in VARIANTS.items()
         for masking in (options.maskings if "masking" not in changes else ["none"])
     }
+    groups = {"masks": variants, "recipe": RECIPE}
     default = Metal.presets["default"]
-    for name, changes in (variants | RECIPE).items():
+    for name, changes in [pair for group in options.groups for pair in groups[group].items()]:
         key = f"{name} / {options.steps} steps / seed {options.seed}"
         if key not in results:
             config = replace(default, steps=options.steps, **changes)
