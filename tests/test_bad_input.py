@@ -151,7 +151,8 @@ def test_nan_pixels_among_float_images(tmp_path: Path, capsys: CaptureFixture):
     data.mkdir()
     for i in range(6):
         tifffile.imwrite(data / f"{i}.tiff", rng.random((32, 32), np.float32))
-    assert run("train", "--data", data, "--out", tmp_path / "run", *QUICK) == 0
+    as_they_are = ("--no-exposure",)  # scaled by its own white point, any flat image is an ordinary one
+    assert run("train", "--data", data, "--out", tmp_path / "run", *QUICK, *as_they_are) == 0
     not_a_number(data / "3.tiff")
     said = refused(capsys, "train", "--data", data, "--out", tmp_path / "again", *QUICK)
     assert f"{data / '3.tiff'}: 1 values are NaN" in said

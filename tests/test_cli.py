@@ -167,7 +167,10 @@ def test_a_finished_run_is_not_overwritten_and_resume_accepts_it(
     before = (out / "model.safetensors").read_bytes()
     line = refused(capsys, "train", "--data", tiny_category, "--out", out, *QUICK)
     assert f"{out}: already holds a finished run; choose another --out" in line
-    assert run("train", "--data", tiny_category, "--out", out, "--resume", *QUICK) == 0
+    line = refused(capsys, "train", "--data", tiny_category, "--out", out, "--resume", *QUICK)
+    assert "finished run whose steps was 5, not 2" in line
+    same = ("--steps", "5", "--validation-fraction", "0")
+    assert run("train", "--data", tiny_category, "--out", out, "--resume", *QUICK, *same) == 0
     assert (out / "model.safetensors").read_bytes() == before
 
 

@@ -315,7 +315,7 @@ def test_any_channels_and_any_size_that_divides(channels, size, patch):
         ({"image_size": (8, 64)}, "strict masking needs two"),
         ({"image_size": (64, 8), "masking": "paper"}, "SSIM's window"),
         ({"heads": 3}, "multiple of --heads"),
-        ({"place_statistics": False}, "need --place-statistics"),
+        ({"place_statistics": False}, "needs --error squared"),
     ],
 )
 def test_impossible_sizes_are_refused_in_one_line(changes, said):

@@ -283,16 +283,17 @@ def _parse(command: str, kind: Any, arguments: list[str], default: Any = None) -
 
 
 def _first_paragraph(box: str) -> str:
-    """The message inside the parser's frame, on one line, without its advice."""
-    lines = [line.strip("│ \n") for line in box.splitlines()]
-    message = []
+    """Take the parser's message out of its frame or, on a plain terminal, from between its rules."""
+    paragraphs: list[list[str]] = [[]]
+    lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ")]
     for line in lines:
-        if line.startswith("╭"):
-            continue
-        if not line or line[0] in "─╰":
-            break
-        message.append(line)
-    return " ".join(" ".join(message).split()) or "bad usage"
+        if line.startswith(("╭", "╰", "──", "---")):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(line)
+    framed = bool(lines) and lines[0].startswith("╭")  # else the first paragraph is the title
+    told = [" ".join(p) for p in paragraphs[0 if framed else 1 :] if p]
+    return " ".join(told[0].split()) if told else "bad usage"
 
 
 def _peek(arguments: list[str], option: str, default: str) -> str:

@@ -100,7 +100,7 @@ class MetalConfig(TrainedConfig):
             raise UsageError(f"--image-size {H}x{W} is under SSIM's window of {SSIM_WINDOW} pixels")
         if (self.error == "combined" or len(self.smoothing) > 1) and not self.place_statistics:
             raise UsageError(
-                "--error combined and several --smoothing values need --place-statistics True: "
+                "--no-place-statistics needs --error squared and a single --smoothing value: "
                 "errors of different kinds compare only when standardised"
             )
         if self.embedding % self.heads:
