@@ -1,0 +1,55 @@
+"""The three image scores (max, mean, top 5 %) of finished runs, from one map each.
+
+python benchmarks/image_scores.py --data ROOT/head_ct/head_ct RUN [RUN ...] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+import blemish
+from blemish import images, scoring
+from blemish.data import open_dataset
+from blemish.metrics import image_roc
+
+
+def aurocs(run: Path, data: Path) -> dict[str, float]:
+    """Image AUROC of a run by each score."""
+    detector = blemish.load(run)
+    bundle, test = detector.bundle, open_dataset(data, need_train=False).test
+    maps = []
+    for sample in test:
+        small, _ = images.load(sample.path, bundle.image_format, bundle.size, allow=bundle.allow)
+        maps.append(detector.network(small[np.newaxis])[0])
+    defective = [s.is_defect for s in test]
+    return {
+        how: image_roc([scoring.image_score(m, how) for m in maps], defective).auroc()
+        for how in ("max", "mean", "top5")
+    }
+
+
+def main() -> None:
+    """Score each run, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    rows = {run.name: aurocs(run, options.data) for run in options.runs}
+    for how in ("max", "mean", "top5"):
+        values = [row[how] for row in rows.values()]
+        spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+        print(f"{how:<5} {np.mean(values):.4f} ± {spread:.4f}  {' '.join(f'{v:.4f}' for v in values)}")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
