@@ -1,4 +1,4 @@
-"""The three image scores (max, mean, top 5 %) of finished runs, from one map each.
+"""The image scores (max, top 1 %, top 5 %, mean) of finished runs, from one map each.
 
 python benchmarks/image_scores.py --data ROOT/head_ct/head_ct RUN [RUN ...] [--out FILE.json]
 """
@@ -28,7 +28,7 @@ def aurocs(run: Path, data: Path) -> dict[str, float]:
     defective = [s.is_defect for s in test]
     return {
         how: image_roc([scoring.image_score(m, how) for m in maps], defective).auroc()
-        for how in ("max", "mean", "top5")
+        for how in ("max", "top1", "top5", "mean")
     }
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = {run.name: aurocs(run, options.data) for run in options.runs}
-    for how in ("max", "mean", "top5"):
+    for how in ("max", "top1", "top5", "mean"):
         values = [row[how] for row in rows.values()]
         spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
         print(f"{how:<5} {np.mean(values):.4f} ± {spread:.4f}  {' '.join(f'{v:.4f}' for v in values)}")

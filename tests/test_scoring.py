@@ -18,6 +18,12 @@ def test_image_score_by_hand():
     assert image_score(values, "top5") == 38.5  # 5 % of 40 pixels are 2: (38 + 39) / 2
 
 
+def test_top1_is_the_mean_of_the_largest_hundredth():
+    # 1 % of 400 pixels are 4: (396 + 397 + 398 + 399) / 4
+    assert image_score(np.arange(400.0).reshape(20, 20), "top1") == 397.5
+    assert image_score(np.arange(99.0).reshape(9, 11), "top1") == 98  # at least one
+
+
 def test_top5_takes_at_least_one_pixel_and_rounds_down():
     assert image_score(np.array([[1.0, 5.0, 3.0]]), "top5") == 5
     assert image_score(np.arange(49.0).reshape(7, 7), "top5") == 47.5  # 49 // 20 = 2: (47 + 48) / 2

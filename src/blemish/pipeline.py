@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -145,7 +145,7 @@ class Pipeline:
                 f"{path or 'image'}: its anomaly map is not finite; its values lie far from what the model "
                 f"takes, {self.bundle.image_format.describe()}: check its scale"
             )
-        how = cast('Literal["max", "mean", "top5"]', self.bundle.image_score)
+        how = cast("scoring.ImageScore", self.bundle.image_score)
         score = scoring.image_score(small_map, how)
         anomaly_map = scoring.to_original_size(small_map, size)
         calibration, threshold, level = self.bundle.calibration, self.threshold, self.pixel_threshold

@@ -114,8 +114,8 @@ class TrainedConfig:
 
     image_size: int | tuple[int, int] = 128
     """Images are resized to this: one number for a square, or height and width, in pixels."""
-    image_score: Literal["max", "mean", "top5"] = "max"
-    """The image score: largest value, mean, or mean of the top 5 % of the anomaly map."""
+    image_score: Literal["max", "mean", "top1", "top5"] = "top1"
+    """The image score: largest value, mean, or mean of the top 1 % or 5 % of the anomaly map."""
     epochs: int | None = None
     """Passes over the training images at most; None: as many as `steps` takes."""
     steps: int = 400

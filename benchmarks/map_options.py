@@ -1,0 +1,120 @@
+"""What each part of the default's map is worth: one trained network, several maps of it.
+
+    python benchmarks/map_options.py --data ROOT/mvtec/bottle RUN [--out FILE.json]
+
+Scored at the network's input size; masks are reduced to it (a pixel is defective if half of its area is).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blemish import images
+from blemish.bundle import load_bundle
+from blemish.data import open_dataset, read_mask, split_good
+from blemish.decoding import read
+from blemish.methods.metal import Metal, MetalConfig
+from blemish.metrics import Roc, image_roc
+
+SQUARED, ROOTED, SSIM = "squared", "root of squared", "1 - SSIM"
+OPTIONS = {
+    "squared, σ 4 (the paper's)": ([(SQUARED, 4)], False),
+    "squared, σ 4, standardised": ([(SQUARED, 4)], True),
+    "1 - SSIM, σ 4, standardised": ([(SSIM, 4)], True),
+    "root of squared, σ 2, standardised": ([(ROOTED, 2)], True),
+    "1 - SSIM, σ 2, standardised": ([(SSIM, 2)], True),
+    "root of squared and 1 - SSIM, σ 2": ([(ROOTED, 2), (SSIM, 2)], True),
+    "root of squared and 1 - SSIM, σ 8": ([(ROOTED, 8), (SSIM, 8)], True),
+}
+"""Name: errors to average, and whether each is standardised per place."""
+
+
+def errors_of(network: Metal, x: Tensor) -> dict[tuple[str, int], Tensor]:
+    """Every smoothed error of the images (n, C, H, W): (n, H, W) each."""
+    chunks = []
+    with torch.inference_mode():
+        for part in x.split(64):
+            e = network.errors(part)  # (B, 3 scales, 2 kinds, H, W), scales 2, 4, 8
+            chunks.append(e)
+    e = torch.cat(chunks)
+    found = {}
+    for i, sigma in enumerate((2, 4, 8)):
+        found[ROOTED, sigma], found[SSIM, sigma] = e[:, i, 0], e[:, i, 1]
+        found[SQUARED, sigma] = e[:, i, 0].square()
+    return found
+
+
+def standardised(error: Tensor, train: Tensor) -> Tensor:
+    """(error - mean) / (spread + half the typical spread), per place, as the default does."""
+    spread = train.std(0, correction=0)
+    return (error - train.mean(0)) / (spread + 0.5 * spread.median() + 1e-6)
+
+
+def measure(maps: Tensor, defective: list[bool], masks: np.ndarray | None) -> dict[str, float | None]:
+    """Areas of image and pixel curves of maps (n, H, W)."""
+    values = maps.numpy()
+    pixel = None if masks is None else Roc.of(values[~masks], values[masks])
+    return {
+        "image_auroc": image_roc(values.max(axis=(1, 2)), defective).auroc(),
+        "pixel_auroc": pixel and pixel.auroc(),
+        "pixel_auroc_fpr30": pixel and pixel.normalised_auroc(0.3),
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    bundle = load_bundle(options.run)
+    settings = bundle.config | {"smoothing": (2.0, 4.0, 8.0), "error": "combined", "place_statistics": True}
+    network = Metal(MetalConfig(**settings), bundle.image_format.channels).eval()
+    weights = {k: torch.from_numpy(v) for k, v in bundle.tensors.items() if not k.startswith("place_")}
+    network.load_state_dict(weights, strict=False)
+    dataset = open_dataset(options.data)
+    split = split_good(
+        dataset,
+        validation_fraction=bundle.config["validation_fraction"],
+        calibration_fraction=bundle.config["calibration_fraction"],
+        seed=bundle.provenance["seed"],
+    )
+
+    def loaded(samples: list) -> Tensor:
+        arrays = [
+            images.load(s.path, bundle.image_format, bundle.size, allow=bundle.allow)[0] for s in samples
+        ]
+        return torch.from_numpy(np.stack(arrays))
+
+    train, test = errors_of(network, loaded(split.train)), errors_of(network, loaded(dataset.test))
+    masks = None
+    if dataset.has_masks:
+        full = [read_mask(s, read(s.path).shape[:2]) for s in dataset.test]
+        masks = np.stack([images.resize(m[None].astype(np.float32), bundle.size)[0] >= 0.5 for m in full])
+    defective = [s.is_defect for s in dataset.test]
+    maps = {
+        name: torch.stack([standardised(test[k], train[k]) if place else test[k] for k in parts]).mean(0)
+        for name, (parts, place) in OPTIONS.items()
+    }
+    *_, fine, coarse = maps
+    maps["the larger of the last two (the default)"] = torch.maximum(maps[fine], maps[coarse])
+    rows = {name: measure(m, defective, masks) for name, m in maps.items()}
+    for name, row in rows.items():
+        shown = " ".join("  –  " if v is None else f"{v:.3f}" for v in row.values())
+        print(f"{name:<42} {shown}")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
