@@ -1,8 +1,9 @@
 """Is the promised false-alarm rate kept? Realised rates over random splits of good images.
 
-    python benchmarks/calibration.py SCORES.csv [SCORES.csv ...] --out DIR [--splits 1000]
+    python benchmarks/calibration.py SCORES.csv|RUN [...] --out DIR [--splits 1000]
 
-Each CSV file has the columns `path,label,score`; its rows with the label `good` are used. Half of them,
+Each CSV file has the columns `path,label,score`; its rows with the label `good` are used. Of an evaluated run
+Each CSV file has the columns `path,label,score`; its rows with the label `good` are used. Of an evaluated
 drawn at random, calibrate; the other half is tested; and again, `--splits` times. With n calibration and
 m test images without equal scores, the number of false alarms in a split is beta-binomial(m, k, n + 1 - k),
 k = floor(rate (n + 1)), with mean m k / (n + 1): the band and the mean that the realised rates must show.
@@ -24,6 +25,7 @@ import matplotlib as mpl
 import numpy as np
 from scipy import stats
 
+from blemish.bundle import load_bundle
 from blemish.calibration import calibrate
 from blemish.types import GOOD, BlemishError, DataError, UsageError
 
@@ -32,6 +34,10 @@ RATES = (0.01, 0.05, 0.10)
 
 
 def good_scores(path: Path) -> np.ndarray:
+    if path.is_dir():
+        calibration = load_bundle(path).calibration
+        held_out = [] if calibration is None else calibration.scores
+        return np.concatenate([good_scores(path / "evaluation" / "scores.csv"), held_out])
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = {"path", "label", "score"} - set(reader.fieldnames or ())
@@ -117,7 +123,7 @@ def run(paths: list[Path], out: Path, splits: int, seed: int) -> None:
         columns = [measure(scores, rate, splits, seed) for rate in RATES]
         files.append(
             {
-                "file": str(path),
+                "file": path.name,
                 "good_images": len(scores),
                 "distinct_scores": len(np.unique(scores)),
                 "calibration_images": n,
@@ -125,9 +131,9 @@ def run(paths: list[Path], out: Path, splits: int, seed: int) -> None:
                 "rates": [found for found, _ in columns],
             }
         )
-        measured.append((path.stem, len(scores) - n, columns))
+        measured.append((path.name, len(scores) - n, columns))
         for found, _ in columns:
-            print(f"{path}: {found['rate']:.0%}", end=" ")
+            print(f"{path.name}: {found['rate']:.0%}", end=" ")
             if found["promised"]:
                 low, high = found["band95_expected"]
                 print(f"mean {found['mean_realised']:.4f}, expected {found['mean_expected']:.4f}", end=" ")
@@ -141,7 +147,7 @@ def run(paths: list[Path], out: Path, splits: int, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("scores", nargs="+", type=Path, help="CSV files with the columns path,label,score")
+    parser.add_argument("scores", nargs="+", type=Path, help="CSV files path,label,score, or run folders")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of calibration.json and calibration.png"
     )
