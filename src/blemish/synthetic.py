@@ -16,6 +16,9 @@ from blemish._disc import BOLT, RIM, RING, Flaw, Part, View, inside, make_part
 from blemish.types import GOOD, DataError, UsageError
 
 MARKER = "blemish-demo.json"
+HARDEST = 0.6
+"""Difficulty of the faintest defect of a set. Our choice: beyond it, a person does not see them either."""
+
 DEFECTS = ("scratch", "spot", "missing")
 MIN_SIZE = 64
 
@@ -73,7 +76,8 @@ def _write(out: Path, spec: dict[str, int]) -> None:
     parts += [("test", label, spec["n_defect"]) for label in DEFECTS]
     for part, (split, label, count) in enumerate(parts):
         for i in range(count):
-            image, mask = render((seed, part, i), size, label, difficulty=1 - (i + 0.5) / count)
+            difficulty = HARDEST * (1 - (i + 0.5) / count)
+            image, mask = render((seed, part, i), size, label, difficulty)
             _save(out / split / label / f"{i:03d}.png", image)
             if label != GOOD:
                 _save(out / "ground_truth" / label / f"{i:03d}_mask.png", mask.astype(np.uint8) * 255)
