@@ -84,9 +84,9 @@ def scoring(preset: str, repeats: int) -> list[dict[str, float]]:
     rows = []
     for batch in (1, 64):
         x = torch.rand(batch, 3, *network.config.size)
+        with FlopCounterMode(display=False) as counter:
+            network(x)
         with torch.inference_mode():
-            with FlopCounterMode(display=False) as counter:
-                network(x)
             taken = seconds(lambda: network(x), repeats)  # noqa: B023
         floor = counter.get_total_flops() / matrix_rate(torch.float32)
         rows.append(
