@@ -319,7 +319,7 @@ def test_demo_generates_trains_and_evaluates(
         return generate(out, n_train=12, n_good=2, n_defect=1, size=64)
 
     def quick(data: Path, **options: Any) -> Any:
-        return fit(data, config=config, device="cpu", precision="fp32", **options)
+        return fit(data, **(options | {"config": config, "device": "cpu", "precision": "fp32"}))
 
     monkeypatch.setattr(synthetic, "generate", few)
     monkeypatch.setattr(fitting, "fit", quick)
