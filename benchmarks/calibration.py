@@ -5,8 +5,8 @@
 Each CSV file has the columns `path,label,score`; its rows with the label `good` are used. Of an evaluated
 run folder these are its test images, and its calibration images beside them: neither were trained on. Half
 of them, drawn at random, calibrate; the other half is tested; and again, `--splits` times. With n calibration
-and m test images without equal scores, the number of false alarms in a split is beta-binomial(m, k, n + 1 - k)
-with k = floor(rate (n + 1)) and mean m k / (n + 1): the band and the mean that the realised rates must show.
+and m test images without equal scores, the false alarms of a split are beta-binomial(m, k, n + 1 - k),
+k = floor(rate (n + 1)) and mean m k / (n + 1): the band and the mean that the realised rates must show.
 Equal scores only lower the rates.
 
 Random splits are exchangeable by construction: this checks the arithmetic and shows how far a single
