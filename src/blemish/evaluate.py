@@ -178,10 +178,10 @@ def _measure(
         "per_defect": _per_defect(scored, pool),
     }
     curves = [("image", image, 1.0), ("pixel", pixel, 1.0), ("PRO", pro, LIMIT)]
+    shown = [(name, roc, limit, roc.curve()) for name, roc, limit in curves if roc is not None]
     return evaluation, [
-        ReportCurve(name=name, fpr=roc.curve()[0], tpr=roc.curve()[1], area=roc.normalised_auroc(limit))
-        for name, roc, limit in curves
-        if roc is not None
+        ReportCurve(name=name, fpr=fpr, tpr=tpr, area=roc.normalised_auroc(limit))
+        for name, roc, limit, (fpr, tpr) in shown
     ]
 
 

@@ -186,8 +186,7 @@ def detector_of(
     unknown = sorted(set(bundle.config) - known)
     if unknown:
         raise ModelError(f"{name}: option {unknown[0]!r} is unknown to this blemish; upgrade it")
-    config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
-    network = kind(kind.config_type(**config), bundle.image_format.channels)
+    network = kind(kind.config_type(**_options(bundle)), bundle.image_format.channels)
     try:
         network.load_state_dict({k: torch.from_numpy(v) for k, v in bundle.tensors.items()})
     except RuntimeError as error:
@@ -247,12 +246,16 @@ def _identity(method: str, config: dict[str, Any], provenance: dict[str, Any]) -
     }
 
 
+def _options(bundle: Bundle) -> dict[str, Any]:
+    """Return a bundle's config as its dataclass has it: JSON knows no tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
+
+
 def _finished_run(folder: Path, wanted: dict[str, Any], device: str) -> Pipeline:
     """Load the finished run that `resume` met, if it is the one that is asked for."""
     detector = load(folder, device=device)
     bundle = detector.bundle
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
-    found = _identity(bundle.method, config, bundle.provenance)
+    found = _identity(bundle.method, _options(bundle), bundle.provenance)
     for key in wanted:
         if wanted[key] != found.get(key):
             raise UsageError(
@@ -296,13 +299,12 @@ def _load_images(
 def _provenance(name: str, split: Split, seed: int) -> dict[str, Any]:
     """What an auditor asks for: which images, by content; which seed; which software."""
     fitted = [*split.train, *split.validation]
-    digests = {file_digest(s.path): s.path.name for s in fitted}
-    all_digests = [file_digest(s.path) for s in fitted]
+    digests = [file_digest(s.path) for s in fitted]
     packages = ("blemish", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "scipy")
     return {
         "dataset": name,
-        "fingerprint": fingerprint(all_digests),
-        "training_digests": digests,
+        "fingerprint": fingerprint(digests),
+        "training_digests": dict(zip(digests, (s.path.name for s in fitted), strict=True)),
         "images": {
             "train": len(split.train),
             "validation": len(split.validation),

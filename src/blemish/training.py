@@ -188,7 +188,7 @@ class Trainer:
         if not (resume and self._load_checkpoint()):
             self.network.prepare(lambda: self._batches(self.train_images))  # type: ignore[operator]
         began = time.monotonic() - self.state.seconds
-        with self._signals():
+        with _StopSignals(self):
             while self.state.epoch < self.epochs and not self._is_over():
                 for x in self._rest_of_epoch():
                     self._step(x)
@@ -364,9 +364,6 @@ class Trainer:
             writer.writeheader()
             writer.writerows(self.state.rows)
         temporary.replace(self.folder / "log.csv")
-
-    def _signals(self) -> _StopSignals:
-        return _StopSignals(self)
 
     def ask_to_stop(self) -> None:
         """Stop after the step under way, with a checkpoint."""
