@@ -1,9 +1,10 @@
-"""Train and evaluate on the real categories, and write the table of docs/papers/metal.md.
+"""Train and evaluate a method on the real categories, and write the table of its page in docs/papers.
 
-    python benchmarks/real_data.py --data ROOT [--preset default] [--only mvtec/bottle ...] [--seeds 0 ...]
+    python benchmarks/real_data.py --data ROOT [--method metal] [--preset default] [--only mvtec/bottle ...]
+                                   [--seeds 0 ...]
 
-ROOT holds mvtec/bottle, mtd/magnetic_tile, head_ct/head_ct and piped/pa_*. Runs go to runs/real/; finished
-ones are not done again, so the command can be stopped and repeated. The table is made of all runs there.
+ROOT holds mvtec/bottle, mtd/magnetic_tile, head_ct/head_ct and piped/pa_*. Runs go to runs/real/METHOD/;
+finished ones are not done again, so the command can be stopped and repeated. The table is made of all runs there.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ MEASURES = {
 RESULTS = Path("benchmarks/results")
 
 
-def train_and_evaluate(data: Path, run: Path, preset: str, seed: int) -> None:
+def train_and_evaluate(data: Path, run: Path, method: str, preset: str, seed: int) -> None:
     """Do what the command line does; a finished part is skipped."""
     common = ["--data", str(data)]
     if not (run / "model.safetensors").exists():
         code = blemish(
-            ["train", *common, "--preset", preset, "--seed", str(seed), "--out", str(run), "--resume"]
+            ["train", *common, "--method", method, "--preset", preset, "--seed", str(seed)]
+            + ["--out", str(run), "--resume"]
         )
         if code:
             raise SystemExit(code)
@@ -88,6 +90,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--method", default="metal")
     parser.add_argument("--runs", type=Path, default=Path("runs/real"))
     parser.add_argument("--preset", default="default")
     parser.add_argument("--only", nargs="+", choices=CATEGORIES, default=list(CATEGORIES))
@@ -96,12 +99,13 @@ def main() -> None:
     for category in options.only:
         for seed in options.seeds or CATEGORIES[category]:
             name = f"{category.replace('/', '+')}+{options.preset}+{seed}"
-            train_and_evaluate(options.data / category, options.runs / name, options.preset, seed)
-    done = sorted(options.runs.glob("*/evaluation/evaluation.json"))
+            run = options.runs / options.method / name
+            train_and_evaluate(options.data / category, run, options.method, options.preset, seed)
+    done = sorted((options.runs / options.method).glob("*/evaluation/evaluation.json"))
     rows = [row_of(path.parent.parent) for path in done]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "real_data.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (RESULTS / "real_data.md").write_text(table(rows))
+    (RESULTS / f"real_data_{options.method}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (RESULTS / f"real_data_{options.method}.md").write_text(table(rows))
     print(table(rows))
 
 

@@ -6,10 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 
 from blemish import images
 from blemish.images import ImageFormat
-from blemish.loading import ImageCache
+from blemish.loading import ImageCache, ImageFiles
 from blemish.types import DataError, ImageError
 
 RGB8 = ImageFormat(dtype="uint8", channels=3, value_range=(0.0, 255.0))
@@ -102,3 +103,61 @@ def test_more_images_than_one_round_of_decoding(paths):
 def test_no_images():
     with pytest.raises(DataError):
         ImageCache([], RGB8, SIZE)
+
+
+# --- images of the size that scoring sees, decoded at each call; and images kept in 8 bits ---
+
+
+def test_image_files_are_loaded_as_scoring_loads_them(paths):
+    files = ImageFiles(paths, RGB8, SIZE)
+    assert len(files) == 12
+    expected = one_by_one(paths)
+    for indices in (np.arange(12), np.array([11, 0, 5, 4, 5, 1]), np.array([7])):
+        batch = files.batch(indices)
+        assert batch.dtype == np.float32
+        np.testing.assert_array_equal(batch, expected[indices])
+    grey = ImageFormat(dtype="uint8", channels=1, value_range=(0.0, 255.0))
+    with pytest.raises(ImageError, match=r"003\.png.*channels"):
+        ImageFiles(paths, grey, SIZE).batch(np.array([3]))
+    allow = frozenset({"channels"})
+    converted = images.load(paths[3], grey, SIZE, allow=allow)[0]
+    np.testing.assert_array_equal(
+        ImageFiles(paths, grey, SIZE, allow=allow).batch(np.array([3]))[0], converted
+    )
+    paths[2].unlink()  # nothing is kept
+    with pytest.raises(ImageError, match=r"002\.png"):
+        files.batch(np.array([1, 2]))
+
+
+@pytest.mark.parametrize("kept", [1, 5, 100])
+def test_compact_images_are_within_half_a_grey_level_in_a_quarter_of_the_memory(paths, kept):
+    cache = ImageCache(paths, RGB8, SIZE, compact=True, budget=kept * IMAGE_BYTES // 4)
+    plain = ImageCache(paths, RGB8, SIZE, budget=kept * IMAGE_BYTES)
+    assert len(cache.kept) == len(plain.kept) == min(kept, 12)
+    assert cache.kept.nbytes * 4 == plain.kept.nbytes
+    expected = one_by_one(paths)
+    for indices in (np.arange(12), np.array([11, 0, 5, 4, 5, 1]), np.array([7])):
+        batch = cache.batch(indices)
+        assert batch.dtype == np.uint8
+        assert np.abs(batch / 255 - expected[indices]).max() <= 0.5 / 255 + 1e-6
+    assert np.abs((cache.batch(np.arange(12)) / 255 - expected).mean()) < 0.02 / 255  # to nearest, not down
+
+
+def test_compact_images_of_the_files_own_size_are_exact(paths):
+    cache = ImageCache(paths, RGB8, (64, 64), compact=True)
+    for i, path in enumerate(paths):
+        np.testing.assert_array_equal(cache.batch(np.array([i]))[0], images.as_image(path).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("dtype", "top"), [("uint16", 4095.0), ("float32", 2.0)])
+def test_only_8_bit_formats_are_kept_compact(tmp_path, dtype, top):
+    paths, rng = [], np.random.default_rng(0)
+    for i in range(3):
+        paths.append(tmp_path / f"{i}.tif")
+        tifffile.imwrite(paths[-1], (rng.random((20, 30)) * top).astype(dtype))
+    image_format = ImageFormat(dtype=dtype, channels=1, value_range=(0.0, top))
+    for budget in (0, 10**6):
+        batch = ImageCache(paths, image_format, SIZE, compact=True, budget=budget).batch(np.arange(3))
+        assert batch.dtype == np.float32
+        expected = np.stack([images.load(path, image_format, SIZE)[0] for path in paths])
+        np.testing.assert_array_equal(batch, expected)

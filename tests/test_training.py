@@ -390,3 +390,80 @@ def test_cuda_that_is_not_there_is_refused():
     with pytest.raises(TrainingError) as error:
         make_accelerator("cuda", "auto")
     one_line(error, "--device cuda", "--device cpu")
+
+
+# --- what a network draws, and what images it is given ---
+
+
+class Drawing(Learner):
+    """Notes what it draws in each loss: crops and negatives are drawn so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: dict[bool, list[tuple[float, ...]]] = {True: [], False: []}
+
+    def loss(self, x: torch.Tensor) -> torch.Tensor:
+        self.drawn[self.training].append(tuple(torch.rand(3).tolist()))
+        return super().loss(x)
+
+
+def test_draws_depend_on_the_seed_and_the_step_alone(tmp_path):
+    def drawn(seed: int, disturb=lambda _: None) -> dict[bool, list[tuple[float, ...]]]:
+        network = Drawing()
+        trainer(network, LEARNER, n=5, validation=3, seed=seed).run(resume=False, on_progress=disturb)
+        return network.drawn
+
+    whole = drawn(0)
+    steps, validation = whole[True], whole[False]
+    assert len(set(steps)) == 12  # 4 epochs of 3 steps, each its own
+    assert len(validation) == 8  # 4 epochs of 2 batches
+    assert len(set(validation[:2])) == 2
+    assert validation == validation[:2] * 4  # alike in every epoch, so that losses compare
+    assert drawn(0, lambda _: torch.rand(5)) == whole  # whatever else draws
+    assert not set(drawn(1)[True]) & set(steps)
+    for step in (1, 3, 5, 12):
+        folder = tmp_path / str(step)
+        before, after = Drawing(), Drawing()
+        with pytest.raises(Interrupted):
+            trainer(before, LEARNER, n=5, validation=3, folder=folder).run(
+                resume=False, on_progress=stopping_at(step)
+            )
+        trainer(after, LEARNER, n=5, validation=3, folder=folder).run(resume=True)
+        assert before.drawn[True] + after.drawn[True] == steps
+
+
+class Bytes(Numbers):
+    """The same images in 8 bits: 255 is 1."""
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        return super().batch(indices).astype(np.uint8)
+
+
+def test_images_of_8_bits_are_given_to_the_network_from_0_to_1():
+    network = Falling()
+    trainer(network, n=4).run(resume=False)
+    expected = network.seen
+    network = Falling()
+    t = trainer(network, n=4)
+    t.train_images = Bytes(4)
+    t.run(resume=False)
+    for ours, numbers in zip(network.seen, expected, strict=True):
+        assert ours == pytest.approx([number / 255 for number in numbers])
+
+
+def test_statistics_are_of_the_images_as_scoring_sees_them():
+    class Scored(Numbers):
+        def batch(self, indices: np.ndarray) -> np.ndarray:
+            return super().batch(indices) + 100
+
+    class Finishing(Falling):
+        def finish(self, batches) -> None:
+            self.finished = [round(v) for x in batches() for v in x.flatten().tolist()]
+
+    network = Finishing()
+    Trainer(
+        network, FALLING, Numbers(3), None, scored=Scored(3), accelerator=make_accelerator("cpu", "fp32"),
+        seed=0, folder=None, identity={},
+    ).run(resume=False)  # fmt: skip
+    assert network.prepared == network.finished == [100, 101, 102]
+    assert sorted(v for x in network.seen[:2] for v in x) == [0, 1, 2]

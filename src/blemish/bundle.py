@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.calibration import Calibration, calibrate
 from blemish.images import ImageFormat
-from blemish.types import BlemishError, ModelError
+from blemish.types import BlemishError, ModelError, PatchMap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,7 @@ class Bundle:
     """A trained model, free of any network library.
 
     `config` holds the method's options, `size` the resized image's height and width,
+    `patch_map` how the network's output becomes a map (`scoring.pixel_map`),
     `display_range` the map values at the two ends of an overlay's colours, `provenance` what an
     auditor asks for (data set, content fingerprint, training images' digests, seed, versions). `tensors`
     are the network's, by name.
@@ -44,6 +45,7 @@ class Bundle:
     allow: frozenset[str] = frozenset()
     size: tuple[int, int]
     image_score: str
+    patch_map: PatchMap | None = None
     display_range: tuple[float, float]
     calibration: Calibration | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +79,7 @@ def save_bundle(path: Path, bundle: Bundle) -> None:
         "allow": sorted(bundle.allow),
         "size": bundle.size,
         "image_score": bundle.image_score,
+        "patch_map": bundle.patch_map,
         "display_range": bundle.display_range,
         "provenance": bundle.provenance,
     }
@@ -140,6 +143,7 @@ def _bundle_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray
             allow=frozenset(header["allow"]),
             size=(header["size"][0], header["size"][1]),
             image_score=header["image_score"],
+            patch_map=header.get("patch_map"),
             display_range=(header["display_range"][0], header["display_range"][1]),
             calibration=None if scores is None or maxima is None else calibrate(scores, maxima),
             provenance=header["provenance"],

@@ -18,7 +18,7 @@ from blemish import decoding, images
 from blemish.bundle import MODEL_NAME, Bundle, load_bundle, save_bundle
 from blemish.calibration import calibrate
 from blemish.data import file_digest, fingerprint, open_dataset, split_good
-from blemish.loading import ImageCache
+from blemish.loading import ImageCache, ImageFiles
 from blemish.methods import METHODS
 from blemish.pipeline import Pipeline
 from blemish.training import Outcome, Trainer, make_accelerator
@@ -117,21 +117,26 @@ def fit(
         return _finished_run(folder, identity, device)
     options = image_options or ImageOptions()
     train_images, validation = _load_images(split, config, options, watcher)
+    image_format, allow = train_images.files.image_format, train_images.files.allow
+    larger = config.loading_size != config.size  # then kept for random crops, and decoded anew for statistics
+    paths = [s.path for s in split.train]
+    scored = ImageFiles(paths, image_format, config.size, allow=allow) if larger else train_images
     accelerator = make_accelerator(device, precision)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = kind(config, train_images.image_format.channels)  # type: ignore[arg-type]
+        network = kind(config, image_format.channels)  # type: ignore[arg-type]
     trainer = Trainer(
         network,
         config,
         train_images,
         validation,
+        scored=scored,
         accelerator=accelerator,
         seed=seed,
         folder=folder,
         identity=identity
         | {
-            "image format": train_images.image_format.describe(),
+            "image format": image_format.describe(),
             "precision": accelerator.mixed_precision,
         },
     )
@@ -143,11 +148,12 @@ def fit(
         method=method,
         preset=preset,
         config=asdict(config),
-        image_format=train_images.image_format,
-        allow=train_images.allow,
+        image_format=image_format,
+        allow=allow,
         size=config.size,
         image_score=config.image_score,
-        display_range=_display_range(run_network, validation or train_images),
+        patch_map=config.patch_map,
+        display_range=_display_range(run_network, validation or scored),
         provenance=provenance,
         tensors={k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()},
     )
@@ -202,12 +208,17 @@ def detector_of(
 
 
 def runner(network: torch.nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """Wrap a torch network as a function of arrays, float32 (B, C, h, w) -> (B, h, w), in fp32."""
+    """Wrap a torch network as a function of arrays, float32 (B, C, H, W) -> (B, h, w), in fp32.
+
+    A network with a `scoring_batch` is given that many images at a time, which bounds its memory.
+    """
     network.eval()
+    most = getattr(network, "scoring_batch", None)
 
     def run(x: np.ndarray) -> np.ndarray:
+        parts = torch.from_numpy(x).split(most or len(x))
         with torch.inference_mode():
-            return network(torch.from_numpy(x).to(device)).cpu().numpy()
+            return torch.cat([network(part.to(device)).cpu() for part in parts]).numpy()
 
     return run
 
@@ -281,15 +292,26 @@ def _load_images(
     def check(name: str, image: np.ndarray) -> None:
         images.format_of([(first_name, first), (name, image)], **declared)
 
-    parts = (split.train, split.validation, split.calibration)
-    tick = watcher.loading(sum(map(len, parts)))
+    larger = config.loading_size != config.size
+    parts = (
+        (split.train, config.loading_size),
+        (split.validation, config.size),
+        (split.calibration, config.size),
+    )
+    tick = watcher.loading(sum(len(samples) for samples, _ in parts))
     caches = [
         ImageCache(
-            [s.path for s in samples], image_format, config.size, allow=allow, check=check, on_image=tick
+            [s.path for s in samples],
+            image_format,
+            size,
+            allow=allow,
+            check=check,
+            on_image=tick,
+            compact=larger and samples is split.train,
         )
         if samples
         else None
-        for samples in parts
+        for samples, size in parts
     ]
     if caches[0] is None:
         raise TrainingError("no training images are left after the split; lower the fractions held out")
@@ -316,7 +338,9 @@ def _provenance(name: str, split: Split, seed: int) -> dict[str, Any]:
     }
 
 
-def _display_range(network: Callable[[np.ndarray], np.ndarray], seen: ImageCache) -> tuple[float, float]:
+def _display_range(
+    network: Callable[[np.ndarray], np.ndarray], seen: ImageCache | ImageFiles
+) -> tuple[float, float]:
     """Map values for the ends of an overlay's colours: 0, and three times a good image's highest point.
 
     Our choice: fixed by good images, so that equal colours mean equal values on every picture of a model.

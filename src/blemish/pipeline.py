@@ -147,7 +147,8 @@ class Pipeline:
             )
         how = cast("scoring.ImageScore", self.bundle.image_score)
         score = scoring.image_score(small_map, how)
-        anomaly_map = scoring.to_original_size(small_map, size)
+        pixels = scoring.pixel_map(small_map, self.bundle.size, self.bundle.patch_map)
+        anomaly_map = scoring.to_original_size(pixels, size)
         calibration, threshold, level = self.bundle.calibration, self.threshold, self.pixel_threshold
         return Prediction(
             path=path,

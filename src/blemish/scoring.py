@@ -1,7 +1,7 @@
 """From patch scores to what the user sees: pixel map, image score, regions.
 
-model map (h, w)  --image_score-->       one number
-model map (h, w)  --to_original_size-->  map (H, W)  --regions-->  boxes
+scores (h, w) of patches or pixels  --image_score-->  one number
+scores (h, w)  --pixel_map-->  map  --to_original_size-->  map (H, W)  --regions-->  boxes
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from blemish.images import resize
-from blemish.types import Region, UsageError
+from blemish.types import PatchMap, Region, UsageError
 
 ImageScore = Literal["max", "mean", "top1", "top5"]
 """How a map becomes the score of its image: see `image_score`."""
@@ -36,6 +36,33 @@ def image_score(anomaly_map: np.ndarray, how: ImageScore) -> float:
         count = max(1, values.size // (100 if how == "top1" else 20))
         return float(np.partition(values, values.size - count)[-count:].mean())
     raise UsageError(f"image score {how!r} is unknown: choose max, mean, top1 or top5")
+
+
+def pixel_map(scores: np.ndarray, size: tuple[int, int], patch_map: PatchMap | None) -> np.ndarray:
+    """Spread the scores of patches onto the pixels they cover.
+
+    Args:
+        scores: (h, w), unbounded: of patches that overlap by half, so that h + 1 by w + 1 blocks of half a
+            patch make the image; or of pixels (`patch_map` None), which are returned as they are.
+        size: height and width of the resized image in pixels, multiples of h + 1 and w + 1.
+        patch_map: "nearest" gives every pixel its block's value: (H, W) = `size`. "linear" returns the
+            blocks, (h + 1, w + 1), whose edges the resizing to the original size then smooths (ours).
+
+    A block's value is the mean over the patches that cover it: one at a corner, two at an edge, else four.
+
+    Source: CPC-AD, Sec. 5.2.
+    """
+    if patch_map is None:
+        return scores
+    h, w = scores.shape
+    total, covered = np.zeros((h + 1, w + 1)), np.zeros((h + 1, w + 1))
+    for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        total[y : y + h, x : x + w] += scores
+        covered[y : y + h, x : x + w] += 1
+    blocks = (total / covered).astype(np.float32)
+    if patch_map == "linear":
+        return blocks
+    return blocks.repeat(size[0] // (h + 1), axis=0).repeat(size[1] // (w + 1), axis=1)
 
 
 def to_original_size(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:

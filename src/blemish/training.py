@@ -57,7 +57,7 @@ class ImageBatches(Protocol):
         ...
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Images (B, C, H, W), float32 in [0, 1]."""
+        """Images (B, C, H, W), float32 in [0, 1] or uint8 in [0, 255]."""
         ...
 
 
@@ -161,12 +161,14 @@ class Trainer:
         train: ImageBatches,
         validation: ImageBatches | None,
         *,
+        scored: ImageBatches | None = None,
         accelerator: Accelerator,
         seed: int,
         folder: Path | None,
         identity: dict[str, Any],
     ) -> None:
         self.network, self.config, self.train_images, self.validation = network, config, train, validation
+        self.scored = scored or train  # the training images as scoring sees them, for statistics
         self.accelerator, self.seed, self.folder, self.identity = accelerator, seed, folder, identity
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         self.epochs = config.epochs or math.ceil(config.steps / self.steps_per_epoch)
@@ -186,9 +188,9 @@ class Trainer:
         """
         keep_freed_memory()
         if not (resume and self._load_checkpoint()):
-            self.network.prepare(lambda: self._batches(self.train_images))  # type: ignore[operator]
+            self.network.prepare(lambda: self._batches(self.scored))  # type: ignore[operator]
         began = time.monotonic() - self.state.seconds
-        with _StopSignals(self):
+        with _StopSignals(self), torch.random.fork_rng(self._cuda()):
             while self.state.epoch < self.epochs and not self._is_over():
                 for x in self._rest_of_epoch():
                     self._step(x)
@@ -199,7 +201,7 @@ class Trainer:
         if self.best is not None:
             self.network.load_state_dict(self.best)
         self.network.eval()
-        self.network.finish(lambda: self._batches(self.train_images))  # type: ignore[operator]
+        self.network.finish(lambda: self._batches(self.scored))  # type: ignore[operator]
         return Outcome(
             epochs=self.state.epoch,
             steps=self.state.epoch * self.steps_per_epoch,
@@ -207,6 +209,10 @@ class Trainer:
             best_validation_loss=self.state.best_loss if self.validation else None,
             seconds=self.state.seconds,
         )
+
+    def _cuda(self) -> list[torch.device]:
+        """Devices beside the CPU whose draws are seeded: the caller's own sequence is given back."""
+        return [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
 
     def _is_over(self) -> bool:
         """Early stopping: after `min_epochs`, when `patience` epochs brought no better validation loss."""
@@ -229,7 +235,8 @@ class Trainer:
             yield self._to_device(images.batch(np.arange(start, min(start + size, len(images)))))
 
     def _to_device(self, batch: np.ndarray) -> Tensor:
-        return torch.from_numpy(batch).to(self.accelerator.device)
+        x = torch.from_numpy(batch).to(self.accelerator.device)
+        return x.float() / 255 if x.dtype == torch.uint8 else x
 
     def _step(self, x: Tensor) -> None:
         state = self.state
@@ -237,6 +244,7 @@ class Trainer:
         rate = learning_rate_at(done, self.epochs * self.steps_per_epoch, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self._seed_draws(state.epoch, state.step)
         self.optimizer.zero_grad()
         with self.accelerator.autocast():
             loss = self.loss(x)
@@ -245,6 +253,10 @@ class Trainer:
         self.optimizer.step()
         state.loss_sum, state.images = state.loss_sum + value * len(x), state.images + len(x)
         state.step += 1
+
+    def _seed_draws(self, *place: int) -> None:
+        """Make what the network draws (crops, negatives) depend on seed and place in the loop alone."""
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, *place]).generate_state(1)[0]))
 
     def _finite(self, value: float, what: str) -> float:
         if math.isfinite(value):
@@ -262,6 +274,7 @@ class Trainer:
             return None
         total = 0.0
         self.network.eval()
+        self._seed_draws(self.epochs)  # the same draws after every epoch, and none of an epoch's
         for x in self._batches(self.validation):
             with self.accelerator.autocast():
                 total += self.loss(x).item() * len(x)

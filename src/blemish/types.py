@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+PatchMap = Literal["nearest", "linear"]
+"""Scores of patches that overlap by half: blocks as they are, or smoothed (`scoring.pixel_map`)."""
+
 GOOD = "good"
 """The label of an image without any defect, as in the MVTec layout."""
 
@@ -159,6 +162,16 @@ class TrainedConfig:
     def size(self) -> tuple[int, int]:
         """Height and width of the resized image, in pixels."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def loading_size(self) -> tuple[int, int]:
+        """Height and width at which training images are kept; larger than `size` for random crops."""
+        return self.size
+
+    @property
+    def patch_map(self) -> PatchMap | None:
+        """How the network's output becomes a map: None when its values are pixels of the resized image."""
+        return None
 
 
 class Detector(Protocol):

@@ -1,7 +1,9 @@
 """The methods, by the name they have on the command line. Importing this imports torch."""
 
+from blemish.methods.cpc_ad import CpcAd
 from blemish.methods.metal import Metal
 
 METHODS = {
+    "cpc-ad": CpcAd,
     "metal": Metal,
 }

@@ -1,4 +1,4 @@
-"""What several methods share: Gaussian blurs as matrix products, and SSIM on top of them.
+"""What several methods share: Gaussian blurs as matrix products, SSIM on top of them, exposure.
 
 Shapes: B images, C channels, H×W pixels.
 
@@ -9,8 +9,13 @@ border rule inside them, so that the exported graph needs no padding.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -70,3 +75,32 @@ def ssim_map(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, *, data_range: fl
     luminance = (2 * mu_x * mu_y + c1) / (mu_x * mu_x + mu_y * mu_y + c1)
     contrast_structure = (2 * cov + c2) / (var_x + var_y + c2)
     return luminance * contrast_structure
+
+
+def white_point(x: Tensor) -> Tensor:
+    """Mean of the brightest tenth of each image's pixels (channels averaged): (B, C, H, W) -> (B,).
+
+    Our choice: it follows the light, as the mean does, but not the share of the picture that is background.
+    """
+    grey = x.mean(dim=1).flatten(1)  # (B, H·W)
+    return grey.topk(max(1, grey.shape[1] // 10), dim=1).values.mean(dim=1)
+
+
+def expose(x: Tensor, mean_white: Tensor) -> Tensor:
+    """Scale images (B, C, H, W) to a common white point, the training images' mean one (a number).
+
+    Our choice: light and reflectance multiply, so on a darker image every difference, a blemish's too, is
+    smaller. Nearly black images are amplified tenfold at most.
+    """
+    white = torch.maximum(white_point(x), 0.1 * mean_white).clamp(min=1e-6)
+    return x * (mean_white / white)[:, None, None, None]
+
+
+def mean_and_variance(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and population variance over the first dimension of all batches together, in float64."""
+    n, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        values = batch.double()
+        n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
+    mean = total / n
+    return mean, (squares / n - mean**2).clamp(min=0)

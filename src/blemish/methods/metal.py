@@ -29,9 +29,12 @@ from blemish.methods.layers import (
     SSIM_SIGMA,
     SSIM_WINDOW,
     blur,
+    expose,
+    mean_and_variance,
     same_blur_matrix,
     ssim_map,
     valid_blur_matrix,
+    white_point,
 )
 from blemish.types import TrainedConfig, UsageError
 
@@ -215,15 +218,6 @@ def col_segments(stripes: Tensor, p: int) -> Tensor:
     return stripes.view(B, w, p, -1).transpose(1, 2).reshape(B, p * w, -1)
 
 
-def white_point(x: Tensor) -> Tensor:
-    """Mean of the brightest tenth of each image's pixels (channels averaged): (B, C, H, W) -> (B,).
-
-    Our choice: it follows the light, as the mean does, but not the share of the picture that is background.
-    """
-    grey = x.mean(dim=1).flatten(1)  # (B, H·W)
-    return grey.topk(max(1, grey.shape[1] // 10), dim=1).values.mean(dim=1)
-
-
 # --- the network ------------------------------------------------------------------------------------
 
 
@@ -348,15 +342,8 @@ class Metal(nn.Module):
             self.register_buffer("place_spread", torch.ones(shape))
 
     def expose(self, x: Tensor) -> Tensor:
-        """Scale images (B, C, H, W) to the training images' white point; the rest works on the result.
-
-        Our choice: light and reflectance multiply, so on a darker image every error, a blemish's too, is
-        smaller. Nearly black images are amplified tenfold at most.
-        """
-        if not self.config.exposure:
-            return x
-        white = torch.maximum(white_point(x), 0.1 * self.mean_white)
-        return x * (self.mean_white / white)[:, None, None, None]
+        """Scale images (B, C, H, W) to the training images' white point; the rest works on the result."""
+        return expose(x, self.mean_white) if self.config.exposure else x
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """X̂: each patch from all the others (Fig. 3, 4). Exposed images (B, C, H, W) -> the same shape."""
@@ -419,10 +406,10 @@ class Metal(nn.Module):
     def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
         """Before training: mean white point and mean image of the training images (batches (B, C, H, W))."""
         if self.config.exposure:
-            mean, _ = _mean_and_variance(white_point(x) for x in batches())
+            mean, _ = mean_and_variance(white_point(x) for x in batches())
             self.mean_white.copy_(mean)
         if self.config.center:
-            mean, _ = _mean_and_variance(self.expose(x) for x in batches())
+            mean, _ = mean_and_variance(self.expose(x) for x in batches())
             self.mean_image.copy_(mean)
 
     @torch.no_grad()
@@ -433,7 +420,7 @@ class Metal(nn.Module):
         Half the typical spread is added so that a place that never varies cannot shout.
         """
         if self.config.place_statistics:
-            mean, variance = _mean_and_variance(self.errors(x) for x in batches())
+            mean, variance = mean_and_variance(self.errors(x) for x in batches())
             spread = variance.sqrt()  # (S, E, H, W)
             typical = spread.flatten(2).median(dim=2).values[:, :, None, None]
             self.place_mean.copy_(mean)
@@ -446,13 +433,3 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 def _smoothing_matrix(n: int, sigma: float) -> Tensor:
     return same_blur_matrix(n, 2 * math.ceil(4 * sigma) + 1, sigma) if sigma else torch.eye(n)
-
-
-def _mean_and_variance(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and population variance over the first dimension of all batches together, in float64."""
-    n, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for batch in batches:
-        values = batch.double()
-        n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
-    mean = total / n
-    return mean, (squares / n - mean**2).clamp(min=0)

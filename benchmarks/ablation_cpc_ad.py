@@ -1,0 +1,162 @@
+"""What CPC-AD's paper leaves open, measured on one category at an equal number of steps.
+
+    python benchmarks/ablation_cpc_ad.py --data ROOT/mvtec/bottle [--steps 400] [--seed 0] [--only NAME ...]
+
+`training`: one network for each change to the default. `scoring`: the default's network, scored in other ways,
+nothing retrained. Finished entries are kept in the JSON and not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from blemish import fitting, scoring
+from blemish.data import open_dataset, read_mask, split_good
+from blemish.loading import ImageFiles
+from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
+from blemish.metrics import PixelPool, image_roc
+from blemish.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RAW = {"score": "infonce", "place_statistics": False}
+TRAINING = {
+    "default": {},
+    "no sub-patch skipped": {"skip": 0},
+    "two skipped": {"skip": 2, "steps_ahead": 4},
+    "K = 1": {"steps_ahead": 1},
+    "K = 3": {"steps_ahead": 3},
+    "four encoders": {"shared_encoder": False},
+    "pairs anywhere in the image": {"window": "image"},
+    "64 training negatives": {"negatives": 64},
+    "no exposure": {"exposure": False},
+    "no crops, no flips": {"crop": 1.0, "flip": False},
+}
+SCORING = {
+    f"{rule}, bank of {bank}, {'standardised' if place else 'raw'}": {
+        "score": rule,
+        "bank": bank,
+        "place_statistics": place,
+    }
+    for place in (False, True)
+    for rule in ("infonce", "margin")
+    for bank in (16, 256, 1024)
+} | {
+    "infonce, bank of 256, raw, sum over the pairs": RAW | {"bank": 256, "combine": "sum"},
+    "infonce, bank of 256, raw, map in blocks": RAW | {"bank": 256, "interpolation": "nearest"},
+}
+IMAGE_SCORES = ("max", "top1", "top5", "mean")
+
+
+def measure(detector: Pipeline, data: Path) -> dict[str, float]:
+    """Score the test split: image AUROC by four image scores, and of the map at the images' own size."""
+    dataset = open_dataset(data, need_train=False)
+    labels = [s.is_defect for s in dataset.test]
+    grids: list[np.ndarray] = []
+
+    def kept(x: np.ndarray) -> np.ndarray:
+        grids.extend(detector.network(x))
+        return np.stack(grids[-len(x) :])
+
+    pool, has_masks = PixelPool(), any(s.mask for s in dataset.test)
+    watched = replace(detector, network=kept)
+    for sample, prediction in zip(
+        dataset.test, watched.predict_many([s.path for s in dataset.test]), strict=True
+    ):
+        if has_masks:
+            height, width = prediction.anomaly_map.shape
+            pool.add(prediction.anomaly_map, read_mask(sample, (height, width)))
+    result = {
+        f"image_auroc_{how}": image_roc([scoring.image_score(g, how) for g in grids], labels).auroc()
+        for how in IMAGE_SCORES
+    }
+    if has_masks:
+        pixel = pool.pixel_roc()
+        result |= {"pixel_auroc": pixel.auroc(), "pixel_auroc_fpr30": pixel.normalised_auroc(0.3)}
+    return result
+
+
+def rescored(detector: Pipeline, changes: dict, data: Path, seed: int) -> Pipeline:
+    """Keep the encoder and W; make bank and place statistics anew as `changes` ask."""
+    bundle = detector.bundle
+    config = CpcAdConfig(**(fitting._options(bundle) | changes))
+    network = CpcAd(config, bundle.image_format.channels)
+    made = ("bank", "place_mean", "place_spread")
+    kept = {k: torch.from_numpy(v) for k, v in bundle.tensors.items() if k not in made}
+    network.load_state_dict(kept, strict=False)
+    network.eval()
+    dataset = open_dataset(data)
+    split = split_good(
+        dataset,
+        validation_fraction=config.validation_fraction,
+        calibration_fraction=config.calibration_fraction,
+        seed=seed,
+    )
+    files = ImageFiles([s.path for s in split.train], bundle.image_format, config.size, allow=bundle.allow)
+    network.finish(lambda: _batches(files))
+    bundle = replace(bundle, config=asdict(config), calibration=None, patch_map=config.patch_map)
+    return Pipeline(bundle=bundle, network=fitting.runner(network, torch.device("cpu")))
+
+
+def _batches(files: ImageFiles):
+    for start in range(0, len(files), 8):
+        yield torch.from_numpy(files.batch(np.arange(start, min(start + 8, len(files)))))
+
+
+def main() -> None:
+    """Measure what is missing, and write the results after each entry."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=CpcAdConfig().steps)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=TRAINING, default=list(TRAINING))
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation_cpc_ad"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation_cpc_ad.json"))
+    options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+
+    def keep(key: str, make: Callable[[], dict[str, float]]) -> None:
+        if key not in results:
+            results[key] = make()
+            options.out.write_text(json.dumps(results, indent=2) + "\n")
+            print(key, json.dumps(results[key]), flush=True)
+
+    where = f"{options.data.name} / {options.steps} steps / seed {options.seed}"
+    for name in options.only:
+        run = options.runs / f"{where} / {name}".replace(" / ", "+").replace(" ", "_")
+        config = replace(CpcAd.presets["default"], steps=options.steps, **TRAINING[name])
+        keys = [f"{where} / training / {name} / {how}" for how in ("default's scoring", "paper's scoring")]
+        if name != "default" and all(key in results for key in keys):
+            continue
+        detector = fitting.fit(
+            options.data, method="cpc-ad", config=config, seed=options.seed, out=run, resume=True
+        )
+        keep(keys[0], lambda d=detector: measure(d, options.data))
+        papers = RAW | {"bank": 16, "interpolation": "nearest"}
+        keep(
+            keys[1],
+            lambda d=detector: measure(rescored(d, papers, options.data, options.seed), options.data),
+        )
+        if name == "default":
+            for how, changes in SCORING.items():
+                keep(
+                    f"{where} / scoring / {how}",
+                    lambda d=detector, c=changes: measure(
+                        rescored(d, c, options.data, options.seed), options.data
+                    ),
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,501 @@
+"""CPC-AD: what the surroundings of a sub-patch cannot tell from other sub-patches is anomalous.
+
+Paper: P. de Haan, S. Löwe, "Contrastive Predictive Coding for Anomaly Detection and Segmentation" (2021),
+arXiv:2107.07820.
+
+Symbols (paper: here)
+    x_t, g_enc     sub-patch and encoder: `x`, `encoders`
+    z_t            encoding of a sub-patch, which is its own context c_t: `z`
+    W_k            linear map that predicts k steps ahead: `W`
+    t + k          sub-patch predicted from t; `skip` rows lie between, as they overlap: `targets`, `sources`
+    N - 1          negatives of a positive: `negatives` in training, the bank's size in testing
+    L_k            InfoNCE loss of a pair: `info_nce`
+
+Shapes
+    B images, C channels, H×W pixels; h×w sub-patches, g = h·w of them; d width of an encoding;
+    E encoders; p pairs that end in a sub-patch (directions × steps); m negatives.
+
+Differs from the paper: see `docs/papers/cpc_ad.md`. Every difference is an option of `CpcAdConfig`; the
+preset `paper` switches all of them off.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blemish.methods.encoders import DenseEncoder, ResNetEncoder
+from blemish.methods.layers import expose, mean_and_variance, white_point
+from blemish.types import PatchMap, TrainedConfig, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+DIRECTIONS = {"above": (-1, 0), "below": (1, 0), "left": (0, -1), "right": (0, 1)}
+"""Where the context lies, seen from the sub-patch that it predicts (rows, columns)."""
+
+_ENCODERS = {"resnet18": ResNetEncoder, "dense": DenseEncoder}
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpcAdConfig(TrainedConfig):
+    """The options of CPC-AD. The defaults measured best over several categories (docs/papers/cpc_ad.md)."""
+
+    image_size: int | tuple[int, int] = 192
+    """Images are resized to this: one number for a square, or height and width, in pixels."""
+    image_score: Literal["max", "mean", "top1", "top5"] = "top1"
+    """The image score: largest value, mean, or mean of the top 1 % or 5 % of the sub-patches."""
+    steps: int = 800
+    """Optimiser steps when `epochs` is None."""
+    batch_size: int = 16
+    """Images in an optimiser step."""
+    grey: bool = True
+    """Turn RGB into grey first; images of one channel are grey already."""
+    exposure: bool = True
+    """Scale each image first, so that its brightest tenth is as bright as the training images'."""
+    crop: float = 0.8
+    """Training images are cropped to between this share of their sides and the whole; 1: never."""
+    flip: bool = True
+    """Mirror half of the training images left to right."""
+    patch_size: int = 64
+    """Side of a patch in pixels: the sub-patches of a pair lie in one patch. Patches overlap by half."""
+    sub_patch_size: int = 16
+    """Side of a sub-patch in pixels, a power of 2 from 8; sub-patches overlap by half."""
+    window: Literal["patch", "image"] = "patch"
+    """What holds a pair: a patch, or the whole image."""
+    encoder: Literal["resnet18", "dense"] = "dense"
+    """resnet18: the paper's, on each sub-patch by itself. dense: overlapping sub-patches share arithmetic."""
+    width: int = 16
+    """Channels of the encoder's first stage; an encoding has 4 times as many (dense of 8 pixels: twice)."""
+    shared_encoder: bool = True
+    """One encoder for the four directions, or one for each."""
+    skip: int = 1
+    """Sub-patches between a context and the first that it predicts."""
+    steps_ahead: int = 5
+    """K: sub-patches that a context predicts in each direction."""
+    negatives: int = 16
+    """Negatives of each sub-patch in training, from across the batch."""
+    bank: int = 256
+    """Negatives in testing: encodings of good training images, kept in the model."""
+    bank_seed: int = 0
+    """Fixes which encodings make the bank."""
+    score: Literal["infonce", "margin"] = "margin"
+    """infonce: the loss of a pair. margin: how far its best negative beats the positive."""
+    place_statistics: bool = True
+    """Standardise each score by its mean and spread at its place over the good training images."""
+    place_density: bool = True
+    """Add how unlikely each encoding is at its place: a Gaussian over the good training images."""
+    combine: Literal["mean", "sum"] = "mean"
+    """Of the pairs that end in a sub-patch: mean or sum."""
+    interpolation: PatchMap = "linear"
+    """nearest: the map has blocks of half a sub-patch, as in the paper; linear: their edges are smoothed."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that the grid does not fit, and numbers that no training can use."""
+        super().__post_init__()
+        for option in ("patch_size", "width", "steps_ahead", "negatives", "bank"):
+            if getattr(self, option) < 1:
+                name = option.replace("_", "-")
+                raise UsageError(f"--{name} {getattr(self, option)}: must be 1 or larger")
+        if self.skip < 0:
+            raise UsageError(f"--skip {self.skip}: must be 0 or larger")
+        if not 0.1 <= self.crop <= 1:
+            raise UsageError(f"--crop {self.crop}: must be from 0.1 to 1 (whole images)")
+        (H, W), P, S = self.size, self.patch_size, self.sub_patch_size
+        if S < 8 or S & (S - 1):
+            raise UsageError(f"--sub-patch-size {S}: must be a power of 2, 8 or larger")
+        if self.window == "patch":
+            if P % S or P < 2 * S:
+                raise UsageError(
+                    f"--patch-size {P}: must be a multiple of --sub-patch-size {S}, twice it at least"
+                )
+            if min(H, W) < P or H % (P // 2) or W % (P // 2):
+                raise UsageError(
+                    f"--image-size {H}x{W} does not fit patches of {P} that overlap by half: "
+                    f"choose multiples of {P // 2}, {P} at least, or another --patch-size"
+                )
+        elif H % (S // 2) or W % (S // 2) or min(H, W) < S:
+            raise UsageError(
+                f"--image-size {H}x{W} does not fit sub-patches of {S} that overlap by half: "
+                f"choose multiples of {S // 2}"
+            )
+        if (targets_of(self)[1].sum(0) == 0).any():
+            side = f"--patch-size {P}" if self.window == "patch" else f"--image-size {H}x{W}"
+            raise UsageError(
+                f"{side}: with --sub-patch-size {S} and --skip {self.skip} some sub-patches have no context: "
+                "enlarge it, or lower the others"
+            )
+        if self.place_density and not self.place_statistics:
+            raise UsageError(
+                "--no-place-statistics needs --no-place-density: scores of different kinds compare only "
+                "when standardised"
+            )
+
+    @property
+    def loading_size(self) -> tuple[int, int]:
+        """Height and width at which training images are kept: the smallest crop of them has `size`."""
+        return math.ceil(self.size[0] / self.crop), math.ceil(self.size[1] / self.crop)
+
+    @property
+    def patch_map(self) -> PatchMap:
+        """Sub-patches overlap by half; `interpolation` says how their blocks are drawn."""
+        return self.interpolation
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows h and columns w of sub-patches of an image: 23×23 for the paper's 768×768."""
+        step = self.sub_patch_size // 2
+        return self.size[0] // step - 1, self.size[1] // step - 1
+
+
+# --- the equations, one function each -------------------------------------------------------------
+
+
+def predict(W: Tensor, z_t: Tensor) -> Tensor:
+    """Return W_k z_t, the prediction of Eq. (2) for each direction and step.
+
+    Args:
+        W: (p, d, d).
+        z_t: (..., p, d), the contexts.
+
+    Returns:
+        (..., p, d).
+    """
+    return torch.einsum("pfd,...pd->...pf", W, z_t)
+
+
+def log_f(z: Tensor, prediction: Tensor) -> Tensor:
+    """Return log f_k = z_{t+k}ᵀ W_k z_t, the exponent of Eq. (2), of each prediction and each encoding.
+
+    Args:
+        z: (..., n, d).
+        prediction: W_k z_t, (..., p, d).
+
+    Returns:
+        (..., p, n), unbounded.
+    """
+    return prediction @ z.transpose(-2, -1)
+
+
+def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:
+    """Return L_k = -log( exp(log f_k) / Σ_X exp(log f_j) ), Eq. (2); X is the positive and its negatives.
+
+    Args:
+        positive: (...), log f_k of each pair.
+        negatives: (..., m), log f_j of its negatives.
+
+    Returns:
+        (...), ≥ 0; log(1 + m) when all are alike.
+    """
+    return F.softplus((negatives - positive[..., None]).logsumexp(dim=-1))
+
+
+def margin(positive: Tensor, negatives: Tensor) -> Tensor:
+    """Return max_j log f_j - log f_k: by how much the best negative beats the positive (ours).
+
+    InfoNCE grows with the number of negatives that look like the positive, as many do on a plain background;
+    the largest alone does not.
+    """
+    return negatives.amax(dim=-1) - positive
+
+
+def whitening(covariance: Tensor, n: int) -> Tensor:
+    """Return A with AᵀA the inverse of a covariance that n samples support. Our choice.
+
+    Few samples underestimate some directions, so the covariance is drawn towards its diagonal by the share
+    d / (d + n), and a hundredth of its mean variance is added to each direction.
+
+    Args:
+        covariance: (..., d, d), symmetric, of n samples.
+        n: number of samples.
+
+    Returns:
+        (..., d, d), lower triangular: |A (z - mean)|² is the squared Mahalanobis distance of z.
+    """
+    d = covariance.shape[-1]
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    share = d / (d + n)
+    floor = 0.01 * diagonal.mean(dim=-1, keepdim=True) + 1e-8
+    shrunk = (1 - share) * covariance + torch.diag_embed(share * diagonal + floor)
+    factor = torch.linalg.cholesky(shrunk)
+    identity = torch.eye(d, dtype=covariance.dtype, device=covariance.device).expand_as(shrunk)
+    return torch.linalg.solve_triangular(factor, identity, upper=False)
+
+
+# --- which sub-patches predict which -----------------------------------------------------------------
+
+
+def targets_of(config: CpcAdConfig) -> tuple[Tensor, Tensor]:
+    """Find the pairs of an image: for each target sub-patch, its context in each direction and step.
+
+    A pair counts once for each patch that contains it, as the paper's patches overlap.
+
+    Returns:
+        sources: (p, g) int64, the context's place in the grid; the target's own where there is none.
+        weights: (p, g) float32, the number of patches that contain the pair; 0 where there is none.
+    """
+    h, w = config.grid
+    reach = range(1 + config.skip, 1 + config.skip + config.steps_ahead)
+    offsets = [(dy * k, dx * k) for dy, dx in DIRECTIONS.values() for k in reach]
+    weights = torch.zeros(len(offsets), h, w)
+    rows, cols = torch.arange(h)[:, None], torch.arange(w)[None, :]
+    sources = torch.zeros(len(offsets), h, w, dtype=torch.int64)
+    for p, (dy, dx) in enumerate(offsets):
+        for top, bottom, left, right in _windows(config):
+            targets = (rows >= max(top, top - dy)) & (rows < min(bottom, bottom - dy))
+            targets = targets & (cols >= max(left, left - dx)) & (cols < min(right, right - dx))
+            weights[p] += targets
+        sources[p] = torch.where(weights[p] > 0, (rows + dy) * w + cols + dx, rows * w + cols)
+    return sources.flatten(1), weights.flatten(1)
+
+
+def _windows(config: CpcAdConfig) -> list[tuple[int, int, int, int]]:
+    """Patches as half-open ranges of the grid: top, bottom, left, right. 5×5 of 7×7 at 768×768."""
+    h, w = config.grid
+    if config.window == "image":
+        return [(0, h, 0, w)]
+    step = config.sub_patch_size // 2
+    side, stride = config.patch_size // step - 1, config.patch_size // 2 // step
+    starts = [(y, x) for y in range(0, h - side + 1, stride) for x in range(0, w - side + 1, stride)]
+    return [(y, y + side, x, x + side) for y, x in starts]
+
+
+def random_crops(x: Tensor, size: tuple[int, int], smallest: float, flip: bool) -> Tensor:
+    """Crop each image to a random share of its sides, resize it, and mirror half of them (Sec. 5).
+
+    Both sides shrink by the same share, so the shape stays. Drawn from torch's generator.
+
+    Args:
+        x: (B, C, H, W).
+        size: height and width of the result in pixels.
+        smallest: the share is drawn from [smallest, 1].
+        flip: whether to mirror left to right with probability 1/2.
+
+    Returns:
+        (B, C, *size), with the filter of `blemish.images.resize`.
+    """
+    H, W = x.shape[2:]
+    crops = []
+    for image, (share, down, across, coin) in zip(x, torch.rand(len(x), 4).tolist(), strict=True):
+        share = smallest + (1 - smallest) * share
+        h, w = max(1, round(share * H)), max(1, round(share * W))
+        top, left = int(down * (H - h + 1)), int(across * (W - w + 1))
+        crop = _resize(image[None, :, top : top + h, left : left + w], size)
+        crops.append(crop.flip(3) if flip and coin < 0.5 else crop)
+    return torch.cat(crops)
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+# --- the network ------------------------------------------------------------------------------------
+
+
+class CpcAd(nn.Module):
+    """CPC-AD's network. `forward` maps images to the scores of their sub-patches and is what is exported."""
+
+    config_type: ClassVar = CpcAdConfig
+    presets: ClassVar[dict[str, CpcAdConfig]] = {
+        "default": CpcAdConfig(),
+        "compact": CpcAdConfig(steps=400, score="infonce", place_density=False, image_score="top5"),
+        "paper": CpcAdConfig(
+            image_size=768,
+            image_score="top5",
+            patch_size=256,
+            sub_patch_size=64,
+            encoder="resnet18",
+            width=64,
+            exposure=False,
+            shared_encoder=False,
+            bank=16,
+            score="infonce",
+            place_statistics=False,
+            place_density=False,
+            interpolation="nearest",
+            epochs=150,
+            batch_size=16,
+            learning_rate=1.5e-4,
+            schedule="constant",
+            validation_fraction=0.0,
+            calibration_fraction=0.0,
+        ),
+    }
+
+    # buffers; sources and weights are made from the config and are not saved
+    mean_white: Tensor
+    pixel_mean: Tensor
+    pixel_spread: Tensor
+    bank: Tensor
+    place_mean: Tensor
+    place_spread: Tensor
+    place_encoding: Tensor
+    place_whitening: Tensor
+    sources: Tensor
+    weights: Tensor
+
+    def __init__(self, config: CpcAdConfig, channels: int) -> None:
+        super().__init__()
+        if config.grey and channels not in (1, 3):
+            raise UsageError(f"--grey: images have {channels} channels, not 3 or 1; give --no-grey")
+        self.config, self.channels = config, channels
+        E = 1 if config.shared_encoder else len(DIRECTIONS)
+        make, inputs = _ENCODERS[config.encoder], 1 if config.grey else channels
+        self.encoders = nn.ModuleList(make(inputs, config.sub_patch_size, config.width) for _ in range(E))
+        d: int = self.encoders[0].outputs  # type: ignore[assignment]
+        sources, weights = targets_of(config)
+        p, g = sources.shape
+        self.W = nn.Parameter(torch.empty(E, p // E, d, d).uniform_(-1, 1) / math.sqrt(d))
+        self.register_buffer("sources", sources.view(E, p // E, g), persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
+        if config.exposure:
+            self.register_buffer("mean_white", torch.tensor(1.0))
+        self.register_buffer("pixel_mean", torch.zeros(()))
+        self.register_buffer("pixel_spread", torch.ones(()))
+        self.register_buffer("bank", torch.zeros(E, config.bank, d))
+        if config.place_statistics:
+            kinds = 2 if config.place_density else 1
+            self.register_buffer("place_mean", torch.zeros(kinds, g))
+            self.register_buffer("place_spread", torch.ones(kinds, g))
+        if config.place_density:
+            self.register_buffer("place_encoding", torch.zeros(E, g, d))
+            self.register_buffer("place_whitening", torch.zeros(E, g, d, d))
+
+    @property
+    def scoring_batch(self) -> int:
+        """Images to score at a time.
+
+        One on a CPU: so the score of an image is the same to the last bit whatever it is scored with. One for
+        the paper's encoder too, which makes 529 of it.
+        """
+        return 1 if self.W.device.type == "cpu" or self.config.encoder == "resnet18" else 16
+
+    def grey(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 1, H, W), the luma of ITU-R BT.601, if the config says so."""
+        if not self.config.grey or x.shape[1] == 1:
+            return x
+        return torch.einsum("bchw,c->bhw", x, x.new_tensor(_LUMA))[:, None]
+
+    def plain(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) as configured: grey, and of the training images' white point."""
+        x = self.grey(x)
+        return expose(x, self.mean_white) if self.config.exposure else x
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return z = g_enc(x): each sub-patch once. (B, C, H, W) in [0, 1] -> (E, B, g, d)."""
+        x = (self.plain(x) - self.pixel_mean) / self.pixel_spread
+        return torch.stack([encoder(x).flatten(1, 2) for encoder in self.encoders])
+
+    def predictions(self, z: Tensor) -> Tensor:
+        """Return W_k z_t of all pairs, by target: z (E, B, g, d) -> (E, B, g, p/E, d)."""
+        contexts = torch.stack([z_e[:, at.T] for z_e, at in zip(z, self.sources, strict=True)])
+        return torch.stack([predict(W, z_t) for W, z_t in zip(self.W, contexts, strict=True)])
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Mean of L_k over all pairs of the four directions, Eq. (2). Images (B, C, H, W) -> a number.
+
+        Each sub-patch draws its negatives from all sub-patches of the batch; the pairs that end in it share
+        them (our choice).
+        """
+        config = self.config
+        if self.training:
+            x = random_crops(x, config.size, config.crop, config.flip)
+        z = self.encode(x)  # (E, B, g, d)
+        E, B, g, d = z.shape
+        drawn = torch.randint(B * g, (B * g * config.negatives,)).to(z.device)
+        z_j = z.flatten(1, 2)[:, drawn].view(E, B, g, config.negatives, d)
+        candidates = torch.cat([z[:, :, :, None], z_j], dim=3)  # the positive first
+        scores = log_f(candidates, self.predictions(z)).float()  # (E, B, g, p/E, 1 + negatives)
+        losses = self._by_pair(info_nce(scores[..., 0], scores[..., 1:]))
+        return (losses * self.weights).sum() / (B * self.weights.sum())
+
+    def pair_scores(self, z: Tensor) -> Tensor:
+        """Return L_k, or the margin, of each pair against the bank. Encodings (E, B, g, d) -> (B, p, g).
+
+        Pairs that do not exist (their weight is 0) have a meaningless value.
+        """
+        prediction = self.predictions(z)
+        positive = log_f(z[:, :, :, None], prediction)[..., 0]  # (E, B, g, p/E)
+        negatives = log_f(self.bank[:, None, None], prediction)  # (E, B, g, p/E, m)
+        rule = info_nce if self.config.score == "infonce" else margin
+        return self._by_pair(rule(positive, negatives))
+
+    def sub_patch_scores(self, z: Tensor) -> Tensor:
+        """Score each sub-patch. Encodings (E, B, g, d) -> (B, 1, g), or (B, 2, g) with the place's density.
+
+        First the mean (or sum) over the pairs that end in it (Sec. 5: "combine their losses"). Then, ours,
+        how unlikely its encoding is at its place. Eq. (2) estimates log p(z | c) / p(z): what is rare but
+        agrees with equally rare surroundings, a stain that covers its own context, scores well there. The
+        density p(z), a Gaussian over the good training images, is the factor that is missing.
+        """
+        total = (self.pair_scores(z) * self.weights).sum(dim=1)  # (B, g)
+        if self.config.combine == "mean":
+            total = total / self.weights.sum(dim=0)
+        kinds = [total]
+        if self.config.place_density:
+            white = torch.einsum("ebgd,egfd->ebgf", z - self.place_encoding[:, None], self.place_whitening)
+            kinds.append(white.square().sum(dim=-1).mean(dim=0).clamp(min=1e-9).log())
+        return torch.stack(kinds, dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> scores of sub-patches (B, h, w), larger is more anomalous."""
+        scores = self.sub_patch_scores(self.encode(x))
+        if self.config.place_statistics:
+            scores = (scores - self.place_mean) / self.place_spread
+        return scores.mean(dim=1).unflatten(1, self.config.grid)
+
+    def _by_pair(self, values: Tensor) -> Tensor:
+        """(E, B, g, p/E) -> (B, p, g)."""
+        return values.permute(1, 0, 3, 2).flatten(1, 2)
+
+    @torch.no_grad()
+    def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Before training: white point, mean and spread of the training images (batches (B, C, H, W))."""
+        if self.config.exposure:
+            self.mean_white.copy_(mean_and_variance(white_point(self.grey(x)) for x in batches())[0])
+        n, total, squares = 0, 0.0, 0.0
+        for x in batches():
+            x = self.plain(x).double()
+            n, total, squares = n + x.numel(), total + x.sum().item(), squares + x.square().sum().item()
+        mean = total / n
+        self.pixel_mean.fill_(mean)
+        self.pixel_spread.fill_(max(math.sqrt(max(squares / n - mean**2, 0.0)), 1e-3))
+
+    @torch.no_grad()
+    def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """After training, from the good training images: the bank of negatives; then place statistics.
+
+        Each sub-patch draws a number, and the smallest make the bank: a uniform draw in one pass.
+        """
+        generator = torch.Generator().manual_seed(self.config.bank_seed)
+        lots, kept = torch.empty(0), self.bank[:, :0]
+        n, total, products = 0, torch.zeros(()), torch.zeros(())
+        for x in batches():
+            z = self.encode(x)  # (E, B, g, d)
+            lots = torch.cat([lots, torch.rand(z.shape[1] * z.shape[2], generator=generator)])
+            kept = torch.cat([kept, z.flatten(1, 2)], dim=1)
+            chosen = lots.argsort()[: self.config.bank]
+            lots, kept = lots[chosen], kept[:, chosen.to(kept.device)]
+            if self.config.place_density:
+                z = z.double()
+                n, total = n + z.shape[1], total + z.sum(dim=1)
+                products = products + torch.einsum("ebgd,ebgf->egdf", z, z)
+        # fewer sub-patches than the bank holds (a handful of tiny images) fill it more than once
+        self.bank.copy_(kept[:, torch.arange(self.config.bank) % kept.shape[1]])
+        if self.config.place_density:
+            mean = total / n
+            covariance = products / n - mean[..., :, None] * mean[..., None, :]
+            self.place_encoding.copy_(mean)
+            self.place_whitening.copy_(whitening(covariance, n))
+        if self.config.place_statistics:
+            mean, variance = mean_and_variance(self.sub_patch_scores(self.encode(x)) for x in batches())
+            spread = variance.sqrt()  # (kinds, g)
+            typical = spread.median(dim=1, keepdim=True).values
+            self.place_mean.copy_(mean)
+            self.place_spread.copy_(spread + 0.5 * typical + 1e-6)
