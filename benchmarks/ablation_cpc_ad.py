@@ -2,8 +2,8 @@
 
     python benchmarks/ablation_cpc_ad.py --data ROOT/mvtec/bottle [--steps 400] [--seed 0] [--only NAME ...]
 
-`training`: one network for each change to the default. `scoring`: the default's network, scored in other ways,
-nothing retrained. Finished entries are kept in the JSON and not measured again.
+`training`: one network for each change to the default. `scoring`: the default's network, scored in other
+ways, nothing retrained. Finished entries are kept in the JSON and not measured again.
 """
 
 from __future__ import annotations
@@ -25,13 +25,22 @@ from blemish.metrics import PixelPool, image_roc
 from blemish.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
-RAW = {"score": "infonce", "place_statistics": False}
+PAPERS = {
+    "score": "infonce",
+    "bank": 16,
+    "place_statistics": False,
+    "place_density": False,
+    "interpolation": "nearest",
+}
+"""The paper's way to score, on whatever network."""
+
 TRAINING = {
     "default": {},
+    "one step": {"steps": 1},
     "no sub-patch skipped": {"skip": 0},
-    "two skipped": {"skip": 2, "steps_ahead": 4},
+    "two skipped, K = 4": {"skip": 2, "steps_ahead": 4},
     "K = 1": {"steps_ahead": 1},
     "K = 3": {"steps_ahead": 3},
     "four encoders": {"shared_encoder": False},
@@ -40,19 +49,21 @@ TRAINING = {
     "no exposure": {"exposure": False},
     "no crops, no flips": {"crop": 1.0, "flip": False},
 }
-SCORING = {
-    f"{rule}, bank of {bank}, {'standardised' if place else 'raw'}": {
-        "score": rule,
-        "bank": bank,
-        "place_statistics": place,
+_RAW = {"place_statistics": False, "place_density": False}
+SCORING = (
+    {
+        f"raw {rule}, bank of {m}": _RAW | {"score": rule, "bank": m}
+        for rule in ("infonce", "margin")
+        for m in (16, 256, 1024)
     }
-    for place in (False, True)
-    for rule in ("infonce", "margin")
-    for bank in (16, 256, 1024)
-} | {
-    "infonce, bank of 256, raw, sum over the pairs": RAW | {"bank": 256, "combine": "sum"},
-    "infonce, bank of 256, raw, map in blocks": RAW | {"bank": 256, "interpolation": "nearest"},
-}
+    | {f"{rule}, standardised": {"score": rule, "place_density": False} for rule in ("infonce", "margin")}
+    | {f"{rule} and density": {"score": rule} for rule in ("infonce", "margin")}
+    | {
+        "raw infonce, bank of 256, sum over the pairs": _RAW | {"score": "infonce", "combine": "sum"},
+        "raw infonce, bank of 256, map in blocks": _RAW | {"score": "infonce", "interpolation": "nearest"},
+        "margin and density, map in blocks": {"interpolation": "nearest"},
+    }
+)
 IMAGE_SCORES = ("max", "top1", "top5", "mean")
 
 
@@ -87,9 +98,9 @@ def measure(detector: Pipeline, data: Path) -> dict[str, float]:
 def rescored(detector: Pipeline, changes: dict, data: Path, seed: int) -> Pipeline:
     """Keep the encoder and W; make bank and place statistics anew as `changes` ask."""
     bundle = detector.bundle
-    config = CpcAdConfig(**(fitting._options(bundle) | changes))
+    config = CpcAdConfig(**(fitting.options_of(bundle) | changes))
     network = CpcAd(config, bundle.image_format.channels)
-    made = ("bank", "place_mean", "place_spread")
+    made = ("bank", "place_mean", "place_spread", "place_encoding", "place_whitening")
     kept = {k: torch.from_numpy(v) for k, v in bundle.tensors.items() if k not in made}
     network.load_state_dict(kept, strict=False)
     network.eval()
@@ -106,7 +117,7 @@ def rescored(detector: Pipeline, changes: dict, data: Path, seed: int) -> Pipeli
     return Pipeline(bundle=bundle, network=fitting.runner(network, torch.device("cpu")))
 
 
-def _batches(files: ImageFiles):
+def _batches(files: ImageFiles) -> Iterator[torch.Tensor]:
     for start in range(0, len(files), 8):
         yield torch.from_numpy(files.batch(np.arange(start, min(start + 8, len(files)))))
 
@@ -126,36 +137,30 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
 
-    def keep(key: str, make: Callable[[], dict[str, float]]) -> None:
+    where = f"{options.data.name} / {options.steps} steps / seed {options.seed}"
+
+    def keep(key: str, detector: Pipeline, changes: dict | None) -> None:
         if key not in results:
-            results[key] = make()
+            if changes is not None:
+                detector = rescored(detector, changes, options.data, options.seed)
+            results[key] = measure(detector, options.data)
             options.out.write_text(json.dumps(results, indent=2) + "\n")
             print(key, json.dumps(results[key]), flush=True)
 
-    where = f"{options.data.name} / {options.steps} steps / seed {options.seed}"
     for name in options.only:
-        run = options.runs / f"{where} / {name}".replace(" / ", "+").replace(" ", "_")
-        config = replace(CpcAd.presets["default"], steps=options.steps, **TRAINING[name])
-        keys = [f"{where} / training / {name} / {how}" for how in ("default's scoring", "paper's scoring")]
-        if name != "default" and all(key in results for key in keys):
+        ways = {"default's scoring": None, "paper's scoring": PAPERS}
+        wanted = {f"{where} / training / {name} / {how}": changes for how, changes in ways.items()}
+        if name == "default":
+            wanted |= {f"{where} / scoring / {how}": changes for how, changes in SCORING.items()}
+        if set(wanted) <= set(results):
             continue
+        config = replace(CpcAd.presets["default"], **({"steps": options.steps} | TRAINING[name]))
+        run = options.runs / f"{where} / {name}".replace(" / ", "+").replace(" ", "_")
         detector = fitting.fit(
             options.data, method="cpc-ad", config=config, seed=options.seed, out=run, resume=True
         )
-        keep(keys[0], lambda d=detector: measure(d, options.data))
-        papers = RAW | {"bank": 16, "interpolation": "nearest"}
-        keep(
-            keys[1],
-            lambda d=detector: measure(rescored(d, papers, options.data, options.seed), options.data),
-        )
-        if name == "default":
-            for how, changes in SCORING.items():
-                keep(
-                    f"{where} / scoring / {how}",
-                    lambda d=detector, c=changes: measure(
-                        rescored(d, c, options.data, options.seed), options.data
-                    ),
-                )
+        for key, changes in wanted.items():
+            keep(key, detector, changes)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
                                    [--seeds 0 ...]
 
 ROOT holds mvtec/bottle, mtd/magnetic_tile, head_ct/head_ct and piped/pa_*. Runs go to runs/real/METHOD/;
-finished ones are not done again, so the command can be stopped and repeated. The table is made of all runs there.
+finished ones are not done again, so the command can be stopped and repeated. The table shows all runs there.
 """
 
 from __future__ import annotations
@@ -35,16 +35,14 @@ RESULTS = Path("benchmarks/results")
 
 def train_and_evaluate(data: Path, run: Path, method: str, preset: str, seed: int) -> None:
     """Do what the command line does; a finished part is skipped."""
-    common = ["--data", str(data)]
+    data_options = ["--data", str(data)]
+    method_options = ["--method", method, "--preset", preset, "--seed", str(seed)]
     if not (run / "model.safetensors").exists():
-        code = blemish(
-            ["train", *common, "--method", method, "--preset", preset, "--seed", str(seed)]
-            + ["--out", str(run), "--resume"]
-        )
+        code = blemish(["train", *data_options, *method_options, "--out", str(run), "--resume"])
         if code:
             raise SystemExit(code)
     if not (run / "evaluation" / "evaluation.json").exists():
-        code = blemish(["evaluate", *common, "--model", str(run)])
+        code = blemish(["evaluate", *data_options, "--model", str(run)])
         if code:
             raise SystemExit(code)
 

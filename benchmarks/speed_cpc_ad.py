@@ -3,8 +3,8 @@
     python benchmarks/speed_cpc_ad.py [--device cpu] [--presets paper default] [--only scoring ...]
 
 All figures come from one run and are meant as ratios; on a shared machine absolute times mean little. The
-naive pipeline cuts an image into its overlapping patches and scores each by itself, as the paper describes it;
-it is the same code on each patch, so that nothing but the repeated encoding differs.
+naive pipeline cuts an image into its overlapping patches and scores each by itself, as the paper describes
+it; it is the same code on each patch, so that nothing but the repeated encoding differs.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def detector_of(
     unknown = sorted(set(bundle.config) - known)
     if unknown:
         raise ModelError(f"{name}: option {unknown[0]!r} is unknown to this blemish; upgrade it")
-    network = kind(kind.config_type(**_options(bundle)), bundle.image_format.channels)
+    network = kind(kind.config_type(**options_of(bundle)), bundle.image_format.channels)
     try:
         network.load_state_dict({k: torch.from_numpy(v) for k, v in bundle.tensors.items()})
     except RuntimeError as error:
@@ -257,7 +257,7 @@ def _identity(method: str, config: dict[str, Any], provenance: dict[str, Any]) -
     }
 
 
-def _options(bundle: Bundle) -> dict[str, Any]:
+def options_of(bundle: Bundle) -> dict[str, Any]:
     """Return a bundle's config as its dataclass has it: JSON knows no tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
 
@@ -266,7 +266,7 @@ def _finished_run(folder: Path, wanted: dict[str, Any], device: str) -> Pipeline
     """Load the finished run that `resume` met, if it is the one that is asked for."""
     detector = load(folder, device=device)
     bundle = detector.bundle
-    found = _identity(bundle.method, _options(bundle), bundle.provenance)
+    found = _identity(bundle.method, options_of(bundle), bundle.provenance)
     for key in wanted:
         if wanted[key] != found.get(key):
             raise UsageError(
