@@ -1,6 +1,6 @@
 """CPC-AD's training and scoring beside the machine's matrix rate, and beside the naive pipeline.
 
-    python benchmarks/speed_cpc_ad.py [--device cpu] [--presets paper default] [--only scoring ...]
+    python benchmarks/speed_cpc_ad.py [--device cpu] [--presets paper default]
 
 All figures come from one run and are meant as ratios; on a shared machine absolute times mean little. The
 naive pipeline cuts an image into its overlapping patches and scores each by itself, as the paper describes
@@ -68,7 +68,8 @@ def scoring(preset: str, device: str, repeats: int) -> dict[str, float]:
     network = CpcAd(CpcAd.presets[preset], channels=1).to(device).eval()
     config = network.config
     P = config.patch_size
-    by_patch = CpcAd(replace(config, image_size=P, place_statistics=False), channels=1).to(device).eval()
+    plain = replace(config, image_size=P, place_statistics=False, place_density=False)
+    by_patch = CpcAd(plain, channels=1).to(device).eval()
     kept = {k: v for k, v in network.state_dict().items() if not k.startswith("place_")}
     by_patch.load_state_dict(kept)
     x = torch.rand(1, 1, *config.size, device=device)

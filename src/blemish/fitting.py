@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from blemish import decoding, images
+from blemish import decoding, images, scoring
 from blemish.bundle import MODEL_NAME, Bundle, load_bundle, save_bundle
 from blemish.calibration import calibrate
 from blemish.data import file_digest, fingerprint, open_dataset, split_good
@@ -153,7 +153,7 @@ def fit(
         size=config.size,
         image_score=config.image_score,
         patch_map=config.patch_map,
-        display_range=_display_range(run_network, validation or scored),
+        display_range=_display_range(run_network, validation or scored, config),
         provenance=provenance,
         tensors={k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()},
     )
@@ -339,7 +339,7 @@ def _provenance(name: str, split: Split, seed: int) -> dict[str, Any]:
 
 
 def _display_range(
-    network: Callable[[np.ndarray], np.ndarray], seen: ImageCache | ImageFiles
+    network: Callable[[np.ndarray], np.ndarray], seen: ImageCache | ImageFiles, config: TrainedConfig
 ) -> tuple[float, float]:
     """Map values for the ends of an overlay's colours: 0, and three times a good image's highest point.
 
@@ -347,8 +347,9 @@ def _display_range(
     Calibration images, if there are any, say it better: they were not trained on.
     """
     indices = np.arange(min(len(seen), 64))
-    maps = [network(seen.batch(indices[i : i + 16])) for i in range(0, len(indices), 16)]
-    return 0.0, 3 * float(np.median(np.concatenate(maps).max(axis=(1, 2))))
+    scores = [s for i in range(0, len(indices), 16) for s in network(seen.batch(indices[i : i + 16]))]
+    maxima = [scoring.pixel_map(s, config.size, config.patch_map).max() for s in scores]
+    return 0.0, 3 * float(np.median(maxima))
 
 
 def _calibrated(bundle: Bundle, network: Callable[[np.ndarray], np.ndarray], split: Split) -> Bundle:

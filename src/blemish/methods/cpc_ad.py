@@ -34,7 +34,7 @@ from blemish.methods.layers import expose, mean_and_variance, white_point
 from blemish.types import PatchMap, TrainedConfig, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 DIRECTIONS = {"above": (-1, 0), "below": (1, 0), "left": (0, -1), "right": (0, 1)}
 """Where the context lies, seen from the sub-patch that it predicts (rows, columns)."""
@@ -380,7 +380,7 @@ class CpcAd(nn.Module):
         """(B, C, H, W) -> (B, 1, H, W), the luma of ITU-R BT.601, if the config says so."""
         if not self.config.grey or x.shape[1] == 1:
             return x
-        return torch.einsum("bchw,c->bhw", x, x.new_tensor(_LUMA))[:, None]
+        return (x * x.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
 
     def plain(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) as configured: grey, and of the training images' white point."""
@@ -407,11 +407,17 @@ class CpcAd(nn.Module):
         if self.training:
             x = random_crops(x, config.size, config.crop, config.flip)
         z = self.encode(x)  # (E, B, g, d)
+        with torch.autocast(x.device.type, enabled=False):  # the encoder alone may be in bf16
+            return self.loss_of(z.float())
+
+    def loss_of(self, z: Tensor) -> Tensor:
+        """Return the mean of L_k over all pairs, Eq. (2), of encodings (E, B, g, d)."""
         E, B, g, d = z.shape
-        drawn = torch.randint(B * g, (B * g * config.negatives,)).to(z.device)
-        z_j = z.flatten(1, 2)[:, drawn].view(E, B, g, config.negatives, d)
+        negatives = self.config.negatives
+        drawn = torch.randint(B * g, (B * g * negatives,)).to(z.device)
+        z_j = z.flatten(1, 2)[:, drawn].view(E, B, g, negatives, d)
         candidates = torch.cat([z[:, :, :, None], z_j], dim=3)  # the positive first
-        scores = log_f(candidates, self.predictions(z)).float()  # (E, B, g, p/E, 1 + negatives)
+        scores = log_f(candidates, self.predictions(z))  # (E, B, g, p/E, 1 + negatives)
         losses = self._by_pair(info_nce(scores[..., 0], scores[..., 1:]))
         return (losses * self.weights).sum() / (B * self.weights.sum())
 
@@ -467,6 +473,11 @@ class CpcAd(nn.Module):
         self.pixel_mean.fill_(mean)
         self.pixel_spread.fill_(max(math.sqrt(max(squares / n - mean**2, 0.0)), 1e-3))
 
+    def _as_scored(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Batches in the portions of scoring: the same memory, and the same values to the last bit."""
+        for x in batches:
+            yield from x.split(self.scoring_batch)
+
     @torch.no_grad()
     def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
         """After training, from the good training images: the bank of negatives; then place statistics.
@@ -476,7 +487,7 @@ class CpcAd(nn.Module):
         generator = torch.Generator().manual_seed(self.config.bank_seed)
         lots, kept = torch.empty(0), self.bank[:, :0]
         n, total, products = 0, torch.zeros(()), torch.zeros(())
-        for x in batches():
+        for x in self._as_scored(batches()):
             z = self.encode(x)  # (E, B, g, d)
             lots = torch.cat([lots, torch.rand(z.shape[1] * z.shape[2], generator=generator)])
             kept = torch.cat([kept, z.flatten(1, 2)], dim=1)
@@ -494,7 +505,9 @@ class CpcAd(nn.Module):
             self.place_encoding.copy_(mean)
             self.place_whitening.copy_(whitening(covariance, n))
         if self.config.place_statistics:
-            mean, variance = mean_and_variance(self.sub_patch_scores(self.encode(x)) for x in batches())
+            mean, variance = mean_and_variance(
+                self.sub_patch_scores(self.encode(x)) for x in self._as_scored(batches())
+            )
             spread = variance.sqrt()  # (kinds, g)
             typical = spread.median(dim=1, keepdim=True).values
             self.place_mean.copy_(mean)

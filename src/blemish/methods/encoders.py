@@ -100,7 +100,7 @@ class DenseEncoder(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """He initialisation; the last convolution of a residual branch starts small, as nothing normalises."""
+    """He initialisation; the last convolution of a residual branch starts at zero, as nothing normalises."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
