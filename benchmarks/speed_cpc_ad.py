@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from blemish.methods.cpc_ad import CpcAd
+from blemish.methods.encoders import DenseEncoder, ResNetEncoder
 from blemish.training import keep_freed_memory, make_accelerator
 
 if TYPE_CHECKING:
@@ -136,22 +137,34 @@ def training_step(preset: str, device: str, batch: int, repeats: int) -> dict[st
     }
 
 
-def stems(device: str, repeats: int) -> dict[str, float]:
-    """The 7×7/2 convolution of 529 grey sub-patches of 64×64, forward and backward, in three ways."""
-    x = torch.rand(529, 1, 64, 64, device=device)
-    weight = torch.randn(64, 1, 7, 7, device=device, requires_grad=True)
-    channels_last = x.to(memory_format=torch.channels_last)
-
-    def by_matrix() -> torch.Tensor:
-        columns = F.unfold(x, 7, padding=3, stride=2)  # (n, 49, 1024)
-        return weight.view(64, 49) @ columns
-
-    ways = {
-        "convolution_s": lambda: F.conv2d(x, weight, stride=2, padding=3),
-        "channels_last_s": lambda: F.conv2d(channels_last, weight, stride=2, padding=3),
-        "im2col_s": by_matrix,
+def layouts(device: str, repeats: int) -> dict[str, dict[str, float]]:
+    """Encode forward and backward with weights in both memory layouts; and the grey stem by im2col too."""
+    result: dict[str, dict[str, float]] = {}
+    sizes = {
+        "resnet18": ((1, 1, 256, 256), ResNetEncoder(1, 64, 64)),
+        "dense": ((16, 1, 192, 192), DenseEncoder(1, 16, 16)),
     }
-    return {name: seconds(lambda: way().sum().backward(), device, repeats) for name, way in ways.items()}  # noqa: B023
+    for name, (shape, encoder) in sizes.items():
+        x, encoder = torch.rand(shape, device=device), encoder.to(device)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            encoder.to(memory_format=layout)
+            taken = seconds(lambda: encoder(x).sum().backward(), device, repeats)  # noqa: B023
+            result.setdefault(name, {})[str(layout).removeprefix("torch.")] = taken
+    crops = torch.rand(529, 1, 64, 64, device=device)
+    weight = torch.randn(64, 1, 7, 7, device=device, requires_grad=True)
+    last = weight.detach().to(memory_format=torch.channels_last).requires_grad_()
+    ways = {
+        "contiguous_format": lambda: F.conv2d(crops, weight, stride=2, padding=3),
+        "channels_last": lambda: F.conv2d(
+            crops.to(memory_format=torch.channels_last), last, stride=2, padding=3
+        ),
+        "im2col": lambda: weight.view(64, 49) @ F.unfold(crops, 7, padding=3, stride=2),
+    }
+    result["stem of resnet18"] = {
+        name: seconds(lambda: way().sum().backward(), device, repeats)  # noqa: B023
+        for name, way in ways.items()
+    }
+    return result
 
 
 def in_fresh_process(preset: str, device: str, batch: int, repeats: int) -> dict[str, float]:
@@ -182,7 +195,7 @@ def main() -> None:
             "device": options.device,
             "threads": torch.get_num_threads(),
         },
-        "stem": stems(options.device, options.repeats),
+        "layout_s": layouts(options.device, options.repeats),
         "scoring": {p: scoring(p, options.device, options.repeats) for p in options.presets},
         "training": {
             p: [

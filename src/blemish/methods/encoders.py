@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,3 +108,4 @@ def _initialise(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, (PreActivationBlock, PointBlock)):
             nn.init.zeros_(part.second.weight)
+    module.to(memory_format=torch.channels_last)  # a tenth to a third faster (benchmarks/speed_cpc_ad.py)
