@@ -38,7 +38,7 @@ PAPERS = {
 
 TRAINING = {
     "default": {},
-    "one step": {"steps": 1},
+    "one epoch": {"epochs": 1},
     "no sub-patch skipped": {"skip": 0},
     "two skipped, K = 4": {"skip": 2, "steps_ahead": 4},
     "K = 1": {"steps_ahead": 1},

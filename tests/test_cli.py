@@ -75,7 +75,7 @@ def test_unknown_words_are_refused_with_what_there_is(
 ):
     data = ("--data", tiny_category, "--out", tmp_path / "run")
     assert refused(capsys, "trian") == f"blemish: trian: no such command; choose one of {', '.join(COMMANDS)}"
-    assert "--method nonsense: no such method; choose one of metal" in refused(
+    assert "--method nonsense: no such method; choose one of metal, cpc-ad" in refused(
         capsys, "train", *data, "--method", "nonsense"
     )
     assert "--preset nonsense: metal has no such preset; choose one of default" in refused(

@@ -4,6 +4,6 @@ from blemish.methods.cpc_ad import CpcAd
 from blemish.methods.metal import Metal
 
 METHODS = {
-    "cpc-ad": CpcAd,
     "metal": Metal,
+    "cpc-ad": CpcAd,
 }
