@@ -61,7 +61,7 @@ SCORING = (
     | {
         "raw infonce, bank of 256, sum over the pairs": _RAW | {"score": "infonce", "combine": "sum"},
         "raw infonce, bank of 256, map in blocks": _RAW | {"score": "infonce", "interpolation": "nearest"},
-        "margin and density, map in blocks": {"interpolation": "nearest"},
+        "margin and density, map in blocks": {"score": "margin", "interpolation": "nearest"},
     }
 )
 IMAGE_SCORES = ("max", "top1", "top5", "mean")

@@ -24,7 +24,7 @@ WAYS = {
     "margin, raw": {"score": "margin", "place_statistics": False, "place_density": False},
     "InfoNCE, standardised": {"score": "infonce", "place_density": False},
     "margin, standardised": {"score": "margin", "place_density": False},
-    "margin and density": {"score": "margin"},
+    "InfoNCE and density": {"score": "infonce"},
 }
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     rows = []
     for label in sorted({s.label for s in test}):
         own = [i for i, s in enumerate(test) if s.label == label]
-        own.sort(key=lambda i: found["margin and density"][i].score)
+        own.sort(key=lambda i: found["InfoNCE and density"][i].score)
         rows += [own[0], own[len(own) // 2], own[-1]]
     figure, axes = plt.subplots(len(rows), 1 + len(WAYS), figsize=(3 * (1 + len(WAYS)), 3 * len(rows)))
     for line, i in zip(axes, rows, strict=True):

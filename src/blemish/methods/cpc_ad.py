@@ -85,7 +85,7 @@ class CpcAdConfig(TrainedConfig):
     """Negatives in testing: encodings of good training images, kept in the model."""
     bank_seed: int = 0
     """Fixes which encodings make the bank."""
-    score: Literal["infonce", "margin"] = "margin"
+    score: Literal["infonce", "margin"] = "infonce"
     """infonce: the loss of a pair. margin: how far its best negative beats the positive."""
     place_statistics: bool = True
     """Standardise each score by its mean and spread at its place over the good training images."""
@@ -200,7 +200,8 @@ def margin(positive: Tensor, negatives: Tensor) -> Tensor:
     """Return max_j log f_j - log f_k: by how much the best negative beats the positive (ours).
 
     InfoNCE grows with the number of negatives that look like the positive, as many do on a plain background;
-    the largest alone does not.
+    the largest alone does not. But it has no lower bound: a blemish far from all good ones may have a huge
+    encoding, and pass for the best of positives.
     """
     return negatives.amax(dim=-1) - positive
 
@@ -304,7 +305,7 @@ class CpcAd(nn.Module):
     config_type: ClassVar = CpcAdConfig
     presets: ClassVar[dict[str, CpcAdConfig]] = {
         "default": CpcAdConfig(),
-        "compact": CpcAdConfig(steps=400, score="infonce", place_density=False, image_score="top5"),
+        "compact": CpcAdConfig(steps=400, place_density=False, image_score="top5"),
         "paper": CpcAdConfig(
             image_size=768,
             image_score="top5",
@@ -315,7 +316,6 @@ class CpcAd(nn.Module):
             exposure=False,
             shared_encoder=False,
             bank=16,
-            score="infonce",
             place_statistics=False,
             place_density=False,
             interpolation="nearest",
