@@ -12,35 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
+from timing import matrix_rate, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from blemish.methods.layers import ssim_map, valid_blur_matrix
 from blemish.methods.metal import Metal
 from blemish.training import keep_freed_memory, make_accelerator
-
-
-def seconds(call, repeats: int) -> float:
-    """Return the median time of a call after one warm-up."""
-    call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def matrix_rate(dtype: torch.dtype, n: int = 2048) -> float:
-    """Return the flop/s of an n×n matrix product."""
-    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
-    return 2 * n**3 / seconds(lambda: a @ b, 5)
 
 
 def training_step(preset: str, *, keep_memory: bool, repeats: int) -> dict[str, float]:

@@ -13,15 +13,14 @@ import argparse
 import json
 import platform
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from timing import matrix_rate, seconds
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,28 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RESULTS = Path("benchmarks/results")
-
-
-def seconds(call: Callable[[], object], device: str, repeats: int) -> float:
-    """Return the median time of a call after one warm-up."""
-    call()
-    times = []
-    for _ in range(repeats):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Return the flop/s of a square matrix product."""
-    n = 8192 if device == "cuda" else 2048
-    a, b = torch.randn(n, n, device=device).to(dtype), torch.randn(n, n, device=device).to(dtype)
-    return 2 * n**3 / seconds(lambda: a @ b, device, 5)
 
 
 def gigaflop(call: Callable[[], object]) -> float:
@@ -81,11 +58,11 @@ def scoring(preset: str, device: str, repeats: int) -> dict[str, float]:
 
     dtype = torch.float32
     with torch.inference_mode():
-        rate = matrix_rate(device, dtype)
-        whole = seconds(lambda: network(x), device, repeats)
-        encoding = seconds(lambda: network.encode(x), device, repeats)
-        patchwise = seconds(naive, device, repeats)
-        rate = max(rate, matrix_rate(device, dtype))
+        rate = matrix_rate(dtype, device)
+        whole = seconds(lambda: network(x), repeats, device)
+        encoding = seconds(lambda: network.encode(x), repeats, device)
+        patchwise = seconds(naive, repeats, device)
+        rate = max(rate, matrix_rate(dtype, device))
         work, encoder_work = gigaflop(lambda: network(x)), gigaflop(lambda: network.encode(x))
         naive_work = gigaflop(naive)
     return {
@@ -119,8 +96,8 @@ def training_step(preset: str, device: str, batch: int, repeats: int) -> dict[st
     step()
     work = gigaflop(step)
     bf16 = accelerator.mixed_precision == "bf16"
-    taken = seconds(step, device, repeats)
-    rate = matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
+    taken = seconds(step, repeats, device)
+    rate = matrix_rate(torch.bfloat16 if bf16 else torch.float32, device)
     on_gpu = accelerator.device.type == "cuda"
     peak = (
         torch.cuda.max_memory_allocated()
@@ -148,7 +125,7 @@ def layouts(device: str, repeats: int) -> dict[str, dict[str, float]]:
         x, encoder = torch.rand(shape, device=device), encoder.to(device)
         for layout in (torch.contiguous_format, torch.channels_last):
             encoder.to(memory_format=layout)
-            taken = seconds(lambda: encoder(x).sum().backward(), device, repeats)  # noqa: B023
+            taken = seconds(lambda: encoder(x).sum().backward(), repeats, device)  # noqa: B023
             result.setdefault(name, {})[str(layout).removeprefix("torch.")] = taken
     crops = torch.rand(529, 1, 64, 64, device=device)
     weight = torch.randn(64, 1, 7, 7, device=device, requires_grad=True)
@@ -161,7 +138,7 @@ def layouts(device: str, repeats: int) -> dict[str, dict[str, float]]:
         "im2col": lambda: weight.view(64, 49) @ F.unfold(crops, 7, padding=3, stride=2),
     }
     result["stem of resnet18"] = {
-        name: seconds(lambda: way().sum().backward(), device, repeats)  # noqa: B023
+        name: seconds(lambda: way().sum().backward(), repeats, device)  # noqa: B023
         for name, way in ways.items()
     }
     return result

@@ -84,6 +84,17 @@ def tiny_model(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
+def single_thread() -> Iterator[None]:
+    """Equal sums, bit for bit, need an equal number of threads, and tiny networks are fastest with one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out, which takes most of the time and says what evaluation.json says."""
     monkeypatch.setattr("blemish.evaluate.write_report", lambda *_args, **_options: None)

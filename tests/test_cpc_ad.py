@@ -40,13 +40,7 @@ ONE_PATCH = replace(EIGHTH, image_size=32)
 PAPER = CpcAd.presets["paper"]
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    """Tiny networks are fastest with one thread, and sums are then the same bit for bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def images(n=1, channels=3, size=(32, 32), seed=0):

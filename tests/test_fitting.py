@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import torch
 from imagecodecs import png_encode
 from PIL import Image
 
@@ -26,13 +25,7 @@ SMALL = {"image_size": 32, "patch_size": 8, "embedding": 8, "hidden": 16, "heads
 TINY = MetalConfig(**SMALL, epochs=2, learning_rate=1e-3, validation_fraction=0.25, calibration_fraction=0.25)
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    """Equal sums, bit for bit, need an equal number of threads, and tiny networks are fastest with one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def trained(data: Path, **options):

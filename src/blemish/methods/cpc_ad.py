@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blemish.methods.encoders import DenseEncoder, ResNetEncoder
-from blemish.methods.layers import expose, mean_and_variance, white_point
+from blemish.methods.layers import expose, mean_and_variance, place_statistics, white_point
 from blemish.types import PatchMap, TrainedConfig, UsageError
 
 if TYPE_CHECKING:
@@ -505,10 +505,7 @@ class CpcAd(nn.Module):
             self.place_encoding.copy_(mean)
             self.place_whitening.copy_(whitening(covariance, n))
         if self.config.place_statistics:
-            mean, variance = mean_and_variance(
-                self.sub_patch_scores(self.encode(x)) for x in self._as_scored(batches())
-            )
-            spread = variance.sqrt()  # (kinds, g)
-            typical = spread.median(dim=1, keepdim=True).values
+            scores = (self.sub_patch_scores(self.encode(x)) for x in self._as_scored(batches()))
+            mean, spread = place_statistics(scores, places=1)
             self.place_mean.copy_(mean)
-            self.place_spread.copy_(spread + 0.5 * typical + 1e-6)
+            self.place_spread.copy_(spread)

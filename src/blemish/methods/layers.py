@@ -104,3 +104,15 @@ def mean_and_variance(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
     mean = total / n
     return mean, (squares / n - mean**2).clamp(min=0)
+
+
+def place_statistics(batches: Iterable[Tensor], places: int) -> tuple[Tensor, Tensor]:
+    """Mean and spread at each place, by which scores (B, ..., places) are standardised (ours).
+
+    Half the typical spread is added, so that a place that never varies cannot shout. `places` is the number
+    of trailing dimensions that are places; the rest, kinds of score, have a typical spread each.
+    """
+    mean, variance = mean_and_variance(batches)
+    spread = variance.sqrt()
+    typical = spread.flatten(-places).median(dim=-1).values[(..., *[None] * places)]
+    return mean, spread + 0.5 * typical + 1e-6

@@ -31,6 +31,7 @@ from blemish.methods.layers import (
     blur,
     expose,
     mean_and_variance,
+    place_statistics,
     same_blur_matrix,
     ssim_map,
     valid_blur_matrix,
@@ -417,14 +418,11 @@ class Metal(nn.Module):
         """After training: take the error's mean and spread at each place from the good training images.
 
         Our choice: an edge that no context predicts to the pixel lights up on every image, good or not.
-        Half the typical spread is added so that a place that never varies cannot shout.
         """
         if self.config.place_statistics:
-            mean, variance = mean_and_variance(self.errors(x) for x in batches())
-            spread = variance.sqrt()  # (S, E, H, W)
-            typical = spread.flatten(2).median(dim=2).values[:, :, None, None]
+            mean, spread = place_statistics((self.errors(x) for x in batches()), places=2)
             self.place_mean.copy_(mean)
-            self.place_spread.copy_(spread + 0.5 * typical + 1e-6)
+            self.place_spread.copy_(spread)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
