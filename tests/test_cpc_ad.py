@@ -839,3 +839,19 @@ def test_linear_map_by_hand():
     # two sub-patches side by side: the middle blocks belong to both
     blocks = scoring.pixel_map(np.array([[1.0, 5.0]], np.float32), (8, 12), "linear")
     assert blocks.tolist() == [[1, 3, 5], [1, 3, 5]]
+
+
+# --- the same bits, with several threads too ---
+
+
+def test_gradients_are_the_same_to_the_bit_with_several_threads():
+    torch.set_num_threads(2)
+    net, x = CpcAd(replace(CpcAd.presets["default"], bank=4), channels=1).train(), images(8, 1, (240, 240))
+    gradients = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        net.zero_grad()
+        net.loss(x).backward()
+        gradients.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+    for again in gradients[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(again, gradients[0], strict=True))

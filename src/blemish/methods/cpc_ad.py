@@ -394,7 +394,10 @@ class CpcAd(nn.Module):
 
     def predictions(self, z: Tensor) -> Tensor:
         """Return W_k z_t of all pairs, by target: z (E, B, g, d) -> (E, B, g, p/E, d)."""
-        contexts = torch.stack([z_e[:, at.T] for z_e, at in zip(z, self.sources, strict=True)])
+        contexts = torch.stack(
+            # index_select, as the gradient of z[:, at] is summed in no fixed order by several threads
+            [z_e.index_select(1, at.T.flatten()) for z_e, at in zip(z, self.sources, strict=True)]
+        ).unflatten(2, (-1, self.sources.shape[1]))
         return torch.stack([predict(W, z_t) for W, z_t in zip(self.W, contexts, strict=True)])
 
     def loss(self, x: Tensor) -> Tensor:
@@ -415,7 +418,7 @@ class CpcAd(nn.Module):
         E, B, g, d = z.shape
         negatives = self.config.negatives
         drawn = torch.randint(B * g, (B * g * negatives,)).to(z.device)
-        z_j = z.flatten(1, 2)[:, drawn].view(E, B, g, negatives, d)
+        z_j = z.flatten(1, 2).index_select(1, drawn).view(E, B, g, negatives, d)
         candidates = torch.cat([z[:, :, :, None], z_j], dim=3)  # the positive first
         scores = log_f(candidates, self.predictions(z))  # (E, B, g, p/E, 1 + negatives)
         losses = self._by_pair(info_nce(scores[..., 0], scores[..., 1:]))
