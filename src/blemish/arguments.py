@@ -8,9 +8,9 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from blemish.types import TrainedConfig
+from blemish.types import DetectorConfig
 
-Config = TypeVar("Config", bound=TrainedConfig)
+Config = TypeVar("Config", bound=DetectorConfig)
 Allowed = Literal["channels", "depth"]
 
 

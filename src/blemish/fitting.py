@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from blemish import decoding, images, scoring
+from blemish import decoding, images
 from blemish.bundle import MODEL_NAME, Bundle, load_bundle, save_bundle
 from blemish.calibration import calibrate
 from blemish.data import file_digest, fingerprint, open_dataset, split_good
 from blemish.loading import ImageCache, ImageFiles
 from blemish.methods import METHODS
 from blemish.pipeline import Pipeline
-from blemish.training import Outcome, Trainer, make_accelerator
-from blemish.types import ImageError, ModelError, TrainedConfig, TrainingError, UsageError
+from blemish.training import Outcome, Trainer, in_order, make_accelerator
+from blemish.types import DetectorConfig, ImageError, ModelError, TrainedConfig, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from blemish.data import Split
 
 CHECKPOINT_FOLDER = "checkpoint"
+FIT_BATCH = 16
+"""Images that a method without a training loop sees at a time."""
+DISPLAY_IMAGES = 64
+"""Good images that fix an overlay's colours when none were held out to calibrate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +77,7 @@ def fit(
     *,
     method: str = "metal",
     preset: str = "default",
-    config: TrainedConfig | None = None,
+    config: DetectorConfig | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -107,7 +112,7 @@ def fit(
     dataset = open_dataset(Path(data))
     split = split_good(
         dataset,
-        validation_fraction=config.validation_fraction,
+        validation_fraction=config.validation_fraction if isinstance(config, TrainedConfig) else 0.0,
         calibration_fraction=config.calibration_fraction,
         seed=seed,
     )
@@ -118,31 +123,30 @@ def fit(
     options = image_options or ImageOptions()
     train_images, validation = _load_images(split, config, options, watcher)
     image_format, allow = train_images.files.image_format, train_images.files.allow
-    larger = config.loading_size != config.size  # then kept for random crops, and decoded anew for statistics
-    paths = [s.path for s in split.train]
-    scored = ImageFiles(paths, image_format, config.size, allow=allow) if larger else train_images
     accelerator = make_accelerator(device, precision)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = kind(config, image_format.channels)  # type: ignore[arg-type]
-    trainer = Trainer(
-        network,
-        config,
-        train_images,
-        validation,
-        scored=scored,
-        accelerator=accelerator,
-        seed=seed,
-        folder=folder,
-        identity=identity
-        | {
-            "image format": image_format.describe(),
-            "precision": accelerator.mixed_precision,
-        },
-    )
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    outcome = trainer.run(resume=resume, on_progress=watcher.training)
+    if isinstance(config, TrainedConfig):
+        larger = config.loading_size != config.size  # kept for random crops, and decoded anew for statistics
+        paths = [s.path for s in split.train]
+        trainer = Trainer(
+            network,
+            config,
+            train_images,
+            validation,
+            scored=ImageFiles(paths, image_format, config.size, allow=allow) if larger else train_images,
+            accelerator=accelerator,
+            seed=seed,
+            folder=folder,
+            identity=identity
+            | {"image format": image_format.describe(), "precision": accelerator.mixed_precision},
+        )
+        outcome = trainer.run(resume=resume, on_progress=watcher.training)
+    else:
+        outcome = _look(network.to(accelerator.device), train_images, accelerator.device, seed)
     run_network = runner(network, accelerator.device)
     bundle = Bundle(
         method=method,
@@ -153,7 +157,7 @@ def fit(
         size=config.size,
         image_score=config.image_score,
         patch_map=config.patch_map,
-        display_range=_display_range(run_network, validation or scored, config),
+        display_range=(0.0, 1.0),
         provenance=provenance,
         tensors={k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()},
     )
@@ -230,7 +234,7 @@ def method_named(method: str) -> Any:
     return METHODS[method]
 
 
-def preset_named(method: str, preset: str) -> TrainedConfig:
+def preset_named(method: str, preset: str) -> DetectorConfig:
     """Return a preset's options. Raises UsageError when the method has none of that name."""
     presets = method_named(method).presets
     if preset not in presets:
@@ -277,7 +281,7 @@ def _finished_run(folder: Path, wanted: dict[str, Any], device: str) -> Pipeline
 
 
 def _load_images(
-    split: Split, config: TrainedConfig, options: ImageOptions, watcher: Watcher
+    split: Split, config: DetectorConfig, options: ImageOptions, watcher: Watcher
 ) -> tuple[ImageCache, ImageCache | None]:
     """Decode training and validation images, each checked against the format of the first one.
 
@@ -338,33 +342,37 @@ def _provenance(name: str, split: Split, seed: int) -> dict[str, Any]:
     }
 
 
-def _display_range(
-    network: Callable[[np.ndarray], np.ndarray], seen: ImageCache | ImageFiles, config: TrainedConfig
-) -> tuple[float, float]:
-    """Map values for the ends of an overlay's colours: 0, and three times a good image's highest point.
-
-    Our choice: fixed by good images, so that equal colours mean equal values on every picture of a model.
-    Calibration images, if there are any, say it better: they were not trained on.
-    """
-    indices = np.arange(min(len(seen), 64))
-    scores = [s for i in range(0, len(indices), 16) for s in network(seen.batch(indices[i : i + 16]))]
-    maxima = [scoring.pixel_map(s, config.size, config.patch_map).max() for s in scores]
-    return 0.0, 3 * float(np.median(maxima))
+def _look(network: Any, images: ImageCache, device: torch.device, seed: int) -> Outcome:
+    """Let a method without a training loop take what it needs from the training images."""
+    began = time.monotonic()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network.fit(lambda: (torch.from_numpy(batch).to(device) for batch in in_order(images, FIT_BATCH)))
+    return Outcome(seconds=time.monotonic() - began)
 
 
 def _calibrated(bundle: Bundle, network: Callable[[np.ndarray], np.ndarray], split: Split) -> Bundle:
-    """Score the calibration images with the finished model and keep their scores in it."""
-    if not split.calibration:
-        return bundle
+    """Score good images with the finished model: their scores set thresholds, their maps the colours.
+
+    The colours of an overlay begin at a good image's median and end three times as far above it as its
+    highest point. Our choice: fixed by good images, so that equal colours mean equal values on every picture
+    of a model. Calibration images, if there are any, say it best: they were not trained on.
+    """
+    seen = split.calibration or (split.validation or split.train)[:DISPLAY_IMAGES]
     detector = Pipeline(bundle=bundle, network=network)
-    scores, maxima = [], []
-    for prediction in detector.predict_many([s.path for s in split.calibration]):
+    scores, maxima, medians = [], [], []
+    for prediction in detector.predict_many([s.path for s in seen]):
         if isinstance(prediction, ImageError):
             raise prediction
         scores.append(prediction.score)
         maxima.append(float(prediction.anomaly_map.max()))
-    calibration = calibrate(np.asarray(scores), np.asarray(maxima))
-    return replace(bundle, calibration=calibration, display_range=(0.0, 3 * float(np.median(maxima))))
+        medians.append(float(np.median(prediction.anomaly_map)))
+    low = float(np.median(medians))
+    return replace(
+        bundle,
+        calibration=calibrate(np.asarray(scores), np.asarray(maxima)) if split.calibration else None,
+        display_range=(low, low + 3 * (float(np.median(maxima)) - low)),
+    )
 
 
 def _write_run(folder: Path, bundle: Bundle, outcome: Outcome, accelerator: Any, split: Split) -> None:

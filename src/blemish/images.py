@@ -19,7 +19,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 """The names of image files, in lower case; compared without regard to case."""
 
 _BIT_DEPTHS = {8: "uint8", 10: "uint16", 12: "uint16", 14: "uint16", 16: "uint16"}
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def convert(
     planes -= np.float32(low)
     planes /= np.float32(high - low)
     if own > fmt.channels:
-        red, green, blue = (np.float32(weight) * plane for weight, plane in zip(_LUMA, planes, strict=True))
+        red, green, blue = (np.float32(weight) * plane for weight, plane in zip(LUMA, planes, strict=True))
         planes = (red + green + blue)[None]
     return np.repeat(planes, 3, axis=0) if own < fmt.channels else planes
 

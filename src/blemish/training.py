@@ -49,6 +49,14 @@ class Trainable(Protocol):
         ...
 
 
+class Fittable(Protocol):
+    """What a method without a gradient has instead: it looks at the training images and is done."""
+
+    def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Images (B, C, H, W) in [0, 1], as often as it asks -> its buffers; draws from torch's generator."""
+        ...
+
+
 class ImageBatches(Protocol):
     """Images by index, resized and converted."""
 
@@ -79,13 +87,14 @@ class State:
 class Outcome:
     """What a finished training reports.
 
-    Epochs count from 1, as in log.csv; without validation images there is no best one.
+    Epochs count from 1, as in log.csv; without validation images there is no best one. A method without a
+    training loop has neither epochs nor steps.
     """
 
-    epochs: int
-    steps: int
-    best_epoch: int | None
-    best_validation_loss: float | None
+    epochs: int = 0
+    steps: int = 0
+    best_epoch: int | None = None
+    best_validation_loss: float | None = None
     seconds: float
 
 
@@ -149,6 +158,12 @@ def learning_rate_at(step: int, total: int, config: TrainedConfig) -> float:
     if step < warm_up:
         return config.learning_rate * (step + 1) / warm_up
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+
+
+def in_order(images: ImageBatches, size: int) -> Iterator[np.ndarray]:
+    """Yield all images in batches of `size`; the last one may be smaller."""
+    for start in range(0, len(images), size):
+        yield images.batch(np.arange(start, min(start + size, len(images))))
 
 
 class Trainer:
@@ -230,9 +245,7 @@ class Trainer:
             yield self._to_device(self.train_images.batch(order[start : start + size]))
 
     def _batches(self, images: ImageBatches) -> Iterator[Tensor]:
-        size = self.config.batch_size
-        for start in range(0, len(images), size):
-            yield self._to_device(images.batch(np.arange(start, min(start + size, len(images)))))
+        return (self._to_device(batch) for batch in in_order(images, self.config.batch_size))
 
     def _to_device(self, batch: np.ndarray) -> Tensor:
         x = torch.from_numpy(batch).to(self.accelerator.device)

@@ -112,13 +112,48 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedConfig:
-    """The options that every method with a training loop has; each method's config adds its own."""
+class DetectorConfig:
+    """The options that every method has. Those without a training loop have no others but their own."""
 
     image_size: int | tuple[int, int] = 128
     """Images are resized to this: one number for a square, or height and width, in pixels."""
     image_score: Literal["max", "mean", "top1", "top5"] = "top1"
     """The image score: largest value, mean, or mean of the top 1 % or 5 % of the anomaly map."""
+    calibration_fraction: float = 0.1
+    """Share of the good images that set thresholds; they take no part in training or early stopping."""
+
+    def __post_init__(self) -> None:
+        """Refuse a size that no image has. Raises UsageError."""
+        if min(self.size) < 1:
+            raise UsageError(f"--image-size {min(self.size)}: must be 1 or larger")
+
+    def check_counts(self, *options: str) -> None:
+        """Refuse options that count something and are below 1 (None is not). Raises UsageError."""
+        for option in options:
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise UsageError(f"--{option.replace('_', '-')} {value}: must be 1 or larger")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the resized image, in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def loading_size(self) -> tuple[int, int]:
+        """Height and width at which training images are kept; larger than `size` for random crops."""
+        return self.size
+
+    @property
+    def patch_map(self) -> PatchMap | None:
+        """How the network's output becomes a map: None when its values are pixels of the resized image."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedConfig(DetectorConfig):
+    """The options that every method with a training loop has; each method's config adds its own."""
+
     epochs: int | None = None
     """Passes over the training images at most; None: as many as `steps` takes."""
     steps: int = 400
@@ -135,21 +170,11 @@ class TrainedConfig:
     """Stop after this many epochs without a better validation loss; None: never stop early."""
     validation_fraction: float = 0.0
     """Share of the good images that choose the best epoch, whose weights are kept; 0: the last one's are."""
-    calibration_fraction: float = 0.1
-    """Share of the good images that set thresholds; they take no part in training or early stopping."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training can use. Raises UsageError."""
-        counts = {
-            "image-size": min(self.size),
-            "epochs": 1 if self.epochs is None else self.epochs,
-            "steps": self.steps,
-            "batch-size": self.batch_size,
-            "patience": 1 if self.patience is None else self.patience,
-        }
-        for option, value in counts.items():
-            if value < 1:
-                raise UsageError(f"--{option} {value}: must be 1 or larger")
+        super().__post_init__()
+        self.check_counts("epochs", "steps", "batch_size", "patience")
         if self.min_epochs < 0:
             raise UsageError(f"--min-epochs {self.min_epochs}: must be 0 or larger")
         if not 0 < self.learning_rate < math.inf:
@@ -157,21 +182,6 @@ class TrainedConfig:
 
         if self.patience is not None and not self.validation_fraction:
             raise UsageError("--patience needs validation images: give --validation-fraction above 0")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the resized image, in pixels."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
-
-    @property
-    def loading_size(self) -> tuple[int, int]:
-        """Height and width at which training images are kept; larger than `size` for random crops."""
-        return self.size
-
-    @property
-    def patch_map(self) -> PatchMap | None:
-        """How the network's output becomes a map: None when its values are pixels of the resized image."""
-        return None
 
 
 class Detector(Protocol):

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blemish.methods.encoders import DenseEncoder, ResNetEncoder
-from blemish.methods.layers import expose, mean_and_variance, place_statistics, white_point
+from blemish.methods.layers import expose, grey, mean_and_variance, place_statistics, white_point
 from blemish.types import PatchMap, TrainedConfig, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ DIRECTIONS = {"above": (-1, 0), "below": (1, 0), "left": (0, -1), "right": (0, 1
 """Where the context lies, seen from the sub-patch that it predicts (rows, columns)."""
 
 _ENCODERS = {"resnet18": ResNetEncoder, "dense": DenseEncoder}
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +98,7 @@ class CpcAdConfig(TrainedConfig):
     def __post_init__(self) -> None:
         """Refuse sizes that the grid does not fit, and numbers that no training can use."""
         super().__post_init__()
-        for option in ("patch_size", "width", "steps_ahead", "negatives", "bank"):
-            if getattr(self, option) < 1:
-                name = option.replace("_", "-")
-                raise UsageError(f"--{name} {getattr(self, option)}: must be 1 or larger")
+        self.check_counts("patch_size", "width", "steps_ahead", "negatives", "bank")
         if self.skip < 0:
             raise UsageError(f"--skip {self.skip}: must be 0 or larger")
         if not 0.1 <= self.crop <= 1:
@@ -377,10 +373,8 @@ class CpcAd(nn.Module):
         return 1 if self.W.device.type == "cpu" or self.config.encoder == "resnet18" else 16
 
     def grey(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, 1, H, W), the luma of ITU-R BT.601, if the config says so."""
-        if not self.config.grey or x.shape[1] == 1:
-            return x
-        return (x * x.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+        """(B, C, H, W) -> (B, 1, H, W) if the config says so."""
+        return grey(x) if self.config.grey and x.shape[1] == 3 else x
 
     def plain(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) as configured: grey, and of the training images' white point."""

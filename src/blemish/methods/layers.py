@@ -9,10 +9,13 @@ border rule inside them, so that the exported graph needs no padding.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from blemish.images import LUMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +51,11 @@ def same_blur_matrix(n: int, size: int, sigma: float) -> Tensor:
     return matrix.float()
 
 
+def smoothing_matrix(n: int, sigma: float) -> Tensor:
+    """Blur a line of n pixels with a Gaussian cut off at 4 σ, mirrored at its ends; returns (n, n)."""
+    return same_blur_matrix(n, 2 * math.ceil(4 * sigma) + 1, sigma) if sigma else torch.eye(n)
+
+
 def blur(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """Blur the last two dimensions: (..., H, W) with rows (H', H) and cols (W', W) -> (..., H', W')."""
     return rows @ (x @ cols.T)
@@ -75,6 +83,11 @@ def ssim_map(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, *, data_range: fl
     luminance = (2 * mu_x * mu_y + c1) / (mu_x * mu_x + mu_y * mu_y + c1)
     contrast_structure = (2 * cov + c2) / (var_x + var_y + c2)
     return luminance * contrast_structure
+
+
+def grey(x: Tensor) -> Tensor:
+    """RGB images (B, 3, H, W) -> (B, 1, H, W), the luma of ITU-R BT.601, as `blemish.images` has it."""
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
 
 
 def white_point(x: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from blemish.methods.layers import (
     mean_and_variance,
     place_statistics,
     same_blur_matrix,
+    smoothing_matrix,
     ssim_map,
     valid_blur_matrix,
     white_point,
@@ -84,10 +85,7 @@ class MetalConfig(TrainedConfig):
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be cut into patches, and widths that no layer can have."""
         super().__post_init__()
-        for option in ("patch_size", "embedding", "hidden", "heads", "blocks"):
-            if getattr(self, option) < 1:
-                name = option.replace("_", "-")
-                raise UsageError(f"--{name} {getattr(self, option)}: must be 1 or larger")
+        self.check_counts("patch_size", "embedding", "hidden", "heads", "blocks")
         H, W = self.size
         K = self.patch_size
         if H % K or W % K:
@@ -322,11 +320,11 @@ class Metal(nn.Module):
             "same_rows": same_blur_matrix(H, SSIM_WINDOW, SSIM_SIGMA),
             "same_cols": same_blur_matrix(W, SSIM_WINDOW, SSIM_SIGMA),
             **{
-                f"smooth_rows_{i}": _smoothing_matrix(H, sigma)
+                f"smooth_rows_{i}": smoothing_matrix(H, sigma)
                 for i, sigma in enumerate(self.config.smoothing)
             },
             **{
-                f"smooth_cols_{i}": _smoothing_matrix(W, sigma)
+                f"smooth_cols_{i}": smoothing_matrix(W, sigma)
                 for i, sigma in enumerate(self.config.smoothing)
             },
         }
@@ -427,7 +425,3 @@ class Metal(nn.Module):
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
-
-
-def _smoothing_matrix(n: int, sigma: float) -> Tensor:
-    return same_blur_matrix(n, 2 * math.ceil(4 * sigma) + 1, sigma) if sigma else torch.eye(n)

@@ -1,0 +1,109 @@
+"""PCA: what a few principal components of whole good images do not span is anomalous.
+
+Source: the classical reconstruction error, Q = |x - x̂|² (Jackson and Mudholkar, "Control procedures for
+residuals associated with principal component analysis", Technometrics 21, 1979). It is in neither paper's
+tables. It is here as the sanity line: it fits in a second, and a method that does not beat it has shown
+nothing.
+
+Symbols: x an image as a vector of D = C·H·W values, μ their mean, P (D, k) the first k principal axes.
+
+Differs from the source: the squared residual is kept per pixel and smoothed with a Gaussian, which makes it
+a map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from blemish.methods.layers import blur, grey, smoothing_matrix
+from blemish.types import DetectorConfig, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaConfig(DetectorConfig):
+    """The options of PCA."""
+
+    image_score: Literal["max", "mean", "top1", "top5"] = "mean"
+    """The image score: largest value, mean, or mean of the top 1 % or 5 % of the anomaly map."""
+    components: int = 60
+    """k: principal components that are kept; at most one fewer than there are training images."""
+    grey: bool = True
+    """Turn RGB into grey first; other channel counts are taken as they are."""
+    smoothing: float = 2.0
+    """σ of the map's Gaussian filter in pixels of the resized image; 0: none."""
+
+    def __post_init__(self) -> None:
+        """Refuse a count or width that means nothing. Raises UsageError."""
+        super().__post_init__()
+        self.check_counts("components")
+        if self.smoothing < 0:
+            raise UsageError(f"--smoothing {self.smoothing}: must be 0 or larger")
+
+
+def principal_axes(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the mean and the first k principal axes of the rows of x.
+
+    Args:
+        x: (n, D).
+        k: number of axes; min(k, n - 1) are found, as n points span no more.
+
+    Returns:
+        mean (D,) and orthonormal axes (min(k, n - 1), D), largest variance first, in x's type.
+    """
+    mean = x.mean(dim=0)
+    centred = (x - mean).double()
+    # n is far below D: the axes come from the n×n products of the images with each other.
+    variance, vectors = torch.linalg.eigh(centred @ centred.T)  # ascending
+    kept = min(k, len(x) - 1)
+    axes = vectors[:, -kept:].flip(1).T @ centred
+    norms = variance[-kept:].flip(0).clamp(min=0).sqrt()
+    used = norms > 1e-6 * norms[0].clamp(min=1e-12)  # equal images span fewer axes
+    return mean, torch.where(used[:, None], axes / norms.clamp(min=1e-12)[:, None], 0).to(x.dtype)
+
+
+class Pca(nn.Module):
+    """PCA. `forward` maps images to smoothed squared residuals."""
+
+    config_type: ClassVar = PcaConfig
+    presets: ClassVar[dict[str, PcaConfig]] = {"default": PcaConfig()}
+
+    mean: Tensor
+    axes: Tensor
+    smooth_rows: Tensor
+    smooth_cols: Tensor
+
+    def __init__(self, config: PcaConfig, channels: int) -> None:
+        super().__init__()
+        self.config = config
+        (H, W), C = config.size, 1 if config.grey and channels == 3 else channels
+        self.register_buffer("mean", torch.zeros(C * H * W))
+        self.register_buffer("axes", torch.zeros(config.components, C * H * W))
+        self.register_buffer("smooth_rows", smoothing_matrix(H, config.smoothing), persistent=False)
+        self.register_buffer("smooth_cols", smoothing_matrix(W, config.smoothing), persistent=False)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C or 1, H, W): grey, if the config says so."""
+        return grey(x) if self.config.grey and x.shape[1] == 3 else x
+
+    @torch.no_grad()
+    def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Take mean and axes from the training images (batches (B, C, H, W))."""
+        mean, axes = principal_axes(
+            torch.cat([self.plain(x).flatten(1) for x in batches()]), self.config.components
+        )
+        self.mean.copy_(mean)
+        self.axes.zero_()[: len(axes)] = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> maps (B, H, W) ≥ 0: the squared residual, channels summed."""
+        x = self.plain(x)
+        centred = x.flatten(1) - self.mean  # (B, D)
+        residual = centred - (centred @ self.axes.T) @ self.axes
+        return blur(residual.view_as(x).square().sum(dim=1), self.smooth_rows, self.smooth_cols)
