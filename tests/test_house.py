@@ -29,6 +29,7 @@ LAYERS = [
     {"methods"},
     {"loading", "training", "bundle"},
     {"pipeline"},
+    {"page"},
     {"report", "_report_charts"},
     {"predicting", "fitting"},
     {"evaluate"},

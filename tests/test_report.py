@@ -229,19 +229,6 @@ def test_the_sentence_is_grammatical(changes: dict, expected: str) -> None:
     assert report._sentence(EVALUATION | changes) == expected
 
 
-def test_numbers_never_round_to_a_perfection_that_is_not_there() -> None:
-    assert [report.format_area(x) for x in (1.0, 0.99996, 0.9994, 0.5)] == [
-        "1.000",
-        "> 0.999",
-        "0.999",
-        "0.500",
-    ]
-    assert [report._percent(x) for x in (1, 0.9996, 0.9994)] == ["100 %", "> 99.9 %", "99.9 %"]
-    assert [report._percent(x) for x in (0, 0.0004, 0.0006, 0.05)] == ["0 %", "< 0.1 %", "0.1 %", "5.0 %"]
-    assert [report._number(x) for x in (-12.3456, float("inf"), 0.00001)] == ["−12.35", "∞", "1e−05"]
-    assert [report._duration(x) for x in (0.0235, 1.0, 12.345)] == ["23.5 ms", "1 s", "12.3 s"]
-
-
 def test_misses_come_first_and_the_most_wrong_of_them_at_the_front(tmp_path: Path) -> None:
     found = page(tmp_path)
     pictures = {key: [Path(name).name for name in names] for key, names in found.pictures.items()}

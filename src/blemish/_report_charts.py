@@ -14,7 +14,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from blemish.report import format_area
+from blemish.page import format_area
 from blemish.types import GOOD, DataError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The HTML report of an evaluation: one page, readable without network, script or installation.
 
 Numbers, curves and texts are inside the page; it refers to nothing but the images that lie beside it.
-Its looks are in `report.html.j2`, its charts in `_report_charts.py`.
+Its looks are in `pages/report.html.j2`, its charts in `_report_charts.py`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
+from blemish.page import (
+    DASH,
+    format_area,
+    format_number,
+    format_percent,
+    format_seconds,
+    need,
+    write_page,
+)
 from blemish.types import GOOD, DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     import numpy as np
 
@@ -33,7 +41,6 @@ SHOW_ALL = 300
 """Up to so many images the gallery shows all of them. Our choice: a page of that size still scrolls well."""
 SHOW_TELLING = 60
 """Beyond `SHOW_ALL`, so many are shown: misses first, then every label in turn. Our choice: one sitting."""
-DASH = "–"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,23 +110,13 @@ def write_report(
     Raises `UsageError` without the packages of `blemish[report]` or for an absolute image path, and
     `DataError` for a missing key, a score that is not finite, or a training log that cannot be read.
     """
-    try:
-        import jinja2
+    need("jinja2", "matplotlib")
+    from blemish import _report_charts as charts
 
-        from blemish import _report_charts as charts
-    except ImportError as error:
-        raise UsageError(f"report: {error.name} is missing; pip install 'blemish[report]'") from error
     _check(evaluation, images)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"area": format_area, "percent": _percent, "number": _number, "url": _url}
-    environment.tests |= {"wrong": _is_miss}
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text("utf-8"))
     drawn = charts.draw(evaluation, images, curves, training_log)
-    page = template.render({"title": title, "charts": drawn, "facts": facts} | _content(evaluation, images))
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "report.html"
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return path
+    content = {"title": title, "charts": drawn, "facts": facts} | _content(evaluation, images)
+    return write_page(out / "report.html", "report", content, wrong=_is_miss)
 
 
 def _content(evaluation: Mapping[str, Any], images: list[ReportImage]) -> dict[str, Any]:
@@ -134,7 +131,6 @@ def _content(evaluation: Mapping[str, Any], images: list[ReportImage]) -> dict[s
         "calibrated": any(image.anomalous is not None for image in images),
         "n_images": len(images),
         "n_shown": sum(len(group.images) for group in groups),
-        "dash": DASH,
     }
 
 
@@ -238,14 +234,14 @@ def _tiles(evaluation: Mapping[str, Any]) -> list[_Figure]:
     caught = _share(e["detection_rate"], e["n_defect"], "defective")
     alarms = _share(e["false_alarm_rate"], e["n_good"], "good")
     pace = f"{1 / seconds:.3g} images per second" if seconds else ""
-    alarms += "" if asked is None else f"; asked for {_percent(asked)}"
+    alarms += "" if asked is None else f"; asked for {format_percent(asked)}"
     return [
-        _figure(e, "detection_rate", "Detection rate", _percent, caught),
-        _figure(e, "false_alarm_rate", "False-alarm rate", _percent, alarms),
+        _figure(e, "detection_rate", "Detection rate", format_percent, caught),
+        _figure(e, "false_alarm_rate", "False-alarm rate", format_percent, alarms),
         _figure(e, "image_auroc", "Image AUROC", format_area, "good against defective images"),
         _figure(e, "pixel_auroc", "Pixel AUROC", format_area, "sound against defective pixels"),
         _figure(e, "aupro_fpr30", "AUPRO", format_area, "overlap per region, FPR up to 30 %"),
-        _figure(e, "seconds_per_image", "Time per image", _duration, pace),
+        _figure(e, "seconds_per_image", "Time per image", format_seconds, pace),
     ]
 
 
@@ -255,7 +251,7 @@ def _numbers(evaluation: Mapping[str, Any]) -> list[_Figure]:
         _figure(e, "pixel_auroc_fpr30", partial, format_area, "area / 0.3"),
         _figure(e, "pixel_auroc_fpr30_mcclish", partial, format_area, "McClish: 0.5 is chance"),
         _figure(e, "image_f1max", "Best image F1", format_area, "at the best threshold in hindsight"),
-        _figure(e, "threshold", "Threshold", _number, "a higher score is rejected"),
+        _figure(e, "threshold", "Threshold", format_number, "a higher score is rejected"),
         _figure(e, "n_good", "Good test images", str),
         _figure(e, "n_defect", "Defective test images", str),
     ]
@@ -263,29 +259,3 @@ def _numbers(evaluation: Mapping[str, Any]) -> list[_Figure]:
 
 def _share(rate: float | None, n: int | None, noun: str) -> str:
     return f"{round(rate * n)} of {n} {noun} rejected" if rate is not None and n else ""
-
-
-def format_area(value: float) -> str:
-    """Three decimals; what is not quite 1 never reads as 1."""
-    return "> 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
-
-
-def _url(path: str) -> str:
-    return quote(path, errors="surrogateescape")  # the bytes of a name that is not UTF-8
-
-
-def _percent(value: float) -> str:
-    """One decimal; neither all nor nothing unless it is."""
-    if 0.9995 <= value < 1:
-        return "> 99.9 %"
-    if 0 < value < 0.0005:
-        return "< 0.1 %"
-    return f"{100 * value:.0f} %" if value in (0, 1) else f"{100 * value:.1f} %"
-
-
-def _number(value: float, digits: int = 4) -> str:
-    return f"{value:.{digits}g}".replace("-", "−").replace("inf", "∞")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
