@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blemish import images as pictures
 from blemish import scoring
-from blemish.methods import cpc_ad
+from blemish.methods import cpc_ad, layers
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
 from blemish.methods.encoders import DenseEncoder, PointBlock, PreActivationBlock, ResNetEncoder
 from blemish.types import UsageError
@@ -658,7 +658,7 @@ def test_whitening_by_hand():
     # variances 4 and 1, covariance 1, two samples in two dimensions: half of the covariance goes, so 1/2,
     # and 1 % of the mean variance 2.5 is added: [[4.025, 0.5], [0.5, 1.025]]
     covariance = torch.tensor([[4.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
-    factor = cpc_ad.whitening(covariance, n=2)
+    factor = layers.whitening(covariance, n=2)
     assert factor[0, 1] == 0
     expected = np.linalg.inv([[4.025, 0.5], [0.5, 1.025]])
     np.testing.assert_allclose((factor.T @ factor).numpy(), expected, rtol=1e-6)

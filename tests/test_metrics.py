@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from blemish.metrics import Roc, bootstrap_interval, image_roc
+from blemish.metrics import PixelPool, Roc, image_roc, region_weights
 from blemish.types import UsageError
 
 TIED = st.lists(st.integers(-3, 3), min_size=1, max_size=15)
@@ -94,6 +94,22 @@ def test_against_scikit_learn(seed: int, ties: bool):
         assert roc.area_up_to(c) == pytest.approx((2 * theirs - 1) * (c - c**2 / 2) + c**2 / 2, abs=1e-12)
 
 
+@settings(max_examples=100, deadline=None)
+@given(SCORES, SCORES, st.floats(0.01, 0.99))
+def test_any_ranking_agrees_with_scikit_learn(negatives: list[float], positives: list[float], limit: float):
+    scores, is_defect = (
+        np.array([*negatives, *positives]),
+        np.repeat([False, True], [len(negatives), len(positives)]),
+    )
+    roc = image_roc(scores, is_defect)
+    assert roc.auroc() == pytest.approx(roc_auc_score(is_defect, scores), abs=1e-12)
+    assert roc.average_precision() == pytest.approx(average_precision_score(is_defect, scores), abs=1e-12)
+    theirs = roc_auc_score(is_defect, scores, max_fpr=limit)  # McClish's; its inverse is the area
+    assert roc.mcclish(limit) == pytest.approx(theirs, abs=1e-12)
+    area = (2 * theirs - 1) * (limit - limit**2 / 2) + limit**2 / 2
+    assert roc.area_up_to(limit) == pytest.approx(area, abs=1e-12)
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_f1max_against_scikit_learn_and_its_own_threshold(ties: bool):
     scores, is_defect = samples(3, ties=ties)
@@ -135,6 +151,95 @@ def test_a_monotone_map_of_the_scores_changes_nothing(
     assert mapped.area_up_to(limit) == roc.area_up_to(limit)
     assert mapped.average_precision() == roc.average_precision()
     assert mapped.f1max()[0] == roc.f1max()[0]
+
+
+MAPS = {
+    "cube": lambda x: np.float64(x) ** 3,
+    "exp": lambda x: np.exp(np.float64(x) / 50),
+    "huge": lambda x: np.float64(x) * 1e300,
+    "tiny, negative": lambda x: np.float64(x) * 1e-30 - 1e-27,
+    "ranks": lambda x: np.searchsorted(np.unique(np.arange(-400, 401) / 4), x),
+}
+"""Strictly increasing on multiples of 1/4 from -100 to 100."""
+
+
+@pytest.mark.parametrize("name", MAPS)
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-400, 400), min_size=2, max_size=30), st.integers(1, 29), LIMITS)
+def test_measures_know_the_order_of_scores_alone(name: str, quarters: list[int], cut: int, limit: float):
+    scores, cut = np.array(quarters) / 4, min(cut, len(quarters) - 1)
+    roc, mapped = (Roc.of(s[:cut], s[cut:]) for s in (scores, MAPS[name](scores)))
+    assert mapped.auroc() == roc.auroc()
+    assert mapped.area_up_to(limit) == roc.area_up_to(limit)
+    assert mapped.average_precision() == roc.average_precision()
+    assert mapped.f1max()[0] == roc.f1max()[0]
+
+
+def pools(seed: int, ties: bool) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+    """Maps, masks and labels of seven images of several sizes, two of them good."""
+    rng = np.random.default_rng(seed)
+    maps, masks = [], []
+    for i in range(7):
+        shape = (int(rng.integers(3, 9)), int(rng.integers(3, 9)))
+        values = rng.normal(size=shape)
+        maps.append((np.round(values * 2) if ties else values).astype(np.float32))
+        masks.append(rng.random(shape) < (0 if i < 2 else 0.3))
+        masks[-1][0, 0] = i >= 2
+    return maps, masks, ["good", "good", *["dent", "hole"] * 2, "dent"]
+
+
+def measured(pool: PixelPool) -> list[float]:
+    """Every pixel measure that an evaluation reports."""
+    pixel, pro = pool.pixel_roc(), pool.pro_roc()
+    parts = [pool.pixel_roc(label).auroc() for label in ("dent", "hole")]
+    return [pixel.auroc(), pixel.area_up_to(0.3), pixel.mcclish(0.3), pro.area_up_to(0.3), *parts]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), st.booleans(), st.permutations(range(7)), st.integers(0, 7))
+def test_pixel_measures_do_not_depend_on_the_order_of_images_or_when_they_are_asked(
+    seed: int, ties: bool, order: list[int], asked: int
+):
+    maps, masks, labels = pools(seed, ties)
+    pool, other = PixelPool(), PixelPool()
+    for i in range(7):
+        pool.add(maps[i], masks[i], labels[i])
+    for n, i in enumerate(order):
+        other.add(maps[i], masks[i], labels[i])
+        if n == asked and {labels[j] for j in order[: n + 1]} == set(labels):
+            measured(other)
+    assert measured(other) == pytest.approx(measured(pool), abs=1e-13)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), st.booleans())
+def test_pixel_measures_equal_those_of_all_pixels_laid_out(seed: int, ties: bool):
+    maps, masks, labels = pools(seed, ties)
+    pool, doubled = PixelPool(), PixelPool()
+    for values, mask, label in zip(maps, masks, labels, strict=True):
+        pool.add(values, mask, label)
+        doubled.add(np.exp2(values), mask, label)  # strictly increasing; exact for ties
+    good = np.concatenate([values[~mask] for values, mask in zip(maps, masks, strict=True)])
+    for label in ("dent", "hole", None):
+        chosen = [v[m] for v, m, name in zip(maps, masks, labels, strict=True) if label in (None, name)]
+        whole = Roc.of(good, np.concatenate(chosen))
+        assert pool.pixel_roc(label).auroc() == whole.auroc()
+        assert pool.pixel_roc(label).average_precision() == whole.average_precision()
+        assert pool.pixel_roc(label).f1max() == whole.f1max()
+    if ties:
+        assert measured(doubled) == measured(pool)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**24 - 1), st.integers(0, 3), st.integers(0, 3))
+def test_region_weights_match_flood_filling(bits: int, top: int, left: int):
+    mask = np.zeros((9, 10), dtype=bool)
+    mask[top : top + 4, left : left + 6] = np.array([bits >> i & 1 for i in range(24)], dtype=bool).reshape(
+        4, 6
+    )
+    area = {pixel: len(region) for region in reference.regions_of(mask) for pixel in region}
+    expected = [1 / area[int(r), int(c)] for r, c in np.argwhere(mask)]
+    assert region_weights(mask).tolist() == expected
 
 
 @settings(max_examples=100, deadline=None)
@@ -187,25 +292,6 @@ def test_large_scores_are_not_rounded_to_float32():
     assert Roc.of([2**24], [2**24 + 1]).auroc() == 1
 
 
-def test_bootstrap_agrees_with_the_standard_error_of_a_mean():
-    # One defect above 30 % of the negatives: the AUROC is then a share of the 200 negatives, with standard
-    # error sqrt(0.3 * 0.7 / 200); 95 % is 1.96 of it.
-    scores, is_defect = np.arange(201.0), np.arange(201) == 60
-    low, high = bootstrap_interval(scores, is_defect, Roc.auroc, n=2000)
-    assert low == pytest.approx(0.3 - 1.96 * np.sqrt(0.21 / 200), abs=0.007)
-    assert high == pytest.approx(0.3 + 1.96 * np.sqrt(0.21 / 200), abs=0.007)
-
-
-def test_bootstrap_repeats_narrows_and_stays_at_certainty():
-    scores, is_defect = samples(9, 80, ties=True)
-    wide = bootstrap_interval(scores, is_defect, Roc.auroc, n=200)
-    assert wide == bootstrap_interval(scores, is_defect, Roc.auroc, n=200)
-    assert wide != bootstrap_interval(scores, is_defect, Roc.auroc, n=200, seed=1)
-    low, high = bootstrap_interval(scores, is_defect, Roc.auroc, n=200, level=0.5)
-    assert wide[0] < low < image_roc(scores, is_defect).auroc() < high < wide[1]
-    assert bootstrap_interval([1, 2, 3, 4], [False, False, True, True], Roc.auroc, n=20) == (1.0, 1.0)
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_are_refused(bad: float):
     for negatives, positives in (([1.0, bad, 0.0], [2.0, 3.0]), ([1.0], [2.0, bad, 0.0])):
@@ -220,8 +306,6 @@ def test_a_single_class_is_refused():
         image_roc([1, 2], [True] * 2)
     with pytest.raises(UsageError, match="0 good and 0 defective"):
         image_roc([], [])
-    with pytest.raises(UsageError, match="0 defective"):
-        bootstrap_interval([1, 2], [False, False], Roc.auroc)
 
 
 @pytest.mark.parametrize("limit", [0.0, -0.1, 1.01, 30, float("nan")])
@@ -244,7 +328,3 @@ def test_wrong_requests_are_refused():
         Roc.of([1], [2]).tpr_at(1.5)
     with pytest.raises(UsageError, match="max_points"):
         Roc.of([1], [2]).curve(1)
-    with pytest.raises(UsageError, match="bootstrap of 0"):
-        bootstrap_interval([1, 2], [False, True], Roc.auroc, n=0)
-    with pytest.raises(UsageError, match=r"level 1\.0"):
-        bootstrap_interval([1, 2], [False, True], Roc.auroc, level=1.0)

@@ -83,6 +83,37 @@ class PredictArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchArguments:
+    """Train and evaluate methods × categories × seeds; writes results.json, results.md and results.html.
+
+    Repeat the command to go on after an interruption: what is finished is not done again.
+    """
+
+    data: Path
+    """A folder with categories in MVTec layout, one or two levels below it, or one category."""
+    methods: tuple[str, ...]
+    """Names of methods, or name:preset."""
+    categories: tuple[str, ...] = ()
+    """Names of categories; default all."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds, each of them a run."""
+    out: Path = Path("bench")
+    """Where to write: a run folder for each cell, and the results."""
+    jobs: int = 1
+    """Cells at a time; each has its share of the cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareArguments:
+    """Compare runs that were evaluated on the same images; writes comparison.json and comparison.html."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN RUN [...]")]
+    """Run folders, or folders of evaluations."""
+    out: Path = Path("comparison")
+    """Where to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoArguments:
     """Generate a data set of good and bad parts, train on it, evaluate, and report; minutes on a CPU."""
 

@@ -6,22 +6,18 @@ why; 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import io
 import sys
-from contextlib import redirect_stderr
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.types import BlemishError, Interrupted, UsageError
+from blemish.terminal import TrainingBar, parse, peek, progress_bar
+from blemish.types import BlemishError, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.progress import Progress, TaskID
-
     from blemish.arguments import EvaluateArguments
-    from blemish.training import Trainer
 
 STOPPED = 130
 
@@ -31,7 +27,7 @@ STOPPED = 130
 
 def train(arguments: list[str]) -> int:
     """Run `blemish train`."""
-    method, preset = _peek(arguments, "--method", "metal"), _peek(arguments, "--preset", "default")
+    method, preset = peek(arguments, "--method", "metal"), peek(arguments, "--preset", "default")
     from blemish import fitting
 
     defaults = fitting.preset_named(method, preset)
@@ -40,12 +36,12 @@ def train(arguments: list[str]) -> int:
     from blemish.arguments import TrainArguments
 
     kind = TrainArguments[type(defaults)]
-    args = _parse("train", kind, arguments, default=kind(data=tyro.MISSING, config=defaults))
+    args = parse("train", kind, arguments, default=kind(data=tyro.MISSING, config=defaults))
     out = args.out or Path("runs") / f"{args.data.resolve().stem}-{method}"
     options = fitting.ImageOptions(
         channels=args.channels, bit_depth=args.bit_depth, value_range=args.value_range
     )
-    with _progress() as progress:
+    with progress_bar() as progress:
         detector = fitting.fit(
             args.data,
             method=method,
@@ -73,7 +69,7 @@ def evaluate(arguments: list[str]) -> int:
     """Run `blemish evaluate`."""
     from blemish.arguments import EvaluateArguments
 
-    args: EvaluateArguments = _parse("evaluate", EvaluateArguments, arguments)
+    args: EvaluateArguments = parse("evaluate", EvaluateArguments, arguments)
     run = args.model if args.model.is_dir() else args.model.parent
     _evaluate(args, args.out or run / "evaluation", run / "log.csv")
     return 0
@@ -93,7 +89,7 @@ def _evaluate(args: EvaluateArguments, out: Path, training_log: Path) -> None:
         false_alarm_rate=args.false_alarm_rate,
     )
     dataset = open_dataset(args.data, need_train=False)
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("scoring", total=len(dataset.test))
         evaluation = run_evaluation(
             detector, dataset, out, training_log=training_log, on_image=lambda: progress.advance(task)
@@ -108,7 +104,7 @@ def predict(arguments: list[str]) -> int:
     """Run `blemish predict`."""
     from blemish.arguments import PredictArguments
 
-    args: PredictArguments = _parse("predict", PredictArguments, arguments)
+    args: PredictArguments = parse("predict", PredictArguments, arguments)
     from blemish import fitting
     from blemish.bundle import load_bundle
     from blemish.predicting import find_inputs, predict_to_folder
@@ -122,7 +118,7 @@ def predict(arguments: list[str]) -> int:
         false_alarm_rate=args.false_alarm_rate,
         batch_size=args.batch_size,
     )
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("scoring", total=len(inputs))
         counts = predict_to_folder(detector, inputs, args.out, on_row=lambda _: progress.advance(task))
     for error in counts.errors:
@@ -134,11 +130,53 @@ def predict(arguments: list[str]) -> int:
     return 1 if counts.failed else 0
 
 
+def bench(arguments: list[str]) -> int:
+    """Run `blemish bench`."""
+    from blemish.arguments import BenchArguments
+
+    args: BenchArguments = parse("bench", BenchArguments, arguments)
+    from blemish import benchmark
+    from blemish.benchmark_page import write_results
+    from blemish.page import format_duration
+
+    categories = benchmark.categories_in(args.data, args.categories)
+    cells = benchmark.plan(args.methods, categories, args.seeds, args.out)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with progress_bar(estimate=False) as bar:
+        task = bar.add_task("cells", total=len(cells))
+
+        def show(now: benchmark.Progress) -> None:
+            left = "" if now.seconds_left is None else f", about {format_duration(now.seconds_left)} left"
+            bar.update(task, completed=now.finished, description=f"{'; '.join(now.running)}{left}")
+            if now.latest is not None:
+                bar.console.print(f"{now.latest}{left}", markup=False, highlight=False, soft_wrap=True)
+            write_results(args.out, cells, now)
+
+        progress = benchmark.run(cells, jobs=args.jobs, on_change=show)
+    for name, error in progress.failed.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    print(f"{progress.finished} of {progress.total} cells: {args.out / 'results.html'}")
+    return 1 if progress.failed else 0
+
+
+def compare(arguments: list[str]) -> int:
+    """Run `blemish compare`."""
+    from blemish.arguments import CompareArguments
+
+    args: CompareArguments = parse("compare", CompareArguments, arguments)
+    from blemish.comparison import compare as run_comparison
+
+    for pair in run_comparison(args.runs, args.out)["pairs"]:
+        print(pair["verdict"])
+    print(f"side by side: {args.out / 'comparison.html'}")
+    return 0
+
+
 def demo(arguments: list[str]) -> int:
     """Run `blemish demo`."""
     from blemish.arguments import DemoArguments, EvaluateArguments
 
-    args: DemoArguments = _parse("demo", DemoArguments, arguments)
+    args: DemoArguments = parse("demo", DemoArguments, arguments)
     from dataclasses import replace
 
     from blemish import fitting, synthetic
@@ -149,7 +187,7 @@ def demo(arguments: list[str]) -> int:
     print(f"1/3 generating good and bad parts in {data}")
     synthetic.generate(data)
     print(f"2/3 training on the good ones, into {run}")
-    with _progress() as progress:
+    with progress_bar() as progress:
         fitting.fit(data, config=config, out=run, resume=True, watcher=TrainingBar(progress))
     print("3/3 evaluating on parts it has not seen")
     _evaluate(EvaluateArguments(model=run, data=data), args.out / "evaluation", run / "log.csv")
@@ -161,6 +199,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (train, "learn what good looks like from good images"),
     "evaluate": (evaluate, "measure a model on a labelled test set"),
     "predict": (predict, "score images: rows, heat maps, overlays"),
+    "bench": (bench, "train and evaluate methods × categories × seeds, and put them in a table"),
+    "compare": (compare, "runs side by side, and whether one is better than the other"),
 }
 
 
@@ -195,7 +235,7 @@ def _guarded(command: str, arguments: list[str]) -> int:
         print(f"blemish {command}: {error.name} is missing; pip install 'blemish[all]'", file=sys.stderr)
         return 2
     except OSError as error:
-        where = error.filename or _peek(arguments, "--out", "output")
+        where = error.filename or peek(arguments, "--out", "output")
         cure = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check the path and its rights"
         print(
             f"blemish {command}: {where}: {error.strerror or error}; {cure}, or choose another --out",
@@ -210,105 +250,6 @@ def _guarded(command: str, arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-
-
-# --- what the commands share ----------------------------------------------------------------------------
-
-
-class TrainingBar:
-    """Draws the progress of a training."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.task: TaskID | None = None
-
-    def loading(self, total: int) -> Callable[[], None]:
-        """Draw a bar for decoding; returns what advances it."""
-        task = self.progress.add_task("decoding", total=total)
-        return lambda: self.progress.advance(task)
-
-    def training(self, trainer: Trainer) -> None:
-        """Draw a bar for the steps, with the latest losses."""
-        state, per_epoch = trainer.state, trainer.steps_per_epoch
-        done = state.epoch * per_epoch + state.step
-        if self.task is None:
-            self.task = self.progress.add_task("training", total=trainer.epochs * per_epoch, completed=done)
-        losses = [
-            state.rows[-1][k] for k in ("train_loss", "validation_loss") if state.rows and k in state.rows[-1]
-        ]
-        shown = " / ".join(f"{x:.4f}" for x in losses)
-        text = f"training, epoch {state.epoch + 1}" + (f", loss {shown}" if losses else "")
-        self.progress.update(self.task, completed=done, description=text)
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,  # a log holds what happened, not a bar
-    )
-
-
-def _parse(command: str, kind: Any, arguments: list[str], default: Any = None) -> Any:
-    """Parse options into a dataclass; a mistake becomes a UsageError of one line."""
-    import tyro
-
-    caught = io.StringIO()
-    options = {} if default is None else {"default": default}
-    try:
-        with redirect_stderr(caught):
-            return tyro.cli(
-                kind,
-                prog=f"blemish {command}",
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff,),
-                **options,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UsageError(f"{_first_paragraph(caught.getvalue())}; see blemish {command} --help") from None
-
-
-def _first_paragraph(box: str) -> str:
-    """Take the parser's message out of its frame or, on a plain terminal, from between its rules."""
-    paragraphs: list[list[str]] = [[]]
-    lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ")]
-    for line in lines:
-        if line.startswith(("╭", "╰", "──", "---")):
-            paragraphs.append([])
-        else:
-            paragraphs[-1].append(line)
-    framed = bool(lines) and lines[0].startswith("╭")  # else the first paragraph is the title
-    told = [" ".join(p) for p in paragraphs[0 if framed else 1 :] if p]
-    return " ".join(told[0].split()) if told else "bad usage"
-
-
-def _peek(arguments: list[str], option: str, default: str) -> str:
-    """Find an option's value before the rest can be parsed, which depends on it."""
-    value = default
-    for i, argument in enumerate(arguments):
-        if argument == option and i + 1 < len(arguments):
-            value = arguments[i + 1]
-        elif argument.startswith(option + "="):
-            value = argument.split("=", 1)[1]
-    return value
 
 
 def _overview() -> str:

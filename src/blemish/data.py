@@ -141,12 +141,38 @@ def file_digest(path: Path) -> str:
 
 
 def fingerprint(digests: Sequence[str]) -> str:
-    """SHA-256 (64 hex digits) of the sorted `file_digest`s of a set of images, one a line.
+    """SHA-256 (64 hex digits) of sorted lines, such as the `file_digest`s of a set of images.
 
     Our choice: order and names do not matter, so a copied or renamed data set is the same one; content
     and multiplicity do.
     """
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def dataset_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 (64 hex digits) of all that a training and evaluation on a data set depends on.
+
+    Our choice, as in `fingerprint`: the content of each image and mask with its split and label, whatever
+    the names and the order. Raises `ImageError` if a file cannot be read.
+    """
+    samples = [*dataset.train, *dataset.calibration, *dataset.test]
+    return fingerprint(
+        [
+            f"{s.split} {s.label} {file_digest(s.path)} {file_digest(s.mask) if s.mask else '-'}"
+            for s in samples
+        ]
+    )
+
+
+def check_evaluable(dataset: Dataset) -> None:
+    """Refuse a data set without good or without defective test images. Raises DataError."""
+    good = sum(not s.is_defect for s in dataset.test)
+    defects = len(dataset.test) - good
+    if not good or not defects:
+        raise DataError(
+            f"{dataset.root}: {good} good and {defects} defective test images; evaluation compares the two: "
+            "add what is missing under test/good and test/<defect>, or use `blemish predict`"
+        )
 
 
 def leakage(train_digests: Mapping[str, Path | str], test: Sequence[Sample]) -> list[tuple[str, str]]:

@@ -11,13 +11,13 @@ import os
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish import decoding, metrics
-from blemish.data import Dataset, leakage, read_mask
+from blemish import decoding, metrics, uncertainty
+from blemish.data import Dataset, check_evaluable, dataset_fingerprint, leakage, read_mask
 from blemish.drawing import write_thumbnail
 from blemish.predicting import write_overlay
 from blemish.report import ReportCurve, ReportImage, write_report
@@ -58,20 +58,31 @@ def evaluate(
     rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
     defective images, ImageError when one cannot be used, and OSError when `out` cannot be written.
     """
-    _check(dataset)
+    check_evaluable(dataset)
     out.mkdir(parents=True, exist_ok=True)
     leaks = leakage(detector.bundle.provenance.get("training_digests", {}), dataset.test)
     pool = metrics.PixelPool() if dataset.has_masks else None
+    resampler = uncertainty.PixelResampler()
     scored, seconds = [], 0.0
     for sample, prediction, elapsed in _predictions(detector, dataset, out):
         seconds += elapsed
         if pool is not None:
             height, width = prediction.anomaly_map.shape
-            pool.add(prediction.anomaly_map, read_mask(sample, (height, width)), sample.label)
+            mask = read_mask(sample, (height, width))
+            pool.add(prediction.anomaly_map, mask, sample.label)
+            resampler.add(prediction.anomaly_map, mask)
         scored.append(_scored(sample, prediction, dataset))
         on_image()
     evaluation, curves = _measure(detector, scored, pool)
-    evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
+    evaluation |= _intervals(scored, resampler if pool else None)
+    evaluation |= {
+        "seconds_per_image": seconds / len(scored),
+        "leakage": [list(pair) for pair in leaks],
+        "method": detector.bundle.method,
+        "preset": detector.bundle.preset,
+        "dataset": dataset.name,
+        "test_fingerprint": dataset_fingerprint(replace(dataset, train=[], calibration=[])),
+    }
     (out / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
     _write_scores(out / "scores.csv", scored)
     write_report(
@@ -84,16 +95,6 @@ def evaluate(
         facts=_facts(detector),
     )
     return evaluation
-
-
-def _check(dataset: Dataset) -> None:
-    good = sum(not s.is_defect for s in dataset.test)
-    defects = len(dataset.test) - good
-    if not good or not defects:
-        raise DataError(
-            f"{dataset.root}: {good} good and {defects} defective test images; evaluation compares the two: "
-            "add what is missing under test/good and test/<defect>, or use `blemish predict`"
-        )
 
 
 def _predictions(
@@ -120,8 +121,8 @@ def _predictions(
 
 def _write_pictures(detector: Pipeline, path: Path, prediction: Prediction, out: Path, name: str) -> None:
     image = decoding.read(path)
-    write_overlay(detector, image, prediction, out / _overlay_name(name))
-    write_thumbnail(out / _thumbnail_name(name), image)
+    write_overlay(detector, image, prediction, out / overlay_name(name))
+    write_thumbnail(out / thumbnail_name(name), image)
 
 
 def _name(sample: Sample, dataset: Dataset) -> str:
@@ -129,11 +130,13 @@ def _name(sample: Sample, dataset: Dataset) -> str:
     return (path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else path).as_posix()
 
 
-def _overlay_name(name: str) -> str:
+def overlay_name(name: str) -> str:
+    """Return the path of an image's overlay below the evaluation's folder."""
     return f"overlays/{_inside(name)}.png"
 
 
-def _thumbnail_name(name: str) -> str:
+def thumbnail_name(name: str) -> str:
+    """Return the path of an image's thumbnail below the evaluation's folder."""
     return f"thumbnails/{_inside(name)}.jpg"
 
 
@@ -159,10 +162,8 @@ def _measure(
     defective = np.array([s.sample.is_defect for s in scored])
     image = metrics.image_roc(scores, defective)
     pixel, pro = (pool.pixel_roc(), pool.pro_roc()) if pool else (None, None)
-    low, high = metrics.bootstrap_interval(scores, defective, metrics.Roc.auroc)
     evaluation: dict[str, Any] = {
         "image_auroc": image.auroc(),
-        "image_auroc_interval95": [low, high],
         "pixel_auroc": pixel and pixel.auroc(),
         "pixel_auroc_fpr30": pixel and pixel.normalised_auroc(LIMIT),
         "pixel_auroc_fpr30_mcclish": pixel and pixel.mcclish(LIMIT),
@@ -183,6 +184,23 @@ def _measure(
         ReportCurve(name=name, fpr=fpr, tpr=tpr, area=roc.normalised_auroc(limit))
         for name, roc, limit, (fpr, tpr) in shown
     ]
+
+
+def _intervals(
+    scored: list[Scored], resampler: uncertainty.PixelResampler | None
+) -> dict[str, list[float] | None]:
+    """95 % intervals over images, by the name of the measure and `_interval95`."""
+    image = uncertainty.bootstrap_interval(
+        [s.score for s in scored], [s.sample.is_defect for s in scored], metrics.Roc.auroc
+    )
+    pixel = resampler.intervals(limit=LIMIT) if resampler else {}
+    found = {
+        "image_auroc": image,
+        "pixel_auroc": pixel.get("auroc"),
+        "pixel_auroc_fpr30": pixel.get("limited"),
+        "aupro_fpr30": pixel.get("pro"),
+    }
+    return {f"{name}_interval95": interval and list(interval) for name, interval in found.items()}
 
 
 def _share_rejected(scored: Iterator[Scored]) -> float | None:
@@ -234,8 +252,8 @@ def _report_image(s: Scored) -> ReportImage:
         score=s.score,
         p_value=s.p_value,
         anomalous=s.anomalous,
-        overlay=_overlay_name(s.name),
-        thumbnail=_thumbnail_name(s.name),
+        overlay=overlay_name(s.name),
+        thumbnail=thumbnail_name(s.name),
     )
 
 

@@ -23,7 +23,7 @@ def read(data: Path, *, need_train: bool) -> list[Sample]:
     for name in ("test", "ground_truth"):
         if (data / name).is_dir():
             raise DataError(f"{data}: has {name}/ but no train/good; put the good training images there")
-    categories = sorted(p.parent.parent for depth in ("*", "*/*") for p in data.glob(f"{depth}/train/{GOOD}"))
+    categories = categories_below(data)
     if categories:
         found = ", ".join(str(c) for c in categories[:5]) + (", ..." if len(categories) > 5 else "")
         raise DataError(f"{data}: holds several categories, not one; give one of {found}")
@@ -34,6 +34,11 @@ def read(data: Path, *, need_train: bool) -> list[Sample]:
             f"{data}: has {other}/ beside {GOOD}/, training takes good images only; give {data / GOOD}"
         )
     return [Sample(path=p, split="train") for p in images.list_images(data)]
+
+
+def categories_below(root: Path) -> list[Path]:
+    """Find the folders with `train/good`, one or two levels below `root`, sorted."""
+    return sorted(p.parent.parent for depth in ("*", "*/*") for p in root.glob(f"{depth}/train/{GOOD}"))
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -17,8 +17,6 @@ import numpy as np
 from blemish.types import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike
 
 
@@ -49,7 +47,11 @@ class Roc:
         good, defective = np.ravel(negatives), np.ravel(positives)
         dtype = np.result_type(good.dtype, defective.dtype, np.float16)  # floating, and wide enough for both
         weight = None if weights is None else np.ravel(weights).astype(np.float64)
-        return _roc_of_sorted(np.sort(good.astype(dtype)), defective.astype(dtype), weight)
+        if weight is not None and not (
+            weight.shape == defective.shape and (np.isfinite(weight) & (weight > 0)).all()
+        ):
+            raise UsageError("weights of the positives: give one for each, finite and above 0")
+        return _Ranking.of(np.sort(good.astype(dtype)), defective.astype(dtype)).roc(weight)
 
     def auroc(self) -> float:
         """Return the area under the curve in [0, 1]: P(positive > negative) + P(equal) / 2; chance is 0.5."""
@@ -60,13 +62,14 @@ class Roc:
 
         Straight lines through ties, cut exactly at the limit. Raises UsageError for another limit.
         """
-        if not 0 < limit <= 1:
-            raise UsageError(f"FPR limit {limit}: it must lie in (0, 1]; 0.3 is the usual one")
+        check_limit(limit)
         fpr, tpr = self._vertices()
         inside = int(np.searchsorted(fpr, limit, side="right"))
         x, y = fpr[:inside], tpr[:inside]
         cut = (limit - x[-1]) * (y[-1] + _height_at(fpr, tpr, limit))
-        return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) + cut) / 2
+        twice = np.diff(x)
+        twice *= y[1:] + y[:-1]
+        return float(np.sum(twice) + cut) / 2
 
     def normalised_auroc(self, limit: float) -> float:
         """Return `area_up_to(limit)` / limit, in [0, 1]; chance is limit / 2 (Bergmann et al. 2021)."""
@@ -142,11 +145,67 @@ class Roc:
         return fpr, tpr
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ranking:
+    """Where positives stand among negatives, whatever each of them weighs.
+
+    Per distinct score of the positives, descending, arrays (k,): `values`, `above` and `above_or_equal` as in
+    `Roc`; per positive (m,): `place`, the index of its score in `values`.
+    """
+
+    values: np.ndarray
+    above: np.ndarray
+    above_or_equal: np.ndarray
+    place: np.ndarray
+    n_negatives: int
+
+    @classmethod
+    def of(cls, negatives: np.ndarray, positives: np.ndarray) -> _Ranking:
+        """Rank positives (m,) among negatives (n,), sorted already, of one floating type."""
+        ascending, inverse = np.unique(positives, return_inverse=True)
+        ends = np.concatenate([negatives[:1], negatives[-1:], ascending[:1], ascending[-1:]])
+        if not np.isfinite(ends).all():  # sorted, NaN and the infinities stand at the ends
+            raise UsageError(
+                "scores hold NaN or infinity: metrics need finite scores; check the model's weights"
+            )
+        n = negatives.size
+        return cls(
+            values=ascending[::-1],
+            above=n - np.searchsorted(negatives, ascending, side="right")[::-1],
+            above_or_equal=n - np.searchsorted(negatives, ascending, side="left")[::-1],
+            place=len(ascending) - 1 - inverse,
+            n_negatives=n,
+        )
+
+    def roc(self, weights: np.ndarray | None = None, chosen: np.ndarray | slice = slice(None)) -> Roc:
+        """Build the curve of the positives, or of `chosen` ones, with `weights` (m,) above 0 or alike.
+
+        Raises UsageError without negatives or positives.
+        """
+        place = self.place[chosen]
+        if self.n_negatives == 0 or place.size == 0:
+            raise UsageError(
+                f"{self.n_negatives} good and {place.size} defective scores: the metric compares the two; "
+                "add what is missing"
+            )
+        rises = np.bincount(place, None if weights is None else weights[chosen], len(self.values))
+        present = slice(None) if rises.all() else rises > 0
+        return Roc(
+            values=self.values[present],
+            above=self.above[present],
+            above_or_equal=self.above_or_equal[present],
+            weight=np.cumsum(rises[present]),
+            n_negatives=self.n_negatives,
+            n_positives=place.size,
+        )
+
+
 class PixelPool:
     """The pixels of a test set, added image by image, for pixel-level curves.
 
     Good pixels are kept once, as float32, and sorted where they lie; defective ones, far fewer, with their
-    weight. With 5 % of defective pixels, all curves are had in about 2.5 times the size of the maps.
+    weight. They are ranked once, by the first curve that is asked for. With 5 % of defective pixels, all
+    curves are had in about 2.5 times the size of the maps.
     """
 
     def __init__(self) -> None:
@@ -155,41 +214,31 @@ class PixelPool:
         self._positives = [np.empty(0, dtype=np.float32)]
         self._weights = [np.empty(0)]
         self._labels = [""]
-        self._is_sorted = False
+        self._ranking: _Ranking | None = None
 
     def add(self, anomaly_map: np.ndarray, mask: np.ndarray, label: str = "") -> None:
         """Add one image: its map (H, W), unbounded, kept as float32, and its ground truth, bool (H, W).
 
-        A good image has a mask of all False. `label` names the defect for `pixel_roc`. Raises UsageError
-        for NaN or infinity, a mask that is not bool, or shapes that differ.
+        A good image has a mask of all False. `label` names the defect for `pixel_roc`. Raises UsageError as
+        `checked_map`.
         """
-        from scipy import ndimage
-
-        values, mask = np.asarray(anomaly_map, dtype=np.float32), np.asarray(mask)
-        if mask.dtype != np.bool_:
-            raise UsageError(f"mask of type {mask.dtype}: it must be bool; compare it with 0 first")
-        if values.ndim != 2 or values.shape != mask.shape:
-            raise UsageError(
-                f"map of shape {values.shape} and mask of shape {mask.shape}: both must be (H, W)"
-            )
-        if not np.isfinite(values).all():
-            raise UsageError("anomaly map holds NaN or infinity: metrics need finite float32 scores")
+        values = checked_map(anomaly_map, mask)
         self._add_negatives(values[~mask])
         if mask.any():
-            labels = np.empty(mask.shape, dtype=np.int32)
-            ndimage.label(mask, structure=np.ones((3, 3), dtype=bool), output=labels)
-            areas = np.bincount(labels.ravel())
             self._positives.append(values[mask])
-            self._weights.append(1 / areas[labels[mask]])
+            self._weights.append(region_weights(mask))
             self._labels.append(label)
+        self._ranking = None
 
     def pixel_roc(self, label: str | None = None) -> Roc:
         """Build the curve in which every defective pixel counts alike, those of one `label` or all.
 
         Good pixels are those of all images either way. Raises UsageError without good or defective pixels.
         """
-        wanted = (p for p, name in zip(self._positives, self._labels, strict=True) if label in (None, name))
-        return _roc_of_sorted(self._sorted_negatives(), np.concatenate([self._positives[0], *wanted]), None)
+        if label is None:
+            return self._ranked().roc()
+        sizes = [p.size for p in self._positives]
+        return self._ranked().roc(chosen=np.repeat([name == label for name in self._labels], sizes))
 
     def pro_roc(self) -> Roc:
         """Build the PRO curve: its "TPR" is PRO, its `normalised_auroc(0.3)` is AU-PRO up to FPR 0.3.
@@ -198,23 +247,60 @@ class PixelPool:
         share of the region that is found; the FPR is over all good pixels of all images (Bergmann et al.
         2021). Hence an ROC curve in which a pixel weighs 1 / area of its region. Raises as `pixel_roc`.
         """
-        positives, weights = np.concatenate(self._positives), np.concatenate(self._weights)
-        return _roc_of_sorted(self._sorted_negatives(), positives, weights)
+        return self._ranked().roc(np.concatenate(self._weights))
 
     def _add_negatives(self, values: np.ndarray) -> None:
         end = self._n_negatives + values.size
         if end > self._negatives.size:
             # One block that grows, where a list of arrays would have to be joined and so be held twice.
-            self._negatives.resize(end * 5 // 4, refcheck=False)
+            self._negatives.resize(end * 9 // 8, refcheck=False)
         self._negatives[self._n_negatives : end] = values
-        self._n_negatives, self._is_sorted = end, False
+        self._n_negatives = end
 
-    def _sorted_negatives(self) -> np.ndarray:
-        negatives = self._negatives[: self._n_negatives]
-        if not self._is_sorted:
+    def _ranked(self) -> _Ranking:
+        if self._ranking is None:
+            negatives = self._negatives[: self._n_negatives]
             negatives.sort()
-            self._is_sorted = True
-        return negatives
+            self._ranking = _Ranking.of(negatives, np.concatenate(self._positives))
+        return self._ranking
+
+
+def checked_map(anomaly_map: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return a map (H, W) as float32, after a look at it and at its ground truth, bool (H, W).
+
+    Raises UsageError for NaN or infinity, a mask that is not bool, or shapes that differ.
+    """
+    values = np.asarray(anomaly_map, dtype=np.float32)
+    if mask.dtype != np.bool_:
+        raise UsageError(f"mask of type {mask.dtype}: it must be bool; compare it with 0 first")
+    if values.ndim != 2 or values.shape != mask.shape:
+        raise UsageError(f"map of shape {values.shape} and mask of shape {mask.shape}: both must be (H, W)")
+    if not np.isfinite(values).all():
+        raise UsageError("anomaly map holds NaN or infinity: metrics need finite float32 scores")
+    return values
+
+
+def region_weights(mask: np.ndarray) -> np.ndarray:
+    """Weigh every defective pixel of a mask, bool (H, W), by 1 / area of its 8-connected region.
+
+    Returns float64 (n,) in (0, 1], for the mask's pixels row by row; the sum is the number of regions.
+    """
+    from scipy import ndimage
+
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return np.empty(0)
+    box = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]  # small, mostly: the rest need not be labelled
+    labels = np.empty(box.shape, dtype=np.int32)
+    ndimage.label(box, structure=np.ones((3, 3), dtype=bool), output=labels)
+    region = labels[box]
+    return 1 / np.bincount(region)[region]
+
+
+def check_limit(limit: float) -> None:
+    """Raise UsageError unless the FPR limit lies in (0, 1]."""
+    if not 0 < limit <= 1:
+        raise UsageError(f"FPR limit {limit}: it must lie in (0, 1]; 0.3 is the usual one")
 
 
 def image_roc(scores: ArrayLike, is_defect: ArrayLike) -> Roc:
@@ -222,64 +308,8 @@ def image_roc(scores: ArrayLike, is_defect: ArrayLike) -> Roc:
 
     Raises UsageError for NaN, infinity, a single class, labels that are not bool or lengths that differ.
     """
-    good, defective = _by_class(scores, is_defect)
+    good, defective = by_class(scores, is_defect)
     return Roc.of(good, defective)
-
-
-def bootstrap_interval(
-    scores: ArrayLike,
-    is_defect: ArrayLike,
-    metric: Callable[[Roc], float],
-    *,
-    n: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Bootstrap the percentile interval (low, high) of an image metric (Efron and Tibshirani 1993).
-
-    `scores` (k,) unbounded, `is_defect` bool (k,), `metric` such as `Roc.auroc`; `n` resamples, `level` in
-    (0, 1). Raises as `image_roc`, and UsageError for other values of `n` or `level`. Our choice: good and
-    defective images are redrawn apart, so that every resample has both and the test set's proportions.
-    """
-    if n < 1 or not 0 < level < 1:
-        raise UsageError(f"bootstrap of {n} resamples at level {level}: give n >= 1 and a level in (0, 1)")
-    good, defective = _by_class(scores, is_defect)
-    rng = np.random.default_rng(seed)
-    values = [metric(Roc.of(good, defective))]  # refuses bad scores before any drawing
-    for _ in range(n):
-        values.append(metric(Roc.of(rng.choice(good, len(good)), rng.choice(defective, len(defective)))))
-    low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _roc_of_sorted(negatives: np.ndarray, positives: np.ndarray, weights: np.ndarray | None) -> Roc:
-    """Do what `Roc.of` does for negatives that are sorted already and of the positives' type."""
-    if negatives.size == 0 or positives.size == 0:
-        raise UsageError(
-            f"{negatives.size} good and {positives.size} defective scores: the metric compares the two; "
-            "add what is missing"
-        )
-    order = np.argsort(positives)[::-1]
-    ranked = positives[order]
-    # Sorted, NaN and the infinities stand at the ends.
-    if not np.isfinite([negatives[0], negatives[-1], ranked[0], ranked[-1]]).all():
-        raise UsageError("scores hold NaN or infinity: metrics need finite scores; check the model's weights")
-    if weights is None:
-        summed = np.arange(1, len(ranked) + 1)
-    elif weights.shape != positives.shape or not (np.isfinite(weights) & (weights > 0)).all():
-        raise UsageError("weights of the positives: give one for each, finite and above 0")
-    else:
-        summed = np.cumsum(weights[order])
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    values = ranked[last]
-    return Roc(
-        values=values,
-        above=negatives.size - np.searchsorted(negatives, values, side="right"),
-        above_or_equal=negatives.size - np.searchsorted(negatives, values, side="left"),
-        weight=summed[last],
-        n_negatives=negatives.size,
-        n_positives=positives.size,
-    )
 
 
 def _height_at(fpr: np.ndarray, tpr: np.ndarray, x: float) -> float:
@@ -292,8 +322,11 @@ def _height_at(fpr: np.ndarray, tpr: np.ndarray, x: float) -> float:
     return float(tpr[left] + share * (tpr[right] - tpr[left]))
 
 
-def _by_class(scores: ArrayLike, is_defect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Split into the scores of good and of defective images."""
+def by_class(scores: ArrayLike, is_defect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Split scores (n,) into those of good and of defective images by `is_defect`, bool (n,).
+
+    Raises UsageError for labels that are not bool or lengths that differ.
+    """
     values, defective = np.asarray(scores), np.asarray(is_defect)
     if defective.dtype != np.bool_ and defective.size:
         raise UsageError(f"labels of type {defective.dtype}: they must be bool, True for a defect")

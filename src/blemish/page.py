@@ -13,6 +13,14 @@ from urllib.parse import quote
 from blemish.types import UsageError
 
 DASH = "–"
+MEASURES = {
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_auroc_fpr30": "pixel AUROC up to FPR 0.3, area / 0.3",
+    "pixel_auroc_fpr30_mcclish": "pixel AUROC up to FPR 0.3, McClish",
+    "aupro_fpr30": "AUPRO up to FPR 0.3",
+}
+"""What is compared: keys of evaluation.json, and their names."""
 
 
 def need(*packages: str) -> None:
@@ -39,7 +47,13 @@ def write_page(path: Path, template: str, content: dict[str, Any], **filters: An
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    common = {"area": format_area, "number": format_number, "percent": format_percent, "url": url}
+    common = {
+        "area": format_area,
+        "number": format_number,
+        "percent": format_percent,
+        "url": url,
+        "seconds": format_seconds,
+    }
     environment.filters |= common | filters
     text = environment.get_template(f"{template}.html.j2").render(content | {"dash": DASH})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +89,12 @@ def format_seconds(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+
+
+def format_duration(seconds: float) -> str:
+    """Whole minutes, and hours: what an estimate is good for."""
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def url(path: str) -> str:

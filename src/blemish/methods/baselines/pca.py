@@ -13,6 +13,7 @@ a map.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -43,8 +44,8 @@ class PcaConfig(DetectorConfig):
         """Refuse a count or width that means nothing. Raises UsageError."""
         super().__post_init__()
         self.check_counts("components")
-        if self.smoothing < 0:
-            raise UsageError(f"--smoothing {self.smoothing}: must be 0 or larger")
+        if not 0 <= self.smoothing < math.inf:
+            raise UsageError(f"--smoothing {self.smoothing}: must be a finite number, 0 or larger")
 
 
 def principal_axes(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -57,15 +58,16 @@ def principal_axes(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         mean (D,) and orthonormal axes (min(k, n - 1), D), largest variance first, in x's type.
     """
-    mean = x.mean(dim=0)
-    centred = (x - mean).double()
+    mean = x.double().mean(dim=0)
+    centred = x - mean
     # n is far below D: the axes come from the n×n products of the images with each other.
     variance, vectors = torch.linalg.eigh(centred @ centred.T)  # ascending
     kept = min(k, len(x) - 1)
-    axes = vectors[:, -kept:].flip(1).T @ centred
-    norms = variance[-kept:].flip(0).clamp(min=0).sqrt()
-    used = norms > 1e-6 * norms[0].clamp(min=1e-12)  # equal images span fewer axes
-    return mean, torch.where(used[:, None], axes / norms.clamp(min=1e-12)[:, None], 0).to(x.dtype)
+    axes = vectors.flip(1)[:, :kept].T @ centred
+    norms = variance.clamp(min=0).sqrt().flip(0)
+    used = norms[:kept] > 1e-6 * norms[0].clamp(min=1e-6)  # equal images span fewer axes
+    axes = torch.where(used[:, None], axes / norms[:kept, None].clamp(min=1e-12), 0)
+    return mean.to(x.dtype), axes.to(x.dtype)
 
 
 class Pca(nn.Module):

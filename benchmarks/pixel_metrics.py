@@ -1,0 +1,228 @@
+"""Time and memory of all pixel metrics on a test set at full resolution, against the usual way.
+
+    python benchmarks/pixel_metrics.py --data ROOT/mvtec/bottle [--thresholds 200] [--out FILE.json]
+
+Maps are PCA's. Ours: `PixelPool`. The usual way: scikit-learn's roc_curve and roc_auc_score on all pixels laid
+end to end, and PRO by a loop over thresholds that counts each region's pixels above it. AU-PRO is checked
+against an exact one: scikit-learn's roc_curve in which a pixel weighs 1 / area of its region. Peak memory is
+that of a process of its own, above what it had once it had imported everything, with maps streamed from disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from blemish import fitting
+from blemish.data import open_dataset, read_mask
+from blemish.metrics import PixelPool, region_weights
+from blemish.types import ImageError
+from blemish.uncertainty import PixelResampler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LIMIT = 0.3
+Images = list[tuple[np.ndarray, np.ndarray, str]]
+"""Maps float32 (H, W), masks bool (H, W), labels."""
+
+
+def maps_of(data: Path) -> Images:
+    """Fit PCA and score the test images."""
+    detector, dataset = fitting.fit(data, method="pca", device="cpu"), open_dataset(data)
+    images = []
+    predictions = detector.predict_many([s.path for s in dataset.test])
+    for sample, prediction in zip(dataset.test, predictions, strict=True):
+        if isinstance(prediction, ImageError):
+            raise prediction
+        height, width = prediction.anomaly_map.shape
+        images.append((prediction.anomaly_map, read_mask(sample, (height, width)), sample.label))
+    return images
+
+
+def ours(images: Images | Iterator[tuple[np.ndarray, np.ndarray, str]]) -> dict[str, float]:
+    """Measure everything through one pool."""
+    pool, labels = PixelPool(), set()
+    for values, mask, label in images:
+        pool.add(values, mask, label)
+        labels |= {label} if mask.any() else set()
+    pixel = pool.pixel_roc()
+    found = {
+        "pixel_auroc": pixel.auroc(),
+        "pixel_auroc_fpr30": pixel.normalised_auroc(LIMIT),
+        "pixel_auroc_fpr30_mcclish": pixel.mcclish(LIMIT),
+        "aupro_fpr30": pool.pro_roc().normalised_auroc(LIMIT),
+    }
+    return found | {f"pixel_auroc {label}": pool.pixel_roc(label).auroc() for label in sorted(labels)}
+
+
+def area_up_to(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    """Trapezoids from FPR 0 to `LIMIT`, cut there, divided by it."""
+    inside = fpr < LIMIT
+    x, y = np.append(fpr[inside], LIMIT), np.append(tpr[inside], np.interp(LIMIT, fpr, tpr))
+    return float(np.trapezoid(y, x)) / LIMIT
+
+
+def by_scikit_learn(images: Images) -> dict[str, float]:
+    """Everything but PRO, from all pixels laid end to end."""
+    values = np.concatenate([m.ravel() for m, _, _ in images])
+    truth = np.concatenate([mask.ravel() for _, mask, _ in images])
+    fpr, tpr, _ = roc_curve(truth, values)
+    found = {
+        "pixel_auroc": float(roc_auc_score(truth, values)),
+        "pixel_auroc_fpr30": area_up_to(fpr, tpr),
+        "pixel_auroc_fpr30_mcclish": float(roc_auc_score(truth, values, max_fpr=LIMIT)),
+    }
+    for label in sorted({label for _, mask, label in images if mask.any()}):
+        kept = np.concatenate([(~mask | (name == label)).ravel() for _, mask, name in images])
+        found[f"pixel_auroc {label}"] = float(roc_auc_score(truth[kept], values[kept]))
+    return found
+
+
+def pro_by_thresholds(images: Images, thresholds: int) -> float:
+    """AU-PRO from evenly spaced thresholds: per threshold, the share of each region that is above it."""
+    regions = [ndimage.label(mask, np.ones((3, 3)))[0] for _, mask, _ in images]  # type: ignore[index]
+    areas = [np.bincount(r.ravel())[1:] for r in regions]
+    good = sum(int((~mask).sum()) for _, mask, _ in images)
+    n_regions = sum(len(a) for a in areas)
+    low, high = min(float(m.min()) for m, _, _ in images), max(float(m.max()) for m, _, _ in images)
+    fpr, pro = [0.0], [0.0]
+    for threshold in np.linspace(high, low, thresholds):
+        false, overlap = 0, 0.0
+        for (values, mask, _), region, area in zip(images, regions, areas, strict=True):
+            above = values >= threshold
+            false += int((above & ~mask).sum())
+            if area.size:
+                overlap += float((np.bincount(region[above], minlength=len(area) + 1)[1:] / area).sum())
+        fpr.append(false / good)
+        pro.append(overlap / n_regions)
+    return area_up_to(np.array(fpr), np.array(pro))
+
+
+def exact_pro(images: Images) -> float:
+    """AU-PRO from scikit-learn's weighted curve."""
+    weight = [np.ones(mask.shape) for _, mask, _ in images]
+    for w, (_, mask, _) in zip(weight, images, strict=True):
+        w[mask] = region_weights(mask)
+    fpr, tpr, _ = roc_curve(
+        np.concatenate([mask.ravel() for _, mask, _ in images]),
+        np.concatenate([m.ravel() for m, _, _ in images]),
+        sample_weight=np.concatenate([w.ravel() for w in weight]),
+    )
+    return area_up_to(fpr, tpr)
+
+
+def stream(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    """Read maps and masks that `main` wrote, one image at a time."""
+    for file in sorted(folder.glob("*.npz")):
+        with np.load(file) as image:
+            yield image["map"], image["mask"], str(image["label"])
+
+
+def peak_mib() -> float:
+    """Return the peak memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure_memory(folder: Path) -> None:
+    """Print by how much the metrics of a folder's maps raise the peak memory of this process."""
+    first = next(stream(folder))
+    PixelPool().add(*first)  # imports what is imported late
+    before = peak_mib()
+    ours(stream(folder))
+    print(peak_mib() - before)
+
+
+def timed(call, *arguments):
+    """Return a call's result and its seconds."""
+    began = time.perf_counter()
+    result = call(*arguments)
+    return result, time.perf_counter() - began
+
+
+def intervals_of(images: Images) -> tuple[dict[str, tuple[float, float]], float, float]:
+    """Return the pixel intervals, seconds to add the images, and seconds for 1,000 resamples."""
+    resampler = PixelResampler()
+    _, adding = timed(lambda: [resampler.add(values, mask) for values, mask, _ in images])
+    intervals, drawing = timed(resampler.intervals)
+    return intervals, adding, drawing
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--thresholds", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pixel_metrics.json"))
+    parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        measure_memory(options.memory_of)
+        return
+    images = maps_of(options.data)
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (values, mask, label) in enumerate(images):
+            np.savez(Path(folder) / f"{i:05d}.npz", map=values, mask=mask, label=label)
+        done = subprocess.run(
+            [sys.executable, __file__, "--memory-of", folder], check=True, capture_output=True, text=True
+        )
+    maps_mib = sum(values.nbytes for values, _, _ in images) / 2**20
+    found, seconds = sorted((timed(ours, images) for _ in range(3)), key=lambda pair: pair[1])[1]
+    theirs, sklearn_seconds = timed(by_scikit_learn, images)
+    looped, loop_seconds = timed(pro_by_thresholds, images, options.thresholds)
+    exact = theirs | {"aupro_fpr30": exact_pro(images)}
+    intervals, adding, drawing = intervals_of(images)
+    result = {
+        "images": len(images),
+        "pixels": sum(values.size for values, _, _ in images),
+        "defective pixels": sum(int(mask.sum()) for _, mask, _ in images),
+        "ours seconds": seconds,
+        "scikit-learn seconds": sklearn_seconds,
+        "threshold loop seconds": loop_seconds,
+        "thresholds": options.thresholds,
+        "times faster": (sklearn_seconds + loop_seconds) / seconds,
+        "maps MiB": maps_mib,
+        "ours peak MiB": float(done.stdout),
+        "peak / maps": float(done.stdout) / maps_mib,
+        "threshold loop AU-PRO": looped,
+        "measures": {
+            k: {"ours": v, "exact": exact[k], "differ": abs(v - exact[k])} for k, v in found.items()
+        },
+        "intervals": intervals,
+        "intervals: add seconds": adding,
+        "intervals: 1,000 resamples seconds": drawing,
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    print(table(result))
+    options.out.write_text(text + "\n")
+
+
+def table(result: dict) -> str:
+    """Lay the result out as Markdown."""
+    rows = [
+        "| measure | ours | exact, another way | differ |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {m['ours']:.6f} | {m['exact']:.6f} | {m['differ']:.1e} |"
+            for name, m in result["measures"].items()
+        ),
+    ]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Made defects of CutPaste: a piece of a good crop, jittered, pasted elsewhere into the same crop.
+
+Source: C.-L. Li, K. Sohn, J. Yoon, T. Pfister, "CutPaste" (2021), Sec. 2.1, 2.2 and A.2; see `cutpaste.py`.
+
+Shapes: B crops, C channels, H×W pixels. Places and sizes are (rows, columns) in pixels; a crop spans 0 to H
+and 0 to W, and the centre of its first pixel lies at (0.5, 0.5). All draws come from torch's CPU generator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+AREA = (0.02, 0.15)
+"""Of a CutPaste rectangle: share of the crop's area (A.2)."""
+ASPECT = (0.3, 3.3)
+"""Of a CutPaste rectangle: width over height, drawn below 1 or above 1 with equal chance (A.2)."""
+SCAR_WIDTH, SCAR_LENGTH = (2, 16), (10, 25)
+"""Of a scar, in pixels of a crop of 64×64 (A.2)."""
+SCAR_ANGLE = 45
+"""A scar is turned by at most this, in degrees, either way (A.2)."""
+JITTER = 0.1
+"""Greatest intensity of the colour jitter (A.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """Rectangles that are cut and pasted, one for each crop: whole pixels, so that a cut is a copy."""
+
+    size: Tensor
+    """(B, 2): height and width before turning."""
+    source: Tensor
+    """(B, 2): the centre of where it is cut out, upright."""
+    target: Tensor
+    """(B, 2): the centre of where it is pasted."""
+    angle: Tensor
+    """(B,): by which it is turned, in radians."""
+
+    def to(self, device: torch.device) -> Pieces:
+        """Return the same on a device."""
+        return Pieces(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def between(low: float, high: float, *shape: int) -> Tensor:
+    """Draw uniformly from [low, high): a tensor of that shape."""
+    return low + (high - low) * torch.rand(*shape)
+
+
+def draw_rectangles(n: int, H: int, W: int) -> Pieces:
+    """Draw the n rectangles of CutPaste for crops of H×W: `AREA`, `ASPECT`, anywhere inside, upright."""
+    area = between(*AREA, n) * H * W
+    aspect = torch.where(torch.rand(n) < 0.5, between(ASPECT[0], 1, n), between(1, ASPECT[1], n))
+    size = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], dim=1).round()
+    return _placed(size, torch.zeros(n), H, W)
+
+
+def draw_scars(n: int, H: int, W: int) -> Pieces:
+    """Draw the n scars of CutPaste-Scar for crops of H×W: long, thin, turned, anywhere inside."""
+    scale = min(H, W) / 64
+    length, width = between(*SCAR_LENGTH, n), between(*SCAR_WIDTH, n)
+    size = (scale * torch.stack([length, width], dim=1)).round()
+    return _placed(size, between(-1, 1, n) * math.radians(SCAR_ANGLE), H, W)
+
+
+def _placed(size: Tensor, angle: Tensor, H: int, W: int) -> Pieces:
+    """Place rectangles (n, 2), turned by angles (n,), at random, whole inside the crop."""
+    room = torch.tensor([H, W])
+    size = torch.minimum(size.clamp(min=1), room)
+    cos, sin = angle.cos().abs()[:, None], angle.sin().abs()[:, None]
+    spans = torch.minimum(size * cos + size.flip(1) * sin, room)  # of the turned rectangle
+    corner = (torch.rand(len(size), 2) * (room - size + 1)).floor()
+    pasted = torch.rand(len(size), 2) * (room - spans + 1)
+    # only an upright rectangle has to lie on the pixels' grid
+    pasted = torch.where(angle[:, None] == 0, pasted.floor(), torch.minimum(pasted, room - spans))
+    return Pieces(size=size, source=corner + size / 2, target=pasted + spans / 2, angle=angle)
+
+
+def cut(x: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
+    """Move and turn each crop so that its piece lies where it is to be pasted.
+
+    The value at p is that at source + R(-angle)(p - target), from the nearest pixel: interpolation would blur
+    the piece, and the blur alone would give it away (ours).
+
+    Args:
+        x: crops (B, C, H, W).
+        pieces: a rectangle for each.
+
+    Returns:
+        the moved crops (B, C, H, W), of use where `inside`; and `inside` (B, 1, H, W), true in the piece.
+    """
+    B, C, H, W = x.shape
+    rows = torch.arange(H, device=x.device)[:, None] + 0.5 - pieces.target[:, :1, None]  # (B, H, 1)
+    cols = torch.arange(W, device=x.device)[None, :] + 0.5 - pieces.target[:, 1:, None]  # (B, 1, W)
+    cos, sin = pieces.angle.cos()[:, None, None], pieces.angle.sin()[:, None, None]
+    down, right = cos * rows - sin * cols, sin * rows + cos * cols  # (B, H, W), from the piece's centre
+    half = pieces.size[:, :, None, None] / 2
+    inside = (down.abs() < half[:, 0]) & (right.abs() < half[:, 1])
+    row = (down + pieces.source[:, :1, None]).floor().long().clamp(0, H - 1)
+    col = (right + pieces.source[:, 1:, None]).floor().long().clamp(0, W - 1)
+    places = (row * W + col).view(B, 1, H * W).expand(B, C, -1)
+    return x.flatten(2).gather(2, places).view_as(x), inside[:, None]
+
+
+def jitter(x: Tensor, amounts: Tensor, where: Tensor) -> Tensor:
+    """Change brightness, contrast, saturation and hue, in this order (A.2).
+
+    x (1 + a₁); then m + (x - m)(1 + a₂), m the mean of the piece; then g + (x - g)(1 + a₃), g the mean of the
+    channels; then, of three channels, a turn by 2π a₄ about the axis of greys.
+
+    Args:
+        x: (B, C, H, W) in [0, 1].
+        amounts: a, (B, 4), each in [-1, 1].
+        where: (B, 1, H, W), true in the piece whose mean is m.
+
+    Returns:
+        (B, C, H, W) in [0, 1].
+    """
+    a = amounts[:, :, None, None, None]  # a[:, i]: (B, 1, 1, 1)
+    x = x * (1 + a[:, 0])
+    m = (x * where).mean(dim=(1, 2, 3), keepdim=True) / where.float().mean(dim=(1, 2, 3), keepdim=True)
+    x = m + (x - m) * (1 + a[:, 1])
+    g = x.mean(dim=1, keepdim=True)
+    x = g + (x - g) * (1 + a[:, 2])
+    if x.shape[1] == 3:
+        turn = 2 * math.pi * a[:, 3]
+        across = (x.roll(1, dims=1) - x.roll(-1, dims=1)) / math.sqrt(3)  # (1, 1, 1)/√3 × x
+        x = g + (x - g) * turn.cos() + across * turn.sin()
+    return x.clamp(0, 1)
+
+
+def draw_jitter(n: int) -> Tensor:
+    """Draw the amounts of n jitters, (n, 4), each within ± `JITTER`."""
+    return between(-JITTER, JITTER, n, 4)
+
+
+def paste(x: Tensor, pieces: Pieces, amounts: Tensor) -> Tensor:
+    """CP(x): cut a piece, jitter it, paste it. Crops (B, C, H, W), amounts (B, 4) -> the same shape."""
+    moved, inside = cut(x, pieces)
+    return torch.where(inside, jitter(moved, amounts, inside), x)
+
+
+def three_ways(x: Tensor) -> Tensor:
+    """Crops (B, C, H, W) -> (3·B, C, H, W): as they are, with CutPaste, with CutPaste-Scar (Sec. 2.2)."""
+    B, _, H, W = x.shape
+    made = [
+        paste(x, draw(B, H, W).to(x.device), draw_jitter(B).to(x.device))
+        for draw in (draw_rectangles, draw_scars)
+    ]
+    return torch.cat([x, *made])
+
+
+def random_crops(x: Tensor, side: int) -> Tensor:
+    """c(x), Eq. (3): a square of each image at a random place. (B, C, H, W) -> (B, C, side, side)."""
+    room = torch.tensor(x.shape[2:]) - side + 1
+    corners = (torch.rand(len(x), 2) * room).long().tolist()
+    return torch.stack([i[:, y : y + side, z : z + side] for i, (y, z) in zip(x, corners, strict=True)])

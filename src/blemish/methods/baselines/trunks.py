@@ -1,0 +1,100 @@
+"""Trunks of CutPaste: from crops, or from each square of an image, to the representation f.
+
+`forward` encodes crops of any size, (n, C, P, P) -> (n, d), by the mean over places. `everywhere` encodes
+each square of side S of whole images, at a stride: (B, C, H, W) -> (B, h, w, d), h = (H - S) / stride + 1.
+Batch normalisation is the paper's; in evaluation it has fixed numbers, so a square is scored by itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PORTION = 1024
+"""Squares that ResNet-18 encodes at a time, which bounds its memory."""
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """The residual block of ResNet-18 (He et al. 2016), relu(x + conv(relu(conv(x)))); kernel 1 is ours."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, *, kernel: int = 3) -> None:
+        super().__init__()
+        self.first = _convolution(inputs, outputs, kernel, stride, kernel // 2)
+        self.second = _convolution(outputs, outputs, kernel, 1, kernel // 2)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else _convolution(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h/stride, w/stride)."""
+        return F.relu(self.shortcut(x) + self.second(F.relu(self.first(x))))
+
+
+class ResNet18(nn.Module):
+    """The paper's trunk: ResNet-18 without its last layer; 64×64 -> 2×2×512 and 32×32 -> 512 for width 64."""
+
+    def __init__(self, channels: int, side: int, width: int) -> None:
+        super().__init__()
+        self.side, self.outputs = side, 8 * width
+        widths = [width, 2 * width, 4 * width, 8 * width]
+        stem = (_convolution(channels, width, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        stages = (
+            block
+            for before, now, stride in zip([width, *widths], widths, (1, 2, 2, 2), strict=False)
+            for block in (BasicBlock(before, now, stride), BasicBlock(now, now))
+        )
+        self.layers = nn.Sequential(*stem, *stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Crops (n, C, P, P) -> f, (n, d): the mean over places."""
+        return self.layers(x).mean(dim=(2, 3))
+
+    def everywhere(self, x: Tensor, stride: int) -> Tensor:
+        """Encode each square by itself. Images (B, C, H, W) -> (B, h, w, d)."""
+        squares = x.unfold(2, self.side, stride).unfold(3, self.side, stride)  # (B, C, h, w, S, S)
+        B, _, h, w = squares.shape[:4]
+        crops = squares.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        return torch.cat([self(part) for part in crops.split(PORTION)]).view(B, h, w, -1)
+
+
+class DenseTrunk(nn.Module):
+    """Unpadded convolutions that see exactly one square, and step by a quarter of it (ours).
+
+    4×4/2 and 3×3 see 8 pixels and step by 2; a further pair of 3×3 and 3×3/2 doubles both. Blocks of 1×1
+    convolutions see nothing more. So f of a square depends on it alone, and overlapping squares share work.
+    """
+
+    def __init__(self, channels: int, side: int, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_convolution(channels, width, 4, 2), nn.ReLU()]
+        layers += [_convolution(width, width, 3), nn.ReLU()]
+        self.step, now = 2, width
+        while 4 * self.step < side:
+            for stride in (1, 2):
+                before, now = now, min(2 * now, 4 * width)
+                layers += [_convolution(before, now, 3, stride), nn.ReLU(), BasicBlock(now, now, kernel=1)]
+            self.step *= 2
+        self.layers, self.outputs, self.side = nn.Sequential(*layers), now, side
+        for part in self.layers.modules():
+            if isinstance(part, nn.Conv2d):  # faster on a CPU
+                part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Crops (n, C, P, P) -> f, (n, d): the mean over places."""
+        return self.layers(x).mean(dim=(2, 3))
+
+    def everywhere(self, x: Tensor, stride: int) -> Tensor:
+        """Encode each square once: images (B, C, H, W) -> (B, h, w, d). A finer stride shifts the image."""
+        h, w = ((n - self.side) // stride + 1 for n in x.shape[2:])
+        k = self.step // stride
+        z = x.new_empty(len(x), h, w, self.outputs)
+        for i in range(min(k, h)):
+            for j in range(min(k, w)):
+                shifted = x[:, :, i * stride :, j * stride :]
+                z[:, i::k, j::k] = self.layers(shifted).permute(0, 2, 3, 1)
+        return z
