@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -245,8 +246,9 @@ def full(out: Path) -> list[Cell]:
 )
 def test_in_a_browser(tmp_path: Path, browser, width: int, scheme: str):
     cells = full(tmp_path)
-    progress = Progress(total=19, finished=18, failed={"metal on x, seed 0": "blemish train: <b>broken</b>"})
-    write_results(tmp_path, cells, progress)
+    missing = [replace(cells[0], seed=seed, folder=tmp_path / f"missing {seed}") for seed in (2, 3)]
+    failed = {missing[0].name: "blemish train: <b>broken</b>"}
+    write_results(tmp_path, [*cells, *missing], Progress(total=20, finished=18, failed=failed))
     view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     requests, errors = [], []
     view.on("request", lambda request: requests.append(request.url))
@@ -257,7 +259,10 @@ def test_in_a_browser(tmp_path: Path, browser, width: int, scheme: str):
     assert requests == [(tmp_path / "results.html").as_uri()]
     assert errors == []
     assert view.evaluate("document.documentElement.scrollWidth") <= width
-    assert "<b>broken</b>" in view.inner_text("#incomplete")
+    assert [line for line in view.inner_text("#incomplete").splitlines() if line] == [
+        "Cells not there yet: 2, of which failed: 1. Run the same command again.",
+        "pca on bottle, seed 2: blemish train: <b>broken</b>",
+    ]
     assert view.evaluate(CLIPPED) == []
     dark = view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 19, 23)"
     assert dark == (scheme == "dark")
@@ -290,6 +295,7 @@ def test_in_a_browser(tmp_path: Path, browser, width: int, scheme: str):
 CHARTS = """
 [...document.querySelectorAll("ul.bars")].map(list => [...list.querySelectorAll("li")].map(bar => {
   const track = bar.querySelector(".track").getBoundingClientRect()
+  const share = x => (x - track.left) / track.width
   const fill = bar.querySelector(".fill"), whisker = bar.querySelector(".whisker")?.getBoundingClientRect()
   const text = bar.querySelector(".value").textContent
   return {
@@ -299,7 +305,7 @@ CHARTS = """
     track: track.width,
     fill: fill.getBoundingClientRect().width,
     colour: getComputedStyle(fill).background,
-    whisker: whisker && [(whisker.left - track.left) / track.width, (whisker.right - track.left) / track.width],
+    whisker: whisker && [share(whisker.left), share(whisker.right)],
   }
 }))
 """

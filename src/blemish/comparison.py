@@ -79,7 +79,7 @@ def compare(runs: Sequence[Path], out: Path) -> dict[str, Any]:
         "measure": "image_auroc",
         "test": "DeLong, paired, two-sided",
         "pairs": [
-            {"runs": [a.name, b.name], **asdict(test), "verdict": verdict(a.name, b.name, test)}
+            {"runs": [a.name, b.name], **_numbers(test), "verdict": verdict(a.name, b.name, test)}
             for a, b, test in tests
         ],
     }
@@ -116,7 +116,7 @@ def read_evaluation(run: Path) -> Evaluated:
         raise DataError(
             f"{run}: was not evaluated; run `blemish evaluate --model {run} --data ...`"
         ) from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not an evaluation of this blemish ({error}); evaluate again") from error
 
 
@@ -143,6 +143,11 @@ def pairwise(evaluated: Sequence[Evaluated]) -> list[tuple[Evaluated, Evaluated,
     defective = np.array([evaluated[0].labels[name] != GOOD for name in names])
     values = {e.name: np.array([e.scores[name] for name in names]) for e in evaluated}
     return [(a, b, delong(values[a.name], values[b.name], defective)) for a, b in combinations(evaluated, 2)]
+
+
+def _numbers(test: Comparison) -> dict[str, float]:
+    """Return a test's numbers without z, which may be infinite: JSON has no word for it."""
+    return {name: value for name, value in asdict(test).items() if name != "z"}
 
 
 def verdict(a: str, b: str, test: Comparison) -> str:

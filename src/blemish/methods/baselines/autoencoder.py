@@ -51,10 +51,10 @@ _REST = ((32, 3, 1), (64, 4, 2), (64, 3, 1), (128, 4, 2), (64, 3, 1), (32, 3, 1)
 class AutoencoderConfig(TrainedConfig):
     """The options of both autoencoders."""
 
-    steps: int = 700
+    steps: int = 1000
     """Optimiser steps when `epochs` is None."""
-    batch_size: int = 16
-    """Images in an optimiser step."""
+    batch_size: int = 4
+    """Images in an optimiser step: of the same number of images in all, many small steps learn most."""
     latent: int = 100
     """d: length of the code."""
     halvings: int = 4
