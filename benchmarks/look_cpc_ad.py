@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ablation_cpc_ad import rescored
 
-from blemish import decoding, fitting
+from blemish import decoding, opening
 from blemish.data import open_dataset
 
 WAYS = {
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the training run, for its split")
     parser.add_argument("--out", type=Path, default=Path("look.png"))
     options = parser.parse_args()
-    trained = fitting.load(options.model, device="cpu")
+    trained = opening.load(options.model, device="cpu")
     test = open_dataset(options.data, need_train=False).test
     found = {
         name: list(rescored(trained, way, options.data, options.seed).predict_many([s.path for s in test]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from blemish import fitting
+from blemish import fitting, opening
 from blemish.methods import METHODS
 from blemish.methods.baselines import ae_l2, ae_ssim, autoencoder
 from blemish.methods.baselines.ae_l2 import AeL2
@@ -270,6 +270,6 @@ def test_model_files_are_reproducible_and_score_as_what_was_trained(method, tiny
     losses = [float(row.split(",")[1]) for row in log[1:]]
     assert losses[-1] < 0.9 * losses[0]
     trained = detectors[0].predict(path)
-    loaded = fitting.load(tmp_path / "one", device="cpu").predict(path)
+    loaded = opening.load(tmp_path / "one", device="cpu").predict(path)
     assert loaded.score == trained.score
     assert np.array_equal(loaded.anomaly_map, trained.anomaly_map)

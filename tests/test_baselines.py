@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA as SklearnPca  # noqa: N811
 from sklearn.neighbors import KernelDensity
 
-from blemish import fitting, scoring
+from blemish import fitting, opening, scoring
 from blemish.bundle import MODEL_NAME
 from blemish.data import open_dataset
 from blemish.images import load
@@ -242,7 +242,7 @@ def test_fit_saves_a_model_that_scores_alike(method, tiny_category, tmp_path):
     )
     assert (runs[0] / MODEL_NAME).read_bytes() == (runs[1] / MODEL_NAME).read_bytes()
     test = open_dataset(tiny_category).test
-    again = fitting.load(runs[0], device="cpu")
+    again = opening.load(runs[0], device="cpu")
     scores = [first.predict(s.path).score for s in test]
     assert scores == [again.predict(s.path).score for s in test]
     good, bad = ([v for v, s in zip(scores, test, strict=True) if s.is_defect == d] for d in (False, True))

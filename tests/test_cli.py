@@ -13,7 +13,7 @@ import pytest
 from commands import QUICK, refused, run
 from conftest import save, tiny_image
 
-from blemish import fitting
+from blemish import fitting, opening
 from blemish.cli import COMMANDS
 from blemish.types import Interrupted, TrainedConfig
 
@@ -132,7 +132,7 @@ def test_train_takes_its_options(tiny_category: Path, tmp_path: Path, capsys: py
     assert record["images"] == {"train": 6, "validation": 1, "calibration": 5}
     assert len((out / "log.csv").read_text().splitlines()) == 3
     assert sorted(p.name for p in out.iterdir()) == ["log.csv", "model.safetensors", "run.json"]
-    assert fitting.load(out, device="cpu").bundle.size == (32, 48)
+    assert opening.load(out, device="cpu").bundle.size == (32, 48)
 
 
 def test_a_preset_sets_the_defaults_and_options_change_them(
@@ -227,7 +227,7 @@ def test_evaluate_warns_of_training_images_in_the_test_set(
     tiny_category: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     shutil.copytree(tiny_category, tmp_path / "data")
-    trained = next(iter(fitting.load(tiny_model).bundle.provenance["training_digests"].values()))
+    trained = next(iter(opening.load(tiny_model).bundle.provenance["training_digests"].values()))
     copy = tmp_path / "data" / "test" / "good" / "copy.png"
     shutil.copy(tmp_path / "data" / "train" / "good" / trained, copy)
     assert run("evaluate", "--model", tiny_model, "--data", tmp_path / "data", "--out", tmp_path / "e") == 0
@@ -298,7 +298,7 @@ def test_predict_takes_its_options(tiny_model: Path, tmp_path: Path, monkeypatch
     inputs = [tmp_path / "in" / "*.png"]
     assert run("predict", "--model", tiny_model, "--out", tmp_path / "p", *inputs, *options) == 0
     assert sizes == [2, 2, 1]
-    expected = fitting.load(tiny_model).at_rate(0.5).threshold
+    expected = opening.load(tiny_model).at_rate(0.5).threshold
     assert [row["threshold"] for row in rows_of(tmp_path / "p")] == [expected] * 5
 
 

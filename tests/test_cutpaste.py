@@ -8,7 +8,7 @@ import torch
 from sklearn.covariance import EmpiricalCovariance
 from torch.nn import functional as F
 
-from blemish import fitting
+from blemish import fitting, opening
 from blemish.methods.baselines import cutpaste, pasting
 from blemish.methods.baselines.cutpaste import CutPaste, CutPasteConfig
 from blemish.methods.baselines.trunks import BasicBlock, DenseTrunk, ResNet18
@@ -286,7 +286,7 @@ def test_a_run_saved_and_loaded_scores_the_same(tiny_category, tmp_path):
         )
         models.append((tmp_path / name / "model.safetensors").read_bytes())
     assert models[0] == models[1]
-    loaded = fitting.load(tmp_path / "one", device="cpu")
+    loaded = opening.load(tmp_path / "one", device="cpu")
     for path in sorted((tiny_category / "test").rglob("*.png")):
         before, after = made.predict(path), loaded.predict(path)
         assert before.score == after.score

@@ -22,6 +22,7 @@ from scipy import ndimage
 from scipy.integrate import trapezoid
 from sklearn import metrics as sk
 
+from blemish import opening
 from blemish.data import Dataset, open_dataset
 from blemish.evaluate import evaluate
 from blemish.pipeline import Pipeline
@@ -46,9 +47,8 @@ PIXEL_FIELDS = ("pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish",
 
 @pytest.fixture(scope="module")
 def detector(tiny_model: Path) -> Pipeline:
-    from blemish import fitting
 
-    return fitting.load(tiny_model, device="cpu")
+    return opening.load(tiny_model, device="cpu")
 
 
 @pytest.fixture(scope="module")

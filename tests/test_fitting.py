@@ -13,7 +13,7 @@ import tifffile
 from imagecodecs import png_encode
 from PIL import Image
 
-from blemish import fitting
+from blemish import opening
 from blemish.bundle import load_bundle
 from blemish.data import open_dataset, split_good
 from blemish.fitting import ImageOptions, Watcher, fit
@@ -107,7 +107,7 @@ def test_run_folder_and_provenance(good, tmp_path):
 
 def test_the_saved_model_is_the_returned_one(good, tmp_path):
     returned = trained(good, out=tmp_path / "run")
-    loaded = fitting.load(tmp_path / "run")
+    loaded = opening.load(tmp_path / "run")
     assert same_weights(returned, loaded)
     for path in sorted(good.iterdir())[:2]:
         a, b = returned.predict(path), loaded.predict(str(path))
@@ -123,7 +123,7 @@ def test_a_finished_run_is_not_overwritten(good, tmp_path):
     watcher = Counting()
     again = trained(good, out=out, resume=True, watcher=watcher)  # is only loaded
     assert watcher.steps == 0
-    assert same_weights(again, fitting.load(out))
+    assert same_weights(again, opening.load(out))
     other = replace(TINY, learning_rate=0.5)
     refusal(UsageError, good, out, "seed was 0, not 1", "--out", out=out, resume=True, seed=1)
     refusal(UsageError, good, out, "learning_rate was", "--out", out=out, resume=True, config=other)

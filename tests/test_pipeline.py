@@ -14,16 +14,15 @@ from conftest import save, tiny_image
 from fakes import FLOAT, fake_detector, grey, mean_of_channels
 from PIL import Image
 
-from blemish import images
+from blemish import images, opening
 from blemish.pipeline import Pipeline
 from blemish.types import ImageError, Prediction, Region, UsageError
 
 
 @pytest.fixture(scope="module")
 def detector(tiny_model: Path) -> Pipeline:
-    from blemish import fitting
 
-    return fitting.load(tiny_model, device="cpu")
+    return opening.load(tiny_model, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from conftest import save, tiny_defect, tiny_image
 from fakes import fake_detector, grey, mean_of_channels
 from PIL import Image
 
-from blemish import drawing
+from blemish import drawing, opening
 from blemish.predicting import COLUMNS, find_inputs, predict_to_folder
 from blemish.types import UsageError
 
@@ -302,9 +302,8 @@ def test_what_is_written_stays_when_writing_a_picture_fails(
 
 
 def test_a_tiny_model_s_rows_are_its_predictions(tiny_model: Path, tmp_path: Path):
-    from blemish import fitting
 
-    detector = fitting.load(tiny_model, device="cpu")
+    detector = opening.load(tiny_model, device="cpu")
     path = save(tmp_path / "hole.png", tiny_defect("hole", 1)[0])
     predict_to_folder(detector, find_inputs([str(path)]), tmp_path / "out")
     prediction, (row,) = detector.predict(path), rows_of(tmp_path / "out")

@@ -3,7 +3,7 @@
     detector = blemish.fit("data/bottle", method="metal")  # or blemish.load("run/")
     prediction = detector.predict("part.png")
 
-Importing this does not import torch; `fit` and `load` do when they are first used.
+Importing this does not import torch; `fit` does when it is first used, and `load` of a trained model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from blemish.types import (
 )
 
 if TYPE_CHECKING:
-    from blemish.fitting import fit, load
+    from blemish.fitting import fit
+    from blemish.opening import load
 
 __all__ = [
     "BlemishError",
@@ -39,9 +40,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `fit` and `load`, and torch with them, when they are first used."""
-    if name in ("fit", "load"):
-        from blemish import fitting
+    """Import `fit` (and torch with it) and `load` when they are first used."""
+    if name == "fit":
+        from blemish.fitting import fit
 
-        return getattr(fitting, name)
+        return fit
+    if name == "load":
+        from blemish.opening import load
+
+        return load
     raise AttributeError(f"module 'blemish' has no attribute {name!r}")

@@ -67,7 +67,7 @@ class PredictArguments:
     """Score images; writes predictions.jsonl, predictions.csv, maps/ and overlays/."""
 
     model: Path
-    """Run folder or model file."""
+    """Run folder, model file or exported model."""
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="PATH [PATH ...]")]
     """Images, folders or globs."""
     out: Path = Path("predictions")
@@ -80,6 +80,16 @@ class PredictArguments:
     """Images in a call of the network."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write a trained model as one ONNX file, which predict and evaluate run without torch."""
+
+    model: Path
+    """Run folder or model file."""
+    out: Path
+    """Where to write; a name that ends in .onnx."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,18 @@ if TYPE_CHECKING:
 
 LOOKS = {
     *("__init__", "_disc", "_report_charts", "arguments", "benchmark", "benchmark_page", "cli"),
-    *("comparison", "drawing", "page", "published", "report", "synthetic", "terminal"),
+    *(
+        "comparison",
+        "drawing",
+        "page",
+        "published",
+        "report",
+        "synthetic",
+        "terminal",
+        "export",
+        "runtime",
+        "opening",
+    ),
 }
 """Modules that only show figures, or call those that make them: a change of theirs moves none."""
 

@@ -63,13 +63,14 @@ def find_model(path: Path) -> Path:
     return file
 
 
-def save_bundle(path: Path, bundle: Bundle) -> None:
-    """Write the model file: whole or not at all (a temporary file beside it, then a rename)."""
-    from safetensors.numpy import save
+def calibration_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
+    """Return the calibration's scores and map maxima, float64 (n,) each, by the name they have in a file."""
+    calibration = bundle.calibration
+    return {} if calibration is None else {_SCORES: calibration.scores, _MAXIMA: calibration.map_maxima}
 
-    tensors = dict(bundle.tensors)
-    if bundle.calibration is not None:
-        tensors |= {_SCORES: bundle.calibration.scores, _MAXIMA: bundle.calibration.map_maxima}
+
+def describe(bundle: Bundle) -> str:
+    """Write all of a bundle but its tensors and calibration as JSON, for a model file's metadata."""
     header = {
         "format_version": FORMAT_VERSION,
         "method": bundle.method,
@@ -83,7 +84,15 @@ def save_bundle(path: Path, bundle: Bundle) -> None:
         "display_range": bundle.display_range,
         "provenance": bundle.provenance,
     }
-    data = save(tensors, metadata={"blemish": json.dumps(header, sort_keys=True)})
+    return json.dumps(header, sort_keys=True)
+
+
+def save_bundle(path: Path, bundle: Bundle) -> None:
+    """Write the model file: whole or not at all (a temporary file beside it, then a rename)."""
+    from safetensors.numpy import save
+
+    tensors = bundle.tensors | calibration_tensors(bundle)
+    data = save(tensors, metadata={"blemish": describe(bundle)})
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -113,7 +122,15 @@ def load_bundle(path: Path) -> Bundle:
         raise ModelError(
             f"{file}: a safetensors file, but not a blemish model; train one with `blemish train`"
         )
-    return _bundle_of(file, _header_of(file, text), tensors)
+    return bundle_of(file, text, tensors)
+
+
+def bundle_of(file: Path, description: str, tensors: dict[str, np.ndarray]) -> Bundle:
+    """Make a bundle of what `describe` wrote into `file` and of its tensors, calibration scores included.
+
+    Raises ModelError, one line, for a description that is damaged or newer than this blemish.
+    """
+    return _bundle_of(file, _header_of(file, description), tensors)
 
 
 def _header_of(file: Path, text: str) -> dict[str, Any]:

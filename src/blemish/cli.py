@@ -76,14 +76,12 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def _evaluate(args: EvaluateArguments, out: Path, training_log: Path) -> None:
-    from blemish import fitting
-    from blemish.bundle import load_bundle
     from blemish.data import open_dataset
     from blemish.evaluate import evaluate as run_evaluation
+    from blemish.opening import load
 
-    detector = fitting.detector_of(
-        load_bundle(args.model),
-        name=str(args.model),
+    detector = load(
+        args.model,
         device=args.device,
         allow=frozenset(args.allow),
         false_alarm_rate=args.false_alarm_rate,
@@ -105,14 +103,12 @@ def predict(arguments: list[str]) -> int:
     from blemish.arguments import PredictArguments
 
     args: PredictArguments = parse("predict", PredictArguments, arguments)
-    from blemish import fitting
-    from blemish.bundle import load_bundle
+    from blemish.opening import load
     from blemish.predicting import find_inputs, predict_to_folder
 
     inputs = find_inputs(args.inputs)
-    detector = fitting.detector_of(
-        load_bundle(args.model),
-        name=str(args.model),
+    detector = load(
+        args.model,
         device=args.device,
         allow=frozenset(args.allow),
         false_alarm_rate=args.false_alarm_rate,
@@ -128,6 +124,19 @@ def predict(arguments: list[str]) -> int:
     verdict = "" if detector.threshold is None else f", {counts.anomalous} anomalous"
     print(f"{counts.scored} scored{verdict}, {counts.failed} failed: {args.out / 'predictions.csv'}")
     return 1 if counts.failed else 0
+
+
+def export(arguments: list[str]) -> int:
+    """Run `blemish export`."""
+    from blemish.arguments import ExportArguments
+
+    args: ExportArguments = parse("export", ExportArguments, arguments)
+    from blemish.export import export as run_export
+
+    difference = run_export(args.model, args.out)
+    size = args.out.stat().st_size / 2**20
+    print(f"{args.out}: {size:.1f} MiB, equal to the model within {difference:.1g} of its output's range")
+    return 0
 
 
 def bench(arguments: list[str]) -> int:
@@ -199,6 +208,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (train, "learn what good looks like from good images"),
     "evaluate": (evaluate, "measure a model on a labelled test set"),
     "predict": (predict, "score images: rows, heat maps, overlays"),
+    "export": (export, "write a model as ONNX, to run without torch"),
     "bench": (bench, "train and evaluate methods × categories × seeds, and put them in a table"),
     "compare": (compare, "runs side by side, and whether one is better than the other"),
 }

@@ -169,11 +169,6 @@ def fit(
     return Pipeline(bundle=bundle, network=run_network)
 
 
-def load(path: str | Path, *, device: str = "auto", allow: frozenset[str] = frozenset()) -> Pipeline:
-    """Load a trained detector from a run folder or a model file. Raises ModelError, one line."""
-    return detector_of(load_bundle(Path(path)), name=str(path), device=device, allow=allow)
-
-
 def detector_of(
     bundle: Bundle,
     *,
@@ -189,6 +184,19 @@ def detector_of(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
+    network = network_of(bundle, name=name)
+    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    return Pipeline(
+        bundle=bundle,
+        network=runner(network.to(where), where),
+        allow=allow,
+        false_alarm_rate=false_alarm_rate,
+        batch_size=batch_size,
+    )
+
+
+def network_of(bundle: Bundle, *, name: str) -> Any:
+    """Build the network that a bundle describes, with its weights. Raises ModelError if they do not fit."""
     if bundle.method not in METHODS:
         raise ModelError(f"{name}: method {bundle.method!r} is unknown to this blemish; upgrade it")
     kind = METHODS[bundle.method]
@@ -201,14 +209,7 @@ def detector_of(
         network.load_state_dict({k: torch.from_numpy(v) for k, v in bundle.tensors.items()})
     except RuntimeError as error:
         raise ModelError(f"{name}: its weights do not fit its description; train it again") from error
-    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    return Pipeline(
-        bundle=bundle,
-        network=runner(network.to(where), where),
-        allow=allow,
-        false_alarm_rate=false_alarm_rate,
-        batch_size=batch_size,
-    )
+    return network.eval()
 
 
 def runner(network: torch.nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
@@ -268,7 +269,7 @@ def options_of(bundle: Bundle) -> dict[str, Any]:
 
 def _finished_run(folder: Path, wanted: dict[str, Any], device: str) -> Pipeline:
     """Load the finished run that `resume` met, if it is the one that is asked for."""
-    detector = load(folder, device=device)
+    detector = detector_of(load_bundle(folder), name=str(folder), device=device)
     bundle = detector.bundle
     found = _identity(bundle.method, options_of(bundle), bundle.provenance)
     for key in wanted:

@@ -83,16 +83,16 @@ def relevance(squares: Tensor, gamma: Tensor) -> Tensor:
     is equal to x has none and explains evenly.
 
     Args:
-        squares: (x_i - x_ij)² (n, D).
+        squares: (x_i - x_ij)² (..., n, D).
         gamma: γ, above 0.
 
     Returns:
-        (D,) ≥ 0 of sum 1.
+        (..., D) ≥ 0 of sum 1.
     """
-    d2 = squares.sum(dim=1)
-    w = (-gamma * d2).softmax(dim=0)
-    shares = torch.where(d2 > 0, w / d2, 0) @ squares
-    return shares + (1 - shares.sum()).clamp(min=0) / shares.numel()
+    d2 = squares.sum(dim=-1)  # (..., n)
+    w = (-gamma * d2).softmax(dim=-1)
+    shares = (torch.where(d2 > 0, w / d2, 0)[..., None, :] @ squares).squeeze(-2)
+    return shares + (1 - shares.sum(dim=-1, keepdim=True)).clamp(min=0) / squares.shape[-1]
 
 
 class Kde(nn.Module):
@@ -112,6 +112,11 @@ class Kde(nn.Module):
         self.register_buffer("gamma", torch.tensor(1.0))
         self.register_load_state_dict_pre_hook(_make_room)
 
+    @property
+    def scoring_batch(self) -> int:
+        """Images to score at a time: the squared differences of each are as large as the model."""
+        return 1
+
     @torch.no_grad()
     def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
         """Keep the training images (batches (B, C, H, W)) and take γ from their distances."""
@@ -119,17 +124,11 @@ class Kde(nn.Module):
         self.gamma.copy_(inverse_width(self.images, self.config.quantile))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> maps (B, H, W) ≥ 0, channels summed, of mean o(x).
-
-        Image by image: the squared differences (n, D) of one are as large as the model.
-        """
-        return torch.stack([self._explain(image) for image in x])
-
-    def _explain(self, x: Tensor) -> Tensor:
-        squares = (x.flatten() - self.images).square()  # (n, D)
-        o = outlier_score(squares.sum(dim=1), self.gamma)
-        parts = o * relevance(squares, self.gamma).view_as(x).sum(dim=0)  # (H, W) of sum o(x)
-        return parts * parts.numel()
+        """Images (B, C, H, W) in [0, 1] -> maps (B, H, W) ≥ 0, channels summed, of mean o(x)."""
+        squares = (x.flatten(1)[:, None] - self.images).square()  # (B, n, D)
+        o = outlier_score(squares.sum(dim=-1), self.gamma)  # (B,)
+        parts = relevance(squares, self.gamma).view_as(x).sum(dim=1)  # (B, H, W) of sum 1
+        return o[:, None, None] * parts * (x.shape[2] * x.shape[3])
 
 
 def _make_room(kde: Kde, state: dict[str, Any], prefix: str, *_: Any) -> None:

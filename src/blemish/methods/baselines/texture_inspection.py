@@ -227,7 +227,7 @@ class TextureInspection(nn.Module):
             patches = patches_of(image, self.config.patch_size).flatten(0, 1)
             log_p, _ = expectation(patches, self.weights[level], self.means[level], self.factors[level])
             score = (-log_p - self.level_mean[level]) / self.level_spread[level]
-            maps.append(score.view(len(image), *image.shape[2:]))
+            maps.append(score.view(image.shape[0], *image.shape[2:]))
         return maps
 
     def forward(self, x: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class DenseTrunk(nn.Module):
         """Encode each square once: images (B, C, H, W) -> (B, h, w, d). A finer stride shifts the image."""
         h, w = ((n - self.side) // stride + 1 for n in x.shape[2:])
         k = self.step // stride
-        z = x.new_empty(len(x), h, w, self.outputs)
+        z = x.new_empty(x.shape[0], h, w, self.outputs)
         for i in range(min(k, h)):
             for j in range(min(k, w)):
                 shifted = x[:, :, i * stride :, j * stride :]

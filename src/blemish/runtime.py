@@ -1,0 +1,100 @@
+"""Exported models without torch: numpy and onnxruntime, and the same inference path as everywhere else.
+
+An exported file is an ONNX graph, images (B, C, h, w) -> scores, with the model's description and calibration
+in its metadata (`blemish.export` writes it). Everything around the graph is `blemish.pipeline`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.bundle import bundle_of
+from blemish.pipeline import Pipeline
+from blemish.types import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnxruntime
+
+SUFFIX = ".onnx"
+DESCRIPTION, CALIBRATION, PORTION = "blemish", "blemish.calibration", "blemish.scoring_batch"
+"""Keys of the metadata: the description as in a model file, the calibration's scores, images per call."""
+INPUT, OUTPUT = "input_images", "output_scores"
+
+
+class OnnxDetector(Pipeline):
+    """A detector whose network is run by onnxruntime; make one with `OnnxDetector.load`."""
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        allow: frozenset[str] = frozenset(),
+        false_alarm_rate: float | None = None,
+        batch_size: int = 16,
+        threads: int | None = None,
+    ) -> OnnxDetector:
+        """Load an exported model.
+
+        `allow`, `false_alarm_rate` and `batch_size` are those of `Pipeline`; `threads` run the graph, None:
+        as many as there are cores. Raises ModelError, one line, for a file that is not an exported
+        blemish model, UsageError for a rate that cannot be promised.
+        """
+        file = Path(path)
+        session = _session(file, threads)
+        metadata = session.get_modelmeta().custom_metadata_map
+        if DESCRIPTION not in metadata:
+            raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
+        try:
+            arrays = json.loads(metadata.get(CALIBRATION, "{}"))
+            calibration = {name: np.array(values, np.float64) for name, values in arrays.items()}
+            portion = int(metadata.get(PORTION, 0)) or None
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ModelError(f"{file}: its calibration is damaged ({error}); export it again") from error
+        bundle = bundle_of(file, metadata[DESCRIPTION], calibration)
+        return cls(
+            bundle=bundle,
+            network=_runner(session, portion),
+            allow=allow,
+            false_alarm_rate=false_alarm_rate,
+            batch_size=batch_size,
+        )
+
+
+def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(f"{file}: onnxruntime is missing; pip install 'blemish[onnx]'") from error
+    if not file.is_file():
+        raise ModelError(f"{file}: there is no model here; name a file that `blemish export` wrote")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base
+        line = " ".join(str(error).split())[:200]
+        raise ModelError(f"{file}: onnxruntime cannot run it ({line}); export it again") from error
+    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+    if names != ([INPUT], [OUTPUT]):
+        raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
+    return session
+
+
+def _runner(session: onnxruntime.InferenceSession, portion: int | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Wrap a session as a function: float32 (B, C, h, w) -> (B, h', w'), `portion` images at a time."""
+
+    def run(x: np.ndarray) -> np.ndarray:
+        step = portion or len(x)
+        parts = [session.run([OUTPUT], {INPUT: x[i : i + step]})[0] for i in range(0, len(x), step)]
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    return run
