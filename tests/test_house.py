@@ -50,6 +50,7 @@ LAYERS = [
     {"report", "_report_charts"},
     {"predicting", "fitting", "runtime"},
     {"opening", "export"},
+    {"watching", "hooks"},
     {"evaluate"},
     {"blemish", "arguments"},
     {"peer", "comparison"},

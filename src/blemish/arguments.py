@@ -83,6 +83,35 @@ class PredictArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchArguments:
+    """Score what appears in a folder, each file once, until Ctrl-C; writes inspections.jsonl, maps, overlays.
+
+    Start it again and it goes on where it was, also after a power cut. A changed model is loaded again.
+    """
+
+    model: Path
+    """Run folder, model file or exported model."""
+    folder: Path
+    """Where the cameras write images, sub-folders included."""
+    out: Path = Path("inspections")
+    """Where to write."""
+    move_to: Path | None = None
+    """Move recorded files to accepted/, rejected/ or failed/ below this folder; default: they stay."""
+    on_reject: str | None = None
+    """A command to run for each rejected part; gets the row as JSON on its standard input."""
+    webhook: str | None = None
+    """An address to POST the row of each rejected part to, as JSON, until it gets through."""
+    mqtt: str | None = None
+    """mqtt://HOST/TOPIC to publish the row of each rejected part to, until it gets through."""
+    false_alarm_rate: float | None = None
+    """Share of good parts that may be rejected; default 0.05, or the lowest that can be promised."""
+    allow: tuple[Allowed, ...] = ()
+    """Conversions permitted for images that are not as in training: channels, depth."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportArguments:
     """Write a trained model as one ONNX file, which predict and evaluate run without torch."""
 

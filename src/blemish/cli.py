@@ -11,7 +11,7 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.terminal import TrainingBar, parse, peek, progress_bar
+from blemish.terminal import StopSignals, TrainingBar, parse, peek, progress_bar
 from blemish.types import BlemishError, Interrupted
 
 if TYPE_CHECKING:
@@ -139,6 +139,51 @@ def export(arguments: list[str]) -> int:
     return 0
 
 
+def watch(arguments: list[str]) -> int:
+    """Run `blemish watch`."""
+    from blemish.arguments import WatchArguments
+
+    args: WatchArguments = parse("watch", WatchArguments, arguments)
+    from blemish import hooks, watching
+
+    def say(text: str) -> None:
+        print(f"blemish watch: {text}", file=sys.stderr, flush=True)
+
+    makers = {"on-reject": (args.on_reject, hooks.command), "webhook": (args.webhook, hooks.webhook)}
+    makers["mqtt"] = (args.mqtt, hooks.mqtt)
+    senders = {name: make(given) for name, (given, make) in makers.items() if given is not None}
+    told = [hooks.Hook(name, send, say, retry=name != "on-reject") for name, send in senders.items()]
+
+    def on_row(row: dict[str, Any]) -> None:
+        verdict = {None: "", True: " rejected", False: " accepted"}[row["anomalous"]]
+        score = row["error"] or f"score {row['score']:.4g}{verdict}, {1000 * row['seconds']:.0f} ms"
+        print(f"{row['sequence']} {row['path']}: {score}", flush=True)
+        if row["anomalous"]:
+            for hook in told:
+                hook.tell(row)
+
+    stop = StopSignals()
+    with stop:
+        recorded = watching.watch(
+            args.model,
+            args.folder,
+            args.out,
+            move_to=args.move_to,
+            allow=frozenset(args.allow),
+            false_alarm_rate=args.false_alarm_rate,
+            device=args.device,
+            stopped=lambda: stop.asked,
+            on_row=on_row,
+            say=say,
+        )
+    for hook in told:
+        lost = hook.close(hooks.LAST_CALL)
+        if lost:
+            say(f"{hook.name}: {lost} rejects were not delivered")
+    print(f"{recorded} recorded: {args.out / watching.LEDGER}")
+    return 0
+
+
 def bench(arguments: list[str]) -> int:
     """Run `blemish bench`."""
     from blemish.arguments import BenchArguments
@@ -208,6 +253,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (train, "learn what good looks like from good images"),
     "evaluate": (evaluate, "measure a model on a labelled test set"),
     "predict": (predict, "score images: rows, heat maps, overlays"),
+    "watch": (watch, "score what cameras write into a folder, each file once"),
     "export": (export, "write a model as ONNX, to run without torch"),
     "bench": (bench, "train and evaluate methods × categories × seeds, and put them in a table"),
     "compare": (compare, "runs side by side, and whether one is better than the other"),

@@ -108,7 +108,7 @@ def predict_to_folder(
     ):
         writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        for row in _rows(detector, inputs, out):
+        for row in inspect(detector, inputs, out):
             _write_row(row, lines, writer, table)
             scored += row["error"] is None
             anomalous += row["anomalous"] is True
@@ -124,8 +124,11 @@ def _write_row(row: dict[str, Any], lines: IO[str], writer: csv.DictWriter, tabl
     table.flush()
 
 
-def _rows(detector: Pipeline, inputs: Sequence[tuple[Path, Path]], out: Path) -> Iterable[dict[str, Any]]:
-    """Yield the rows in order, each when its pictures are on disk; a few pictures are written at a time."""
+def inspect(detector: Pipeline, inputs: Sequence[tuple[Path, Path]], out: Path) -> Iterable[dict[str, Any]]:
+    """Score (file, its place below `out`) in order and yield their rows, each when its pictures are on disk.
+
+    A few pictures are written at a time. Raises OSError when `out` cannot be written.
+    """
     waiting: deque[tuple[dict[str, Any], Future | None]] = deque()
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
         for (path, place), result in zip(
