@@ -22,7 +22,7 @@ from blemish.comparison import Evaluated, compare, read_evaluation, verdict
 from blemish.evaluate import overlay_name, thumbnail_name
 from blemish.page import MEASURES
 from blemish.types import DataError, UsageError
-from blemish.uncertainty import Comparison, delong
+from blemish.uncertainty import Comparison, PixelResampler, delong, paired_bootstrap
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -139,7 +139,7 @@ def test_the_test_is_paired_by_name_whatever_the_order_on_disk(runs: list[Path],
     assert pair["runs"] == [str(r) for r in runs]
     said = f"{runs[0]} is better than {runs[1]} by 0.440 of image AUROC (p = {expected.p:.2g})."
     assert pair["verdict"] == said
-    assert (content["measure"], content["test"]) == ("image_auroc", "DeLong, paired, two-sided")
+    assert (content["measure"], content["test"]) == ("image_auroc", "DeLong's test, two-sided")
     (back,) = compare(runs[::-1], tmp_path / "back")["pairs"]
     assert back["verdict"] == said
     assert back["difference"] == -pair["difference"]
@@ -308,3 +308,41 @@ def test_a_picture_that_is_missing(runs: list[Path], tmp_path: Path, capsys):
     error = refused(capsys, "compare", *runs, "--out", tmp_path / "out")
     assert f"{picture}: is missing; evaluate again" in error
     assert not (tmp_path / "out" / "comparison.json").exists()
+
+
+def test_maps_are_compared_by_a_paired_bootstrap(tmp_path: Path):
+    folders = [evaluated(tmp_path / name, SHARP, pixel_auroc=0.5) for name in ("a", "b")]
+    rng = np.random.default_rng(0)
+    resamplers = []
+    for folder, gain in zip(folders, (3.0, 0.5), strict=True):
+        resampler = PixelResampler()
+        for name in SHARP:
+            mask = np.zeros((8, 8), dtype=bool)
+            mask[2:5, 2:5] = label_of(name) != "good"
+            resampler.add((rng.normal(size=(8, 8)) + gain * mask).astype(np.float32), mask)
+        resampler.save(folder / "evaluation" / "pixels.npz")
+        resamplers.append(resampler)
+    content = compare(folders, tmp_path / "out", measure="pixel_auroc")
+    expected = paired_bootstrap(*resamplers, "auroc")
+    assert content["pairs"][0]["difference"] == expected.difference > 0
+    assert content["pairs"][0]["p"] == expected.p
+    assert "of pixel AUROC" in content["pairs"][0]["verdict"]
+    assert "bootstrap over images" in content["test"]
+
+
+def test_maps_are_not_compared_without_masks_or_in_another_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shuffled = dict(reversed(SHARP.items()))
+    made = {
+        "masks": evaluated(tmp_path / "masks", SHARP, pixel_auroc=0.5),
+        "none": evaluated(tmp_path / "none", SHARP),
+        "shuffled": evaluated(tmp_path / "shuffled", shuffled, pixel_auroc=0.5),
+    }
+    for other, message in (
+        ("none", "without masks"),
+        ("shuffled", "another order"),
+        ("masks", "cannot be read"),
+    ):
+        options = ("--measure", "pixel_auroc", "--out", tmp_path / "out")
+        assert message in refused(capsys, "compare", made[other], made["masks"], *options)

@@ -26,6 +26,7 @@ from blemish.uncertainty import (
     areas_up_to,
     bootstrap_interval,
     delong,
+    paired,
     paired_bootstrap,
     structural_components,
     thinned,
@@ -140,7 +141,11 @@ def test_delong_of_equal_rankings_and_of_opposite_ones():
 def test_delong_agrees_with_the_bootstrap():
     a, b, is_defect = paired_scores(3, 150, gain=0.2)
     tested = delong(a, b, is_defect)
-    drawn = paired_bootstrap(a, b, is_defect, lambda good, bad: Roc.of(good, bad).auroc(), n=2000)
+    good, bad = np.flatnonzero(~is_defect), np.flatnonzero(is_defect)
+    rng = np.random.default_rng(0)
+    draws = [(rng.choice(good, good.size), rng.choice(bad, bad.size)) for _ in range(2000)]
+    values = [np.array([Roc.of(s[g], s[d]).auroc() for g, d in draws]) for s in (a, b)]
+    drawn = paired(*values, *(Roc.of(s[good], s[bad]).auroc() for s in (a, b)))
     assert (drawn.a, drawn.b) == pytest.approx((tested.a, tested.b), abs=1e-12)
     # 2,000 draws give a standard error to 1 / sqrt(4000), 1.6 %.
     assert drawn.standard_error == pytest.approx(tested.standard_error, rel=0.05)
@@ -201,53 +206,16 @@ def test_bootstrap_refuses_bad_scores_and_counts():
         bootstrap_interval([1, 2], [False, True], Roc.auroc, level=1.0)
 
 
-def mean_of_defects(good: np.ndarray, bad: np.ndarray) -> float:
-    return float(bad.mean())
-
-
-def test_paired_bootstrap_agrees_with_the_standard_error_of_a_mean_of_differences():
-    rng = np.random.default_rng(0)
-    a, is_defect = rng.random(300), np.arange(300) < 200
-    b = a + rng.normal(0.02, 0.1, 300)
-    found = paired_bootstrap(a, b, is_defect, mean_of_defects, n=2000)
-    steps = (a - b)[is_defect]
-    assert found.difference == pytest.approx(steps.mean())
-    assert found.standard_error == pytest.approx(steps.std() / np.sqrt(200), rel=0.05)
-    assert found.z == found.difference / found.standard_error
-    # The detectors share most of what varies: unpaired, the error would be about four times as large.
-    assert found.standard_error < 0.4 * np.sqrt((a.var() + b.var()) / 200)
-
-
-def test_paired_bootstrap_p_by_hand():
-    # One defective image: nothing varies, and no resample of 99 is at or beyond 0: p = 2 (1 + 0) / 100.
-    found = paired_bootstrap([0, 0.9], [0, 0.4], [False, True], mean_of_defects, n=99)
-    assert found == Comparison(
-        a=0.9, b=0.4, difference=0.5, standard_error=0, z=np.inf, p=0.02, low=0.5, high=0.5
+def test_paired_by_hand():
+    # Of 3 resamples a is ahead in 2 and level in 1: p = 2 (1 + 1) / (3 + 1) = 1. Ahead in all 3: 2 / 4.
+    found = paired(np.array([0.9, 0.8, 0.7]), np.array([0.4, 0.8, 0.2]), 0.9, 0.4)
+    assert (found.difference, found.p) == (0.5, 1)
+    sure = paired(np.array([0.9, 0.9, 0.9]), np.array([0.4, 0.4, 0.4]), 0.9, 0.4)
+    assert sure == Comparison(
+        a=0.9, b=0.4, difference=0.5, standard_error=0, z=np.inf, p=0.5, low=0.5, high=0.5
     )
-    equal = paired_bootstrap([0, 0.9], [5, 0.9], [False, True], mean_of_defects, n=99)
+    equal = paired(np.full(99, 0.9), np.full(99, 0.9), 0.9, 0.9)
     assert (equal.difference, equal.z, equal.p, equal.low, equal.high) == (0, 0, 1, 0, 0)
-
-
-def test_paired_bootstrap_redraws_rows_of_any_shape_and_flips_with_its_detectors():
-    a, b, is_defect = paired_scores(5, 20)
-    found = paired_bootstrap(a, b, is_defect, lambda good, bad: Roc.of(good, bad).average_precision(), n=100)
-    rows = [np.stack([s, -s], axis=1) for s in (a, b)]
-    measure = lambda good, bad: Roc.of(good[:, 0], -bad[:, 1]).average_precision()  # noqa: E731
-    assert paired_bootstrap(*rows, is_defect, measure, n=100) == found
-    swapped = paired_bootstrap(*rows[::-1], is_defect, measure, n=100)
-    assert (swapped.difference, swapped.p) == (-found.difference, found.p)
-    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low), abs=1e-12)
-
-
-def test_paired_bootstrap_refuses_what_does_not_match():
-    with pytest.raises(UsageError, match="2 and 1 contributions, 2 labels"):
-        paired_bootstrap([1, 2], [1], [False, True], mean_of_defects)
-    with pytest.raises(UsageError, match="bool label"):
-        paired_bootstrap([1, 2], [1, 2], [0, 1], mean_of_defects)
-    with pytest.raises(UsageError, match="NaN or infinity"):
-        paired_bootstrap([1, np.nan], [1, 2], [False, True], mean_of_defects)
-    with pytest.raises(UsageError, match="bootstrap of 0"):
-        paired_bootstrap([1, 2], [1, 2], [False, True], mean_of_defects, n=0)
 
 
 # --- intervals of pixel measures ---
@@ -359,6 +327,40 @@ def test_equal_seeds_pair_two_detectors():
     difference = a.measures(a.draws(500)).auroc - b.measures(b.draws(500)).auroc
     apart = a.measures(a.draws(500)).auroc - b.measures(b.draws(500, seed=1)).auroc
     assert difference.std() < 0.3 * apart.std()
+
+
+@pytest.mark.parametrize(("measure", "index"), [("auroc", 0), ("limited", 1), ("pro", 2)])
+def test_paired_bootstrap_of_maps_against_images_laid_end_to_end(measure, index: int):
+    images = pictures(0, 4)  # fewer pixels than levels: nothing is lost
+    noisy = [(values + np.float32(2) * values[::-1], mask) for values, mask in images]
+    a, b = resampler_of(images), resampler_of(noisy)
+    found = paired_bootstrap(a, b, measure, n=200)
+    every = np.arange(len(images))
+    assert found.a == pytest.approx(naive(images, every)[index], abs=1e-6)
+    assert found.b == pytest.approx(naive(noisy, every)[index], abs=1e-6)
+    differences = []
+    for times in a.draws(200)[:200]:
+        chosen = np.repeat(every, times)
+        differences.append(naive(images, chosen)[index] - naive(noisy, chosen)[index])
+    assert found.standard_error == pytest.approx(np.std(differences), rel=1e-3)
+    assert (found.low, found.high) == pytest.approx(np.quantile(differences, [0.025, 0.975]), abs=1e-4)
+    rarer = min(np.sum(np.array(differences) <= 0), np.sum(np.array(differences) >= 0))
+    assert found.p == pytest.approx(min(1, 2 * (1 + rarer) / 201))
+    swapped = paired_bootstrap(b, a, measure, n=200)
+    assert (swapped.difference, swapped.p) == (-found.difference, found.p)
+
+
+def test_paired_bootstrap_refuses_other_images():
+    with pytest.raises(UsageError, match="not measured on the same images"):
+        paired_bootstrap(resampler_of(pictures(0, 8)), resampler_of(pictures(0, 8, n=5)), "auroc", n=10)
+
+
+def test_what_is_kept_comes_back_from_a_file(tmp_path: Path):
+    before = resampler_of(pictures(3, 40))
+    before.save(tmp_path / "pixels.npz")
+    after = PixelResampler.load(tmp_path / "pixels.npz")
+    assert after.intervals(n=50) == before.intervals(n=50)
+    assert paired_bootstrap(before, after, "pro", n=20).difference == 0
 
 
 def test_equal_images_leave_nothing_to_doubt_and_constant_maps_say_nothing():

@@ -150,6 +150,8 @@ class CompareArguments:
     """Run folders, or folders of evaluations."""
     out: Path = Path("comparison")
     """Where to write."""
+    measure: Literal["image_auroc", "pixel_auroc", "pixel_auroc_fpr30", "aupro_fpr30"] = "image_auroc"
+    """What is tested for a difference; the last three compare maps and need masks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,29 +157,31 @@ def watch(arguments: list[str]) -> int:
     def on_row(row: dict[str, Any]) -> None:
         verdict = {None: "", True: " rejected", False: " accepted"}[row["anomalous"]]
         score = row["error"] or f"score {row['score']:.4g}{verdict}, {1000 * row['seconds']:.0f} ms"
-        print(f"{row['sequence']} {row['path']}: {score}", flush=True)
+        line = f"{row['sequence']} {row['path']}: {score}"
+        print(line.encode(errors="backslashreplace").decode(), flush=True)  # names need not be UTF-8
         if row["anomalous"]:
             for hook in told:
                 hook.tell(row)
 
-    stop = StopSignals()
-    with stop:
-        recorded = watching.watch(
-            args.model,
-            args.folder,
-            args.out,
-            move_to=args.move_to,
-            allow=frozenset(args.allow),
-            false_alarm_rate=args.false_alarm_rate,
-            device=args.device,
-            stopped=lambda: stop.asked,
-            on_row=on_row,
-            say=say,
-        )
-    for hook in told:
-        lost = hook.close(hooks.LAST_CALL)
-        if lost:
-            say(f"{hook.name}: {lost} rejects were not delivered")
+    try:
+        with StopSignals() as stop:
+            recorded = watching.watch(
+                args.model,
+                args.folder,
+                args.out,
+                move_to=args.move_to,
+                allow=frozenset(args.allow),
+                false_alarm_rate=args.false_alarm_rate,
+                device=args.device,
+                stopped=lambda: stop.asked,
+                on_row=on_row,
+                say=say,
+            )
+    finally:
+        for hook in told:
+            lost = hook.close(hooks.LAST_CALL)
+            if lost:
+                say(f"{hook.name}: {lost} rejects were not delivered")
     print(f"{recorded} recorded: {args.out / watching.LEDGER}")
     return 0
 
@@ -220,7 +222,7 @@ def compare(arguments: list[str]) -> int:
     args: CompareArguments = parse("compare", CompareArguments, arguments)
     from blemish.comparison import compare as run_comparison
 
-    for pair in run_comparison(args.runs, args.out)["pairs"]:
+    for pair in run_comparison(args.runs, args.out, measure=args.measure)["pairs"]:
         print(pair["verdict"])
     print(f"side by side: {args.out / 'comparison.html'}")
     return 0

@@ -1,6 +1,7 @@
 """Runs side by side: is one better than the other, and on which images do they disagree?
 
-The test is paired, DeLong's on the image scores: all runs have scored the same images.
+All runs have scored the same images, so the tests are paired: DeLong's for the image AUROC, a bootstrap over
+images for measures of the maps.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from blemish.evaluate import overlay_name, thumbnail_name
+from blemish.evaluate import LIMIT, PIXELS_NAME, overlay_name, thumbnail_name
 from blemish.page import MEASURES, write_page
 from blemish.types import GOOD, DataError, UsageError
-from blemish.uncertainty import Comparison, delong
+from blemish.uncertainty import Comparison, PixelResampler, delong, paired_bootstrap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 SHOWN = 60
 """Images on the page at most, those that the runs rank most differently. Our choice: one sitting."""
 KEYS = ("method", "preset", "dataset", "test_fingerprint")
+PIXEL_MEASURES = {"pixel_auroc": "auroc", "pixel_auroc_fpr30": "limited", "aupro_fpr30": "pro"}
+"""Measures of the maps that can be compared, by their names among the `PixelMeasures`."""
+TESTS = ("DeLong's test, two-sided", "bootstrap over images, 1,000 resamples, two-sided")
+"""Of images' scores, and of maps; both paired."""
 ALPHA = 0.05
 """A p-value up to this is called a difference. Our choice, the usual one."""
 
@@ -62,24 +67,26 @@ class Shown:
     ranks: list[float]
 
 
-def compare(runs: Sequence[Path], out: Path) -> dict[str, Any]:
+def compare(runs: Sequence[Path], out: Path, *, measure: str = "image_auroc") -> dict[str, Any]:
     """Compare the evaluations of two or more runs; writes comparison.json and comparison.html into `out`.
 
-    A run is a run folder that was evaluated, or an evaluation's folder. Returns comparison.json's content.
-    Raises UsageError for fewer than two, DataError for one that was not evaluated, or not on the same images.
+    A run is a run folder that was evaluated, or an evaluation's folder. `measure` is what is tested,
+    image_auroc or one of the `PIXEL_MEASURES`. Returns comparison.json's content. Raises UsageError for fewer
+    than two runs, DataError for one that was not evaluated, not on the same images, or without masks where
+    maps are to be compared.
     """
     if len(runs) < 2:
         raise UsageError(f"{len(runs)} run: a comparison needs two at least; name the others too")
     evaluated = [read_evaluation(run) for run in runs]
     for other in evaluated[1:]:
         _check_same(evaluated[0], other)
-    tests = pairwise(evaluated)
+    tests = pairwise(evaluated, measure)
     comparison = {
         "runs": [{"run": e.name, **e.evaluation} for e in evaluated],
-        "measure": "image_auroc",
-        "test": "DeLong, paired, two-sided",
+        "measure": measure,
+        "test": TESTS[measure in PIXEL_MEASURES],
         "pairs": [
-            {"runs": [a.name, b.name], **_numbers(test), "verdict": verdict(a.name, b.name, test)}
+            {"runs": [a.name, b.name], **_numbers(test), "verdict": verdict(a.name, b.name, test, measure)}
             for a, b, test in tests
         ],
     }
@@ -137,12 +144,36 @@ def _check_same(one: Evaluated, other: Evaluated) -> None:
         )
 
 
-def pairwise(evaluated: Sequence[Evaluated]) -> list[tuple[Evaluated, Evaluated, Comparison]]:
-    """Test each pair of runs for a difference of image AUROC (DeLong et al. 1988), on the same images."""
+def pairwise(
+    evaluated: Sequence[Evaluated], measure: str = "image_auroc"
+) -> list[tuple[Evaluated, Evaluated, Comparison]]:
+    """Test each pair of runs for a difference: DeLong's test for image AUROC, else a paired bootstrap."""
+    if measure in PIXEL_MEASURES:
+        for other in evaluated[1:]:
+            if list(other.scores) != list(evaluated[0].scores):
+                raise DataError(f"{other.name}: its images are in another order; evaluate again")
+        pixels = {e.name: _pixels(e) for e in evaluated}
+        of = cast("Literal['auroc', 'limited', 'pro']", PIXEL_MEASURES[measure])
+        return [
+            (a, b, paired_bootstrap(pixels[a.name], pixels[b.name], of, LIMIT))
+            for a, b in combinations(evaluated, 2)
+        ]
     names = list(evaluated[0].scores)
     defective = np.array([evaluated[0].labels[name] != GOOD for name in names])
     values = {e.name: np.array([e.scores[name] for name in names]) for e in evaluated}
     return [(a, b, delong(values[a.name], values[b.name], defective)) for a, b in combinations(evaluated, 2)]
+
+
+def _pixels(one: Evaluated) -> PixelResampler:
+    if one.evaluation["pixel_auroc"] is None:
+        raise DataError(
+            f"{one.name}: was evaluated without masks (or makes no maps), so its maps were not measured; "
+            "compare by image_auroc, or add ground truth and evaluate again"
+        )
+    try:
+        return PixelResampler.load(one.folder / PIXELS_NAME)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{one.folder / PIXELS_NAME}: cannot be read ({error}); evaluate again") from error
 
 
 def _numbers(test: Comparison) -> dict[str, float]:
@@ -150,9 +181,9 @@ def _numbers(test: Comparison) -> dict[str, float]:
     return {name: value for name, value in asdict(test).items() if name != "z"}
 
 
-def verdict(a: str, b: str, test: Comparison) -> str:
+def verdict(a: str, b: str, test: Comparison, measure: str = "image_auroc") -> str:
     """Say the outcome of a test in a sentence."""
-    numbers = f"by {abs(test.difference):.3f} of image AUROC (p = {test.p:.2g})"
+    numbers = f"by {abs(test.difference):.3f} of {MEASURES[measure]} (p = {test.p:.2g})"
     if test.p > ALPHA:
         return f"{a} and {b} cannot be told apart: they differ {numbers}."
     better, worse = (a, b) if test.difference > 0 else (b, a)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from blemish.pipeline import Pipeline
 
+PIXELS_NAME = "pixels.npz"
+"""What `blemish compare` needs to compare maps: a sample of each image's pixels."""
 LIMIT = 0.3
 """The FPR up to which both papers' field reports partial areas."""
 
@@ -85,6 +87,8 @@ def evaluate(
     }
     (out / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
     _write_scores(out / "scores.csv", scored)
+    if pool is not None:
+        resampler.save(out / PIXELS_NAME)
     write_report(
         out,
         title=f"{dataset.name}: {detector.bundle.method}",

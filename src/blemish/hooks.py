@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections import deque
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from blemish.types import UsageError
 
@@ -82,8 +82,9 @@ class Hook:
                     if self.waiting and self.waiting[0] is row:  # not dropped meanwhile
                         self.waiting.popleft()
             else:
-                with self.changed:
-                    self.changed.wait(wait)
+                with self.changed:  # a new row does not cut the wait short, the end of the watch does
+                    ending = self.ending
+                    self.changed.wait_for(lambda was=ending: self.ending != was, wait)
                 wait = min(2 * wait, LONGEST_WAIT)
 
     def _try(self, row: dict[str, Any]) -> bool:
@@ -105,7 +106,10 @@ class Hook:
 
 def command(line: str) -> Callable[[dict[str, Any]], None]:
     """Run a command with the row as JSON on its standard input. Raises UsageError for an empty one."""
-    words = shlex.split(line)
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"--on-reject {line}: {error}; close the quotation") from error
     if not words:
         raise UsageError("--on-reject: is empty; give a command")
 
@@ -122,14 +126,15 @@ def command(line: str) -> Callable[[dict[str, Any]], None]:
 
 def webhook(url: str) -> Callable[[dict[str, Any]], None]:
     """POST the row as JSON; any answer below 300 is a delivery. Raises UsageError for what is no URL."""
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+    if not _has_form(url, "http", "https"):
         raise UsageError(f"--webhook {url}: must be an http:// or https:// address")
+    opener = urllib.request.build_opener(_NoRedirect)
 
     def send(row: dict[str, Any]) -> None:
         headers = {"Content-Type": "application/json", "User-Agent": "blemish"}
         request = urllib.request.Request(url, json.dumps(row).encode(), headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            with opener.open(request, timeout=TIMEOUT) as answer:
                 answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -138,25 +143,41 @@ def webhook(url: str) -> Callable[[dict[str, Any]], None]:
     return send
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: followed, the POST would become a GET without the row."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
+        """Follow nothing."""
+
+
+def _has_form(url: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is no number
+        return False
+
+
 def mqtt(url: str) -> Callable[[dict[str, Any]], None]:
     """Publish the row as JSON, at least once (QoS 1), to mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC.
 
     Raises UsageError for another form, and without the package of `blemish[mqtt]`.
     """
-    parts = urlsplit(url)
-    topic = parts.path.lstrip("/")
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or not topic:
+    if not _has_form(url, "mqtt", "mqtts") or not urlsplit(url).path.lstrip("/"):
         raise UsageError(f"--mqtt {url}: must be mqtt://HOST/TOPIC, or mqtts:// with TLS")
     try:
         from paho.mqtt import publish
     except ImportError as error:
         raise UsageError("--mqtt: paho-mqtt is missing; pip install 'blemish[mqtt]'") from error
-    secret = {"username": parts.username, "password": parts.password} if parts.username else None
+    parts = urlsplit(url)
+    secret = None
+    if parts.username:
+        secret = {"username": unquote(parts.username), "password": unquote(parts.password or "")}
     port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
 
     def send(row: dict[str, Any]) -> None:
         publish.single(
-            topic,
+            parts.path.lstrip("/"),
             json.dumps(row),
             qos=1,
             hostname=str(parts.hostname),

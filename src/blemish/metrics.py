@@ -205,7 +205,7 @@ class PixelPool:
 
     Good pixels are kept once, as float32, and sorted where they lie; defective ones, far fewer, with their
     weight. They are ranked once, by the first curve that is asked for. With 5 % of defective pixels, all
-    curves are had in about 2.5 times the size of the maps.
+    curves are had in less than 3 times the size of the maps.
     """
 
     def __init__(self) -> None:

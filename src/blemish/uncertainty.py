@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from blemish.types import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import ArrayLike
 
@@ -119,50 +120,6 @@ def delong(scores_a: ArrayLike, scores_b: ArrayLike, is_defect: ArrayLike) -> Co
     return _compared(a, b, error, (a - b - reach, a - b + reach))
 
 
-def paired_bootstrap(
-    values_a: ArrayLike,
-    values_b: ArrayLike,
-    is_defect: ArrayLike,
-    measure: Callable[[np.ndarray, np.ndarray], float],
-    *,
-    n: int = 1000,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two detectors on the same images by any measure of what each image contributes.
-
-    Args:
-        values_a: (k, ...), what each image contributes: its score, its region overlaps, whether it was found.
-        values_b: (k, ...), of the same images in the same order.
-        is_defect: bool (k,).
-        measure: takes the contributions of good images and those of defective ones, both redrawn.
-        n: resamples; each redraws the same images for both detectors.
-        seed: fixes the draws.
-
-    The interval is the percentile interval of the difference, and p = 2 (1 + c) / (n + 1), 1 at most, with c
-    the resamples at or beyond 0 on the rarer side. Raises UsageError for shapes that do not match, and for a
-    measure that is not finite.
-    """
-    _check(n, 0.95)
-    a, b, defective = np.asarray(values_a), np.asarray(values_b), np.asarray(is_defect)
-    if defective.dtype != np.bool_ or not len(a) == len(b) == len(defective):
-        raise UsageError(
-            f"{len(a)} and {len(b)} contributions, {len(defective)} labels of type {defective.dtype}: "
-            "give one bool label, and one contribution of each detector, per image"
-        )
-    kinds = np.flatnonzero(~defective), np.flatnonzero(defective)
-    rng = np.random.default_rng(seed)
-    differences = np.empty(n)
-    for i in range(n):
-        good, bad = (rng.choice(kind, len(kind)) for kind in kinds)
-        differences[i] = measure(a[good], a[bad]) - measure(b[good], b[bad])
-    whole_a, whole_b = (float(measure(v[kinds[0]], v[kinds[1]])) for v in (a, b))
-    if not np.isfinite([*differences, whole_a, whole_b]).all():
-        raise UsageError("the measure gave NaN or infinity: it must be finite for every draw of the images")
-    rarer = min(np.sum(differences <= 0), np.sum(differences >= 0))
-    p = float(min(1, 2 * (1 + rarer) / (n + 1)))
-    return _compared(whole_a, whole_b, float(np.std(differences)), _interval(differences, 0.95), p)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PixelMeasures:
     """Of r resamples, arrays (r,) in [0, 1]: `Roc.auroc`, `normalised_auroc`, and the latter of PRO."""
@@ -231,6 +188,26 @@ class PixelResampler:
             pro=areas_up_to(fpr, pro, limit) / limit,
         )
 
+    def save(self, path: Path) -> None:
+        """Write what is kept of the images as an .npz, to compare detectors later."""
+        arrays = {}
+        for name, images in (("good", self._good), ("defective", self._defective)):
+            arrays[f"{name}_ends"] = np.cumsum([values.size for values, _ in images])
+            arrays[f"{name}_values"] = np.concatenate([values for values, _ in images])
+            arrays[f"{name}_weights"] = np.concatenate([weights for _, weights in images], axis=1)
+        np.savez(path, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> PixelResampler:
+        """Read what `save` wrote. Raises OSError, ValueError or KeyError for something else."""
+        loaded = cls()
+        with np.load(path) as arrays:
+            for name, images in (("good", loaded._good), ("defective", loaded._defective)):
+                ends = arrays[f"{name}_ends"][:-1]
+                values = np.split(arrays[f"{name}_values"], ends)
+                images.extend(zip(values, np.split(arrays[f"{name}_weights"], ends, axis=1), strict=True))
+        return loaded
+
     def intervals(
         self, limit: float = 0.3, *, n: int = 1000, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
@@ -238,6 +215,38 @@ class PixelResampler:
         _check(n, 0.95)
         measures = self.measures(self.draws(n, seed), limit)
         return {name: _interval(values, 0.95) for name, values in vars(measures).items()}
+
+
+def paired_bootstrap(
+    a: PixelResampler,
+    b: PixelResampler,
+    measure: Literal["auroc", "limited", "pro"],
+    limit: float = 0.3,
+    *,
+    n: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two detectors on the same images, added in the same order, by one of the `PixelMeasures`.
+
+    Each of n resamples redraws the same images for both. The interval is the percentile interval of the
+    difference, and p = 2 (1 + c) / (n + 1), 1 at most, with c the resamples at or beyond 0 on the rarer side.
+    Raises UsageError for another number of images or another limit.
+    """
+    _check(n, 0.95)
+    times = a.draws(n, seed)
+    if not np.array_equal(times, b.draws(n, seed)):
+        raise UsageError("the two detectors were not measured on the same images, in the same order")
+    drawn = [getattr(r.measures(times, limit), measure) for r in (a, b)]
+    whole = [float(getattr(r.measures(np.ones_like(times[:1]), limit), measure)[0]) for r in (a, b)]
+    return paired(drawn[0], drawn[1], *whole)
+
+
+def paired(drawn_a: np.ndarray, drawn_b: np.ndarray, a: float, b: float) -> Comparison:
+    """Compare measures `a` and `b` by their values (n,) on the same n resamples, as in `paired_bootstrap`."""
+    differences = drawn_a - drawn_b
+    rarer = min(np.sum(differences <= 0), np.sum(differences >= 0))
+    p = float(min(1, 2 * (1 + rarer) / (differences.size + 1)))
+    return _compared(a, b, float(np.std(differences)), _interval(differences, 0.95), p)
 
 
 def thinned(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -97,9 +97,8 @@ class Arrivals:
         self.folder, self.now = folder, now
         self.excluded = [path.resolve() for path in excluded]
         self.found: dict[str, tuple[Arrival, float]] = {}  # by path, with when it was first seen like this
-        self.waiting: dict[
-            Arrival, float
-        ] = {}  # could not be read; until when that may be its writer's doing
+        # what could not be read, and until when that may be its writer's doing
+        self.waiting: dict[Arrival, float] = {}
 
     def look(self) -> None:
         """Look at the folder: new files, changed ones, and those that are gone; a missing folder is empty."""
@@ -113,7 +112,10 @@ class Arrivals:
             self.waiting.pop(before[path][0], None)
 
     def _stats(self) -> Iterator[tuple[str, Arrival]]:
-        files = images.list_images(self.folder) if self.folder.is_dir() else []
+        try:
+            files = images.list_images(self.folder)
+        except (OSError, DataError):  # it, or a folder in it, went away just now
+            files = []
         fresh = []
         for file in files:
             if any(file.resolve().is_relative_to(path) for path in self.excluded):
@@ -219,6 +221,10 @@ def watch(
     def open_model(path: Path) -> Pipeline:
         return load(path, device=device, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=PORTION)
 
+    for option, path in (("--out", out), ("--move-to", move_to)):
+        if path is not None and folder.resolve().is_relative_to(path.resolve()):
+            raise UsageError(f"{option} {path}: holds the watched folder {folder}; choose another {option}")
+
     kept, ledger = Model(model, open_model, say), Ledger(out / LEDGER)
     arrivals = Arrivals(folder, [out] if move_to is None else [out, move_to], now)
     recorded, was_there = 0, True
@@ -229,18 +235,21 @@ def watch(
                 say(f"{folder}: {'is there again' if was_there else 'went away; waiting for it'}")
             arrivals.look()
             complete = arrivals.complete()
-            new = [arrival for arrival in complete if arrival not in ledger.seen][:PORTION]
+            new = [arrival for arrival in complete if arrival not in ledger.seen]
+            new = sorted(new, key=arrivals.waiting.__contains__)[:PORTION]  # the unreadable hold up none
             if move_to is not None:  # recorded, but a crash came before they were moved
                 for arrival in set(complete) & ledger.seen:
-                    _move(folder / arrival.path, move_to / "recorded" / arrival.path)
+                    _move(folder, arrival, move_to / "recorded")
+            before = recorded
             for row in _inspected(new, folder, out, kept, ledger, arrivals):
                 if move_to is not None:
-                    _move(folder / row["path"], move_to / _outcome(row) / row["path"])
+                    arrival = Arrival(row["path"], row["size"], row["mtime_ns"])
+                    _move(folder, arrival, move_to / _outcome(row))
                 recorded += 1
                 on_row(row)
                 if stopped():
                     break
-            if not new:
+            if recorded == before:
                 time.sleep(INTERVAL)
     finally:
         ledger.close()
@@ -278,8 +287,15 @@ def _outcome(row: dict[str, Any]) -> str:
     return "rejected" if row["anomalous"] else "accepted"
 
 
-def _move(source: Path, target: Path) -> None:
-    """Move a file; one that is gone is left in peace, one that is there already keeps its name."""
+def _move(folder: Path, arrival: Arrival, into: Path) -> None:
+    """Move a file unless it is gone or was written anew; one that is there already keeps its name."""
+    source, target = folder / arrival.path, into / arrival.path
+    try:
+        about = source.stat()
+    except FileNotFoundError:
+        return
+    if (about.st_size, about.st_mtime_ns) != (arrival.size, arrival.mtime_ns):
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while target.exists():
