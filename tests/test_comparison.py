@@ -136,16 +136,16 @@ def test_the_test_is_paired_by_name_whatever_the_order_on_disk(runs: list[Path],
     assert (pair["low"], pair["high"]) == (expected.low, expected.high)
     assert pair["difference"] == pytest.approx(1 - 14 / 25)
     assert [pair["a"], pair["b"]] == pytest.approx([roc_auc_score(defective, s) for s in scores])
-    assert pair["runs"] == [str(r) for r in runs]
-    said = f"{runs[0]} is better than {runs[1]} by 0.440 of image AUROC (p = {expected.p:.2g})."
+    assert pair["runs"] == ["sharp", "blunt"]  # below the folder that they share
+    said = f"sharp is better than blunt by 0.440 of image AUROC (p = {expected.p:.2g})."
     assert pair["verdict"] == said
     assert (content["measure"], content["test"]) == ("image_auroc", "DeLong's test, two-sided")
     (back,) = compare(runs[::-1], tmp_path / "back")["pairs"]
     assert back["verdict"] == said
     assert back["difference"] == -pair["difference"]
     assert [(r["run"], r["method"], r["pixel_auroc"]) for r in content["runs"]] == [
-        (str(runs[0]), "metal", 0.75),
-        (str(runs[1]), "pca", None),
+        ("sharp", "metal", 0.75),
+        ("blunt", "pca", None),
     ]
 
 
@@ -167,9 +167,9 @@ def test_three_runs_are_three_pairs(runs: list[Path], tmp_path: Path):
     third = evaluated(tmp_path / "third", {name: score**2 for name, score in BLUNT.items()})
     content = compare([*runs, third], tmp_path / "out")
     assert [pair["runs"] for pair in content["pairs"]] == [
-        [str(runs[0]), str(runs[1])],
-        [str(runs[0]), str(third)],
-        [str(runs[1]), str(third)],
+        ["sharp", "blunt"],
+        ["sharp", "third"],
+        ["blunt", "third"],
     ]
     assert [round(pair["difference"], 6) for pair in content["pairs"]] == [0.44, 0.44, 0]
     assert "not corrected for being 3" in (tmp_path / "out" / "comparison.html").read_text()
@@ -178,7 +178,7 @@ def test_three_runs_are_three_pairs(runs: list[Path], tmp_path: Path):
 def test_the_command_says_the_verdict(runs: list[Path], tmp_path: Path, capsys):
     assert run("compare", *runs, "--out", tmp_path / "out") == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{runs[0]} is better than {runs[1]} by 0.440")
+    assert first.startswith("sharp is better than blunt by 0.440")
     assert second == f"side by side: {tmp_path / 'out' / 'comparison.html'}"
 
 
@@ -241,7 +241,7 @@ def test_names_are_text(runs: list[Path], tmp_path: Path):
     compare([runs[0], odd], tmp_path / "out")
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "<b>&" not in page
-    assert escape(str(odd)) in page
+    assert escape(odd.name) in page
 
 
 # --- refusals ---
@@ -346,3 +346,9 @@ def test_maps_are_not_compared_without_masks_or_in_another_order(
     ):
         options = ("--measure", "pixel_auroc", "--out", tmp_path / "out")
         assert message in refused(capsys, "compare", made[other], made["masks"], *options)
+
+
+def test_a_run_beside_itself_keeps_its_whole_name(runs: list[Path], tmp_path: Path):
+    (pair,) = compare([runs[0], runs[0]], tmp_path / "out")["pairs"]
+    assert pair["runs"] == [str(runs[0]), str(runs[0])]
+    assert (pair["difference"], pair["p"]) == (0, 1)

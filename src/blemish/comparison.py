@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -22,7 +23,6 @@ from blemish.uncertainty import Comparison, PixelResampler, delong, paired_boots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 SHOWN = 60
 """Images on the page at most, those that the runs rank most differently. Our choice: one sitting."""
@@ -80,9 +80,10 @@ def compare(runs: Sequence[Path], out: Path, *, measure: str = "image_auroc") ->
     evaluated = [read_evaluation(run) for run in runs]
     for other in evaluated[1:]:
         _check_same(evaluated[0], other)
+    evaluated = _with_short_names(evaluated)
     tests = pairwise(evaluated, measure)
     comparison = {
-        "runs": [{"run": e.name, **e.evaluation} for e in evaluated],
+        "runs": [{"run": e.name, "evaluation": str(e.folder), **e.evaluation} for e in evaluated],
         "measure": measure,
         "test": TESTS[measure in PIXEL_MEASURES],
         "pairs": [
@@ -125,6 +126,16 @@ def read_evaluation(run: Path) -> Evaluated:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not an evaluation of this blemish ({error}); evaluate again") from error
+
+
+def _with_short_names(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
+    """Name the runs by what differs: their paths below the deepest folder that they share."""
+    parts = [Path(e.name).resolve().parts for e in evaluated]
+    shared = next((i for i, names in enumerate(zip(*parts, strict=False)) if len(set(names)) > 1), 0)
+    short = ["/".join(p[shared:]) for p in parts]
+    if len(set(short)) < len(short) or not all(short):  # the same run twice, or one inside another
+        return list(evaluated)
+    return [replace(e, name=name) for e, name in zip(evaluated, short, strict=True)]
 
 
 def _check_same(one: Evaluated, other: Evaluated) -> None:
