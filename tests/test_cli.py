@@ -208,6 +208,7 @@ def test_evaluate_writes_beside_the_run_or_where_it_is_told(
     assert shown.err == ""
     assert sorted(p.name for p in (copy / "evaluation").glob("*.*")) == [
         "evaluation.json",
+        "pixels.npz",
         "report.html",
         "scores.csv",
     ]

@@ -148,3 +148,12 @@ def test_a_name_that_is_not_utf_8(place: Place, capsys: pytest.CaptureFixture[st
     assert run(*command(place)) == 0
     assert capsys.readouterr().out.startswith("1 a\\udcff.png: score ")
     check(place.out, [os.fsdecode(b"a\xff.png")])
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "in").mkdir()
+    for name in ("none.onnx", "none"):
+        told = refused(
+            capsys, "watch", "--model", tmp_path / name, "--folder", tmp_path / "in", "--out", tmp_path / "o"
+        )
+        assert "there is no model here" in told

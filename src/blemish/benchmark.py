@@ -246,7 +246,7 @@ class _Children:
         """Ask all to save what they have and end."""
         self.stopped = True
         for process in list(self.running):
-            process.send_signal(signal.SIGINT)
+            process.terminate()
 
     def run(self, cell: Cell, threads: int) -> str | None:
         """Train and evaluate a cell. Returns what went wrong in one line, or None."""
@@ -276,7 +276,7 @@ class _Children:
             )
             self.running.add(process)
             if self.stopped:  # since the last look, before `stop` could see this process
-                process.send_signal(signal.SIGINT)
+                process.terminate()
             code = process.wait()
             self.running.discard(process)
             if code == 0:

@@ -176,7 +176,7 @@ class Model:
         return self.detector
 
     def _file(self) -> Path:
-        return self.path if self.path.suffix.lower() == ".onnx" else find_model(self.path)
+        return find_model(self.path)
 
     def _signature(self) -> tuple[int, int, int]:
         about = self._file().stat()
@@ -203,7 +203,8 @@ def watch(
         model: run folder, model file or exported model; loaded again when it changes.
         folder: where images appear, sub-folders included. If it goes away it is waited for.
         out: where inspections.jsonl, maps/ and overlays/ are written.
-        move_to: a recorded file goes to accepted/, rejected/ or failed/ below it; None: it stays.
+        move_to: a recorded file goes to accepted/, rejected/, failed/ or, without a calibration, unjudged/
+            below it; None: it stays.
         allow, false_alarm_rate, device: as in `blemish.opening.load`.
         stopped: asked between two files.
         on_row: told of each row once it is on disk; must not block.
@@ -284,7 +285,7 @@ def _inspected(
 def _outcome(row: dict[str, Any]) -> str:
     if row["error"] is not None:
         return "failed"
-    return "rejected" if row["anomalous"] else "accepted"
+    return {True: "rejected", False: "accepted", None: "unjudged"}[row["anomalous"]]
 
 
 def _move(folder: Path, arrival: Arrival, into: Path) -> None:

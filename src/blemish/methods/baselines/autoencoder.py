@@ -51,10 +51,12 @@ _REST = ((32, 3, 1), (64, 4, 2), (64, 3, 1), (128, 4, 2), (64, 3, 1), (32, 3, 1)
 class AutoencoderConfig(TrainedConfig):
     """The options of both autoencoders."""
 
-    steps: int = 1000
+    steps: int = 2000
     """Optimiser steps when `epochs` is None."""
     batch_size: int = 4
     """Images in an optimiser step: of the same number of images in all, many small steps learn most."""
+    learning_rate: float = 2e-3
+    """Adam's learning rate (its peak when the schedule is cosine)."""
     latent: int = 100
     """d: length of the code."""
     halvings: int = 4
