@@ -6,6 +6,11 @@ measure of grey images. Other channel counts are taken as they are, the mean of 
 
 Differs from the papers beyond that: c1 and c2 are (0.01 L)² and (0.03 L)² with the range L = 1, as Wang et
 al. have them, where the paper names the factors alone; the window is theirs too, a Gaussian of 11 pixels.
+
+Measured on MVTec AD's bottle, pixel AUROC and its part up to an FPR of 0.3: 0.94 and 0.80, with another
+seed 0.93 and 0.80 (published 0.93 and 0.62). At twice the default's learning rate the loss jumped to 1 and
+stayed there, and every map was flat: far from every image SSIM is near 0 and so is its slope. A training loss
+near 1 in log.csv is the sign.
 """
 
 from __future__ import annotations
