@@ -144,7 +144,8 @@ for life in range(11):
     before, pid, began = count(), os.fork(), time.monotonic()
     if not pid:
         os._exit(cli.main(arguments))
-    while time.monotonic() - began < 20 and (count() < files if life == 10 else count() == before < files - 1):
+    patient = lambda: count() < files if life == 10 else count() == before < files - 1
+    while time.monotonic() - began < 20 and patient():
         time.sleep(0.005)
     time.sleep(random.Random(life).uniform(0, 0.05) if life < 10 else 0)
     os.kill(pid, signal.SIGTERM if life == 10 else signal.SIGKILL)
