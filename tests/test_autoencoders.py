@@ -9,10 +9,11 @@ from skimage.metrics import structural_similarity
 
 from blemish import fitting, opening
 from blemish.methods import METHODS
-from blemish.methods.baselines import ae_l2, ae_ssim, autoencoder
+from blemish.methods.baselines import ae_l2, autoencoder
 from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.ae_ssim import AeSsim
 from blemish.methods.baselines.autoencoder import Autoencoder, AutoencoderConfig
+from blemish.methods.layers import grey
 from blemish.types import UsageError
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -154,7 +155,7 @@ def test_dissimilarity_is_one_minus_scikit_images_ssim_of_the_grey_image():
     network, x = small(AeSsim), images()
     with torch.no_grad():
         maps, loss = network(x), network.loss(x).item()
-        x_hat = network.reconstruct(ae_ssim.plain(x)).numpy()
+        x_hat = network.reconstruct(grey(x)).numpy()
     assert x_hat.shape == (2, 1, 32, 48)
     means = []  # over all places; scikit-image's own mean leaves the borders out
     for image, drawn, found in zip(x.numpy(), x_hat, maps.numpy(), strict=True):

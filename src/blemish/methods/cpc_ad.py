@@ -351,7 +351,7 @@ class CpcAd(nn.Module):
 
     def grey(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 1, H, W) if the config says so."""
-        return grey(x) if self.config.grey and x.shape[1] == 3 else x
+        return grey(x) if self.config.grey else x
 
     def plain(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) as configured: grey, and of the training images' white point."""

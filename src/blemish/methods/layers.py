@@ -86,8 +86,11 @@ def ssim_map(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, *, data_range: fl
 
 
 def grey(x: Tensor) -> Tensor:
-    """RGB images (B, 3, H, W) -> (B, 1, H, W), the luma of ITU-R BT.601, as `blemish.images` has it."""
-    return (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    """RGB images (B, 3, H, W) -> (B, 1, H, W), the luma of ITU-R BT.601, as `blemish.images` has it.
+
+    Images of another number of channels are returned as they are.
+    """
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True) if x.shape[1] == 3 else x
 
 
 def white_point(x: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class AeSsim(Autoencoder):
         Our choice: images are mirrored at their borders, as for the map. Where only whole windows count, the
         outermost pixels weigh next to nothing, are never learnt, and frame every map.
         """
-        x = plain(x)
+        x = grey(x)
         x_hat = self.reconstruct(x).float()
         with torch.autocast(x.device.type, enabled=False):  # SSIM subtracts squares: not in bf16
             residual = dissimilarity(x, x_hat, self.rows, self.cols)
@@ -65,10 +65,5 @@ class AeSsim(Autoencoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W) in [0, 2]."""
-        x = plain(x)
+        x = grey(x)
         return dissimilarity(x, self.reconstruct(x).float(), self.rows, self.cols)
-
-
-def plain(x: Tensor) -> Tensor:
-    """Turn RGB into grey: (B, 3, H, W) -> (B, 1, H, W); other channel counts stay as they are."""
-    return grey(x) if x.shape[1] == 3 else x

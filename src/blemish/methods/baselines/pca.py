@@ -92,7 +92,7 @@ class Pca(nn.Module):
 
     def plain(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C or 1, H, W): grey, if the config says so."""
-        return grey(x) if self.config.grey and x.shape[1] == 3 else x
+        return grey(x) if self.config.grey else x
 
     @torch.no_grad()
     def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:

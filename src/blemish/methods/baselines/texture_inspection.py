@@ -218,7 +218,7 @@ class TextureInspection(nn.Module):
             self.level_spread[level] = surprise.std(correction=0).clamp(min=LEAST_SPREAD)
 
     def _levels(self, x: Tensor) -> list[Tensor]:
-        return pyramid(grey(x) if x.shape[1] == 3 else x, self.config.levels)
+        return pyramid(grey(x), self.config.levels)
 
     def level_maps(self, x: Tensor) -> list[Tensor]:
         """-log p of the patch around each pixel, standardised: (B, C, H, W) -> (B, H/2^l, W/2^l) by level."""

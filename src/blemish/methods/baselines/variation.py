@@ -78,14 +78,10 @@ class Variation(nn.Module):
     @torch.no_grad()
     def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
         """Take mean and standard deviation of each pixel from the training images (batches (B, C, H, W))."""
-        mean, variance = mean_and_variance(_plain(x) for x in batches())
+        mean, variance = mean_and_variance(grey(x) for x in batches())
         self.mean.copy_(mean)
         self.spread.copy_(variance.sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> maps (B, H, W) ≥ 0: the deviation, largest over channels."""
-        return deviation(_plain(x), self.mean, self.spread, self.config.floor).amax(dim=1)
-
-
-def _plain(x: Tensor) -> Tensor:
-    return grey(x) if x.shape[1] == 3 else x
+        return deviation(grey(x), self.mean, self.spread, self.config.floor).amax(dim=1)
