@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from blemish import fitting, layout, peer
 from blemish.data import check_evaluable, dataset_fingerprint, open_dataset
 from blemish.methods import METHODS
+from blemish.page import write_whole
 from blemish.types import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -34,18 +35,8 @@ if TYPE_CHECKING:
 
 LOOKS = {
     *("__init__", "_disc", "_report_charts", "arguments", "benchmark", "benchmark_page", "cli"),
-    *(
-        "comparison",
-        "drawing",
-        "page",
-        "published",
-        "report",
-        "synthetic",
-        "terminal",
-        "export",
-        "runtime",
-        "opening",
-    ),
+    *("comparison", "drawing", "export", "hooks", "opening", "page", "predicting", "published", "report"),
+    *("runtime", "synthetic", "terminal", "watching"),
 }
 """Modules that only show figures, or call those that make them: a change of theirs moves none."""
 
@@ -223,7 +214,7 @@ def run(cells: Sequence[Cell], *, jobs: int, on_change: Callable[[Progress], Non
                     progress.finished += 1
                 else:
                     progress.failed[cell.name] = error
-                progress.latest = f"{cell.name}: {error or _in_short(cell)}"
+                progress.latest = f"{cell.name}: {error or _in_short(cell.result() or {})}"
     progress.running, progress.seconds_left = [], None
     on_change(progress)
     return progress
@@ -258,7 +249,8 @@ class _Children:
             error = self._call(command, cell.folder / "output.txt", threads)
             if error is not None:
                 return error
-        _write_json(cell.folder / "cell.json", _result_of(cell, time.monotonic() - began))
+        result = _result_of(cell, time.monotonic() - began)
+        write_whole(cell.folder / CELL_NAME, json.dumps(result, indent=2) + "\n")
         return None
 
     def _call(self, command: list[str], output: Path, threads: int) -> str | None:
@@ -311,17 +303,10 @@ def _result_of(cell: Cell, seconds: float) -> dict[str, Any]:
     }
 
 
-def _in_short(cell: Cell) -> str:
-    result = json.loads((cell.folder / CELL_NAME).read_text())
+def _in_short(result: dict[str, Any]) -> str:
     areas = {name: result["evaluation"][f"{name}_auroc"] for name in ("image", "pixel")}
     known = [f"{name} AUROC {value:.3f}" for name, value in areas.items() if value is not None]
     return f"{', '.join(known)}, {result['seconds'] / 60:.1f} min"
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
 
 
 def _seconds_left(cells: Sequence[Cell], remaining: Sequence[Cell], jobs: int) -> float | None:

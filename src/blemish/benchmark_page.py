@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish import published
 from blemish.benchmark import label_of
-from blemish.page import DASH, MEASURES, format_area, format_seconds, write_page
+from blemish.page import DASH, MEASURES, format_area, format_seconds, write_page, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,9 +58,11 @@ class Bar:
 
 def write_results(out: Path, cells: Sequence[Cell], progress: Progress) -> None:
     """Write results.json, results.md and results.html of the finished cells into `out`."""
-    results = [result for cell in cells if (result := cell.result()) is not None]
-    for result, cell in zip(results, (c for c in cells if c.result() is not None), strict=True):
-        result["run"] = cell.folder.relative_to(out).as_posix()
+    results = [
+        result | {"run": cell.folder.relative_to(out).as_posix()}
+        for cell in cells
+        if (result := cell.result()) is not None
+    ]
     known = [p for c in categories_in(results) for p in _published_for(c)]
     content = {
         "cells": results,
@@ -68,8 +70,8 @@ def write_results(out: Path, cells: Sequence[Cell], progress: Progress) -> None:
         "missing": [cell.name for cell in cells if cell.result() is None],
         "published": [{k: v for k, v in vars(p).items() if k != "table"} for p in known],
     }
-    _write(out / "results.json", json.dumps(content, indent=2) + "\n")
-    _write(out / "results.md", markdown(results, progress))
+    write_whole(out / "results.json", json.dumps(content, indent=2) + "\n")
+    write_whole(out / "results.md", markdown(results, progress))
     write_page(out / "results.html", "benchmark", _page(results, cells, progress))
 
 
@@ -285,9 +287,3 @@ def bars_of(table: dict[str, dict[str, Figure | None]], measure: str, category: 
         for p in _published_for(category, [measure])
     ]
     return sorted([*ours, *theirs], key=lambda bar: -bar.value)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.tmp")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

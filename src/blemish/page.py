@@ -57,10 +57,15 @@ def write_page(path: Path, template: str, content: dict[str, Any], **filters: An
     environment.filters |= common | filters
     text = environment.get_template(f"{template}.html.j2").render(content | {"dash": DASH})
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8: a reader sees the old one or the new one, never a part."""
     part = path.with_name(f".{path.name}.tmp")
     part.write_text(text, encoding="utf-8", errors="backslashreplace")
     part.replace(path)
-    return path
 
 
 def format_area(value: float) -> str:
