@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from blemish.benchmark import Cell, Progress
 from blemish.benchmark_page import Figure, beats, figure_of, write_results
 from blemish.page import MEASURES
 
-CHROMIUM = Path("/usr/bin/chromium")
 AREAS = tuple(MEASURES)
 
 
@@ -209,17 +207,6 @@ def test_nothing_is_finished_yet(tmp_path: Path):
 
 
 # --- results.html in a browser ---
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def full(out: Path) -> list[Cell]:

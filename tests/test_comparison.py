@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from blemish.evaluate import overlay_name, thumbnail_name
 from blemish.page import MEASURES
 from blemish.types import DataError, UsageError
 from blemish.uncertainty import Comparison, PixelResampler, delong, paired_bootstrap
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 SHARP = {
     "test/good/0.png": 0.0,
@@ -183,17 +180,6 @@ def test_the_command_says_the_verdict(runs: list[Path], tmp_path: Path, capsys):
 
 
 # --- the page ---
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def test_the_pictures_are_copies_of_each_runs_own(runs: list[Path], tmp_path: Path):

@@ -14,33 +14,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hooked import SOON, row, rows, tell_all
 
 from blemish import hooks
 from blemish.hooks import Hook
 from blemish.types import UsageError
 
-SOON = 20.0
-"""Seconds that nothing here takes; a test that waits for them has failed."""
-
-
-def row(number: int) -> dict[str, Any]:
-    return {"path": f"{number}.png", "score": number / 10}
-
-
-def rows(n: int) -> list[dict[str, Any]]:
-    return [row(i) for i in range(1, n + 1)]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hooks, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(hooks, "LONGEST_WAIT", 0.04)
-    monkeypatch.setenv("no_proxy", "*")
-
-
-def tell_all(hook: Hook, told: list[dict[str, Any]]) -> None:
-    for one in told:
-        hook.tell(one)
+pytestmark = pytest.mark.usefixtures("quick_hooks")
 
 
 # --- a command ---

@@ -21,7 +21,6 @@ from blemish import report
 from blemish.report import ReportCurve, ReportImage, write_report
 from blemish.types import DataError, UsageError
 
-CHROMIUM = Path("/usr/bin/chromium")
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 EVALUATION = {
@@ -412,17 +411,6 @@ def test_importing_the_report_does_not_import_its_libraries() -> None:
     code = "import sys, blemish.report; assert not {'matplotlib', 'jinja2'} & set(sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
