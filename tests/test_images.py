@@ -7,6 +7,7 @@ import pytest
 from encoded import noise, pillow, refused
 from PIL import Image
 
+from blemish import images
 from blemish.decoding import read
 from blemish.images import ImageFormat, convert, format_of, list_images, load, resize
 from blemish.types import DataError, UsageError
@@ -21,8 +22,8 @@ FLOAT = ImageFormat(dtype="float32", channels=1, value_range=(20, 120))
 
 
 def test_format_of_and_describe():
-    images = [("a", noise(20, 24, 3)), ("b", noise(30, 24, 3))]
-    assert format_of(iter(images)) == U8 and U8.describe() == "3-channel uint8 [0, 255]"
+    named = [("a", noise(20, 24, 3)), ("b", noise(30, 24, 3))]
+    assert format_of(iter(named)) == U8 and U8.describe() == "3-channel uint8 [0, 255]"
     twelve = [("a", noise(20, 24, 1, dtype="uint16") >> 4)]
     assert format_of(twelve, bit_depth=12) == GREY12
     assert format_of(twelve).value_range == (0, 65535)
@@ -135,6 +136,14 @@ def test_resize_equals_the_triangle_filter(size):
     got = resize(image, size)
     assert got.dtype == np.float32 and got.shape == (2, *size)
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_resizing_a_large_image_in_parts_changes_nothing(monkeypatch):
+    image = np.random.default_rng(0).normal(size=(2, 700, 90)).astype(np.float32)
+    whole = resize(image, (64, 48))
+    monkeypatch.setattr(images, "LARGE", 1000)
+    np.testing.assert_allclose(resize(image, (64, 48)), whole, atol=1e-6)
+    np.testing.assert_array_equal(resize(np.rint(image * 9).astype(np.int16), (9, 9)).dtype, np.float32)
 
 
 def test_resize_keeps_an_image_of_that_size_and_is_quick():

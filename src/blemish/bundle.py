@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.calibration import Calibration, calibrate
 from blemish.images import ImageFormat
-from blemish.types import BlemishError, ModelError, PatchMap
+from blemish.types import BlemishError, ModelError, PatchMap, Tiling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ class Bundle:
     """A trained model, free of any network library.
 
     `config` holds the method's options, `size` the resized image's height and width,
-    `patch_map` how the network's output becomes a map (`scoring.pixel_map`),
+    `patch_map` how the network's output becomes a map (`scoring.pixel_map`), `tiling` how images are cut,
     `display_range` the map values at the two ends of an overlay's colours, `provenance` what an
     auditor asks for (data set, content fingerprint, training images' digests, seed, versions). `tensors`
     are the network's, by name.
@@ -46,6 +46,7 @@ class Bundle:
     size: tuple[int, int]
     image_score: str
     patch_map: PatchMap | None = None
+    tiling: Tiling | None = None
     display_range: tuple[float, float]
     calibration: Calibration | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +82,7 @@ def describe(bundle: Bundle) -> str:
         "size": bundle.size,
         "image_score": bundle.image_score,
         "patch_map": bundle.patch_map,
+        "tiling": None if bundle.tiling is None else asdict(bundle.tiling),
         "display_range": bundle.display_range,
         "provenance": bundle.provenance,
     }
@@ -161,6 +163,7 @@ def _bundle_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray
             size=(header["size"][0], header["size"][1]),
             image_score=header["image_score"],
             patch_map=header.get("patch_map"),
+            tiling=_tiling_of(header.get("tiling")),
             display_range=(header["display_range"][0], header["display_range"][1]),
             calibration=None if scores is None or maxima is None else calibrate(scores, maxima),
             provenance=header["provenance"],
@@ -168,6 +171,13 @@ def _bundle_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray
         )
     except (KeyError, TypeError, ValueError, IndexError, BlemishError) as error:
         raise _damaged(file, error) from error
+
+
+def _tiling_of(header: dict[str, Any] | None) -> Tiling | None:
+    if header is None:
+        return None
+    height, width = header["size"]
+    return Tiling(size=(height, width), overlap=header["overlap"])
 
 
 def _damaged(file: Path, error: Exception) -> ModelError:

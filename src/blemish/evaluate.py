@@ -19,7 +19,7 @@ import numpy as np
 from blemish import decoding, metrics, uncertainty
 from blemish.data import Dataset, check_evaluable, dataset_fingerprint, leakage, read_mask
 from blemish.drawing import write_thumbnail
-from blemish.predicting import write_overlay
+from blemish.predicting import too_many, write_overlay
 from blemish.report import ReportCurve, ReportImage, write_report
 from blemish.types import DataError, ImageError, Prediction, Sample, UsageError
 
@@ -105,7 +105,7 @@ def _predictions(
     detector: Pipeline, dataset: Dataset, out: Path
 ) -> Iterator[tuple[Sample, Prediction, float]]:
     """Yield (sample, prediction, seconds the detector took) in order; pictures are drawn meanwhile."""
-    drawing: deque[Future] = deque()
+    drawing: deque[tuple[Future, int]] = deque()
     results = iter(detector.predict_many(s.path for s in dataset.test))
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
         for sample in dataset.test:
@@ -115,11 +115,12 @@ def _predictions(
             if isinstance(prediction, ImageError):
                 raise prediction
             name = _name(sample, dataset)
-            drawing.append(pool.submit(_write_pictures, detector, sample.path, prediction, out, name))
-            while len(drawing) > 2 * detector.batch_size:
-                drawing.popleft().result()
+            pictures = pool.submit(_write_pictures, detector, sample.path, prediction, out, name)
+            drawing.append((pictures, prediction.anomaly_map.size))
+            while too_many([pixels for _, pixels in drawing]):
+                drawing.popleft()[0].result()
             yield sample, prediction, elapsed
-        for future in drawing:
+        for future, _ in drawing:
             future.result()
 
 

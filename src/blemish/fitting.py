@@ -19,7 +19,7 @@ from blemish import decoding, images
 from blemish.bundle import MODEL_NAME, Bundle, load_bundle, save_bundle
 from blemish.calibration import calibrate
 from blemish.data import file_digest, fingerprint, open_dataset, split_good
-from blemish.loading import ImageCache, ImageFiles
+from blemish.loading import CACHE_BYTES, ImageCache
 from blemish.methods import METHODS
 from blemish.pipeline import Pipeline
 from blemish.training import Outcome, Trainer, in_order, make_accelerator
@@ -121,7 +121,7 @@ def fit(
     if folder is not None and (folder / MODEL_NAME).exists():
         return _finished_run(folder, identity, device)
     options = image_options or ImageOptions()
-    train_images, validation = _load_images(split, config, options, watcher)
+    train_images, validation = _load_images(split, config, options, watcher, seed)
     image_format, allow = train_images.files.image_format, train_images.files.allow
     accelerator = make_accelerator(device, precision)
     if folder is not None:
@@ -131,13 +131,12 @@ def fit(
         network = kind(config, image_format.channels)  # type: ignore[arg-type]
     if isinstance(config, TrainedConfig):
         larger = config.loading_size != config.size  # kept for random crops, and decoded anew for statistics
-        paths = [s.path for s in split.train]
         trainer = Trainer(
             network,
             config,
             train_images,
             validation,
-            scored=ImageFiles(paths, image_format, config.size, allow=allow) if larger else train_images,
+            scored=train_images.files.at_size(config.size) if larger else train_images,
             accelerator=accelerator,
             seed=seed,
             folder=folder,
@@ -157,11 +156,12 @@ def fit(
         size=config.size,
         image_score=config.image_score,
         patch_map=config.patch_map,
+        tiling=config.tiling,
         display_range=(0.0, 1.0),
         provenance=provenance,
         tensors={k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()},
     )
-    bundle = _calibrated(bundle, run_network, split)
+    bundle = calibrated(bundle, run_network, split)
     if folder is not None:
         _write_run(folder, bundle, outcome, accelerator, split)
         save_bundle(folder / MODEL_NAME, bundle)  # last, as this file is what says that a run is finished
@@ -282,7 +282,7 @@ def _finished_run(folder: Path, wanted: dict[str, Any], device: str) -> Pipeline
 
 
 def _load_images(
-    split: Split, config: DetectorConfig, options: ImageOptions, watcher: Watcher
+    split: Split, config: DetectorConfig, options: ImageOptions, watcher: Watcher, seed: int
 ) -> tuple[ImageCache, ImageCache | None]:
     """Decode training and validation images, each checked against the format of the first one.
 
@@ -313,6 +313,9 @@ def _load_images(
             check=check,
             on_image=tick,
             compact=larger and samples is split.train,
+            tiling=config.tiling,
+            seed=seed,
+            budget=0 if samples is split.calibration else CACHE_BYTES,
         )
         if samples
         else None
@@ -352,7 +355,7 @@ def _look(network: Any, images: ImageCache, device: torch.device, seed: int) -> 
     return Outcome(seconds=time.monotonic() - began)
 
 
-def _calibrated(bundle: Bundle, network: Callable[[np.ndarray], np.ndarray], split: Split) -> Bundle:
+def calibrated(bundle: Bundle, network: Callable[[np.ndarray], np.ndarray], split: Split) -> Bundle:
     """Score good images with the finished model: their scores set thresholds, their maps the colours.
 
     The colours of an overlay begin at a good image's median and end three times as far above it as its

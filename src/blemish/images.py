@@ -19,6 +19,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 """The names of image files, in lower case; compared without regard to case."""
 
 _BIT_DEPTHS = {8: "uint8", 10: "uint16", 12: "uint16", 14: "uint16", 16: "uint16"}
+LARGE = 2**24
+"""Pixels above which an image is resized in parts."""
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -151,16 +153,39 @@ def convert(
 
 
 def resize(image_chw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize float32 (C, H, W) to (C, *size), size being (height, width); unbounded values pass unclipped.
+    """Resize any (C, H, W) to float32 (C, *size), size being (height, width); unbounded values pass.
 
     The triangle filter, widened by the factor of reduction so that nothing is skipped, one axis after the
-    other (Pillow's BILINEAR). An image of that size is returned as it is.
+    other (Pillow's BILINEAR). An image of that size is returned as it is, whatever its dtype.
     """
     height, width = size
     if image_chw.shape[1:] == (height, width):
         return image_chw
-    planes = [Image.fromarray(np.ascontiguousarray(plane, np.float32)) for plane in image_chw]
-    return np.stack([np.asarray(p.resize((width, height), Image.Resampling.BILINEAR)) for p in planes])
+    return np.stack([_resized(plane, height, width) for plane in image_chw])
+
+
+def _resized(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    if plane.size > LARGE:  # rows first, a strip of them at a time: float32 copies of it all would be large
+        strips = [plane[top : top + 256] for top in range(0, len(plane), 256)]
+        plane = np.concatenate([_by_pillow(strip, len(strip), width) for strip in strips])
+    return _by_pillow(plane, height, width)
+
+
+def _by_pillow(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def prepare(
+    image: np.ndarray,
+    fmt: ImageFormat,
+    size: tuple[int, int],
+    *,
+    allow: frozenset[str] = frozenset(),
+    name: str = "image",
+) -> np.ndarray:
+    """Take an image (H, W, C) to float32 (C, *size) as a model sees it: `convert`, then `resize`."""
+    return resize(convert(image, fmt, allow=allow, name=name), size)
 
 
 def load(
@@ -171,8 +196,8 @@ def load(
     `source` is what `as_image` takes, `allow` what `convert` allows. Raises ImageError.
     """
     image = as_image(source)
-    planes = convert(image, fmt, allow=allow, name=name_of(source))
-    return resize(planes, size), (image.shape[0], image.shape[1])
+    small = prepare(image, fmt, size, allow=allow, name=name_of(source))
+    return small, (image.shape[0], image.shape[1])
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:

@@ -17,14 +17,20 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from blemish import images, scoring
+from blemish.decoding import Frame, as_image, name_of
+from blemish.tiles import Grid
 from blemish.types import ImageError, Prediction, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from blemish.bundle import Bundle
+    from blemish.tiles import Box
+    from blemish.types import Tiling
 
+Prepared = tuple[np.ndarray, tuple[int, int]]
+"""An image as the network sees it, float32 (C, h, w), and its own (H, W)."""
 DEFAULT_FALSE_ALARM_RATE = 0.05
 """Used when nobody asks for a rate; raised to the lowest rate that the calibration can promise."""
 
@@ -89,47 +95,85 @@ class Pipeline:
         return replace(self, false_alarm_rate=false_alarm_rate)
 
     def predict(self, image: object) -> Prediction:
-        """Score one image: a path, an array (H, W) or (H, W, C), or a PIL image.
+        """Score one image: a path, an array (H, W) or (H, W, C), a PIL image or a frame of a film.
 
         Raises ImageError when it cannot be read or does not fit the model.
         """
-        pixels, size = self._load(image)
+        path = str(image) if isinstance(image, (str, Path, Frame)) else None
+        if self.bundle.tiling is not None:
+            return self._predict_tiled(image, self.bundle.tiling, path)
+        pixels, size = self.prepare(image)
         maps = self.network(pixels[np.newaxis])
-        return self._finish(maps[0], size, str(image) if isinstance(image, (str, Path)) else None)
+        return self._finish(maps[0], size, path)
 
-    def predict_many(self, paths: Iterable[Path]) -> Iterator[Prediction | ImageError]:
-        """Score files in order; a file that cannot be used yields its ImageError in its place.
+    def predict_many(self, paths: Iterable[Path | Frame]) -> Iterator[Prediction | ImageError]:
+        """Score files or frames in order; one that cannot be used yields its ImageError in its place.
 
         Decoding runs ahead of the network by two batches at most, so memory does not grow with the number
-        of files; batches fill across files, whatever their sizes.
+        of files; batches fill across files, whatever their sizes. Images in tiles come one by one.
         """
         waiting = iter(paths)
+        if self.bundle.tiling is not None:
+            yield from map(self._try_predict, waiting)
+            return
         with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
-            ahead: deque[tuple[Path, Future]] = deque()
+            ahead: deque[tuple[Path | Frame, Future]] = deque()
             while True:
                 room = 2 * self.batch_size - len(ahead)
-                ahead.extend((path, pool.submit(self._try_load, path)) for path in islice(waiting, room))
+                ahead.extend((path, pool.submit(self.try_prepare, path)) for path in islice(waiting, room))
                 if not ahead:
                     return
                 now = [ahead.popleft() for _ in range(min(self.batch_size, len(ahead)))]
-                yield from self._predict_batch([(path, future.result()) for path, future in now])
+                yield from self.predict_prepared([(path, future.result()) for path, future in now])
 
-    def _predict_batch(
-        self, loaded: list[tuple[Path, tuple[np.ndarray, tuple[int, int]] | ImageError]]
+    def predict_prepared(
+        self, loaded: Sequence[tuple[Path | Frame, Prepared | ImageError]]
     ) -> Iterator[Prediction | ImageError]:
+        """Score what `try_prepare` made of files or frames in one call of the network (not for tiles)."""
         readable = [item[0] for _, item in loaded if not isinstance(item, ImageError)]
         maps = iter(self.network(np.stack(readable)) if readable else ())
         for path, item in loaded:
             yield item if isinstance(item, ImageError) else self._try_finish(next(maps), item[1], str(path))
 
-    def _load(self, source: object) -> tuple[np.ndarray, tuple[int, int]]:
+    def _try_predict(self, path: Path | Frame) -> Prediction | ImageError:
+        try:
+            return self.predict(path)
+        except ImageError as error:
+            return error
+
+    def _predict_tiled(self, source: object, tiling: Tiling, path: str | None) -> Prediction:
+        """Score an image tile by tile, a batch of them at a time: a part is as bad as its worst tile."""
+        image, name = as_image(source), name_of(source)
+        grid = Grid(image.shape[:2], tiling, name=name)
+        scores: list[float] = []
+
+        def cut(box: Box) -> np.ndarray:
+            allow = self.allow | self.bundle.allow
+            return images.prepare(
+                image[box], self.bundle.image_format, self.bundle.size, allow=allow, name=name
+            )
+
+        def maps() -> Iterator[np.ndarray]:
+            for start in range(0, len(grid), self.batch_size):
+                boxes = grid.boxes[start : start + self.batch_size]
+                for small_map in self.network(np.stack([cut(box) for box in boxes])):
+                    score, coarse_map = self._read_off(small_map, path)
+                    scores.append(score)
+                    yield scoring.to_original_size(coarse_map, tiling.size)
+
+        whole = grid.stitch(maps())
+        return self._judge(max(scores), whole, whole, path)
+
+    def prepare(self, source: object) -> Prepared:
+        """Take an image to float32 (C, h, w) as the network sees it, with its own (H, W). Or ImageError."""
         return images.load(
             source, self.bundle.image_format, self.bundle.size, allow=self.allow | self.bundle.allow
         )
 
-    def _try_load(self, path: Path) -> tuple[np.ndarray, tuple[int, int]] | ImageError:
+    def try_prepare(self, path: Path | Frame) -> Prepared | ImageError:
+        """Return what `prepare` does, or the error that it raises."""
         try:
-            return self._load(path)
+            return self.prepare(path)
         except ImageError as error:
             return error
 
@@ -140,6 +184,11 @@ class Pipeline:
             return error
 
     def _finish(self, small_map: np.ndarray, size: tuple[int, int], path: str | None) -> Prediction:
+        score, coarse_map = self._read_off(small_map, path)
+        return self._judge(score, coarse_map, scoring.to_original_size(coarse_map, size), path)
+
+    def _read_off(self, small_map: np.ndarray, path: str | None) -> tuple[float, np.ndarray]:
+        """Return the score and the coarse map of what the network said."""
         if not np.isfinite(small_map).all():
             raise ImageError(
                 f"{path or 'image'}: its anomaly map is not finite; its values lie far from what the model "
@@ -147,8 +196,12 @@ class Pipeline:
             )
         how = cast("scoring.ImageScore", self.bundle.image_score)
         score = scoring.image_score(small_map, how)
-        pixels = scoring.pixel_map(small_map, self.bundle.size, self.bundle.patch_map)
-        anomaly_map = scoring.to_original_size(pixels, size)
+        return score, scoring.pixel_map(small_map, self.bundle.size, self.bundle.patch_map)
+
+    def _judge(
+        self, score: float, coarse_map: np.ndarray, anomaly_map: np.ndarray, path: str | None
+    ) -> Prediction:
+        """Put what the calibration says of it beside a score and its maps."""
         calibration, threshold, level = self.bundle.calibration, self.threshold, self.pixel_threshold
         return Prediction(
             path=path,
@@ -157,5 +210,6 @@ class Pipeline:
             threshold=threshold,
             anomalous=None if threshold is None else score > threshold,
             anomaly_map=anomaly_map,
+            coarse_map=coarse_map,
             regions=[] if level is None else scoring.regions(anomaly_map, level),
         )

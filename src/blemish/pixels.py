@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
-from blemish.types import ImageError
+from blemish.types import MIN_SIDE, ImageError
 
 MAX_PIXELS = 2**28
 """The most pixels of an image (with at most four times as many values); more is refused undecoded."""
-
-MIN_SIDE = 16
-"""The shortest side in pixels. Our choice: below it there is no patch with surroundings to learn from."""
 
 _DTYPES = ("uint8", "uint16", "float32")
 
@@ -23,11 +23,25 @@ def refusal(name: str, text: str) -> ImageError:
     return ImageError("".join(c if c.isprintable() else "?" for c in line))
 
 
+_most: ContextVar[int] = ContextVar("most pixels", default=MAX_PIXELS)
+
+
+@contextmanager
+def at_most(pixels: int) -> Iterator[None]:
+    """Refuse images of more than so many pixels, undecoded, inside this context (of one thread)."""
+    token = _most.set(min(pixels, MAX_PIXELS))
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
 def check_size(height: int, width: int, channels: int, name: str) -> None:
-    """Refuse an image above `MAX_PIXELS` or below `MIN_SIDE`; sizes in pixels. Raises ImageError."""
+    """Refuse an image above the limit or below `MIN_SIDE`; sizes in pixels. Raises ImageError."""
     size = f"{width} x {height} px" + (f" x {channels} channels" if channels > 1 else "")
-    if height * width > MAX_PIXELS or height * width * channels > 4 * MAX_PIXELS:
-        raise refusal(name, f"{size} is more than the {MAX_PIXELS} px blemish reads; cut it into parts")
+    most = _most.get()
+    if height * width > most or height * width * channels > 4 * most:
+        raise refusal(name, f"{size} is more than the {most} px blemish reads here; cut it into parts")
     if min(height, width) < MIN_SIDE:
         raise refusal(name, f"{size} has a side below {MIN_SIDE} px; give a larger image")
 

@@ -97,16 +97,20 @@ def regions(anomaly_map: np.ndarray, threshold: float, *, min_area_px: int = 1) 
         raise UsageError(f"min_area_px {min_area_px}: a region has at least 1 pixel; give 1 or more")
     # As float64: beside a float32 map, numpy would round the threshold, and `>` would not be exact.
     above = np.greater(values, threshold, signature="dd->?")
-    labels = np.empty(values.shape, dtype=np.int32)
-    ndimage.label(above, structure=np.ones((3, 3), dtype=bool), output=labels)
-    areas = np.bincount(labels.ravel())
-    peaks = np.atleast_1d(ndimage.maximum(values, labels, np.arange(len(areas))))
+    rows, columns = (np.flatnonzero(above.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return []
+    top, left = rows[0], columns[0]
+    box = slice(top, rows[-1] + 1), slice(left, columns[-1] + 1)  # labelling a large map takes long
+    labels = np.empty(above[box].shape, dtype=np.int32)
+    ndimage.label(above[box], structure=np.ones((3, 3), dtype=bool), output=labels)
+    areas, peaks = _areas_and_peaks(values[box], labels)
     found = [
         Region(
-            x0=int(columns.start),
-            y0=int(rows.start),
-            x1=int(columns.stop),
-            y1=int(rows.stop),
+            x0=int(left + columns.start),
+            y0=int(top + rows.start),
+            x1=int(left + columns.stop),
+            y1=int(top + rows.stop),
             area_px=int(areas[label]),
             peak=float(peaks[label]),
         )
@@ -114,6 +118,18 @@ def regions(anomaly_map: np.ndarray, threshold: float, *, min_area_px: int = 1) 
         if areas[label] >= min_area_px
     ]
     return sorted(found, key=lambda region: (-region.peak, region.y0, region.x0))
+
+
+def _areas_and_peaks(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count the pixels of each label and find its largest value, a strip at a time for large maps' sake."""
+    count = int(labels.max()) + 1
+    areas, peaks = np.zeros(count, np.int64), np.full(count, -np.inf)
+    for top in range(0, len(values), 256):
+        inside = labels[top : top + 256] > 0
+        found = labels[top : top + 256][inside]
+        areas += np.bincount(found, minlength=count)
+        np.maximum.at(peaks, found, values[top : top + 256][inside])
+    return areas, peaks
 
 
 def _checked(anomaly_map: np.ndarray) -> np.ndarray:

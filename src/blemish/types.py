@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 PatchMap = Literal["nearest", "linear"]
 """Scores of patches that overlap by half: blocks as they are, or smoothed (`scoring.pixel_map`)."""
 
+MIN_SIDE = 16
+"""The shortest side in pixels. Our choice: below it there is no patch with surroundings to learn from."""
+
 GOOD = "good"
 """The label of an image without any defect, as in the MVTec layout."""
 
@@ -99,7 +102,8 @@ class Prediction:
 
     `score` is the raw image score (unbounded; larger is more anomalous). `p_value` in (0, 1],
     `threshold` (unit of the score), `anomalous` and `regions` need a calibration: without one they
-    are None, None, None and empty. `anomaly_map` is float32 (H, W) at the size of the original image.
+    are None, None, None and empty. `anomaly_map` is float32 (H, W) at the size of the original image,
+    resized from `coarse_map` (h, w) at the model's resolution.
     """
 
     path: str | None
@@ -108,7 +112,25 @@ class Prediction:
     threshold: float | None
     anomalous: bool | None
     anomaly_map: np.ndarray
+    coarse_map: np.ndarray | None = field(default=None, compare=False, repr=False)
     regions: list[Region] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How large images are cut: `size` (height, width) of a tile in pixels of the image, and the share of a
+    tile's side, in [0, 0.5], by which neighbours `overlap` at least. Raises UsageError for what cannot be.
+    """
+
+    size: tuple[int, int]
+    overlap: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cuts nothing."""
+        if min(self.size) < MIN_SIDE:
+            raise UsageError(f"--tile-size {min(self.size)}: must be {MIN_SIDE} or larger")
+        if not 0 <= self.overlap <= 0.5:
+            raise UsageError(f"--tile-overlap {self.overlap}: must lie between 0 and 0.5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +143,16 @@ class DetectorConfig:
     """The image score: largest value, mean, or mean of the top 1 % or 5 % of the anomaly map."""
     calibration_fraction: float = 0.1
     """Share of the good images that set thresholds; they take no part in training or early stopping."""
+    tile_size: int | tuple[int, int] | None = None
+    """Cut images into tiles of this many pixels, each resized to `image_size`; None: resize them whole."""
+    tile_overlap: float = 0.25
+    """Share of a tile's side that neighbouring tiles have in common at least, in [0, 0.5]."""
 
     def __post_init__(self) -> None:
         """Refuse a size that no image has. Raises UsageError."""
         if min(self.size) < 1:
             raise UsageError(f"--image-size {min(self.size)}: must be 1 or larger")
+        _ = self.tiling  # which refuses as well
 
     def check_counts(self, *options: str) -> None:
         """Refuse options that count something and are below 1 (None is not). Raises UsageError."""
@@ -137,7 +164,14 @@ class DetectorConfig:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the resized image, in pixels."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        return _pair(self.image_size)
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How images are cut into tiles, or None: they are not."""
+        if self.tile_size is None:
+            return None
+        return Tiling(size=_pair(self.tile_size), overlap=self.tile_overlap)
 
     @property
     def loading_size(self) -> tuple[int, int]:
@@ -182,6 +216,10 @@ class TrainedConfig(DetectorConfig):
 
         if self.patience is not None and not self.validation_fraction:
             raise UsageError("--patience needs validation images: give --validation-fraction above 0")
+
+
+def _pair(side: int | tuple[int, int]) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else side
 
 
 class Detector(Protocol):
