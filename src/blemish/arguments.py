@@ -69,9 +69,11 @@ class PredictArguments:
     model: Path
     """Run folder, model file or exported model."""
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="PATH [PATH ...]")]
-    """Images, folders or globs."""
+    """Images, films, folders or globs; folders are searched for images only."""
     out: Path = Path("predictions")
     """Where to write."""
+    every: int = 1
+    """Score each frame of a film (1), each second one (2), and so on."""
     false_alarm_rate: float | None = None
     """Share of good parts that may be rejected; default 0.05, or the lowest that can be promised."""
     allow: tuple[Allowed, ...] = ()
@@ -93,6 +95,10 @@ class WatchArguments:
     """Run folder, model file or exported model."""
     folder: Path
     """Where the cameras write images, sub-folders included."""
+    camera: str | None = None
+    """Write frames into the folder: of a camera (0, 1, ...), a stream's address (rtsp://...) or a film."""
+    every: float = 1.0
+    """Seconds between two frames of the camera; 0: each frame."""
     out: Path = Path("inspections")
     """Where to write."""
     move_to: Path | None = None
@@ -103,12 +109,59 @@ class WatchArguments:
     """An address to POST the row of each rejected part to, as JSON, until it gets through."""
     mqtt: str | None = None
     """mqtt://HOST/TOPIC to publish the row of each rejected part to, until it gets through."""
+    database: str | None = None
+    """Keep rows in a database too, and images and maps in OUT/archive: postgresql://..., sqlite:///FILE, or
+    sqlite for a file in OUT."""
     false_alarm_rate: float | None = None
     """Share of good parts that may be rejected; default 0.05, or the lowest that can be promised."""
     allow: tuple[Allowed, ...] = ()
     """Conversions permitted for images that are not as in training: channels, depth."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeArguments:
+    """Run the inspection station: a page and a service that score images and keep a record of each."""
+
+    model: Annotated[tuple[Path, ...], arg(metavar="RUN|FILE [...]")]
+    """Run folders, model files or exported models."""
+    host: str = "127.0.0.1"
+    """The address to listen on; any other than this machine's own requires a token (`blemish token`)."""
+    port: int = 8000
+    """The port to listen on; 0: a free one."""
+    folder: Path = Path("station")
+    """Where the record and the images are kept."""
+    database: str | None = None
+    """The record's address, as postgresql://user@host/name; default a SQLite file in the folder."""
+    false_alarm_rate: float | None = None
+    """Share of good parts that may be rejected; default 0.05, or the lowest that can be promised."""
+    allow: tuple[Allowed, ...] = ()
+    """Conversions permitted for images that are not as in training: channels, depth."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA if there is one."""
+    capacity: int = 64
+    """Images that may wait at a time, for each model; one more is told to come again."""
+    max_megabytes: int = 64
+    """Size of an upload at most, in 10⁶ bytes."""
+    max_megapixels: int = 100
+    """Size of an image at most, in 10⁶ pixels; judged before it is decoded."""
+    time_limit: float = 30.0
+    """Seconds that a request waits for its answer at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenArguments:
+    """Make a token for the station and print it, once; only its digest is kept."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """Whose token it is; stands beside the verdicts given with it."""
+    role: Literal["operator", "viewer"] = "operator"
+    """An operator inspects and judges, a viewer looks."""
+    folder: Path = Path("station")
+    """The station's folder."""
+    remove: bool = False
+    """Remove the token instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +172,10 @@ class ExportArguments:
     """Run folder or model file."""
     out: Path
     """Where to write; a name that ends in .onnx."""
+    int8: bool = False
+    """Compute trained layers in 8 bits; prints what that costs. Needs --data."""
+    data: Path | None = None
+    """For --int8: what the model was trained on, a category, folder or manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from blemish.arguments import EvaluateArguments
 
 STOPPED = 130
+EXTRAS = {
+    "torch": "train",
+    "accelerate": "train",
+    "safetensors": "train",
+    "jinja2": "report",
+    "matplotlib": "report",
+}
+"""What brings a package that is not there."""
 
 
 # --- the commands -------------------------------------------------------------------------------------
@@ -103,10 +111,12 @@ def predict(arguments: list[str]) -> int:
     from blemish.arguments import PredictArguments
 
     args: PredictArguments = parse("predict", PredictArguments, arguments)
+    from blemish import video
     from blemish.opening import load
     from blemish.predicting import find_inputs, predict_to_folder
 
     inputs = find_inputs(args.inputs)
+    total = video.expected(inputs, args.every)
     detector = load(
         args.model,
         device=args.device,
@@ -115,8 +125,9 @@ def predict(arguments: list[str]) -> int:
         batch_size=args.batch_size,
     )
     with progress_bar() as progress:
-        task = progress.add_task("scoring", total=len(inputs))
-        counts = predict_to_folder(detector, inputs, args.out, on_row=lambda _: progress.advance(task))
+        task = progress.add_task("scoring", total=total)
+        images = video.unrolled(inputs, args.every)
+        counts = predict_to_folder(detector, images, args.out, on_row=lambda _: progress.advance(task))
     for error in counts.errors:
         print(f"failed: {error}", file=sys.stderr)
     if counts.failed > len(counts.errors):
@@ -132,10 +143,28 @@ def export(arguments: list[str]) -> int:
 
     args: ExportArguments = parse("export", ExportArguments, arguments)
     from blemish.export import export as run_export
+    from blemish.types import UsageError
 
+    if args.int8 != (args.data is not None):
+        raise UsageError("--int8 needs --data, the data of the training, and --data is for --int8: give both")
+    if args.data is not None:
+        return _export_int8(args.model, args.data, args.out)
     difference = run_export(args.model, args.out)
     size = args.out.stat().st_size / 2**20
     print(f"{args.out}: {size:.1f} MiB, equal to the model within {difference:.1g} of its output's range")
+    return 0
+
+
+def _export_int8(model: Path, data: Path, out: Path) -> int:
+    from blemish.quantising import quantise
+
+    found = quantise(model, data, out)
+    print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, {found.layers} layers in 8 bits")
+    for name, areas in (("image AUROC", found.image_auroc), ("pixel AUROC", found.pixel_auroc)):
+        if areas is not None:
+            print(f"{name} of {found.images} test images: {areas[1]:.4f}, in 32 bits {areas[0]:.4f}")
+    median, largest = 100 * found.median_difference, 100 * found.largest_difference
+    print(f"scores of good images differ by {median:.2g} % in the median, by {largest:.2g} % at most")
     return 0
 
 
@@ -144,7 +173,9 @@ def watch(arguments: list[str]) -> int:
     from blemish.arguments import WatchArguments
 
     args: WatchArguments = parse("watch", WatchArguments, arguments)
-    from blemish import hooks, watching
+    from contextlib import nullcontext
+
+    from blemish import grabbing, hooks, watching
 
     def say(text: str) -> None:
         print(f"blemish watch: {text}", file=sys.stderr, flush=True)
@@ -155,16 +186,20 @@ def watch(arguments: list[str]) -> int:
     told = [hooks.Hook(name, send, say, retry=name != "on-reject") for name, send in senders.items()]
 
     def on_row(row: dict[str, Any]) -> None:
-        verdict = {None: "", True: " rejected", False: " accepted"}[row["anomalous"]]
-        score = row["error"] or f"score {row['score']:.4g}{verdict}, {1000 * row['seconds']:.0f} ms"
-        line = f"{row['sequence']} {row['path']}: {score}"
-        print(line.encode(errors="backslashreplace").decode(), flush=True)  # names need not be UTF-8
+        _print_inspection(row)
         if row["anomalous"]:
             for hook in told:
                 hook.tell(row)
 
+    camera, database = nullcontext(lambda _: None), nullcontext()
+    if args.camera is not None:
+        camera = grabbing.grabbing(args.camera, args.folder, every=args.every, say=say)
+    if args.database is not None:
+        from blemish.station.keeping import keeping
+
+        database = keeping(args.database, args.out / watching.LEDGER, say)
     try:
-        with StopSignals() as stop:
+        with StopSignals() as stop, camera as on_look, database as keeper:
             recorded = watching.watch(
                 args.model,
                 args.folder,
@@ -175,6 +210,8 @@ def watch(arguments: list[str]) -> int:
                 device=args.device,
                 stopped=lambda: stop.asked,
                 on_row=on_row,
+                on_look=on_look,
+                keeper=keeper,
                 say=say,
             )
     finally:
@@ -250,12 +287,28 @@ def demo(arguments: list[str]) -> int:
     return 0
 
 
+def serve(arguments: list[str]) -> int:
+    """Run `blemish serve`."""
+    from blemish.station import commands
+
+    return commands.serve(arguments)
+
+
+def token(arguments: list[str]) -> int:
+    """Run `blemish token`."""
+    from blemish.station import commands
+
+    return commands.token(arguments)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "demo": (demo, "generate parts, train, evaluate, report: see it work within minutes"),
     "train": (train, "learn what good looks like from good images"),
     "evaluate": (evaluate, "measure a model on a labelled test set"),
     "predict": (predict, "score images: rows, heat maps, overlays"),
     "watch": (watch, "score what cameras write into a folder, each file once"),
+    "serve": (serve, "the inspection station: a service and its page"),
+    "token": (token, "make or remove a token for the station"),
     "export": (export, "write a model as ONNX, to run without torch"),
     "bench": (bench, "train and evaluate methods × categories × seeds, and put them in a table"),
     "compare": (compare, "runs side by side, and whether one is better than the other"),
@@ -290,7 +343,8 @@ def _guarded(command: str, arguments: list[str]) -> int:
         print(f"blemish {command}: stopped", file=sys.stderr)
         return STOPPED
     except ModuleNotFoundError as error:
-        print(f"blemish {command}: {error.name} is missing; pip install 'blemish[all]'", file=sys.stderr)
+        extra = EXTRAS.get((error.name or "").split(".")[0], "all")
+        print(f"blemish {command}: {error.name} is missing; pip install 'blemish[{extra}]'", file=sys.stderr)
         return 2
     except OSError as error:
         where = error.filename or peek(arguments, "--out", "output")
@@ -323,6 +377,13 @@ def _overview() -> str:
         "blemish COMMAND --help shows a command's options; blemish --version the version.",
     ]
     return "\n".join(lines)
+
+
+def _print_inspection(row: dict[str, Any]) -> None:
+    verdict = {None: "", True: " rejected", False: " accepted"}[row["anomalous"]]
+    score = row["error"] or f"score {row['score']:.4g}{verdict}, {1000 * row['seconds']:.0f} ms"
+    line = f"{row['sequence']} {row['path']}: {score}"
+    print(line.encode(errors="backslashreplace").decode(), flush=True)  # names need not be UTF-8
 
 
 def _print_evaluation(evaluation: dict[str, Any]) -> None:

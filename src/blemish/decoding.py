@@ -21,6 +21,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import imagecodecs
@@ -42,6 +43,21 @@ _MAGIC = {
     b"MM\0+": "TIFF",
 }
 _MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frame:
+    """A frame of a film or a camera; its `path`, as `clip.mp4#000012`, stands for it in rows and errors.
+
+    `image` is uint8 (H, W, C), or the error that stands in its place: a film that could not be read on.
+    """
+
+    path: str
+    image: np.ndarray | ImageError
+
+    def __str__(self) -> str:
+        """Return the path, as a file's name does."""
+        return self.path
 
 
 @contextmanager
@@ -162,7 +178,7 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def as_image(obj: object) -> np.ndarray:
-    """Take a path, an array (H, W) or (H, W, C), or a Pillow image as (H, W, C), by the rules of `read`.
+    """Take a path, an array (H, W) or (H, W, C), a Pillow image or a Frame as (H, W, C), as `read` would.
 
     An array is not copied. Raises ImageError.
     """
@@ -170,6 +186,10 @@ def as_image(obj: object) -> np.ndarray:
         return read(obj)
     if isinstance(obj, np.ndarray):
         return checked(obj, "image")
+    if isinstance(obj, Frame):
+        if isinstance(obj.image, ImageError):
+            raise obj.image
+        return checked(obj.image, obj.path)
     if not isinstance(obj, Image.Image):
         raise refusal("image", f"is a {type(obj).__name__}; give a path, an array or a Pillow image")
     name = name_of(obj)
@@ -182,4 +202,6 @@ def name_of(obj: object) -> str:
     """Name what `as_image` takes in errors: its path, or "image"."""
     if isinstance(obj, str | os.PathLike):
         return str(os.fspath(obj))
+    if isinstance(obj, Frame):
+        return obj.path
     return str(getattr(obj, "filename", "") or "image")

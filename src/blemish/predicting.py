@@ -16,20 +16,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from blemish import decoding, drawing, images
+from blemish import decoding, drawing, images, video
 from blemish.types import ImageError, Prediction, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
 
+    from blemish.decoding import Frame
     from blemish.pipeline import Pipeline
 
 COLUMNS = ("path", "score", "p_value", "threshold", "anomalous", "n_regions", "map", "overlay", "error")
 """The columns of predictions.csv."""
 
-_IN_FLIGHT = 8  # images whose pictures may be waiting to be written
+_IN_FLIGHT, _PIXELS_IN_FLIGHT = 8, 2**25  # images, and pixels of them, that may wait for their pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +44,14 @@ class PredictionCounts:
 
 
 def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Expand images, folders and globs into (file, its place below the output folder), in order, each once.
+    """Expand images, films, folders and globs into (file, its place below the output folder), in order.
 
+    Each file comes once. Folders are searched for images only: a film is named itself, or matched by a glob.
     Places keep the inputs' sub-folders below the deepest folder that all inputs share, so that equal names
     never collide. Raises UsageError for a pattern that matches nothing.
     """
     if not patterns:
-        raise UsageError("PATH: none given; give images, folders or globs")
+        raise UsageError("PATH: none given; give images, films, folders or globs")
     files: dict[str, Path] = {}  # by absolute path, as one file may be spelled in several ways
     roots: list[Path] = []
     for pattern in patterns:
@@ -64,7 +66,7 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
             matched = [p if p.is_dir() else p.parent for p in hits]
         if not found:
             what = "holds no image" if path.is_dir() else "no such file or folder, and no match as a glob"
-            raise UsageError(f"{pattern}: {what}; give images, folders or globs")
+            raise UsageError(f"{pattern}: {what}; give images, films, folders or globs")
         for file in found:
             files.setdefault(_absolute(file), file)
         roots += matched
@@ -73,8 +75,9 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
     # Names without suffix that are not unique, as of part.png and part.jpg, keep theirs; nor may a name
     # that lost it, as of part.png.tiff, be one that kept it.
     twins = Counter([p.with_suffix("") for p in places] + [p for p in places if p.suffix])
+    folders = {parent for p in places for parent in p.parents}  # as the place of a film will be
     return [
-        (f, p.with_suffix("") if twins[p.with_suffix("")] == 1 else p)
+        (f, p if twins[stem := p.with_suffix("")] > 1 or (video.is_film(f) and stem in folders) else stem)
         for f, p in zip(files.values(), places, strict=True)
     ]
 
@@ -86,13 +89,14 @@ def _absolute(path: Path) -> str:
 
 def predict_to_folder(
     detector: Pipeline,
-    inputs: Sequence[tuple[Path, Path]],
+    inputs: Iterable[tuple[Path | Frame, Path]],
     out: Path,
     *,
     on_row: Callable[[dict[str, Any]], None] = lambda _row: None,
 ) -> PredictionCounts:
     """Score every input and write predictions.jsonl, predictions.csv, maps/ and overlays/ below `out`.
 
+    Films have to be unrolled (`video.unrolled`) into their frames, which are read as they are needed.
     An input that cannot be used becomes a row with its error. Raises UsageError when `out` already holds
     predictions, and OSError when it cannot be written.
     """
@@ -124,25 +128,43 @@ def _write_row(row: dict[str, Any], lines: IO[str], writer: csv.DictWriter, tabl
     table.flush()
 
 
-def inspect(detector: Pipeline, inputs: Sequence[tuple[Path, Path]], out: Path) -> Iterable[dict[str, Any]]:
+def inspect(
+    detector: Pipeline, inputs: Iterable[tuple[Path | Frame, Path]], out: Path
+) -> Iterator[dict[str, Any]]:
     """Score (file, its place below `out`) in order and yield their rows, each when its pictures are on disk.
 
     A few pictures are written at a time. Raises OSError when `out` cannot be written.
     """
-    waiting: deque[tuple[dict[str, Any], Future | None]] = deque()
+    asked: deque[tuple[Path | Frame, Path]] = deque()
+    waiting: deque[tuple[dict[str, Any], Future | None, int]] = deque()
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
-        for (path, place), result in zip(
-            inputs, detector.predict_many(path for path, _ in inputs), strict=True
-        ):
+        for result in detector.predict_many(_remembering(inputs, asked)):
+            path, place = asked.popleft()
             if isinstance(result, ImageError):
-                waiting.append((_error_row(path, result), None))
+                waiting.append((_error_row(path, result), None, 0))
             else:
                 row = _row(path, place, result)
-                waiting.append((row, pool.submit(_write_pictures, detector, path, row, result, out)))
-            while waiting and (len(waiting) > _IN_FLIGHT or waiting[0][1] is None):
-                yield _finished(*waiting.popleft())
+                pictures = pool.submit(_write_pictures, detector, path, row, result, out)
+                waiting.append((row, pictures, result.anomaly_map.size))
+            del result  # the map of a large image is large
+            while waiting and (too_many([w[2] for w in waiting]) or waiting[0][1] is None):
+                yield _finished(*waiting.popleft()[:2])
         while waiting:
-            yield _finished(*waiting.popleft())
+            yield _finished(*waiting.popleft()[:2])
+
+
+def _remembering(
+    inputs: Iterable[tuple[Path | Frame, Path]], asked: deque[tuple[Path | Frame, Path]]
+) -> Iterator[Path | Frame]:
+    """Hand on what is to be scored, and keep it with its place: a film's frames can be had only once."""
+    for path, place in inputs:
+        asked.append((path, place))
+        yield path
+
+
+def too_many(pixels: Sequence[int]) -> bool:
+    """Whether images of so many pixels are too many to hold until their pictures are written."""
+    return len(pixels) > _IN_FLIGHT or sum(pixels) > _PIXELS_IN_FLIGHT
 
 
 def _finished(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
@@ -154,7 +176,7 @@ def _finished(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
     return row
 
 
-def _row(path: Path, place: Path, prediction: Prediction) -> dict[str, Any]:
+def _row(path: Path | Frame, place: Path, prediction: Prediction) -> dict[str, Any]:
     return {
         "path": str(path),
         "score": prediction.score,
@@ -168,15 +190,15 @@ def _row(path: Path, place: Path, prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _error_row(path: Path | str, error: ImageError) -> dict[str, Any]:
+def _error_row(path: Path | Frame | str, error: ImageError) -> dict[str, Any]:
     empty = dict.fromkeys(("score", "p_value", "threshold", "anomalous", "map", "overlay"))
     return {"path": str(path), **empty, "regions": [], "error": str(error)}
 
 
 def _write_pictures(
-    detector: Pipeline, path: Path, row: dict[str, Any], prediction: Prediction, out: Path
+    detector: Pipeline, path: Path | Frame, row: dict[str, Any], prediction: Prediction, out: Path
 ) -> None:
-    image = decoding.read(path)  # this and the overlay first, as they can fail for the image
+    image = decoding.as_image(path)  # this and the overlay first, as they can fail for the image
     write_overlay(detector, image, prediction, out / row["overlay"])
     drawing.write_map(out / row["map"], prediction.anomaly_map)
 

@@ -21,12 +21,14 @@ from blemish.bundle import find_model
 from blemish.data import file_digest
 from blemish.opening import load
 from blemish.predicting import inspect
+from blemish.station.records import new_id
 from blemish.types import BlemishError, DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from blemish.pipeline import Pipeline
+    from blemish.station.keeping import Keeper
 
 LEDGER = "inspections.jsonl"
 INTERVAL = 0.1
@@ -194,6 +196,8 @@ def watch(
     device: str = "auto",
     stopped: Callable[[], bool],
     on_row: Callable[[dict[str, Any]], None],
+    on_look: Callable[[int], None] = lambda _: None,
+    keeper: Keeper | None = None,
     say: Callable[[str], None] = lambda _: None,
     now: Callable[[], float] = time.monotonic,
 ) -> int:
@@ -208,6 +212,8 @@ def watch(
         allow, false_alarm_rate, device: as in `blemish.opening.load`.
         stopped: asked between two files.
         on_row: told of each row once it is on disk; must not block.
+        on_look: told at each look at the folder how many files wait to be scored; must not block.
+        keeper: keeps files and rows in an archive and a database as well; None: there is no database.
         say: told of what a person should know: a model that was loaded again, a folder that went away.
         now: seconds that never go back.
 
@@ -235,6 +241,7 @@ def watch(
                 was_there = not was_there
                 say(f"{folder}: {'is there again' if was_there else 'went away; waiting for it'}")
             arrivals.look()
+            on_look(sum(found not in ledger.seen for found, _ in arrivals.found.values()))
             complete = arrivals.complete()
             new = [arrival for arrival in complete if arrival not in ledger.seen]
             new = sorted(new, key=arrivals.waiting.__contains__)[:PORTION]  # the unreadable hold up none
@@ -242,7 +249,7 @@ def watch(
                 for arrival in set(complete) & ledger.seen:
                     _move(folder, arrival, move_to / "recorded")
             before = recorded
-            for row in _inspected(new, folder, out, kept, ledger, arrivals):
+            for row in _inspected(new, folder, out, kept, ledger, arrivals, keeper):
                 if move_to is not None:
                     arrival = Arrival(row["path"], row["size"], row["mtime_ns"])
                     _move(folder, arrival, move_to / _outcome(row))
@@ -258,27 +265,45 @@ def watch(
 
 
 def _inspected(
-    new: Sequence[Arrival], folder: Path, out: Path, model: Model, ledger: Ledger, arrivals: Arrivals
+    new: Sequence[Arrival],
+    folder: Path,
+    out: Path,
+    model: Model,
+    ledger: Ledger,
+    arrivals: Arrivals,
+    keeper: Keeper | None,
 ) -> Iterator[dict[str, Any]]:
     """Score files and record them; yields each row once it is on disk."""
     detector = model.current()
+    if keeper is not None:
+        keeper.use(model.digest, model.path.stem, detector.bundle)
     began = time.monotonic()
     files = [(folder / arrival.path, Path(arrival.path)) for arrival in new]
     for arrival, row in zip(new, inspect(detector, files, out), strict=True):
         if row["error"] is not None and arrivals.is_given_time(arrival):
             continue
         took, began = time.monotonic() - began, time.monotonic()
+        archived = {}
+        if keeper is not None:
+            map_tiff = row["map"] and out / row["map"]
+            about = arrival.size, arrival.mtime_ns
+            archived = {"archived": keeper.put(folder / arrival.path, about, map_tiff)}
+        now = datetime.datetime.now(datetime.UTC)
         row = {
             "sequence": ledger.sequence + 1,
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            "time": now.isoformat(timespec="milliseconds"),
             **row,
             "path": arrival.path,
             "size": arrival.size,
             "mtime_ns": arrival.mtime_ns,
             "model": model.digest,
             "seconds": took,
+            **archived,
+            "id": new_id(now),
         }
         ledger.append(arrival, row)
+        if keeper is not None:
+            keeper.tell()
         yield row
 
 
