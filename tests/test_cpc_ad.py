@@ -656,12 +656,20 @@ def test_place_statistics_equal_loops(parts):
 
 def test_whitening_by_hand():
     # variances 4 and 1, covariance 1, two samples in two dimensions: half of the covariance goes, so 1/2,
-    # and 1 % of the mean variance 2.5 is added: [[4.025, 0.5], [0.5, 1.025]]
+    # and 1.1 % of the mean variance 2.5 are added: [[4.0275, 0.5], [0.5, 1.0275]]
     covariance = torch.tensor([[4.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
     factor = layers.whitening(covariance, n=2)
     assert factor[0, 1] == 0
-    expected = np.linalg.inv([[4.025, 0.5], [0.5, 1.025]])
+    expected = np.linalg.inv([[4.0275, 0.5], [0.5, 1.0275]])
     np.testing.assert_allclose((factor.T @ factor).numpy(), expected, rtol=1e-6)
+
+
+def test_where_every_sample_is_the_same_rounding_is_no_deviation():
+    # beside variances of 2.5 in the mean, a place without any gets 0.001 * 1.25 of the mean of both: an
+    # encoding that is off by 7e-6, as another library's sums may be, lies 7e-6 / sqrt(0.00125) = 2e-4 away
+    covariance = torch.tensor([[[4.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    factor = layers.whitening(covariance, n=50)[1]
+    assert (factor @ torch.tensor([7e-6, 0.0])).norm() == pytest.approx(7e-6 / math.sqrt(0.00125), rel=1e-3)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -674,16 +682,17 @@ def test_density_of_a_place_equals_numpy(shared, parts):
         seen, z = net.encode(x).double().numpy(), net.encode(new).double().numpy()  # (E, n, g, d)
         ours = net.sub_patch_scores(net.encode(new))[:, 1].numpy()
     E, n, g, d = seen.shape
+    floor = 1e-3 * seen.var(axis=1).mean() + 1e-8
     for image, place_ in np.ndindex(2, g):
         distances = []
         for e in range(E):
             covariance = np.cov(seen[e, :, place_].T, bias=True)
             diagonal = np.diag(np.diag(covariance))
             shrunk = (n * covariance + d * diagonal) / (n + d)
-            shrunk += (0.01 * np.trace(covariance) / d + 1e-8) * np.eye(d)
+            shrunk += (0.01 * np.trace(covariance) / d + floor) * np.eye(d)
             off = z[e, image, place_] - seen[e, :, place_].mean(0)
             distances.append(off @ np.linalg.inv(shrunk) @ off)
-        assert ours[image, place_] == pytest.approx(math.log(np.mean(distances)), abs=1e-3)
+        assert ours[image, place_] == pytest.approx(math.log1p(np.mean(distances)), abs=1e-3)
 
 
 def test_both_kinds_of_score_are_standardised_and_averaged():

@@ -105,11 +105,12 @@ def test_density_equals_scikit_learn(density):
     assert seen.shape == (30, 35, 4)  # (16 - 8)/2 + 1 = 5 by (20 - 8)/2 + 1 = 7
     groups = list(seen.transpose(1, 0, 2)) if density == "place" else [seen.reshape(-1, 4)] * 35
     everywhere = np.mean([EmpiricalCovariance().fit(samples).covariance_ for samples in groups], axis=0)
+    level = np.trace(everywhere) / 4
     for place, samples in enumerate(groups):
         fitted, n = EmpiricalCovariance().fit(samples), len(samples)
         drawn = (n * fitted.covariance_ + 4 * everywhere) / (n + 4)
         shrunk = (n * drawn + 4 * np.diag(np.diag(drawn))) / (n + 4)  # `layers.whitening`
-        shrunk += (0.01 * np.trace(drawn) / 4 + 1e-8) * np.eye(4)
+        shrunk += (0.01 * np.trace(drawn) / 4 + 0.001 * level + 1e-8) * np.eye(4)
         fitted._set_covariance(shrunk)
         np.testing.assert_allclose(ours[:, place], fitted.mahalanobis(z[:, place]) / 2, rtol=2e-3)
 

@@ -420,7 +420,7 @@ class CpcAd(nn.Module):
         kinds = [total]
         if self.config.place_density:
             white = torch.einsum("ebgd,egfd->ebgf", z - self.place_encoding[:, None], self.place_whitening)
-            kinds.append(white.square().sum(dim=-1).mean(dim=0).clamp(min=1e-9).log())
+            kinds.append(white.square().sum(dim=-1).mean(dim=0).log1p())  # 1 +: no pole at the mean itself
         return torch.stack(kinds, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:

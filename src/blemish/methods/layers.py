@@ -138,7 +138,8 @@ def whitening(covariance: Tensor, n: int) -> Tensor:
     """Return A with AᵀA the inverse of a covariance that n samples support. Our choice.
 
     Few samples underestimate some directions, so the covariance is drawn towards its diagonal by the share
-    d / (d + n), and a hundredth of its mean variance is added to each direction.
+    d / (d + n), and a hundredth of its mean variance is added to each direction; as is a thousandth of the mean
+    of all covariances, so that where every sample is the same (a saturated background) rounding is no deviation.
 
     Args:
         covariance: (..., d, d), symmetric, of n samples.
@@ -150,7 +151,7 @@ def whitening(covariance: Tensor, n: int) -> Tensor:
     d = covariance.shape[-1]
     diagonal = covariance.diagonal(dim1=-2, dim2=-1)
     share = d / (d + n)
-    floor = 0.01 * diagonal.mean(dim=-1, keepdim=True) + 1e-8
+    floor = 0.01 * diagonal.mean(dim=-1, keepdim=True) + 1e-3 * diagonal.mean() + 1e-8
     shrunk = (1 - share) * covariance + torch.diag_embed(share * diagonal + floor)
     factor = torch.linalg.cholesky(shrunk)
     identity = torch.eye(d, dtype=covariance.dtype, device=covariance.device).expand_as(shrunk)
