@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import tifffile
 from commands import refused, run
-from conftest import save, tiny_image
+from conftest import tiny_image
+from parity import assert_same_answers
 from PIL import Image
 
-from blemish import fitting, opening
+import blemish
+from blemish import cli, fitting, opening
 from blemish.export import export
 from blemish.methods import METHODS
 from blemish.methods.metal import MetalConfig
@@ -44,26 +48,6 @@ def tiny_config(method: str) -> DetectorConfig:
     if issubclass(kind, TrainedConfig):
         options |= {"steps": 2, "batch_size": 4}
     return kind(**options)
-
-
-def assert_same_answers(trained: Path, exported: Path, images: list[Path]) -> None:
-    """Scores to 1e-4, maps to 1e-3 of their range, p-values, decisions and regions the same."""
-    ours, theirs = opening.load(trained, device="cpu"), opening.load(exported)
-    assert isinstance(theirs, OnnxDetector)
-    assert theirs.threshold == ours.threshold
-    assert theirs.bundle.provenance == ours.bundle.provenance
-    pairs = zip(ours.predict_many(images), theirs.predict_many(images), strict=True)
-    seen = 0
-    for a, b in pairs:
-        assert not isinstance(a, ImageError)
-        assert not isinstance(b, ImageError)
-        assert b.score == pytest.approx(a.score, rel=1e-4)
-        assert (b.p_value, b.anomalous) == (a.p_value, a.anomalous)
-        assert b.anomaly_map.shape == a.anomaly_map.shape
-        assert np.abs(b.anomaly_map - a.anomaly_map).max() <= 1e-3 * np.ptp(a.anomaly_map)
-        assert len(b.regions) == len(a.regions)
-        seen += 1
-    assert seen == len(images)
 
 
 @pytest.mark.slow
@@ -154,6 +138,21 @@ def test_a_trained_model_without_torch_is_one_line(tiny_model: Path, tmp_path: P
         opening.load(tiny_model)
 
 
+@pytest.mark.parametrize(
+    ("missing", "extra"),
+    [("torch", "train"), ("accelerate.utils", "train"), ("jinja2", "report"), ("x", "all")],
+)
+def test_what_is_not_installed_is_named_with_what_brings_it(
+    missing: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def train(_: list[str]) -> int:
+        raise ModuleNotFoundError(name=missing)
+
+    monkeypatch.setitem(cli.COMMANDS, "train", (train, ""))
+    line = refused(capsys, "train")
+    assert line == f"blemish train: {missing} is missing; pip install 'blemish[{extra}]'"
+
+
 def test_batches_and_threads_do_not_matter(exported: Path, tiny_category: Path):
     images = sorted((tiny_category / "test").rglob("*.png"))
     detectors = [OnnxDetector.load(exported, batch_size=n, threads=1) for n in (1, 3, 16)]
@@ -190,6 +189,23 @@ BROKEN = {
     "damaged description": (lambda s, o: changed(s, o, **{DESCRIPTION: "{"}), "description is damaged"),
     "damaged calibration": (lambda s, o: changed(s, o, **{CALIBRATION: "["}), "calibration is damaged"),
     "newer": (lambda s, o: newer(s, o), "newer than this blemish"),
+    "description of another kind": (
+        lambda s, o: changed(s, o, **{DESCRIPTION: "[]"}),
+        "description is damaged",
+    ),
+    "scores that are none": (
+        lambda s, o: changed(s, o, **{CALIBRATION: '{"calibration.scores": "x"}'}),
+        "calibration is damaged",
+    ),
+    "empty": (lambda s, o: save_bytes(o, b""), "onnxruntime cannot run it"),
+    "a later opset": (lambda s, o: of_version(s, o, opset=99), "opset"),
+    "a later format of ONNX": (lambda s, o: of_version(s, o, ir=99), "IR version: 99"),
+    "another size": (
+        lambda s, o: described(s, o, size=[32, 64]),
+        r"takes images \(3, 32, 32\), its description",
+    ),
+    "other channels": (lambda s, o: described(s, o, channels=1), r"its description says \(1, 32, 32\)"),
+    "a folder": (lambda s, o: folder(o), "there is no model here"),
 }
 
 
@@ -198,25 +214,51 @@ def save_bytes(path: Path, data: bytes) -> Path:
     return path
 
 
+def header_of(source: Path) -> dict[str, Any]:
+    return json.loads({p.key: p.value for p in onnx.load(source).metadata_props}[DESCRIPTION])
+
+
 def newer(source: Path, out: Path) -> Path:
-    props = {p.key: p.value for p in onnx.load(source).metadata_props}
-    header = json.loads(props[DESCRIPTION]) | {"format_version": 99}
+    return changed(source, out, **{DESCRIPTION: json.dumps(header_of(source) | {"format_version": 99})})
+
+
+def described(source: Path, out: Path, *, size: list[int] | None = None, channels: int = 3) -> Path:
+    header = header_of(source)
+    header["size"] = size or header["size"]
+    header["image_format"]["channels"] = channels
     return changed(source, out, **{DESCRIPTION: json.dumps(header)})
 
 
+def of_version(source: Path, out: Path, *, opset: int | None = None, ir: int | None = None) -> Path:
+    graph = onnx.load(source)
+    graph.ir_version = ir or graph.ir_version
+    graph.opset_import[0].version = opset or graph.opset_import[0].version
+    return save_bytes(out, graph.SerializeToString())
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_file_that_is_no_exported_model_is_one_line(
-    name: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_is_no_exported_model_is_one_line_at_every_door(
+    name: str, exported: Path, tiny_category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     make, message = BROKEN[name]
     path = make(exported, tmp_path / "broken.onnx")
     with pytest.raises(ModelError, match=message) as caught:
-        OnnxDetector.load(path)
+        blemish.load(path)
     assert "\n" not in str(caught.value)
-    save(tmp_path / "x.png", tiny_image(0))
-    assert message in refused(
-        capsys, "predict", "--model", path, "--out", tmp_path / "out", tmp_path / "x.png"
+    out = ("--out", tmp_path / "out")
+    doors = (
+        ("predict", "--model", path, *out, tiny_category / "test"),
+        ("evaluate", "--model", path, *out, "--data", tiny_category),
+        ("watch", "--model", path, *out, "--folder", tiny_category / "test"),
     )
+    for door in doors:
+        assert re.search(message, refused(capsys, *door))
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_foreign_graph_is_refused(tmp_path: Path):

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.bundle import bundle_of
+from blemish.bundle import bundle_of, calibration_tensors, describe
 from blemish.pipeline import Pipeline
 from blemish.types import ModelError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import onnx
     import onnxruntime
+
+    from blemish.bundle import Bundle
 
 SUFFIX = ".onnx"
 DESCRIPTION, CALIBRATION, PORTION = "blemish", "blemish.calibration", "blemish.scoring_batch"
@@ -58,6 +61,7 @@ class OnnxDetector(Pipeline):
         except (ValueError, AttributeError, TypeError) as error:
             raise ModelError(f"{file}: its calibration is damaged ({error}); export it again") from error
         bundle = bundle_of(file, metadata[DESCRIPTION], calibration)
+        _check_shape(file, session, (bundle.image_format.channels, *bundle.size))
         return cls(
             bundle=bundle,
             network=_runner(session, portion),
@@ -65,6 +69,24 @@ class OnnxDetector(Pipeline):
             false_alarm_rate=false_alarm_rate,
             batch_size=batch_size,
         )
+
+
+def attach(graph: onnx.ModelProto, bundle: Bundle, *, portion: int | None) -> None:
+    """Make a graph's metadata what inference needs of a bundle: all but its tensors, and images per call."""
+    described = {
+        DESCRIPTION: describe(bundle),
+        CALIBRATION: json.dumps({k: v.tolist() for k, v in calibration_tensors(bundle).items()}),
+        **({} if portion is None else {PORTION: str(portion)}),
+    }
+    del graph.metadata_props[:]
+    for key, value in described.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def portion_of(graph: onnx.ModelProto) -> int | None:
+    """Return how many images a graph is given at a time at most, None: any number."""
+    return next((int(entry.value) for entry in graph.metadata_props if entry.key == PORTION), None)
 
 
 def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
@@ -81,12 +103,23 @@ def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
-        line = " ".join(str(error).split())[:200]
-        raise ModelError(f"{file}: onnxruntime cannot run it ({line}); export it again") from error
+        line = " ".join(str(error).split()).rsplit(") ", 1)[-1][-200:]  # the cause comes last
+        raise ModelError(
+            f"{file}: onnxruntime cannot run it ({line}); export it again, or upgrade onnxruntime"
+        ) from error
     names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
     if names != ([INPUT], [OUTPUT]):
         raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
     return session
+
+
+def _check_shape(file: Path, session: onnxruntime.InferenceSession, shape: tuple[int, ...]) -> None:
+    """Refuse a graph that takes other images (C, h, w) than its metadata describes."""
+    taken = tuple(session.get_inputs()[0].shape[1:])
+    if taken != shape:
+        raise ModelError(
+            f"{file}: its graph takes images {taken}, its description says {shape}; export it again"
+        )
 
 
 def _runner(session: onnxruntime.InferenceSession, portion: int | None) -> Callable[[np.ndarray], np.ndarray]:
