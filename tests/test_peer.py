@@ -110,6 +110,7 @@ def test_it_trains_on_our_split_and_its_threshold_comes_from_the_held_out(
     seen = json.loads((tmp_path / "run" / "anomalib" / "seen.json").read_text())
     assert seen["train"] == [str(s.path.resolve()) for s in split.train]
     assert (seen["seed"], seen["seeded"]) == (3, 3)
+    assert seen["epochs"] == peer.EPOCHS  # the real engine would take 1,000
     held_out = [s.path for s in split.calibration]
     good = {str(p.resolve()) for p in (tiny_category / "train" / "good").iterdir()}
     assert set(seen["train"]) == good - {str(p.resolve()) for p in held_out}
@@ -144,6 +145,8 @@ def test_without_maps_there_are_no_pixel_measures(tiny_category: Path, tmp_path:
     defective = [not name.startswith("test/good/") for name in scores]
     assert evaluation["image_auroc"] == pytest.approx(roc_auc_score(defective, list(scores.values())))
     assert (tmp_path / "run" / "evaluation" / "report.html").exists()
+    seen = json.loads((tmp_path / "run" / "anomalib" / "seen.json").read_text())
+    assert seen["epochs"] == 1  # the model's own number
 
 
 def test_a_leak_is_found_as_for_a_method_of_ours(tmp_path: Path, anomalib, no_report):
