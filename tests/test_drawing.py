@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_a_failed_write_leaves_the_old_file(write, tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def fail(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.EIO, "disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):

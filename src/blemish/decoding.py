@@ -95,9 +95,10 @@ def _decode_png(data: bytes, name: str) -> np.ndarray:
     chunks = _png_chunks(data)
     if b"acTL" in chunks:
         raise refusal(name, "is animated; save one frame")
-    if chunks[b"IHDR"][8] < 16:
+    depth, colour_type = chunks[b"IHDR"][8:10]
+    if depth < 8 or colour_type == 3 or (depth == 8 and b"tRNS" in chunks):  # packed, palette, a clear colour
         return _from_pillow(PngImagePlugin.PngImageFile(io.BytesIO(data)), name)
-    array = imagecodecs.png_decode(data)  # Pillow would cut 16-bit colours to 8 bits
+    array = imagecodecs.png_decode(data)  # Pillow takes twice as long, and would cut 16-bit colours to 8 bits
     if array.ndim == 3 and array.shape[2] in (2, 4):
         array = without_alpha(array, name)
     return oriented(array, exif_orientation(chunks.get(b"eXIf", b"")))

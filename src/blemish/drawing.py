@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
 
 import imagecodecs
@@ -143,5 +144,9 @@ def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.errno is None:  # numpy says of a write that came short only how short
+            raise OSError(ENOSPC, os.strerror(ENOSPC), str(path)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)

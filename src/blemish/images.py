@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,13 +205,14 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
     A broken link is listed, so that reading it says so. Raises DataError where there is no such folder.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise DataError(f"{folder}: is not a folder; check the path")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not path.is_dir()
-    )
+    return sorted(Path(place, name) for place, names in walk_images(folder) for name in names)
+
+
+def walk_images(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield what `list_images` lists as (folder, names in it), in any order; plain text, as it is quicker."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = (name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES)  # noqa: PTH122
+        yield place, [name for name in images if not name.startswith(".")]
