@@ -93,6 +93,16 @@ def tiny_model(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, exported."""
+    from blemish.export import export
+
+    path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
+    export(tiny_model, path)
+    return path
+
+
 @pytest.fixture
 def single_thread() -> Iterator[None]:
     """Equal sums, bit for bit, need an equal number of threads, and tiny networks are fastest with one."""

@@ -85,18 +85,11 @@ def test_other_images_answer_alike(kind: str, tmp_path: Path):
     assert_same_answers(tmp_path / "run", tmp_path / "model.onnx", sorted((tmp_path / "new").iterdir()))
 
 
-@pytest.fixture(scope="module")
-def exported(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    assert run("export", "--model", tiny_model, "--out", path) == 0
-    return path
-
-
 def test_predict_by_either_model_writes_the_same_table(
-    tiny_model: Path, exported: Path, tiny_category: Path, tmp_path: Path
+    tiny_model: Path, tiny_onnx: Path, tiny_category: Path, tmp_path: Path
 ):
     tables = []
-    for model, out in ((tiny_model, tmp_path / "a"), (exported, tmp_path / "b")):
+    for model, out in ((tiny_model, tmp_path / "a"), (tiny_onnx, tmp_path / "b")):
         assert run("predict", "--model", model, "--out", out, tiny_category / "test") == 0
         with (out / "predictions.csv").open(newline="") as file:
             tables.append(list(csv.DictReader(file)))
@@ -108,14 +101,14 @@ def test_predict_by_either_model_writes_the_same_table(
         }
 
 
-def test_rgba_files_answer_alike(tiny_model: Path, exported: Path, tmp_path: Path):
+def test_rgba_files_answer_alike(tiny_model: Path, tiny_onnx: Path, tmp_path: Path):
     path = tmp_path / "rgba.png"
     rgba = np.dstack([tiny_image(3), np.full((64, 64), 255, np.uint8)])
     Image.fromarray(rgba).save(path)
-    assert_same_answers(tiny_model, exported, [path])
+    assert_same_answers(tiny_model, tiny_onnx, [path])
 
 
-def test_an_exported_model_runs_where_torch_is_not(exported: Path, tiny_category: Path, tmp_path: Path):
+def test_an_exported_model_runs_where_torch_is_not(tiny_onnx: Path, tiny_category: Path, tmp_path: Path):
     image = next((tiny_category / "test" / "hole").iterdir())
     code = (
         "import sys\n"
@@ -124,7 +117,7 @@ def test_an_exported_model_runs_where_torch_is_not(exported: Path, tiny_category
         "        if name.split('.')[0] == 'torch': raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, NoTorch())\n"
         "from blemish.cli import main\n"
-        f"code = main(['predict', '--model', {str(exported)!r}, '--out', {str(tmp_path / 'out')!r}, "
+        f"code = main(['predict', '--model', {str(tiny_onnx)!r}, '--out', {str(tmp_path / 'out')!r}, "
         f"{str(image)!r}])\n"
         "assert code == 0, code\n"
         "assert not {'torch', 'accelerate', 'safetensors', 'onnx'} & set(sys.modules)\n"
@@ -153,9 +146,9 @@ def test_what_is_not_installed_is_named_with_what_brings_it(
     assert line == f"blemish train: {missing} is missing; pip install 'blemish[{extra}]'"
 
 
-def test_batches_and_threads_do_not_matter(exported: Path, tiny_category: Path):
+def test_batches_and_threads_do_not_matter(tiny_onnx: Path, tiny_category: Path):
     images = sorted((tiny_category / "test").rglob("*.png"))
-    detectors = [OnnxDetector.load(exported, batch_size=n, threads=1) for n in (1, 3, 16)]
+    detectors = [OnnxDetector.load(tiny_onnx, batch_size=n, threads=1) for n in (1, 3, 16)]
     scores = [[p.score for p in d.predict_many(images) if not isinstance(p, ImageError)] for d in detectors]
     assert len(scores[0]) == len(images)
     assert scores[1] == pytest.approx(scores[0], rel=1e-5)
@@ -168,9 +161,9 @@ def test_the_name_must_say_onnx(tiny_model: Path, tmp_path: Path, capsys: pytest
     )
 
 
-def changed(exported: Path, out: Path, **metadata: str | None) -> Path:
+def changed(tiny_onnx: Path, out: Path, **metadata: str | None) -> Path:
     """Copy an exported model with other metadata; None removes an entry."""
-    graph = onnx.load(exported)
+    graph = onnx.load(tiny_onnx)
     kept = {p.key: p.value for p in graph.metadata_props} | metadata
     del graph.metadata_props[:]
     for key, value in kept.items():
@@ -243,10 +236,10 @@ def folder(path: Path) -> Path:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_file_that_is_no_exported_model_is_one_line_at_every_door(
-    name: str, exported: Path, tiny_category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tiny_onnx: Path, tiny_category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     make, message = BROKEN[name]
-    path = make(exported, tmp_path / "broken.onnx")
+    path = make(tiny_onnx, tmp_path / "broken.onnx")
     with pytest.raises(ModelError, match=message) as caught:
         blemish.load(path)
     assert "\n" not in str(caught.value)

@@ -146,6 +146,14 @@ class ServeArguments:
     """Size of an upload at most, in 10⁶ bytes."""
     max_megapixels: int = 100
     """Size of an image at most, in 10⁶ pixels; judged before it is decoded."""
+    keep_accepted_days: float | None = None
+    """Days after which images and maps of accepted parts are removed; their rows stay."""
+    keep_rejected_days: float | None = None
+    """The same for rejected parts and defects; not fewer."""
+    keep_gigabytes: float | None = None
+    """Room for images and maps, in 10⁹ bytes; the oldest go first, accepted ones before rejected ones."""
+    training_data: Path | None = None
+    """A folder whose sub-folders of good images may be named as the images of a training."""
     time_limit: float = 30.0
     """Seconds that a request waits for its answer at most."""
 

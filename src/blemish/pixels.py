@@ -17,6 +17,10 @@ MAX_PIXELS = 2**28
 _DTYPES = ("uint8", "uint16", "float32")
 
 
+class TooLarge(ImageError):
+    """An image of more pixels than are read here."""
+
+
 def refusal(name: str, text: str) -> ImageError:
     """Make the error that says `text` of an image, in one line whatever a file is named."""
     line = f"{name}: {text}".replace("\n", " ")
@@ -41,7 +45,8 @@ def check_size(height: int, width: int, channels: int, name: str) -> None:
     size = f"{width} x {height} px" + (f" x {channels} channels" if channels > 1 else "")
     most = _most.get()
     if height * width > most or height * width * channels > 4 * most:
-        raise refusal(name, f"{size} is more than the {most} px blemish reads here; cut it into parts")
+        said = refusal(name, f"{size} is more than the {most} px blemish reads here; cut it into parts")
+        raise TooLarge(str(said))
     if min(height, width) < MIN_SIDE:
         raise refusal(name, f"{size} has a side below {MIN_SIDE} px; give a larger image")
 

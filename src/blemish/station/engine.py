@@ -1,0 +1,317 @@
+"""Requests that wait for a detector: decoded side by side, scored in batches, recorded together.
+
+    submit -> decode (pool) -> ready -> score (2 threads) -> keep (pool) -> kept -> record (1 thread)
+
+At most `capacity` requests, and files of `max_bytes`, are between the first step and the last; one more is
+refused at once, so that nothing grows. An answer is given when its image, its map and its row are on disk.
+What waits when a step begins is taken together: a batch for the network, a transaction for the store; no
+batch is waited for.
+
+What waits is small: the file, and the image at the network's size. Large images are decoded one at a time.
+Of images in tiles nothing is made in advance; a thread that scores takes one through all the steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from blemish.decoding import Frame, decode
+from blemish.drawing import map_file
+from blemish.images import LARGE
+from blemish.pixels import MAX_PIXELS, TooLarge, at_most
+from blemish.station.store import Inspection, new_id
+from blemish.types import BlemishError, ImageError, Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from blemish.pipeline import Pipeline, Prepared
+    from blemish.station.archive import Archive
+    from blemish.station.store import Store
+
+T = TypeVar("T")
+SCORERS = 2
+"""Threads that score: one reads off a batch's maps while the other's is in the network."""
+KEEPERS = 8
+"""Threads that write files; what they do is mostly to wait for the disk."""
+RECORDED_TOGETHER = 256
+"""Rows of a transaction at most."""
+WAITING_BYTES = 2**29
+"""Bytes of files that wait, unless told."""
+
+
+class Busy(BlemishError):
+    """As many requests as can wait are waiting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """An image file's bytes, and what its sender says of it."""
+
+    data: bytes
+    source: str
+    name: str | None = None
+    part: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A detector, and the digest of the file that it came from."""
+
+    digest: str
+    detector: Pipeline
+
+
+@dataclass(eq=False)
+class _Job:
+    request: Request
+    answer: Future[Inspection]
+    began: float
+    model: Model  # one for the whole job, though it be replaced meanwhile
+    size: tuple[int, int] | None = None  # height and width of the image
+    prepared: Prepared | None = None
+
+    @property
+    def name(self) -> str:
+        return self.request.name or "image"
+
+
+class Engine:
+    """A detector's waiting room. `submit` is thread-safe; `close` finishes what waits."""
+
+    def __init__(
+        self,
+        model: Model,
+        store: Store,
+        archive: Archive,
+        *,
+        capacity: int = 64,
+        max_bytes: int = WAITING_BYTES,
+        max_pixels: int = MAX_PIXELS,
+        on_recorded: Callable[[Sequence[Inspection]], None] = lambda _: None,
+    ) -> None:
+        """Start the threads. `on_recorded` is told of rows that are on disk, in order; it must be quick."""
+        self.model, self.store, self.archive = model, store, archive
+        self.capacity, self.max_bytes, self.max_pixels = capacity, max_bytes, max_pixels
+        self.on_recorded = on_recorded
+        self._room, self._large = threading.Semaphore(capacity), threading.Lock()
+        self._waiting, self._bytes, self._counting = 0, 0, threading.Lock()
+        self._ready: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._kept: queue.SimpleQueue[tuple[_Job, Inspection] | None] = queue.SimpleQueue()
+        self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
+        self._keepers = ThreadPoolExecutor(KEEPERS, thread_name_prefix="keep")
+        self._scorers = [threading.Thread(target=_repeat, args=(self._score,)) for _ in range(SCORERS)]
+        self._recorder = threading.Thread(target=_repeat, args=(self._record,))
+        for thread in (*self._scorers, self._recorder):
+            thread.daemon = True
+            thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no answer yet."""
+        return self._waiting
+
+    def submit(self, request: Request) -> Future[Inspection]:
+        """Queue a request; its answer may raise what went wrong. Raises Busy when there is no room."""
+        size = len(request.data)
+        self._enter(size)
+        job = _Job(request, Future(), time.monotonic(), self.model)
+        job.answer.add_done_callback(lambda _: self._leave(size))
+        if self._tiled:
+            self._ready.put(job)
+        else:
+            self._decoders.submit(self._decode, job)
+        return job.answer
+
+    def close(self) -> None:
+        """Answer what waits, then end the threads. Nothing may be submitted any more."""
+        while self._waiting:
+            time.sleep(0.01)
+        for _ in self._scorers:
+            self._ready.put(None)
+        self._kept.put(None)
+        for thread in (*self._scorers, self._recorder):
+            thread.join()
+        self._decoders.shutdown()
+        self._keepers.shutdown()
+
+    @property
+    def _tiled(self) -> bool:
+        return self.model.detector.bundle.tiling is not None
+
+    def _enter(self, size: int) -> None:
+        if not self._room.acquire(blocking=False):
+            raise Busy(f"{self.capacity} images wait already; send it again in a second")
+        with self._counting:
+            full = self._bytes > 0 and self._bytes + size > self.max_bytes  # one is taken, however large
+            if not full:
+                self._waiting, self._bytes = self._waiting + 1, self._bytes + size
+        if full:
+            self._room.release()
+            raise Busy(f"images of {self._bytes / 1e6:.0f} MB wait already; send it again in a second")
+
+    def _leave(self, size: int) -> None:
+        with self._counting:
+            self._waiting, self._bytes = self._waiting - 1, self._bytes - size
+        self._room.release()
+
+    def _decode(self, job: _Job) -> None:
+        detector = job.model.detector
+        try:
+            job.prepared = self._with_image(job, detector.prepare)
+            self._ready.put(job)
+        except ImageError as error:
+            self._keepers.submit(self._keep, job, error)
+        except Exception as error:
+            job.answer.set_exception(error)
+
+    def _with_image(self, job: _Job, use: Callable[[Frame], T]) -> T:
+        """Decode an image for one use; of large ones, which take gigabytes, one at a time."""
+
+        def decoded() -> T:
+            image = decode(job.request.data, name=job.name)
+            job.size = image.shape[0], image.shape[1]
+            return use(Frame(path=job.name, image=image))
+
+        try:
+            with at_most(min(LARGE, self.max_pixels)):
+                return decoded()
+        except TooLarge:
+            if self.max_pixels <= LARGE:
+                raise
+        with self._large, at_most(self.max_pixels):
+            return decoded()
+
+    def _score(self) -> bool:
+        jobs = _take(self._ready, 1 if self._tiled else self.model.detector.batch_size)
+        if jobs is None:
+            return False
+        for model in {job.model.digest: job.model for job in jobs}.values():
+            batch = deque(job for job in jobs if job.model is model)
+            if model.detector.bundle.tiling is None:
+                self._score_batch(model.detector, batch)
+            else:
+                for job in batch:
+                    self._score_tiled(job)
+        return True
+
+    def _score_batch(self, detector: Pipeline, left: deque[_Job]) -> None:
+        try:
+            loaded = [(Path(job.name), job.prepared) for job in left if job.prepared]
+            for result in detector.predict_prepared(loaded):
+                self._keepers.submit(self._keep, left.popleft(), _small(result))
+        except Exception as error:
+            _fail(left, error)
+
+    def _score_tiled(self, job: _Job) -> None:
+        try:
+            self._keep(job, self._with_image(job, job.model.detector.predict))
+        except ImageError as error:
+            self._keep(job, error)
+        except Exception as error:
+            job.answer.set_exception(error)
+
+    def _keep(self, job: _Job, result: Prediction | ImageError) -> None:
+        """Put image and map into the archive, and the row where it will be recorded."""
+        try:
+            image_hash = map_hash = None
+            if isinstance(result, Prediction):  # what is no image is not kept
+                assert result.coarse_map is not None
+                image_hash = self.archive.put(job.request.data, "image")
+                map_hash = self.archive.put(map_file(result.coarse_map), "map")
+            self._kept.put((job, _inspection(job, result, image_hash, map_hash)))
+        except Exception as error:
+            job.answer.set_exception(error)
+
+    def _record(self) -> bool:
+        kept = _take(self._kept, RECORDED_TOGETHER)
+        if kept is None:
+            return False
+        inspections = [inspection for _, inspection in kept]
+        try:
+            self.store.record(inspections)
+        except Exception as error:
+            _fail([job for job, _ in kept], error)
+            return True
+        for job, inspection in kept:
+            job.answer.set_result(inspection)
+        try:
+            self.on_recorded(inspections)
+        except Exception:  # whoever listens, the rows are recorded, and the next ones must be
+            logging.getLogger(__name__).exception("what follows a record failed")
+        return True
+
+
+def _repeat(step: Callable[[], bool]) -> None:
+    """Repeat a step until it says that it was the last. While one waits, nothing of that before is held."""
+    while step():
+        pass
+
+
+def _small(result: Prediction | ImageError) -> Prediction | ImageError:
+    """Let go of the map that is as large as the image."""
+    if isinstance(result, ImageError):
+        return result
+    assert result.coarse_map is not None
+    return replace(result, anomaly_map=result.coarse_map)
+
+
+def _take(waiting: queue.SimpleQueue[T | None], most: int) -> list[T] | None:
+    """Wait for the first, then take what else is there; None at the end."""
+    first = waiting.get()
+    if first is None:
+        return None
+    taken = [first]
+    while len(taken) < most:
+        try:
+            item = waiting.get_nowait()
+        except queue.Empty:
+            break
+        if item is None:
+            waiting.put(None)
+            break
+        taken.append(item)
+    return taken
+
+
+def _fail(jobs: Iterable[_Job], error: Exception) -> None:
+    for job in jobs:
+        job.answer.set_exception(error)
+
+
+def _inspection(
+    job: _Job, result: Prediction | ImageError, image_hash: str | None, map_hash: str | None
+) -> Inspection:
+    now = datetime.now(UTC)
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    height, width = job.size or (None, None)
+    scored = result if isinstance(result, Prediction) else None
+    return Inspection(
+        id=new_id(now),
+        time=now,
+        source=job.request.source,
+        part=job.request.part,
+        path=job.request.name,
+        model=job.model.digest,
+        image=image_hash,
+        map=map_hash,
+        height=height,
+        width=width,
+        score=scored and scored.score,
+        p_value=scored and scored.p_value,
+        threshold=scored and scored.threshold,
+        anomalous=scored and scored.anomalous,
+        regions=[asdict(region) for region in scored.regions] if scored else [],
+        error=None if scored else str(result),
+        seconds=time.monotonic() - job.began,
+    )

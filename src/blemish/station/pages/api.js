@@ -1,0 +1,113 @@
+/** Talking to the station. What goes wrong becomes one line; a station that is away is waited for. */
+
+/** The station said no. */
+export class Refused extends Error {
+  constructor(status, detail, wait) {
+    super(detail);
+    this.status = status;
+    this.wait = wait; // seconds after which it may be asked again, or null
+  }
+}
+
+/** The station did not answer. */
+export class Away extends Error {}
+
+/** Tells "away", "back" and "locked" (a token is required). */
+export const link = new EventTarget();
+
+const HEARTBEAT = 2000;
+let away = false;
+
+/** Whether the station is away. */
+export const isAway = () => away;
+
+function setAway(now) {
+  if (away === now) return;
+  away = now;
+  link.dispatchEvent(new Event(away ? "away" : "back"));
+  if (away) setTimeout(knock, HEARTBEAT);
+}
+
+async function knock() {
+  await retry();
+  if (away) setTimeout(knock, HEARTBEAT);
+}
+
+/** Ask now whether the station is back. */
+export async function retry() {
+  try {
+    if ((await fetch("/healthz", { cache: "no-store" })).ok) setAway(false);
+  } catch {
+    /* still away */
+  }
+}
+
+/** Make a request and return its response; throws Refused or Away. */
+export async function ask(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    setAway(true);
+    throw new Away("the station does not answer");
+  }
+  setAway(false);
+  if (response.ok) return response;
+  if (response.status === 401) link.dispatchEvent(new Event("locked"));
+  const wait = response.status === 503 ? Number(response.headers.get("Retry-After") ?? 2) : null;
+  throw new Refused(response.status, await detailOf(response), wait);
+}
+
+async function detailOf(response) {
+  try {
+    const { detail } = await response.json();
+    if (Array.isArray(detail)) return detail.map((d) => `${d.loc.slice(1).join(".")}: ${d.msg}`).join("; ");
+    return String(detail);
+  } catch {
+    return `${response.status} ${response.statusText}`;
+  }
+}
+
+/** Make a request and return its JSON. */
+export async function get(path, parameters = {}) {
+  const given = Object.entries(parameters).filter(
+    ([, value]) => value !== null && value !== undefined && value !== "",
+  );
+  const query = new URLSearchParams(given).toString();
+  return (await ask(query ? `${path}?${query}` : path)).json();
+}
+
+/** Send JSON and return the answer's. */
+export async function post(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  return (await ask(path, { method: "POST", headers, body: JSON.stringify(body) })).json();
+}
+
+/** The anomaly map of an inspection: {values, width, height}. */
+export async function mapOf(inspection) {
+  const response = await ask(inspection.map);
+  const values = new Float32Array(await response.arrayBuffer());
+  const [height, width] = ["X-Map-Height", "X-Map-Width"].map((name) => Number(response.headers.get(name)));
+  return { values, width, height };
+}
+
+/** A picture that every browser shows, its longer side `side` px at most. */
+export async function pictureOf(inspection, side) {
+  return createImageBitmap(await (await ask(`${inspection.image}?side=${side}`)).blob());
+}
+
+const calibrations = new Map();
+
+/** Calibration scores of a model, ascending; null when the station has none. Asked once. */
+export async function calibrationOf(digest) {
+  if (!calibrations.has(digest)) {
+    try {
+      calibrations.set(digest, await get(`/v1/models/${digest}/calibration`));
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status !== 404) throw error;
+      calibrations.set(digest, null);
+    }
+  }
+  return calibrations.get(digest);
+}

@@ -1,0 +1,201 @@
+/** The view of the line: images in, the latest part large, those before it in a row. */
+
+import { Away, get } from "./api.js";
+import { at, h, icon, toast } from "./dom.js";
+import { judge, outbox } from "./outbox.js";
+import { Stage } from "./stage.js";
+import { keep, kept, mayJudge, station } from "./state.js";
+import { Strip } from "./strip.js";
+import { Uploads } from "./uploads.js";
+import { count } from "./words.js";
+
+const EVERY = 2000; // ms between two looks at the latest parts
+const LATEST = 40;
+
+export class InspectView {
+  constructor() {
+    this.stage = new Stage(at("inspect-stage"), (...verdict) => this.judged(...verdict));
+    this.strip = new Strip(at("strip"), (item) => this.open(item, true));
+    this.uploads = new Uploads();
+    this.following = kept("following") !== "no";
+    this.uploads.addEventListener("change", () => this.renderTray());
+    this.uploads.addEventListener("inspected", ({ detail }) => this.arrived(detail));
+    outbox.addEventListener("saved", ({ detail }) => this.changed(detail));
+    outbox.addEventListener("refused", ({ detail }) => this.refused(detail.inspection));
+    at("follow").addEventListener("click", () => this.follow(!this.following));
+    at("choose").addEventListener("click", () => at("files").click());
+    at("welcome-choose").addEventListener("click", () => at("files").click());
+    at("files").addEventListener("change", (event) => {
+      this.take(event.target.files);
+      event.target.value = "";
+    });
+    this.listenForImages();
+    this.renderFollow();
+    this.look();
+    setInterval(() => this.shown && !document.hidden && this.look(), EVERY);
+    document.addEventListener("visibilitychange", () => !document.hidden && this.look());
+  }
+
+  /** Become visible, perhaps with a certain part. */
+  async show(id) {
+    this.shown = true;
+    this.stage.viewer.resize();
+    if (!id || this.stage.inspection?.id === id) return this.look();
+    try {
+      this.follow(false);
+      this.open(await get(`/v1/inspections/${id}`), false);
+    } catch (error) {
+      this.stage.clear(error.message);
+      this.renderWelcome(false);
+    }
+    return this.look();
+  }
+
+  hide() {
+    this.shown = false;
+  }
+
+  /** Get the latest parts, and show the newest when following. */
+  async look() {
+    if (station.role === null) return;
+    try {
+      const { items } = await get("/v1/inspections", { limit: LATEST });
+      this.strip.update(items);
+      this.renderWelcome(items.length === 0);
+      const newest = items[0];
+      const wanted = this.following || !this.stage.inspection;
+      if (newest && wanted && newest.id !== this.stage.inspection?.id && !this.stage.busy)
+        this.open(newest, false);
+      this.changed(items.find((item) => item.id === this.stage.inspection?.id));
+    } catch (error) {
+      if (!(error instanceof Away) && error.status !== 401) toast(error.message);
+    }
+  }
+
+  renderWelcome(empty) {
+    at("welcome").hidden = !empty || Boolean(this.stage.inspection);
+    at("inspect-stage").hidden = !at("welcome").hidden;
+  }
+
+  open(inspection, byHand) {
+    if (byHand) this.follow(inspection.id === this.strip.items[0]?.id && this.following);
+    this.renderWelcome(false);
+    this.stage.show(inspection, true);
+    this.strip.choose(inspection.id);
+    const place = this.following ? "#inspect" : `#inspect/${inspection.id}`;
+    if (this.shown && location.hash !== place) history.replaceState(null, "", place);
+  }
+
+  judged(inspection, verdict, note) {
+    const saving = { verdict, note, by: "", time: null };
+    this.stage.show({ ...inspection, verdicts: [...inspection.verdicts, saving] });
+    judge(inspection, verdict, note);
+  }
+
+  async refused(id) {
+    if (this.stage.inspection?.id === id) this.stage.show(await get(`/v1/inspections/${id}`));
+  }
+
+  /** Take news of the part that is shown. */
+  changed(inspection) {
+    const now = this.stage.inspection;
+    if (inspection && inspection.id === now?.id && inspection.verdicts.length >= now.verdicts.length) {
+      this.stage.show({ ...inspection });
+    }
+  }
+
+  follow(on) {
+    this.following = on;
+    keep("following", on ? "yes" : "no");
+    this.renderFollow();
+    if (on) this.look();
+  }
+
+  renderFollow() {
+    at("follow").setAttribute("aria-pressed", this.following);
+    at("follow-text").textContent = this.following ? "Following" : "Follow";
+  }
+
+  // --- images in ----------------------------------------------------------------------------------------
+
+  listenForImages() {
+    const files = (event) => event.dataTransfer?.types.includes("Files") && mayJudge();
+    addEventListener("dragover", (event) => {
+      event.preventDefault();
+      document.body.classList.toggle("dropping", Boolean(files(event)));
+    });
+    addEventListener(
+      "dragleave",
+      (event) => !event.relatedTarget && document.body.classList.remove("dropping"),
+    );
+    addEventListener("drop", (event) => {
+      event.preventDefault(); // wherever it falls, the browser does not leave the page for it
+      document.body.classList.remove("dropping");
+      if (files(event)) this.take(event.dataTransfer.files);
+    });
+    addEventListener(
+      "paste",
+      (event) => event.clipboardData?.files.length && this.take(event.clipboardData.files),
+    );
+  }
+
+  take(files) {
+    if (!files.length || !mayJudge()) return;
+    this.uploads.add(files, at("model").value || null, at("part").value.trim() || null);
+    at("part").value = ""; // the next images are of another part
+    if (!this.shown) location.hash = "inspect";
+  }
+
+  arrived(inspection) {
+    if (!this.stage.busy) this.open(inspection, false);
+    this.look();
+  }
+
+  renderTray() {
+    const { uploads } = this;
+    const { left, total, failures } = uploads;
+    at("tray").hidden = !left && !failures.length;
+    const away = uploads.waiting.length && !uploads.flying ? ", waiting to be sent" : "";
+    at("tray").replaceChildren(
+      h(
+        "div",
+        { class: "tray-head" },
+        h("progress", { max: total, value: total - left, "aria-label": "Images sent" }),
+        h(
+          "span",
+          {},
+          left
+            ? `${total - left} of ${count(total, "image")}${away}`
+            : `${count(failures.length, "image")} refused`,
+        ),
+        left
+          ? null
+          : h(
+              "button",
+              { type: "button", class: "quiet small", onclick: () => uploads.clear() },
+              icon("close"),
+              "Clear",
+            ),
+      ),
+      h(
+        "ul",
+        { "aria-label": "Refused images" },
+        failures
+          .slice(-20)
+          .map(({ name, text }) => h("li", {}, text.includes(name) ? text : `${name}: ${text}`)),
+      ),
+    );
+  }
+
+  onKey(event) {
+    const acts = {
+      ArrowLeft: () => this.strip.step(-1),
+      ArrowRight: () => this.strip.step(1),
+      f: () => this.follow(!this.following),
+      o: () => mayJudge() && at("files").click(),
+    };
+    if (!(event.key in acts)) return this.stage.onKey(event.key);
+    acts[event.key]();
+    return true;
+  }
+}

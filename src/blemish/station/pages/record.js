@@ -1,0 +1,39 @@
+/** Everything that is kept of an inspection, and its files. */
+
+import { h } from "./dom.js";
+import { modelOf } from "./state.js";
+import { seconds, when } from "./words.js";
+
+/** Write an inspection's record out. */
+export function recordOf(inspection) {
+  const model = modelOf(inspection.model);
+  const rows = [
+    ["Time", when(inspection.time)],
+    ["Part", inspection.part],
+    ["File", inspection.path],
+    ["Image", inspection.width && `${inspection.width} × ${inspection.height} px`],
+    ["Model", model ? `${model.name} (${model.method}, ${model.dataset})` : null],
+    ["Model file", inspection.model.slice(0, 16)],
+    ["From", inspection.source],
+    ["Took", seconds(inspection.seconds)],
+    ["Number", inspection.id],
+  ].filter(([, value]) => value);
+  const link = (href, text, name) => href && h("a", { href, download: name, class: "button small" }, text);
+  return h(
+    "div",
+    {},
+    h(
+      "dl",
+      {},
+      rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+    ),
+    h(
+      "p",
+      { class: "links" },
+      link(inspection.image, "Image", inspection.path ?? inspection.id),
+      link(inspection.overlay, "Overlay", `${inspection.id}.png`),
+      link(inspection.map && `${inspection.map}?full=true`, "Map", `${inspection.id}.tiff`),
+      link(`#inspect/${inspection.id}`, "Link"),
+    ),
+  );
+}

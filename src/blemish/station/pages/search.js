@@ -1,0 +1,111 @@
+/** The view of the record: parts by time, decision, name, verdict and model. */
+
+import { get } from "./api.js";
+import { at, h, mark } from "./dom.js";
+import { station } from "./state.js";
+import { thumbnail } from "./strip.js";
+import { DECISIONS, count, lastVerdict, nameOf, number, when } from "./words.js";
+
+const PAGE = 50;
+
+export class SearchView {
+  constructor() {
+    this.form = at("search-form");
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.search();
+    });
+    this.form.addEventListener("change", () => this.search());
+    this.form.addEventListener("reset", () => setTimeout(() => this.search()));
+    at("search-more").addEventListener("click", () => this.more());
+  }
+
+  show() {
+    const select = this.form.elements.model;
+    const chosen = select.value;
+    select.replaceChildren(
+      h("option", { value: "" }, "any"),
+      ...station.models.map((m) => h("option", { value: m.digest }, m.name)),
+    );
+    select.value = chosen;
+    return this.search();
+  }
+
+  hide() {}
+
+  filters() {
+    const { since, until, decision, part, verdict, model } = Object.fromEntries(new FormData(this.form));
+    const time = (text) => text && new Date(text).toISOString();
+    const judged = verdict === "none" ? { unjudged: true } : { verdict };
+    return { since: time(since), until: time(until), decision, part: part.trim(), model, ...judged };
+  }
+
+  /** Begin anew. */
+  search() {
+    this.found = 0;
+    this.next = null;
+    at("search-rows").replaceChildren();
+    const given = Object.entries(this.filters()).filter(([, value]) => value);
+    at("export").href = `/v1/export.csv?${new URLSearchParams(given)}`;
+    return this.more();
+  }
+
+  async more() {
+    const asked = (this.asked = {});
+    at("search-state").textContent = "Searching…";
+    at("search-more").hidden = true;
+    try {
+      const { items, next } = await get("/v1/inspections", {
+        ...this.filters(),
+        before: this.next,
+        limit: PAGE,
+      });
+      if (this.asked !== asked) return; // another search has begun
+      this.found += items.length;
+      this.next = next;
+      at("search-rows").append(...items.map(row));
+      at("search-more").hidden = next === null;
+      at("search-state").textContent = this.found
+        ? `${count(this.found, "part")}${next ? ", and more" : ""}`
+        : "No part like this.";
+    } catch (error) {
+      if (this.asked === asked) at("search-state").textContent = error.message;
+    }
+  }
+
+  onKey() {
+    return false;
+  }
+}
+
+function row(inspection) {
+  const verdict = lastVerdict(inspection);
+  return h(
+    "li",
+    {},
+    h(
+      "a",
+      { href: `#inspect/${inspection.id}`, class: "row" },
+      thumbnail(inspection),
+      mark(inspection.decision),
+      h(
+        "span",
+        { class: "row-name" },
+        h("b", {}, nameOf(inspection)),
+        h("small", {}, inspection.error ?? when(inspection.time)),
+      ),
+      h(
+        "span",
+        { class: "row-decision" },
+        DECISIONS[inspection.decision],
+        h("small", {}, `score ${number(inspection.score)}`),
+      ),
+      h(
+        "span",
+        { class: "row-verdict" },
+        verdict ? `Judged ${verdict.verdict}` : "",
+        h("small", {}, verdict?.note ?? ""),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,302 @@
+/** One part: its picture, what was decided and why, what other rates would decide, and a person's verdict. */
+
+import { calibrationOf } from "./api.js";
+import { announce, h, mark } from "./dom.js";
+import { threshold } from "./maps.js";
+import { recordOf } from "./record.js";
+import { scoreBar } from "./scorebar.js";
+import { keep, kept, modelOf } from "./state.js";
+import { VerdictForm } from "./verdict.js";
+import { Viewer } from "./viewer.js";
+import { DECISIONS, count, nameOf, number, oddness, oneIn, percent } from "./words.js";
+
+const STEPS = 1000; // of the slider of rates, which is logarithmic up to HIGHEST
+const HIGHEST = 0.5;
+const MOST_REGIONS = 50; // that are listed
+
+let made = 0;
+
+export class Stage {
+  /** Build into `host`; `onjudge(inspection, verdict, note)` is told what a person says. */
+  constructor(host, onjudge) {
+    const figure = h("figure", { class: "viewer" });
+    this.number = made++;
+    this.head = h("div", { class: "decision" });
+    this.why = h("div", { class: "why" });
+    this.list = h("ol", { class: "regions" });
+    this.regionsTitle = h("h3", {}, "Regions");
+    this.record = h("details", { class: "record" });
+    this.verdict = new VerdictForm((verdict, note) => onjudge(this.inspection, verdict, note));
+    this.panel = h(
+      "div",
+      { class: "panel" },
+      this.head,
+      this.verdict.element,
+      this.why,
+      this.controls(),
+      h("section", { class: "found" }, this.regionsTitle, this.list),
+      this.record,
+    );
+    host.append(figure, this.panel);
+    this.viewer = new Viewer(figure);
+    this.setOpacity(Number(kept("opacity") ?? 0.6));
+    this.clear("");
+  }
+
+  controls() {
+    const slider = (id, properties) =>
+      h("input", { type: "range", id: `${id}-${this.number}`, ...properties });
+    this.opacity = slider("opacity", {
+      min: 0,
+      max: 100,
+      oninput: () => this.setOpacity(this.opacity.value / 100),
+    });
+    this.opacityValue = h("output", { for: this.opacity.id });
+    this.scale = h("div", { class: "scale" });
+    this.rateSlider = slider("rate", {
+      min: 0,
+      max: STEPS,
+      oninput: () => this.setRate(this.rateAt(this.rateSlider.value)),
+    });
+    this.rateValue = h("output", { for: this.rateSlider.id });
+    this.whatIf = h("p", { class: "what-if", "aria-live": "polite" });
+    this.back = h("button", {
+      type: "button",
+      class: "quiet small",
+      onclick: () => this.setRate(this.ownRate),
+    });
+    this.rateRow = h(
+      "div",
+      { class: "slider" },
+      h("label", { for: this.rateSlider.id }, "False alarms"),
+      this.rateValue,
+      this.rateSlider,
+      h("div", { class: "consequence" }, this.whatIf, this.back),
+    );
+    return h(
+      "section",
+      { class: "controls", "aria-label": "What is shown" },
+      h(
+        "div",
+        { class: "slider" },
+        h("label", { for: this.opacity.id }, "Heat map"),
+        this.opacityValue,
+        this.opacity,
+        this.scale,
+      ),
+      this.rateRow,
+    );
+  }
+
+  /** Show nothing but a line. */
+  clear(text) {
+    this.inspection = null;
+    this.viewer.clear(text);
+    this.panel.hidden = true;
+  }
+
+  /** Whether what is shown should not be replaced just now. */
+  get busy() {
+    return this.verdict.writing;
+  }
+
+  /** Show an inspection; `say`: also to a screen reader. */
+  async show(inspection, say = false) {
+    const same = this.inspection?.id === inspection.id && this.viewer.inspection !== null;
+    this.inspection = inspection;
+    this.panel.hidden = false;
+    this.verdict.show(inspection);
+    if (same) return;
+    const text = summaryOf(inspection);
+    if (say) announce(text);
+    this.calibration = null;
+    this.viewer.setLevel(null);
+    this.render();
+    const range = modelOf(inspection.model)?.display_range ?? [0, 1];
+    this.scale.replaceChildren(
+      h("span", {}, number(range[0], 3)),
+      h("i", { "aria-hidden": "true" }),
+      h("span", {}, number(range[1], 3)),
+    );
+    this.viewer.show(inspection, range, text).then(() => {
+      if (this.inspection?.id === inspection.id) this.renderRegions();
+    });
+    try {
+      const calibration = await calibrationOf(inspection.model);
+      if (this.inspection?.id !== inspection.id) return;
+      this.calibration = inspection.threshold === null ? null : calibration;
+    } catch {
+      /* the station is away: what was decided is shown all the same */
+    }
+    this.ownRate = this.calibration && rateOf(inspection, this.calibration.scores);
+    this.setRate(this.ownRate);
+  }
+
+  render() {
+    const { inspection } = this;
+    const { decision } = inspection;
+    this.head.className = `decision ${decision}`;
+    this.head.replaceChildren(
+      mark(decision),
+      h("div", {}, h("h2", {}, DECISIONS[decision]), h("p", { class: "name" }, nameOf(inspection))),
+    );
+    this.record.replaceChildren(h("summary", {}, "Record"), recordOf(inspection));
+  }
+
+  renderWhy(limit) {
+    const { inspection } = this;
+    if (inspection.error) {
+      this.why.replaceChildren(h("p", { class: "error-line" }, inspection.error));
+      return;
+    }
+    const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
+    this.why.replaceChildren(
+      h(
+        "dl",
+        { class: "facts" },
+        fact("Score", number(inspection.score)),
+        fact("Threshold", number(limit)),
+        fact("p-value", number(inspection.p_value, 3)),
+      ),
+      ...(this.calibration ? [scoreBar(inspection.score, limit, this.calibration.scores)] : []),
+      h("p", { class: "odds" }, oddness(inspection.p_value, this.calibration?.scores.length)),
+    );
+  }
+
+  // --- heat and rate ------------------------------------------------------------------------------------
+
+  setOpacity(opacity) {
+    this.opacity.value = Math.round(opacity * 100);
+    this.opacityValue.textContent = `${this.opacity.value} %`;
+    this.viewer.setOpacity(opacity);
+    if (opacity) {
+      this.lastOpacity = opacity;
+      keep("opacity", opacity);
+    }
+  }
+
+  /** Hide the heat map, or show it again. */
+  blink() {
+    this.setOpacity(Number(this.opacity.value) ? 0 : this.lastOpacity);
+  }
+
+  get lowest() {
+    return 1 / (this.calibration.scores.length + 1);
+  }
+
+  rateAt(step) {
+    return Math.min(HIGHEST, Math.max(this.lowest, this.lowest * (HIGHEST / this.lowest) ** (step / STEPS)));
+  }
+
+  /** Show what a false-alarm rate means for this part: its threshold, its contour and its regions. */
+  setRate(rate) {
+    this.rate = rate;
+    this.rateRow.hidden = !this.calibration || this.lowest >= HIGHEST;
+    if (!this.calibration) {
+      this.renderWhy(this.inspection.threshold);
+      this.viewer.setLevel(null);
+      this.renderRegions();
+      return;
+    }
+    const { scores, map_maxima: maxima } = this.calibration;
+    const own = rate === this.ownRate;
+    const limit = own ? this.inspection.threshold : threshold(scores, rate);
+    this.rateSlider.value = Math.round(
+      (STEPS * Math.log(rate / this.lowest)) / Math.log(HIGHEST / this.lowest),
+    );
+    this.rateValue.textContent = `${oneIn(rate)} good parts (${percent(rate)})`;
+    this.rateSlider.setAttribute("aria-valuetext", this.rateValue.textContent);
+    this.renderWhatIf(own, limit);
+    this.renderWhy(limit);
+    this.viewer.setLevel(threshold(maxima, rate));
+    this.renderRegions();
+  }
+
+  renderWhatIf(own, limit) {
+    const decision = this.inspection.score > limit ? "rejected" : "accepted";
+    const verb = decision === this.inspection.decision ? "would still be" : "would be";
+    this.whatIf.replaceChildren(
+      ...(own
+        ? ["Share of good parts that may be rejected."]
+        : [mark(decision), `At this rate the part ${verb} ${decision}.`]),
+    );
+    this.back.hidden = own;
+    this.back.textContent = `Back to ${oneIn(this.ownRate)}`;
+  }
+
+  // --- regions ------------------------------------------------------------------------------------------
+
+  renderRegions() {
+    const found =
+      this.calibration && this.rate !== this.ownRate ? this.viewer.regions() : this.inspection.regions;
+    this.viewer.mark(null);
+    this.regionsTitle.textContent = found.length
+      ? count(found.length, "region")
+      : "No region above the contour";
+    this.regionsTitle.parentElement.hidden =
+      this.inspection.decision === "failed" || this.inspection.threshold === null;
+    this.list.replaceChildren(...found.slice(0, MOST_REGIONS).map((region, i) => this.regionItem(region, i)));
+  }
+
+  regionItem(region, i) {
+    const { x0, y0, x1, y1, area_px: area, peak } = region;
+    const frame = () => this.viewer.mark(region);
+    const unframe = () => this.viewer.mark(null);
+    return h(
+      "li",
+      {},
+      h(
+        "button",
+        {
+          type: "button",
+          class: "region",
+          onmouseenter: frame,
+          onfocus: frame,
+          onclick: () => this.viewer.lookAt(region),
+          onmouseleave: unframe,
+          onblur: unframe,
+          "aria-label": `Region ${i + 1}: ${area} pixels, x ${x0} to ${x1}, y ${y0} to ${y1}, peak ${number(peak)}`,
+        },
+        h("b", {}, i + 1),
+        h("span", {}, `${x1 - x0} × ${y1 - y0} px`),
+        h("span", { class: "muted" }, `at ${x0}, ${y0}`),
+        h("span", { class: "right" }, `${area.toLocaleString("en")} px²`),
+        h("span", { class: "right" }, number(peak)),
+      ),
+    );
+  }
+
+  // --- keys ---------------------------------------------------------------------------------------------
+
+  /** Act on a key; return whether it was one of this stage's. */
+  onKey(key) {
+    if (!this.inspection) return false;
+    const acts = {
+      "+": () => this.viewer.zoom(1.5),
+      "=": () => this.viewer.zoom(1.5),
+      "-": () => this.viewer.zoom(1 / 1.5),
+      0: () => this.viewer.fit(),
+      h: () => this.blink(),
+      n: () => this.verdict.write(),
+      g: () => this.verdict.give("good"),
+      d: () => this.verdict.give("defect"),
+    };
+    acts[key]?.();
+    return key in acts;
+  }
+}
+
+/** The rate whose threshold an inspection was judged by, which need not be today's. */
+function rateOf(inspection, scores) {
+  const model = modelOf(inspection.model);
+  if (model?.threshold === inspection.threshold) return model.false_alarm_rate;
+  const above = scores.filter((score) => score >= inspection.threshold).length;
+  return Math.max(1, above) / (scores.length + 1);
+}
+
+/** An inspection in a sentence. */
+export function summaryOf(inspection) {
+  const found = inspection.regions.length ? `, ${count(inspection.regions.length, "region")}` : "";
+  const score = inspection.score === null ? "" : `, score ${number(inspection.score)}`;
+  return `${nameOf(inspection)}: ${DECISIONS[inspection.decision].toLowerCase()}${score}${found}`;
+}

@@ -1,0 +1,39 @@
+/** What every view knows: who is here, and which models there are. */
+
+import { get } from "./api.js";
+
+export const station = { name: null, role: null, models: [] };
+
+/** Whether the one who is here may inspect and judge. */
+export const mayJudge = () => station.role === "operator";
+
+/** The model of a digest, if it is known. */
+export const modelOf = (digest) => station.models.find((model) => model.digest === digest);
+
+/** Ask who is here. */
+export async function loadSession() {
+  Object.assign(station, await get("/v1/session"));
+}
+
+/** Ask for the models. */
+export async function loadModels() {
+  station.models = await get("/v1/models");
+}
+
+/** Keep a choice in this browser. */
+export function keep(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    /* a browser that keeps nothing forgets it */
+  }
+}
+
+/** A choice that was kept, or null. */
+export function kept(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,192 @@
+/** The page: views by the address after #, keys, who is here, and whether the station answers. */
+
+import { Away, ask, isAway, link, retry } from "./api.js";
+import { at, h, mark, toast, typing } from "./dom.js";
+import { InspectView } from "./inspect.js";
+import { outbox, send, unsent } from "./outbox.js";
+import { QueueView } from "./queue.js";
+import { SearchView } from "./search.js";
+import { keep, kept, loadModels, loadSession, mayJudge, station } from "./state.js";
+import { TrendsView } from "./trends.js";
+import { DRIFT, count } from "./words.js";
+
+const EVERY = 5000; // ms between two looks at the models and their drift
+const NAMES = ["inspect", "queue", "trends", "search"];
+const views = {};
+let current = null;
+
+// --- views --------------------------------------------------------------------------------------------------
+
+function route() {
+  const [name, id] = location.hash.slice(1).split("/");
+  if (!NAMES.includes(name || "inspect")) return; // a link within the page
+  const view = name || "inspect";
+  for (const other of NAMES) {
+    at(`view-${other}`).hidden = other !== view;
+    const tab = at(`tab-${other}`);
+    if (other === view) tab.setAttribute("aria-current", "page");
+    else tab.removeAttribute("aria-current");
+    if (other !== view) views[other].hide();
+  }
+  current = views[view];
+  document.title = `${at(`tab-${view}`).dataset.title} · blemish station`;
+  current.show(id);
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.key === "?" && !typing(event)) return at("help").showModal();
+  if (typing(event)) return;
+  if (event.target.matches?.("input[type=range]") && event.key.startsWith("Arrow")) return;
+  const place = "1234".indexOf(event.key);
+  if (place >= 0) location.hash = NAMES[place];
+  else if (event.key === "/") {
+    event.preventDefault();
+    location.hash = "search";
+    setTimeout(() => at("search-part").focus());
+  } else if (event.key === "t") nextTheme();
+  else {
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (current?.onKey?.({ key })) event.preventDefault();
+  }
+}
+
+// --- looks --------------------------------------------------------------------------------------------------
+
+const THEMES = ["system", "light", "dark"];
+
+function showTheme(theme) {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  at("theme").setAttribute("aria-label", `Colours: ${theme}; change (T)`);
+  at("theme").title = `Colours: ${theme} (T)`;
+  at("theme").dataset.shows = theme;
+}
+
+function nextTheme() {
+  const theme = THEMES[(THEMES.indexOf(kept("theme") ?? "system") + 1) % THEMES.length];
+  keep("theme", theme);
+  showTheme(theme);
+}
+
+// --- who is here --------------------------------------------------------------------------------------------
+
+async function enter() {
+  try {
+    await loadSession();
+  } catch (error) {
+    if (error instanceof Away) return; // "back" begins again
+    throw error;
+  }
+  at("who").textContent = station.name ? `${station.name}${mayJudge() ? "" : " (viewer)"}` : "";
+  at("leave").hidden = !station.name;
+  document.body.classList.toggle("only-looks", !mayJudge());
+  if (station.role === null) return askForToken();
+  at("login").close();
+  await look();
+  send();
+  views.inspect.uploads.fly();
+  route();
+}
+
+function askForToken() {
+  if (at("login").open) return;
+  at("login").showModal();
+}
+
+async function logIn(event) {
+  event.preventDefault();
+  const token = at("token").value.trim();
+  try {
+    await ask("/v1/session", { method: "POST", body: token });
+    at("token").value = "";
+    at("login-error").textContent = "";
+    await enter();
+  } catch (error) {
+    at("login-error").textContent =
+      error.status === 401 ? "There is no such token; ask whoever runs this station." : error.message;
+  }
+}
+
+async function leave() {
+  try {
+    await ask("/v1/session", { method: "DELETE" });
+  } finally {
+    location.reload();
+  }
+}
+
+// --- models, drift, the link --------------------------------------------------------------------------------
+
+async function look() {
+  if (station.role === null) return;
+  try {
+    await loadModels();
+  } catch {
+    return; // the banner of the link says it
+  }
+  const active = station.models.filter((model) => model.active);
+  at("model-row").hidden = active.length < 2;
+  const select = at("model");
+  if (active.map((m) => m.digest).join() !== Array.from(select.options, (o) => o.value).join()) {
+    select.replaceChildren(...active.map((m) => h("option", { value: m.digest }, m.name)));
+  }
+  showDrift(active.filter((model) => model.drift?.alarm));
+}
+
+function showDrift(alarmed) {
+  const names = alarmed.map((model) => model.name).join(", ");
+  const banner = at("drift-banner");
+  banner.hidden = !alarmed.length;
+  if (banner.dataset.names === names) return;
+  banner.dataset.names = names;
+  banner.replaceChildren(
+    mark("failed"),
+    h("p", {}, h("b", {}, `Production has drifted: ${names}. `), DRIFT),
+    h("a", { href: "#trends", class: "button small" }, "Trends"),
+  );
+}
+
+function showLink() {
+  const waiting = unsent() + (views.inspect?.uploads.left ?? 0);
+  at("link").className = isAway() ? "away" : "";
+  at("link-text").textContent = isAway() ? "Offline" : unsent() ? `Saving ${unsent()}` : "Live";
+  at("away-banner").hidden = !isAway();
+  at("away-text").textContent =
+    "The station does not answer; asking again every 2 seconds. " +
+    (waiting
+      ? `Waiting here to be sent: ${count(waiting, "image or verdict", "images and verdicts")}.`
+      : "What you judge now is kept and sent when it is back.");
+}
+
+function begin() {
+  showTheme(kept("theme") ?? "system");
+  Object.assign(views, {
+    inspect: new InspectView(),
+    queue: new QueueView(),
+    trends: new TrendsView(),
+    search: new SearchView(),
+  });
+  addEventListener("hashchange", route);
+  addEventListener("keydown", onKey);
+  at("theme").addEventListener("click", nextTheme);
+  at("help-button").addEventListener("click", () => at("help").showModal());
+  at("login-form").addEventListener("submit", logIn);
+  at("login").addEventListener("cancel", (event) => event.preventDefault());
+  at("leave").addEventListener("click", leave);
+  at("retry").addEventListener("click", retry);
+  link.addEventListener("away", showLink);
+  link.addEventListener("back", () => {
+    showLink();
+    enter();
+  });
+  link.addEventListener("locked", askForToken);
+  outbox.addEventListener("change", showLink);
+  outbox.addEventListener("refused", ({ detail }) => toast(`A verdict was refused: ${detail.error.message}`));
+  views.inspect.uploads.addEventListener("change", showLink);
+  setInterval(() => !document.hidden && look(), EVERY);
+  showLink();
+  enter();
+}
+
+begin();

@@ -1,0 +1,208 @@
+/** The view of time: how much is rejected, how parts score, how long it takes, and whether production drifts. */
+
+import { Away, get } from "./api.js";
+import { chart } from "./charts.js";
+import { at, h, mark, toast } from "./dom.js";
+import { modelOf, station } from "./state.js";
+import { DRIFT_MEANS, count, number, percent, seconds, when } from "./words.js";
+
+const HOUR = 3600e3;
+const SPANS = { hour: [HOUR, 60], day: [24 * HOUR, 48], week: [7 * 24 * HOUR, 84] };
+const EVERY = 10000;
+const ALARM = 2; // log10 of the evidence at which drift alarms: 1 in 100
+
+export class TrendsView {
+  constructor() {
+    this.span = "hour";
+    for (const button of at("spans").children)
+      button.addEventListener("click", () => this.choose(button.value));
+    at("trends-model").addEventListener("change", () => this.look());
+    setInterval(() => this.shown && !document.hidden && this.look(), EVERY);
+  }
+
+  show() {
+    this.shown = true;
+    return this.choose(this.span);
+  }
+
+  hide() {
+    this.shown = false;
+  }
+
+  choose(span) {
+    this.span = span;
+    for (const button of at("spans").children) button.setAttribute("aria-pressed", button.value === span);
+    return this.look();
+  }
+
+  async look() {
+    if (station.role === null) return;
+    const [length, buckets] = SPANS[this.span];
+    const until = new Date();
+    const since = new Date(until - length);
+    const model = this.model();
+    try {
+      const asked = { since: since.toISOString(), until: until.toISOString(), buckets, model: model?.digest };
+      const [summary, alarms] = await Promise.all([get("/v1/summary", asked), get("/v1/alarms")]);
+      this.render(summary, [...summary.map((b) => new Date(b.time).getTime()), until.getTime()], model);
+      this.renderDrift(alarms);
+    } catch (error) {
+      if (!(error instanceof Away) && error.status !== 401) toast(error.message);
+    }
+  }
+
+  /** The model whose scores are shown: scores of two models have no common scale. */
+  model() {
+    const select = at("trends-model");
+    const known = station.models.map((model) => model.digest);
+    if (known.join() !== Array.from(select.options, (option) => option.value).join()) {
+      const chosen = select.value;
+      select.replaceChildren(
+        ...station.models.map((m) =>
+          h("option", { value: m.digest }, `${m.name}${m.active ? "" : " (was in use)"}`),
+        ),
+      );
+      if (known.includes(chosen)) select.value = chosen;
+    }
+    select.parentElement.hidden = known.length < 2;
+    return modelOf(select.value);
+  }
+
+  render(summary, times, model) {
+    const n = sum(summary, "n"),
+      rejected = sum(summary, "rejected"),
+      failed = sum(summary, "failed");
+    const slowest = Math.max(...summary.map((b) => b.p99_seconds ?? 0));
+    const fact = (name, value, note) =>
+      h("div", { class: "card" }, h("dt", {}, name), h("dd", {}, h("b", {}, value), h("small", {}, note)));
+    at("trend-facts").replaceChildren(
+      fact("Inspected", n.toLocaleString("en"), `in the last ${this.span}`),
+      fact("Rejected", n ? percent(rejected / n) : "–", count(rejected, "part")),
+      fact("Failed", failed.toLocaleString("en"), "images that could not be used"),
+      fact("Slowest", n ? seconds(slowest) : "–", "99 % are faster, in the worst span"),
+    );
+    const timeForm = (time) =>
+      new Date(time).toLocaleString(
+        "en-GB",
+        this.span === "week" ? { weekday: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" },
+      );
+    const values = (of) => summary.map((b) => (b.n ? of(b) : null));
+    const quantile = (i) => summary.map((b) => b.score_quantiles?.[i] ?? null);
+    const level =
+      model?.threshold === null || !model ? [] : [{ kind: "level", values: model.threshold, name: "limit" }];
+    figure("rejects", {
+      times,
+      timeForm,
+      floor: true,
+      form: percent,
+      label: "Share of parts rejected",
+      layers: [
+        {
+          kind: "bar",
+          values: values((b) => b.rejected / b.n),
+          name: "rejects",
+          titles: summary.map((b) => `${when(b.time)}: ${b.rejected} of ${count(b.n, "part")}`),
+        },
+      ],
+    });
+    figure("scores", {
+      times,
+      timeForm,
+      form: number,
+      label: "Scores: median, middle half and 90 %, and the threshold",
+      layers: [
+        { kind: "band", values: [quantile(0), quantile(4)], name: "wide" },
+        { kind: "band", values: [quantile(1), quantile(3)], name: "narrow" },
+        { kind: "line", values: quantile(2), name: "median" },
+        ...level,
+      ],
+    });
+    figure("latency", {
+      times,
+      timeForm,
+      floor: true,
+      form: seconds,
+      label: "Time from the arrival of an image until its row is on disk",
+      layers: [
+        { kind: "line", values: values((b) => b.p99_seconds), name: "slow" },
+        { kind: "line", values: values((b) => b.median_seconds), name: "median" },
+      ],
+    });
+    at("trend-table").replaceChildren(
+      ...summary
+        .filter((b) => b.n)
+        .reverse()
+        .map((b) =>
+          h(
+            "tr",
+            {},
+            [
+              when(b.time),
+              b.n,
+              b.rejected,
+              b.failed,
+              number(b.score_quantiles?.[2]),
+              seconds(b.median_seconds),
+              seconds(b.p99_seconds),
+            ].map((v) => h("td", {}, v)),
+          ),
+        ),
+    );
+  }
+
+  renderDrift(alarms) {
+    const watched = station.models.filter((model) => model.drift);
+    at("drift").replaceChildren(...watched.map(evidence));
+    at("drift-none").hidden = watched.length > 0;
+    at("alarms").replaceChildren(
+      ...alarms
+        .slice(-20)
+        .reverse()
+        .map((alarm) =>
+          h(
+            "li",
+            {},
+            mark("failed"),
+            h(
+              "span",
+              {},
+              h("b", {}, when(alarm.time)),
+              ` ${modelOf(alarm.model)?.name ?? alarm.model.slice(0, 8)}: ${alarm.message}`,
+            ),
+          ),
+        ),
+    );
+    at("alarms-none").hidden = alarms.length > 0;
+  }
+}
+
+const sum = (summary, name) => summary.reduce((total, bucket) => total + bucket[name], 0);
+
+const figure = (id, given) => at(`chart-${id}`).replaceChildren(chart(given));
+
+/** Evidence for drift, in words and as a bar: what a bet against "nothing has changed" makes of 1. */
+function evidence(model) {
+  const { alarm, evidence: log } = model.drift;
+  const state = alarm ? "Alarm" : log > ALARM / 2 ? "Some evidence of a change" : "No sign of a change";
+  const capital = log > 6 ? "more than 1,000,000" : log < -2 ? "less than 0.01" : number(10 ** log, 3);
+  const filled = alarm ? ALARM : Math.min(ALARM, Math.max(0, log));
+  return h(
+    "li",
+    { class: `evidence ${alarm ? "alarm" : ""}` },
+    h(
+      "div",
+      { class: "evidence-head" },
+      mark(alarm ? "failed" : "accepted"),
+      h("b", {}, model.name),
+      h("span", {}, state),
+    ),
+    h("meter", { min: 0, max: ALARM, value: filled, "aria-label": `Evidence of drift of ${model.name}` }),
+    alarm ? h("p", { class: "means" }, DRIFT_MEANS) : null,
+    h(
+      "p",
+      { class: "muted" },
+      `Evidence ${capital} of 100: what betting 1 against “nothing has changed” has become. ` +
+        "It alarms at 100; without a change, at most 1 station in 100 ever sees that.",
+    ),
+  );
+}

@@ -1,0 +1,99 @@
+/** Images on their way: four at a time, the others wait; each answer or refusal is told. */
+
+import { Away, Refused, ask, link } from "./api.js";
+
+const AT_ONCE = 4;
+
+/** Tells "change", and "inspected" with each inspection. */
+export class Uploads extends EventTarget {
+  constructor() {
+    super();
+    this.waiting = [];
+    this.flying = 0;
+    this.done = 0;
+    this.failures = []; // {name, text}
+    link.addEventListener("back", () => this.fly());
+    addEventListener("beforeunload", (event) => {
+      if (this.left) event.preventDefault(); // the browser asks whether to leave
+    });
+  }
+
+  /** Images without an answer. */
+  get left() {
+    return this.waiting.length + this.flying;
+  }
+
+  /** Images since the tray was cleared. */
+  get total() {
+    return this.left + this.done + this.failures.length;
+  }
+
+  /** Send files to a model (null: the first), as pictures of a part (null: not said). */
+  add(files, model, part) {
+    if (!this.left && !this.failures.length) this.done = 0;
+    this.waiting.push(...Array.from(files, (file) => ({ file, model, part })));
+    this.changed();
+    this.fly();
+  }
+
+  /** Forget what is done. */
+  clear() {
+    this.done = 0;
+    this.failures = [];
+    this.changed();
+  }
+
+  changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Send as many as may be. */
+  fly() {
+    while (this.flying < AT_ONCE && this.waiting.length) this.send(this.waiting.shift());
+  }
+
+  async send(upload) {
+    this.flying += 1;
+    let pause = 0;
+    try {
+      const inspection = await this.request(upload);
+      this.done += 1;
+      this.dispatchEvent(new CustomEvent("inspected", { detail: inspection }));
+    } catch (error) {
+      pause = this.failed(upload, error);
+    }
+    this.flying -= 1;
+    this.changed();
+    if (pause === 0) this.fly();
+    else if (pause < Infinity) setTimeout(() => this.fly(), pause * 1000);
+  }
+
+  /** Keep an upload for later, or its error; return the seconds to wait before the next. */
+  failed(upload, error) {
+    const locked = error.status === 401;
+    if (error instanceof Away || locked || (error instanceof Refused && error.wait !== null)) {
+      this.waiting.unshift(upload);
+      return error instanceof Refused && !locked ? error.wait : Infinity;
+    }
+    this.failures.push({ name: upload.file.name, text: error.message });
+    return 0;
+  }
+
+  async request({ file, model, part }) {
+    const form = new FormData();
+    form.append("image", await readable(file), file.name || "pasted image");
+    if (model) form.append("model", model);
+    if (part) form.append("part", part);
+    const headers = { "X-Blemish-Page": "1" };
+    return (await ask("/v1/inspections", { method: "POST", headers, body: form })).json();
+  }
+}
+
+/** The file's bytes, so that one that is gone from the disk is not taken for a station that is away. */
+async function readable(file) {
+  try {
+    return new Blob([await file.arrayBuffer()]);
+  } catch {
+    throw new Error(`${file.name}: cannot be read any more; choose it again`);
+  }
+}

@@ -1,0 +1,94 @@
+/** What a person says of a part: good or defect, with a note. */
+
+import { h, mark } from "./dom.js";
+import { mayJudge } from "./state.js";
+import { lastVerdict, when } from "./words.js";
+
+let made = 0;
+
+export class VerdictForm {
+  /** `ongive(verdict, note)` is told of every verdict. */
+  constructor(ongive) {
+    this.ongive = ongive;
+    const id = `note-${made++}`;
+    const button = (verdict, key, text) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: `judge ${verdict}`,
+          "aria-keyshortcuts": key,
+          onclick: () => this.give(verdict),
+        },
+        mark(verdict === "good" ? "accepted" : "rejected"),
+        h("span", {}, text),
+        h("kbd", {}, key),
+      );
+    this.good = button("good", "G", "Good");
+    this.defect = button("defect", "D", "Defect");
+    this.note = h("input", {
+      id,
+      type: "text",
+      maxlength: 2000,
+      placeholder: "Note (optional)",
+      "aria-label": "Note",
+      autocomplete: "off",
+      onkeydown: (event) => event.key === "Escape" && this.note.blur(),
+    });
+    this.said = h("div", { class: "said", role: "status" });
+    this.element = h(
+      "section",
+      { class: "verdict", "aria-label": "Your verdict" },
+      h("div", { class: "judges" }, this.good, this.defect),
+      this.note,
+      this.said,
+    );
+  }
+
+  /** Show what has been said of an inspection. */
+  show(inspection) {
+    const may = mayJudge();
+    const last = lastVerdict(inspection);
+    const news = [inspection.id, inspection.verdicts.length, last?.time, may].join();
+    if (this.news === news) return; // what is said anew is read anew by a screen reader
+    if (this.shown !== inspection.id) this.note.value = "";
+    this.shown = inspection.id;
+    this.news = news;
+    for (const control of [this.good, this.defect, this.note]) control.disabled = !may;
+    this.element.classList.toggle("locked", !may);
+    this.good.setAttribute("aria-pressed", last?.verdict === "good");
+    this.defect.setAttribute("aria-pressed", last?.verdict === "defect");
+    const lines = inspection.verdicts.map((v) =>
+      h(
+        "p",
+        {},
+        h("b", {}, v.verdict === "good" ? "Good" : "Defect"),
+        v.time ? `, ${when(v.time)}` : ", being saved…",
+        v.by ? `, ${v.by}` : "",
+        v.note ? `: ${v.note}` : "",
+      ),
+    );
+    if (!may) lines.unshift(h("p", {}, "A viewer may look, not judge."));
+    if (lines.length > 1 && may)
+      lines.push(h("p", { class: "muted" }, "The last verdict counts; all are kept."));
+    this.said.replaceChildren(...lines);
+  }
+
+  /** Whether a note is being written. */
+  get writing() {
+    return document.activeElement === this.note || this.note.value !== "";
+  }
+
+  /** Begin a note. */
+  write() {
+    if (mayJudge()) this.note.focus();
+  }
+
+  give(verdict) {
+    if (!mayJudge()) return;
+    const note = this.note.value.trim();
+    this.note.value = "";
+    this.note.blur();
+    this.ongive(verdict, note);
+  }
+}

@@ -1,0 +1,99 @@
+"""A model calibrated anew, on parts that production has shown to be good: the same network, new thresholds.
+
+The newest parts of a model are taken, all but those that a person called a defect. So that they stand for
+good production, no rejected part among them may be without a verdict: leaving those out would leave out the
+very tail that thresholds are made of, and taking only judged ones would take nothing but rejects.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish import scoring
+from blemish.bundle import save_bundle
+from blemish.calibration import calibrate
+from blemish.runtime import SUFFIX, attach, portion_of
+from blemish.station.pictures import read_map
+from blemish.types import DataError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from blemish.bundle import Bundle
+    from blemish.station.archive import Archive
+    from blemish.station.records import Inspection
+    from blemish.station.store import Store
+
+PARTS = 500
+"""The newest parts that are looked at, unless told."""
+
+
+def recalibrated(
+    bundle: Bundle, digest: str, store: Store, archive: Archive, *, parts: int = PARTS
+) -> Bundle:
+    """Return a model's bundle with a calibration of the newest good parts that it has scored.
+
+    Raises DataError while rejected parts among them wait for a verdict, and when fewer are left than the
+    model was calibrated on; UsageError for fewer `parts` than 1.
+    """
+    if parts < 1:
+        raise UsageError(f"{parts} parts: give 1 or more")
+    newest = [row for row in store.find(model=digest, limit=parts) if row.score is not None]
+    given = store.verdicts(row.id for row in newest)
+    verdicts = {id: each[-1].verdict for id, each in given.items() if each}
+    waiting = [row for row in newest if row.decision == "rejected" and row.id not in verdicts]
+    if waiting:
+        raise DataError(
+            f"{len(waiting)} of the newest {len(newest)} parts were rejected and wait for a verdict; "
+            "judge them first, or take fewer parts"
+        )
+    good = [row for row in newest if verdicts.get(row.id) != "defect" and row.files_removed is None]
+    needed = bundle.calibration.n if bundle.calibration else 1
+    if len(good) < needed:
+        raise DataError(
+            f"{len(good)} good parts are on record with their maps, and this model was calibrated on "
+            f"{needed}; inspect more, or take more parts"
+        )
+    scores = np.array([row.score for row in good], np.float64)
+    maxima = np.array([_maximum(row, archive) for row in good])
+    about = {"from": digest, "parts": len(good), "first": good[-1].id, "last": good[0].id}
+    return replace(
+        bundle,
+        calibration=calibrate(scores, maxima),
+        provenance=bundle.provenance | {"recalibrated": about},
+    )
+
+
+def _maximum(row: Inspection, archive: Archive) -> float:
+    """Return the largest value of a part's map at the size of its image, as calibration counts it."""
+    assert row.map
+    assert row.height
+    assert row.width
+    coarse_map = read_map(archive.read(row.map, "map"))
+    return float(scoring.to_original_size(coarse_map, (row.height, row.width)).max())
+
+
+def write_version(source: Path, bundle: Bundle, folder: Path) -> Path:
+    """Write `bundle` as a model file of the kind of `source`, whose network it has. Returns the file.
+
+    Raises UsageError where an exported model needs the package onnx and it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.suffix.lower() != SUFFIX:
+        file = folder / "new.safetensors"
+        save_bundle(file, bundle)
+        return file
+    try:
+        import onnx
+    except ImportError as error:
+        raise UsageError("a new version of an exported model needs onnx; pip install onnx") from error
+    graph = onnx.load(str(source))
+    attach(graph, bundle, portion=portion_of(graph))
+    file, part = folder / f"new{SUFFIX}", folder / f".new.tmp{SUFFIX}"
+    part.write_bytes(graph.SerializeToString())
+    shutil.move(part, file)
+    return file

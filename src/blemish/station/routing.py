@@ -1,0 +1,22 @@
+"""What the routes share: the station a request is for, and how refusals look."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from blemish.station.answers import Problem
+from blemish.station.running import Station
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 401, 403, 404, 409, 422, 503)
+}
+
+
+def the_station(request: Request) -> Station:
+    """Return the station that a request is for."""
+    return request.app.state.station
+
+
+Here = Annotated[Station, Depends(the_station)]

@@ -1,0 +1,112 @@
+"""A station as a process of its own, and senders that remember what it acknowledged."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+class Served:
+    """A running `blemish serve`: its process and its address."""
+
+    def __init__(self, model: Path, folder: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "blemish.cli", "serve", "--model", model, "--folder", folder]
+        self.process = subprocess.Popen(
+            [*command, "--port", "0", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        if "http://" not in said:
+            assert self.process.stderr is not None
+            raise AssertionError(f"the station did not start: {said}{self.process.stderr.read()}")
+        self.address = urlsplit(said.split()[2]).netloc
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        import time
+
+        for _ in range(200):
+            try:
+                if self.get("/readyz")[0] == 200:
+                    return
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError("the station does not get ready")
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        return self.request("GET", path)
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self.address, timeout=30)
+        try:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def json(self, path: str):
+        status, body = self.get(path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(60)
+
+
+@contextmanager
+def serving(model: Path, folder: Path, *options: str) -> Iterator[Served]:
+    served = Served(model, folder, *options)
+    try:
+        yield served
+    finally:
+        served.kill()
+
+
+class Senders:
+    """Threads that send images until the station is gone; `acknowledged` is what it said."""
+
+    def __init__(self, served: Served, images: Sequence[bytes], number: int) -> None:
+        self.served, self.images = served, images
+        self.acknowledged: list[dict] = []
+        self.refused = 0
+        self.threads = [threading.Thread(target=self._send, args=(i,)) for i in range(number)]
+        for thread in self.threads:
+            thread.start()
+
+    def _send(self, turn: int) -> None:
+        connection = http.client.HTTPConnection(self.served.address, timeout=30)
+        try:
+            while True:
+                connection.request("POST", "/v1/inspections", self.images[turn % len(self.images)])
+                answer = connection.getresponse()
+                body = answer.read()
+                if answer.status == 201:
+                    self.acknowledged.append(json.loads(body))
+                else:
+                    assert answer.status == 503, body
+                    self.refused += 1
+                turn += len(self.threads)
+        except (OSError, http.client.HTTPException):
+            return
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join()
