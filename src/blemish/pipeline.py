@@ -10,6 +10,7 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -109,31 +110,48 @@ class Pipeline:
     def predict_many(self, paths: Iterable[Path | Frame]) -> Iterator[Prediction | ImageError]:
         """Score files or frames in order; one that cannot be used yields its ImageError in its place.
 
-        Decoding runs ahead of the network by two batches at most, so memory does not grow with the number
-        of files; batches fill across files, whatever their sizes. Images in tiles come one by one.
+        Two batches at most are decoded or scored ahead, so memory does not grow with the number of files;
+        batches fill across files, whatever their sizes. Images in tiles come one by one.
         """
         waiting = iter(paths)
         if self.bundle.tiling is not None:
             yield from map(self._try_predict, waiting)
             return
-        with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
+        workers = max(2, os.cpu_count() or 2)
+        finishing: deque[Future] = deque()
+        with ThreadPoolExecutor(workers) as decoders, ThreadPoolExecutor(workers) as finishers:
             ahead: deque[tuple[Path | Frame, Future]] = deque()
             while True:
-                room = 2 * self.batch_size - len(ahead)
-                ahead.extend((path, pool.submit(self.try_prepare, path)) for path in islice(waiting, room))
+                room = max(self.batch_size, 2 * self.batch_size - len(finishing)) - len(ahead)
+                ahead.extend(
+                    (path, decoders.submit(self.try_prepare, path)) for path in islice(waiting, room)
+                )
                 if not ahead:
-                    return
+                    break
                 now = [ahead.popleft() for _ in range(min(self.batch_size, len(ahead)))]
-                yield from self.predict_prepared([(path, future.result()) for path, future in now])
+                for finish in self._scored([(path, future.result()) for path, future in now]):
+                    finishing.append(finishers.submit(finish))
+                    if len(finishing) > workers:
+                        yield finishing.popleft().result()
+            yield from (future.result() for future in finishing)
 
     def predict_prepared(
         self, loaded: Sequence[tuple[Path | Frame, Prepared | ImageError]]
     ) -> Iterator[Prediction | ImageError]:
         """Score what `try_prepare` made of files or frames in one call of the network (not for tiles)."""
+        return (finish() for finish in self._scored(loaded))
+
+    def _scored(
+        self, loaded: Sequence[tuple[Path | Frame, Prepared | ImageError]]
+    ) -> Iterator[Callable[[], Prediction | ImageError]]:
+        """Call the network, then yield for each file or frame what reads off its map."""
         readable = [item[0] for _, item in loaded if not isinstance(item, ImageError)]
         maps = iter(self.network(np.stack(readable)) if readable else ())
         for path, item in loaded:
-            yield item if isinstance(item, ImageError) else self._try_finish(next(maps), item[1], str(path))
+            if isinstance(item, ImageError):
+                yield partial(_itself, item)
+            else:
+                yield partial(self._try_finish, next(maps), item[1], str(path))
 
     def _try_predict(self, path: Path | Frame) -> Prediction | ImageError:
         try:
@@ -213,3 +231,7 @@ class Pipeline:
             coarse_map=coarse_map,
             regions=[] if level is None else scoring.regions(anomaly_map, level),
         )
+
+
+def _itself(error: ImageError) -> ImageError:
+    return error

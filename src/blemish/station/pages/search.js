@@ -98,7 +98,7 @@ function row(inspection) {
         "span",
         { class: "row-decision" },
         DECISIONS[inspection.decision],
-        h("small", {}, `score ${number(inspection.score)}`),
+        h("small", {}, inspection.error ? "" : `score ${number(inspection.score)}`),
       ),
       h(
         "span",
