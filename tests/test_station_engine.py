@@ -187,6 +187,104 @@ def test_a_failing_step_is_its_request_s_alone():
         assert engine.waiting == 0 or time.sleep(0.2) is None
 
 
+def test_files_that_wait_are_bounded_by_their_bytes_too():
+    with running(fake_detector(grey_levels=LEVELS)) as engine:
+        one = request(90)
+        engine.max_bytes = 3 * len(one.data)
+        engine.store.open.clear()
+        futures = [engine.submit(one) for _ in range(3)]
+        with pytest.raises(Busy, match="images of 0 MB wait already"):
+            engine.submit(one)
+        assert engine.waiting == 3
+        engine.store.open.set()
+        for future in futures:
+            answer(future)
+        large = Request(data=png(90) + bytes(4 * len(one.data)), source="api")
+        until_empty(engine)
+        assert answer(engine.submit(large)).error is None  # one is taken, however large
+
+
+def until_empty(engine: Engine) -> None:
+    deadline = time.monotonic() + 5
+    while engine.waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    from blemish.station import engine as module
+
+    at_once: list[int] = []
+    decoding = 0
+
+    def decode(data: bytes, *, name: str) -> np.ndarray:
+        nonlocal decoding
+        image = original(data, name=name)
+        decoding += 1
+        time.sleep(0.05)
+        at_once.append(decoding)
+        decoding -= 1
+        return image
+
+    original = module.decode
+    monkeypatch.setattr(module, "decode", decode)
+    monkeypatch.setattr(module, "LARGE", 40 * 40)
+    with running(fake_detector(grey_levels=LEVELS)) as engine:
+        for side, most in ((41, 1), (40, 2)):
+            at_once.clear()
+            for future in [engine.submit(request(90, side=side)) for _ in range(6)]:
+                assert answer(future).error is None
+            assert max(at_once) >= most
+            assert most > 1 or max(at_once) == 1
+
+
+def test_whole_maps_and_images_do_not_wait_for_the_disk():
+    with running(fake_detector(grey_levels=LEVELS)) as engine:
+        kept = []
+        keep = engine._keep
+        engine._keep = lambda job, result: (kept.append((job, result)), keep(job, result))  # type: ignore[method-assign]
+        answer(engine.submit(request(90, side=500)))
+    ((job, result),) = kept
+    assert result.anomaly_map.shape == (32, 32)
+    assert not any(isinstance(value, np.ndarray) and value.size > 10_000 for value in vars(job).values())
+
+
+def test_an_error_between_two_answers_fails_those_that_have_none(monkeypatch: pytest.MonkeyPatch):
+    gate = threading.Event()
+
+    def network(x: np.ndarray) -> np.ndarray:
+        gate.wait(10)
+        return x.mean(axis=1)
+
+    def finish(self: Pipeline, small_map: np.ndarray, *rest: object):
+        if small_map.max() > 0.99:
+            raise MemoryError("no room for the map")
+        return original(self, small_map, *rest)  # type: ignore[arg-type]
+
+    original = Pipeline._finish
+    monkeypatch.setattr(Pipeline, "_finish", finish)
+    with running(fake_detector(grey_levels=LEVELS, network=network, batch_size=8)) as engine:
+        first = [engine.submit(request(10)) for _ in range(2)]  # for each thread that scores
+        time.sleep(0.3)
+        batch = [engine.submit(request(level)) for level in (80, 255, 81)]
+        time.sleep(0.3)
+        gate.set()
+        for future in (*first, batch[0]):
+            assert answer(future).error is None
+        with pytest.raises(MemoryError):
+            answer(batch[1])
+        assert batch[2].exception(timeout=20) is None or isinstance(batch[2].exception(), MemoryError)
+        assert answer(engine.submit(request(82))).score == pytest.approx(82 / 255)
+
+
+def test_who_listens_cannot_stop_the_record():
+    def fail(_: object) -> None:
+        raise OSError("the alarm cannot be written")
+
+    with running(fake_detector(grey_levels=LEVELS), on_recorded=fail) as engine:
+        for level in (80, 81):
+            assert answer(engine.submit(request(level))).error is None
+
+
 def test_many_senders_get_each_their_own():
     detector = fake_detector(grey_levels=LEVELS, batch_size=4)
     told: list[Inspection] = []

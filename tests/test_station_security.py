@@ -123,6 +123,52 @@ def test_a_length_that_is_too_large_is_refused_unread(tokens: Tokens):
     assert (status, said) == (413, {"detail": "101 bytes are more than the 100 that are taken"})
 
 
+def guarded(bodies: Sequence[Sequence[bytes | None]], **limits: int) -> list[int]:
+    """Send several bodies at a time, a part of each in turn (None: nothing more comes); the statuses."""
+    from fastapi import FastAPI
+
+    app = FastAPI()
+    app.mount("/", echo)
+    guard = Guard(app, tokens=Tokens(Path("nowhere")), hosts=(), max_bytes=100, public=(), **limits)
+    statuses = [0] * len(bodies)
+
+    async def request(n: int) -> None:
+        parts = list(bodies[n])
+
+        async def receive():
+            await asyncio.sleep(0.01)
+            part = parts.pop(0)
+            if part is None:
+                await asyncio.sleep(60)
+            return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+        async def send(message) -> None:
+            statuses[n] = message.get("status", statuses[n])
+
+        scope = {"type": "http", "method": "POST", "path": "/x", "raw_path": b"/x", "query_string": b""}
+        await guard(scope | {"headers": []}, receive, send)
+
+    async def together() -> None:
+        await asyncio.gather(*map(request, range(len(bodies))))
+
+    asyncio.run(together())
+    assert guard.held == 0
+    return statuses
+
+
+def test_all_bodies_together_are_bounded():
+    whole = [b"x" * 20] * 4
+    assert guarded([whole] * 5, max_held=400) == [200] * 5
+    statuses = guarded([whole] * 5, max_held=240)
+    assert set(statuses) == {200, 503}
+    assert guarded([[b"x" * 90]], max_held=50) == [200]  # one is taken, however large
+
+
+def test_a_sender_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("blemish.station.security.SILENCE", 0.1)
+    assert guarded([[b"x" * 20, None, b""], [b"x"]]) == [408, 200]
+
+
 def test_foreign_names_and_foreign_sites_are_refused(tokens: Tokens):
     status, said, _ = call(tokens, headers={"host": "evil.example"})
     assert (status, said) == (400, {"detail": "this station is not called 'evil.example'"})

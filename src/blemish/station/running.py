@@ -109,6 +109,8 @@ class Station:
             for _, score, _, _ in self.store.scores(digest):
                 drift.update(score)
             self.drifts[digest] = drift
+            if drift.alarm and not self.store.alarms(digest):  # a crash came before it was on record
+                self._raise_alarm(digest, drift.evidence)
         return Model(digest=digest, detector=detector)
 
     def use(self, digest: str) -> None:
@@ -210,16 +212,16 @@ class Station:
                 before = drift.alarm
                 evidence = drift.update(inspection.score)
                 if drift.alarm and not before:
-                    self._raise_alarm(inspection, evidence)
+                    self._raise_alarm(inspection.model, evidence)
         for listener in self.listeners:
             listener(inspections)
 
-    def _raise_alarm(self, inspection: Inspection, evidence: float) -> None:
+    def _raise_alarm(self, digest: str, evidence: float) -> None:
         now = datetime.now(UTC)
         self.store.add_alarm(
             Alarm(
                 id=new_id(now),
-                model=inspection.model,
+                model=digest,
                 time=now,
                 kind="drift",
                 value=evidence,
