@@ -42,6 +42,8 @@ _MAGIC = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
 }
+MAX_SCANS = 100
+"""Scans of a JPEG; progressive ones are saved with about ten."""
 _MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
@@ -111,6 +113,12 @@ def _decode_webp(data: bytes, name: str) -> np.ndarray:
     return _from_pillow(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), name)
 
 
+def _check_scans(data: bytes, name: str) -> None:
+    """Refuse a JPEG of many scans: each takes a decoder as long as an image, however few its bytes."""
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise refusal(name, f"is a JPEG of more than {MAX_SCANS} scans; save it again")
+
+
 def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
     check_size(image.height, image.width, 1, name)
     if getattr(image, "n_frames", 1) != 1 and image.format != "MPO":  # further pictures of MPO are previews
@@ -153,6 +161,7 @@ def decode(data: bytes, *, name: str = "image") -> np.ndarray:
         elif kind == "WebP":
             array = _decode_webp(data, name)
         elif kind == "JPEG":
+            _check_scans(data, name)
             array = _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), name)
         else:
             array = _from_pillow(BmpImagePlugin.BmpImageFile(io.BytesIO(data)), name)

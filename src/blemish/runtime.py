@@ -98,6 +98,8 @@ def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
         raise ModelError(f"{file}: there is no model here; name a file that `blemish export` wrote")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Its threads would wait in a busy loop between two calls, on the cores that decode images meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

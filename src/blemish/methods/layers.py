@@ -138,8 +138,9 @@ def whitening(covariance: Tensor, n: int) -> Tensor:
     """Return A with AᵀA the inverse of a covariance that n samples support. Our choice.
 
     Few samples underestimate some directions, so the covariance is drawn towards its diagonal by the share
-    d / (d + n), and a hundredth of its mean variance is added to each direction; as is a thousandth of the mean
-    of all covariances, so that where every sample is the same (a saturated background) rounding is no deviation.
+    d / (d + n), and a hundredth of its mean variance is added to each direction; as is a thousandth of the
+    mean of all covariances, so that where every sample is the same (a saturated background) rounding is no
+    deviation.
 
     Args:
         covariance: (..., d, d), symmetric, of n samples.
