@@ -167,3 +167,19 @@ def test_non_finite_is_refused_with_place(value):
     data = tiff(image, photometric="minisblack", planarconfig="contig")
     refused("a.tif: " + match, decode, data, name="a.tif")
     refused("image: " + match, as_image, image)
+
+
+def test_a_jpeg_that_lacks_only_its_last_byte_is_refused():
+    for seed in range(40):  # with some, the decoder takes what is there for the end
+        image = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        refused("truncated", decode, pillow(image, "JPEG")[:-1])
+
+
+def test_a_jpeg_of_many_scans_is_refused_undecoded():
+    data = pillow(noise(1000, 1000, 3), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    image = decode(data[:-2] + 20 * last + data[-2:])  # a scan may be repeated
+    assert image.shape == (1000, 1000, 3)
+    began = time.perf_counter()
+    refused("is a JPEG of more than 100 scans", decode, data[:-2] + 100 * last + data[-2:])
+    assert time.perf_counter() - began < 1

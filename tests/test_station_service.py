@@ -210,6 +210,19 @@ def test_full_is_said_so(tiny_model: Path, tmp_path: Path, parts):
         assert send(client, parts["good"]).status_code == 201
 
 
+def test_a_full_disk_is_said_so(tiny_model: Path, tmp_path: Path, parts, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device", "/a/secret/path")
+
+    with served(tiny_model, tmp_path) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(client.app.state.station.archive, "put", full)
+            answer = send(client, parts["good"])
+        assert answer.status_code == 503
+        assert answer.json() == {"detail": "the disk refuses: No space left on device"}
+        assert send(client, parts["good"]).status_code == 201
+
+
 def test_drift_is_alarmed_and_kept(tiny_model: Path, tmp_path: Path, parts):
     with served(tiny_model, tmp_path, capacity=256) as client:
         for _ in range(60):

@@ -113,8 +113,13 @@ def _decode_webp(data: bytes, name: str) -> np.ndarray:
     return _from_pillow(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), name)
 
 
-def _check_scans(data: bytes, name: str) -> None:
-    """Refuse a JPEG of many scans: each takes a decoder as long as an image, however few its bytes."""
+def _check_jpeg(data: bytes, name: str) -> None:
+    """Refuse a JPEG without an end, which libjpeg would make up, or of many scans.
+
+    Each scan takes a decoder as long as an image, however few its bytes.
+    """
+    if data.find(b"\xff\xd9", data.find(b"\xff\xda")) < 0:
+        raise ValueError("the file ends before its end marker")
     if data.count(b"\xff\xda") > MAX_SCANS:
         raise refusal(name, f"is a JPEG of more than {MAX_SCANS} scans; save it again")
 
@@ -161,7 +166,7 @@ def decode(data: bytes, *, name: str = "image") -> np.ndarray:
         elif kind == "WebP":
             array = _decode_webp(data, name)
         elif kind == "JPEG":
-            _check_scans(data, name)
+            _check_jpeg(data, name)
             array = _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), name)
         else:
             array = _from_pillow(BmpImagePlugin.BmpImageFile(io.BytesIO(data)), name)
