@@ -64,7 +64,7 @@ LAYERS = [
     {"station.running"},
     {"station.security", "station.metering", "station.answers"},
     {"station.routing"},
-    {"station.modelling"},
+    {"station.modelling", "station.inspecting"},
     {"station.service"},
     {"peer", "comparison"},
     {"benchmark"},

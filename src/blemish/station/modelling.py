@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field, StringConstraints
 
-from blemish.station.answers import Digest, Id, ModelAnswer, model_answer_of
+from blemish.station.answers import (
+    AlarmAnswer,
+    BucketAnswer,
+    CalibrationAnswer,
+    Digest,
+    Id,
+    ModelAnswer,
+    model_answer_of,
+)
 from blemish.station.recalibration import PARTS
-from blemish.station.routing import REFUSALS, Here
+from blemish.station.routing import REFUSALS, Here, zoned
 from blemish.types import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +68,45 @@ class TrainingChoices(BaseModel):
 
     methods: dict[str, list[str]]
     sources: list[str]
+
+
+# --- what they are, and how they do ---------------------------------------------------------------------
+
+
+@router.get("/models", response_model=list[ModelAnswer])
+def models(station: Here) -> list[ModelAnswer]:
+    """List the models that are in use, then those that were."""
+    answers = [model_answer_of(record, station) for record in station.store.models()]
+    return sorted(answers, key=lambda model: not model.active)
+
+
+@router.get("/models/{digest}/calibration", response_model=CalibrationAnswer)
+def calibration(station: Here, digest: Digest) -> CalibrationAnswer:
+    """Return what the calibration images scored: thresholds of all rates follow from it."""
+    engine = station.engines.get(digest)
+    known = engine and engine.model.detector.bundle.calibration
+    if not known:
+        raise HTTPException(404, f"model {digest}: is not in use here, or has no calibration")
+    return CalibrationAnswer(scores=known.scores.tolist(), map_maxima=known.map_maxima.tolist())
+
+
+@router.get("/alarms", response_model=list[AlarmAnswer])
+def alarms(station: Here, model: Digest | None = None) -> list[AlarmAnswer]:
+    """List the alarms, oldest first."""
+    return [AlarmAnswer(**vars(alarm)) for alarm in station.store.alarms(model)]
+
+
+@router.get("/summary", response_model=list[BucketAnswer])
+def summary(
+    station: Here,
+    since: datetime,
+    until: datetime,
+    buckets: Annotated[int, Query(ge=1, le=500)] = 60,
+    model: Digest | None = None,
+) -> list[BucketAnswer]:
+    """Sum up a time in spans of equal length: how many parts, how many rejected, how long, what scores."""
+    spans = station.store.summary(since=zoned(since), until=zoned(until), buckets=buckets, model=model)
+    return [BucketAnswer(**vars(span)) for span in spans]
 
 
 # --- versions ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -20,3 +21,8 @@ def the_station(request: Request) -> Station:
 
 
 Here = Annotated[Station, Depends(the_station)]
+
+
+def zoned(time: datetime) -> datetime:
+    """Take a time without a zone as UTC."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
