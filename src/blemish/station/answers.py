@@ -94,6 +94,7 @@ class ModelAnswer(BaseModel):
     dataset: str
     first_used: datetime
     active: bool
+    origin: Digest | None = Field(description="of which model it is a version; null: its file is not here")
     takes: str
     calibration_images: int
     lowest_false_alarm_rate: float | None
@@ -154,6 +155,7 @@ def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
     engine = station.engines.get(record.digest)
     detector = engine and engine.model.detector
     calibration = detector and detector.bundle.calibration
+    first = record.description.get("first_use", {})  # what an earlier version said when it was in use
     return ModelAnswer(
         digest=record.digest,
         name=record.name,
@@ -162,11 +164,12 @@ def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
         dataset=record.dataset,
         first_used=record.first_used,
         active=detector is not None,
+        origin=station.versions.origin(record.digest),
         takes=detector.bundle.image_format.describe() if detector else "",
-        calibration_images=calibration.n if calibration else 0,
+        calibration_images=calibration.n if calibration else first.get("calibration_images", 0),
         lowest_false_alarm_rate=calibration.lowest_rate if calibration else None,
-        false_alarm_rate=detector.rate if detector else None,
-        threshold=detector.threshold if detector else None,
+        false_alarm_rate=detector.rate if detector else first.get("false_alarm_rate"),
+        threshold=detector.threshold if detector else first.get("threshold"),
         display_range=station.look_of(record.digest).display_range,
         drift=_drift_of(record.digest, station),
     )

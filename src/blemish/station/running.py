@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -102,8 +102,14 @@ class Station:
         """Load a version of a model, note that it is used, and begin to watch its scores for drift."""
         detector = self._load(self.versions.file(digest))
         self._names[digest] = name
-        self.store.add_model(model_record(digest, name, detector.bundle))
         calibration = detector.bundle.calibration
+        record = model_record(digest, name, detector.bundle)
+        first_use = {
+            "calibration_images": calibration.n if calibration else 0,
+            "false_alarm_rate": detector.rate,
+            "threshold": detector.threshold,
+        }
+        self.store.add_model(replace(record, description=record.description | {"first_use": first_use}))
         if calibration is not None:
             drift = Drift(calibration.scores)
             for _, score, _, _ in self.store.scores(digest):

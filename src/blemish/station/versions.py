@@ -104,6 +104,10 @@ class Versions:
             raise UsageError(f"model {digest}: its file is not here; start the station with it")
         return self._files[digest]
 
+    def origin(self, digest: str) -> str | None:
+        """Return the digest of the model that this is a version of; None when its file is not here."""
+        return self._origin.get(digest) if digest in self._files else None
+
     def siblings(self, digest: str) -> set[str]:
         """Return the digests of all versions of the same model, this one included."""
         return {d for d, origin in self._origin.items() if origin == self._origin.get(digest)}

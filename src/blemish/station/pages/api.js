@@ -99,14 +99,14 @@ export async function pictureOf(inspection, side) {
 
 const calibrations = new Map();
 
-/** Calibration scores of a model, ascending; null when the station has none. Asked once. */
+/** Calibration scores of a model, ascending, asked once; null when it has none, or is not in use now. */
 export async function calibrationOf(digest) {
   if (!calibrations.has(digest)) {
     try {
       calibrations.set(digest, await get(`/v1/models/${digest}/calibration`));
     } catch (error) {
       if (!(error instanceof Refused) || error.status !== 404) throw error;
-      calibrations.set(digest, null);
+      return null;
     }
   }
   return calibrations.get(digest);

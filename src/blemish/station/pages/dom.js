@@ -86,6 +86,26 @@ export function toast(text, action = null, label = "") {
   setTimeout(() => line.remove(), 9000);
 }
 
+/** A list whose items keep their elements, and what is focused or written in them, while they are there. */
+export class Keyed {
+  /** `key(item)` tells items apart; `make(item)` returns {element, update(item)}. */
+  constructor(host, key, make) {
+    Object.assign(this, { host, key, make, rows: new Map() });
+  }
+
+  /** Show these, in this order. */
+  update(items) {
+    const before = this.rows;
+    this.rows = new Map(items.map((item) => [this.key(item), before.get(this.key(item)) ?? this.make(item)]));
+    for (const item of items) this.rows.get(this.key(item)).update(item);
+    for (const [key, { element }] of before) if (!this.rows.has(key)) element.remove();
+    [...this.rows.values()].forEach(({ element }, place) => {
+      const there = this.host.children[place];
+      if (there !== element) this.host.insertBefore(element, there ?? null);
+    });
+  }
+}
+
 /** Whether the keyboard is writing text now. */
 export function typing(event) {
   const target = event.target;

@@ -14,6 +14,7 @@ const LATEST = 40;
 
 export class InspectView {
   constructor() {
+    this.dropText = "Drop to inspect";
     this.stage = new Stage(at("inspect-stage"), (...verdict) => this.judged(...verdict));
     this.strip = new Strip(at("strip"), (item) => this.open(item, true));
     this.uploads = new Uploads();
@@ -29,7 +30,6 @@ export class InspectView {
       this.take(event.target.files);
       event.target.value = "";
     });
-    this.listenForImages();
     this.renderFollow();
     this.look();
     setInterval(() => this.shown && !document.hidden && this.look(), EVERY);
@@ -117,27 +117,6 @@ export class InspectView {
   }
 
   // --- images in ----------------------------------------------------------------------------------------
-
-  listenForImages() {
-    const files = (event) => event.dataTransfer?.types.includes("Files") && mayJudge();
-    addEventListener("dragover", (event) => {
-      event.preventDefault();
-      document.body.classList.toggle("dropping", Boolean(files(event)));
-    });
-    addEventListener(
-      "dragleave",
-      (event) => !event.relatedTarget && document.body.classList.remove("dropping"),
-    );
-    addEventListener("drop", (event) => {
-      event.preventDefault(); // wherever it falls, the browser does not leave the page for it
-      document.body.classList.remove("dropping");
-      if (files(event)) this.take(event.dataTransfer.files);
-    });
-    addEventListener(
-      "paste",
-      (event) => event.clipboardData?.files.length && this.take(event.clipboardData.files),
-    );
-  }
 
   take(files) {
     if (!files.length || !mayJudge()) return;

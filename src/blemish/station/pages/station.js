@@ -2,7 +2,9 @@
 
 import { Away, ask, isAway, link, retry } from "./api.js";
 import { at, h, mark, toast, typing } from "./dom.js";
+import { listenForImages } from "./drops.js";
 import { InspectView } from "./inspect.js";
+import { ModelsView } from "./models.js";
 import { outbox, send, unsent } from "./outbox.js";
 import { QueueView } from "./queue.js";
 import { SearchView } from "./search.js";
@@ -11,7 +13,7 @@ import { TrendsView } from "./trends.js";
 import { DRIFT, count } from "./words.js";
 
 const EVERY = 5000; // ms between two looks at the models and their drift
-const NAMES = ["inspect", "queue", "trends", "search"];
+const NAMES = ["inspect", "queue", "trends", "search", "models"];
 const views = {};
 let current = null;
 
@@ -38,7 +40,7 @@ function onKey(event) {
   if (event.key === "?" && !typing(event)) return at("help").showModal();
   if (typing(event)) return;
   if (event.target.matches?.("input[type=range]") && event.key.startsWith("Arrow")) return;
-  const place = "1234".indexOf(event.key);
+  const place = "12345".indexOf(event.key);
   if (place >= 0) location.hash = NAMES[place];
   else if (event.key === "/") {
     event.preventDefault();
@@ -166,7 +168,9 @@ function begin() {
     queue: new QueueView(),
     trends: new TrendsView(),
     search: new SearchView(),
+    models: new ModelsView(look),
   });
+  listenForImages(() => (current?.take ? current : views.inspect));
   addEventListener("hashchange", route);
   addEventListener("keydown", onKey);
   at("theme").addEventListener("click", nextTheme);

@@ -4,12 +4,21 @@ import { Away, get } from "./api.js";
 import { chart } from "./charts.js";
 import { at, h, mark, toast } from "./dom.js";
 import { modelOf, station } from "./state.js";
-import { DRIFT_MEANS, count, number, percent, seconds, when } from "./words.js";
+import {
+  DRIFT_MEANS,
+  capital,
+  count,
+  driftState,
+  evidenceMeter,
+  number,
+  percent,
+  seconds,
+  when,
+} from "./words.js";
 
 const HOUR = 3600e3;
 const SPANS = { hour: [HOUR, 60], day: [24 * HOUR, 48], week: [7 * 24 * HOUR, 84] };
 const EVERY = 10000;
-const ALARM = 2; // log10 of the evidence at which drift alarms: 1 in 100
 
 export class TrendsView {
   constructor() {
@@ -151,7 +160,7 @@ export class TrendsView {
   }
 
   renderDrift(alarms) {
-    const watched = station.models.filter((model) => model.drift);
+    const watched = station.models.filter((model) => model.active && model.drift);
     at("drift").replaceChildren(...watched.map(evidence));
     at("drift-none").hidden = watched.length > 0;
     at("alarms").replaceChildren(
@@ -182,10 +191,8 @@ const figure = (id, given) => at(`chart-${id}`).replaceChildren(chart(given));
 
 /** Evidence for drift, in words and as a bar: what a bet against "nothing has changed" makes of 1. */
 function evidence(model) {
-  const { alarm, evidence: log } = model.drift;
-  const state = alarm ? "Alarm" : log > ALARM / 2 ? "Some evidence of a change" : "No sign of a change";
-  const capital = log > 6 ? "more than 1,000,000" : log < -2 ? "less than 0.01" : number(10 ** log, 3);
-  const filled = alarm ? ALARM : Math.min(ALARM, Math.max(0, log));
+  const { alarm } = model.drift;
+  const filled = evidenceMeter(model.drift);
   return h(
     "li",
     { class: `evidence ${alarm ? "alarm" : ""}` },
@@ -194,14 +201,14 @@ function evidence(model) {
       { class: "evidence-head" },
       mark(alarm ? "failed" : "accepted"),
       h("b", {}, model.name),
-      h("span", {}, state),
+      h("span", {}, driftState(model.drift)),
     ),
-    h("meter", { min: 0, max: ALARM, value: filled, "aria-label": `Evidence of drift of ${model.name}` }),
+    h("meter", { min: 0, max: 2, value: filled, "aria-label": `Evidence of drift of ${model.name}` }),
     alarm ? h("p", { class: "means" }, DRIFT_MEANS) : null,
     h(
       "p",
       { class: "muted" },
-      `Evidence ${capital} of 100: what betting 1 against “nothing has changed” has become. ` +
+      `Evidence ${capital(model.drift)} of 100: what betting 1 against “nothing has changed” has become. ` +
         "It alarms at 100; without a change, at most 1 station in 100 ever sees that.",
     ),
   );

@@ -90,7 +90,7 @@ export class Uploads extends EventTarget {
 }
 
 /** The file's bytes, so that one that is gone from the disk is not taken for a station that is away. */
-async function readable(file) {
+export async function readable(file) {
   try {
     return new Blob([await file.arrayBuffer()]);
   } catch {

@@ -76,6 +76,27 @@ export function nameOf(inspection) {
 /** The verdict that counts, or undefined. */
 export const lastVerdict = (inspection) => inspection.verdicts.at(-1);
 
+/** A time to come, roughly. */
+export function timeLeft(seconds) {
+  if (seconds < 60) return "less than a minute left";
+  const minutes = Math.round(seconds / 60);
+  return minutes < 90 ? `about ${minutes} min left` : `about ${number(minutes / 60, 2)} h left`;
+}
+
+const ALARM = 2; // log10 of the evidence at which drift alarms: 1 in 100
+
+/** How much of the way to an alarm the evidence has gone, of 2. */
+export const evidenceMeter = ({ alarm, evidence }) =>
+  alarm ? ALARM : Math.min(ALARM, Math.max(0, evidence));
+
+/** What the evidence says. */
+export const driftState = ({ alarm, evidence }) =>
+  alarm ? "Alarm" : evidence > ALARM / 2 ? "Some evidence of a change" : "No sign of a change";
+
+/** The evidence itself: what betting 1 has become. */
+export const capital = ({ evidence }) =>
+  evidence > 6 ? "more than 1,000,000" : evidence < -2 ? "less than 0.01" : number(10 ** evidence, 3);
+
 /** What a drift alarm means and what to look at. */
 export const DRIFT = "Good parts no longer score as in calibration: check camera, light and material.";
 

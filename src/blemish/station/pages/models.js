@@ -1,0 +1,229 @@
+/** The view of models: those in use and their earlier versions, new thresholds, and training. */
+
+import { post } from "./api.js";
+import { Keyed, at, h, mark, toast } from "./dom.js";
+import { mayJudge, modelOf, station } from "./state.js";
+import { Training } from "./training.js";
+import { capital, count, driftState, number, percent, when } from "./words.js";
+
+const EVERY = 5000; // ms between two looks
+const BUSY = 1000; // the same while a training runs
+const PARTS = 500;
+
+export class ModelsView {
+  /** `lookAtModels()` asks for the models, and shows their drift above all views. */
+  constructor(lookAtModels) {
+    this.lookAtModels = lookAtModels;
+    this.dropText = "Drop good images to train on";
+    this.training = new Training(() => this.look());
+    this.cards = new Keyed(
+      at("models"),
+      (model) => model.origin,
+      () => new ModelCard(() => this.look()),
+    );
+    this.gone = new Keyed(
+      at("gone-models"),
+      (model) => model.digest,
+      () => new Named(),
+    );
+    this.looked = 0;
+    setInterval(() => {
+      const due = this.looked + (this.training.busy ? 0 : EVERY - BUSY);
+      if (this.shown && !document.hidden && Date.now() > due) this.look();
+    }, BUSY);
+  }
+
+  /** Become visible, perhaps with a certain model. */
+  async show(digest) {
+    this.shown = true;
+    await Promise.all([this.look(), this.training.choices()]);
+    const card = this.cards.rows.get(modelOf(digest)?.origin);
+    card?.element.focus();
+    card?.element.scrollIntoView({ block: "start" });
+  }
+
+  hide() {
+    this.shown = false;
+    for (const card of this.cards.rows.values()) card.say("");
+  }
+
+  take(files) {
+    this.training.take(files);
+  }
+
+  async look() {
+    this.looked = Date.now();
+    await Promise.all([this.lookAtModels(), this.training.look()]);
+    const { models } = station;
+    const active = models.filter((model) => model.active);
+    const origins = new Set(active.map((model) => model.origin));
+    const gone = models.filter((model) => !origins.has(model.origin));
+    this.cards.update(active);
+    this.gone.update(gone);
+    at("gone").hidden = gone.length === 0;
+  }
+}
+
+/** A model in use: what it is, new thresholds, its other versions. */
+class ModelCard {
+  constructor(onchange) {
+    this.onchange = onchange;
+    this.head = h("div", { class: "model-head" });
+    this.facts = h("dl", { class: "model-facts" });
+    this.parts = h("input", { type: "number", min: 1, max: 100000, value: PARTS, required: true });
+    this.refusal = h("p", { class: "error-line refusal", role: "alert" });
+    this.button = h("button", {}, "Recalibrate on good production");
+    this.title = h("h3", {}, "Other versions");
+    const versions = h("ul", { class: "plain earlier" });
+    this.versions = new Keyed(
+      versions,
+      (model) => model.digest,
+      () => new Version((digest) => this.use(digest)),
+    );
+    this.element = h(
+      "li",
+      { class: "card model", tabindex: -1 },
+      this.head,
+      this.facts,
+      h(
+        "form",
+        { class: "recalibrate operator-only", onsubmit: (event) => this.recalibrate(event) },
+        h(
+          "p",
+          {},
+          "When light or material has changed and good parts are rejected: this takes the newest parts, " +
+            "leaves out those judged a defect, and makes a new version with thresholds from the others. " +
+            "The version in use now is kept.",
+        ),
+        h("div", { class: "bar" }, h("label", {}, "Newest parts ", this.parts), this.button),
+      ),
+      this.refusal,
+      h("div", {}, this.title, versions),
+    );
+  }
+
+  update(model) {
+    this.model = model;
+    this.head.replaceChildren(
+      mark(model.drift?.alarm ? "failed" : "accepted"),
+      h("b", {}, model.name),
+      h("small", { title: model.digest }, `version ${model.digest.slice(0, 8)}`),
+    );
+    const { drift } = model;
+    const facts = [
+      ["Method", `${model.method}, ${model.preset}`],
+      ["Calibrated on", calibrated(model)],
+      ["False-alarm rate", percent(model.false_alarm_rate)],
+      ["Threshold", number(model.threshold)],
+      ["Drift", drift ? driftState(drift) : "not watched", drift && `evidence ${capital(drift)}, alarm at 100`],
+      ["First used", when(model.first_used)],
+    ];
+    this.facts.replaceChildren(
+      ...facts.map(([name, value, note]) =>
+        h(
+          "div",
+          {},
+          h("dt", {}, name),
+          h(
+            "dd",
+            { class: name === "Drift" && drift?.alarm ? "alarm" : null },
+            value,
+            note ? h("small", {}, note) : null,
+          ),
+        ),
+      ),
+    );
+    const others = station.models.filter((other) => other.origin === model.origin && !other.active);
+    this.versions.update(others.sort((a, b) => b.first_used.localeCompare(a.first_used)));
+    this.title.hidden = others.length === 0;
+  }
+
+  /** Say why something was refused, in a line; with the way to the queue when that is what helps. */
+  say(text) {
+    const waits = text.includes("wait for a verdict");
+    this.refusal.replaceChildren(
+      ...(text ? [h("span", {}, text)] : []),
+      ...(waits ? [h("a", { href: "#queue", class: "button small" }, "Open the queue")] : []),
+    );
+  }
+
+  recalibrate(event) {
+    event.preventDefault();
+    return this.change(async () => {
+      const path = `/v1/models/${this.model.digest}/recalibration`;
+      const made = await post(path, { parts: Number(this.parts.value) });
+      return `${made.name}: new thresholds from ${count(made.calibration_images, "good part")}`;
+    });
+  }
+
+  use(digest) {
+    return this.change(async () => {
+      const model = await post(`/v1/models/${digest}/use`, {});
+      return `${model.name}: version ${digest.slice(0, 8)} is in use`;
+    });
+  }
+
+  /** Do one thing at a time, and tell how it went. */
+  async change(act) {
+    if (!mayJudge() || this.working) return;
+    this.working = true;
+    this.button.setAttribute("aria-disabled", true); // not `disabled`: it keeps the focus
+    this.say("");
+    try {
+      toast(await act());
+      await this.onchange();
+    } catch (error) {
+      this.say(error.message);
+    } finally {
+      this.working = false;
+      this.button.removeAttribute("aria-disabled");
+    }
+  }
+}
+
+/** What is known of a model that is not in use, in a row. */
+class Named {
+  constructor() {
+    this.text = h("div", {});
+    this.element = h("li", {}, this.text);
+  }
+
+  update(model) {
+    const { drift } = model;
+    const facts = [
+      model.calibration_images ? `calibrated on ${calibrated(model)}` : null,
+      model.threshold === null
+        ? null
+        : `threshold ${number(model.threshold)} (${percent(model.false_alarm_rate)})`,
+      drift && `drift: ${driftState(drift).toLowerCase()}, evidence ${capital(drift)}`,
+      `first used ${when(model.first_used)}`,
+    ];
+    this.text.replaceChildren(
+      h("b", {}, `${model.name} `),
+      `${model.method}, ${model.preset}, version ${model.digest.slice(0, 8)}`,
+      h("small", {}, facts.filter(Boolean).join(" · ")),
+    );
+  }
+}
+
+/** A version that can be gone back to. */
+class Version extends Named {
+  constructor(onuse) {
+    super();
+    this.button = h(
+      "button",
+      { type: "button", class: "small operator-only", onclick: () => onuse(this.digest) },
+      "Use",
+    );
+    this.element.append(this.button);
+  }
+
+  update(model) {
+    super.update(model);
+    this.digest = model.digest;
+    this.button.setAttribute("aria-label", `Use version ${model.digest.slice(0, 8)}`);
+  }
+}
+
+const calibrated = (model) =>
+  model.calibration_images ? count(model.calibration_images, "good part") : "nothing";

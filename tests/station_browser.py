@@ -1,0 +1,146 @@
+"""The station's page in a browser, for the tests of its views: a server on the loopback, tabs, images."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from conftest import save, tiny_defect, tiny_image
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="the station's packages are not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+import uvicorn
+
+from blemish import fitting
+from blemish.export import export
+from blemish.methods.baselines.pca import PcaConfig
+from blemish.station.engine import Request
+from blemish.station.running import Station
+from blemish.station.security import Tokens
+from blemish.station.service import create
+from blemish.station.store import new_id
+
+WAIT = 15_000
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def file(name: str, data: bytes) -> dict[str, Any]:
+    return {"name": name, "mimeType": "image/png", "buffer": data}
+
+
+HOLE = png(tiny_defect("hole", 0)[0])
+GOOD = png(tiny_image(200))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PCA on 39 good pictures, calibrated on 21: enough to know a hole from a good part."""
+    folder = tmp_path_factory.mktemp("exported")
+    for i in range(60):
+        save(folder / "good" / f"{i:03d}.png", tiny_image(i))
+    config = PcaConfig(image_size=32, components=3, calibration_fraction=0.35)
+    fitting.fit(folder / "good", method="pca", config=config, out=folder / "run", device="cpu")
+    export(folder / "run", folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+class Running:
+    """A station behind uvicorn on a loopback port, in a thread."""
+
+    def __init__(self, model: Path, folder: Path, port: int = 0) -> None:
+        self.station = Station([model], folder)
+        self.listening = socket.create_server(("127.0.0.1", port))
+        self.port = self.listening.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        app = create(self.station, tokens=Tokens(folder))
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]})
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+        self.listening.close()
+
+    def inspect(self, data: bytes, name: str = "part.png"):
+        """Score an image as the service does."""
+        return self.station.engine().submit(Request(data=data, source="api", name=name)).result(30)
+
+    def reject(self, number: int) -> None:
+        """Record rejected parts R-0, R-1, …, all with the picture of a good one."""
+        scored = self.inspect(GOOD)
+        for i in range(number):
+            now = datetime.now(UTC)
+            named = replace(scored, id=new_id(now), time=now, part=f"R-{i}", anomalous=True)
+            self.station.store.record([named])
+
+
+@contextmanager
+def running(model: Path, folder: Path, port: int = 0) -> Iterator[Running]:
+    here = Running(model, folder, port)
+    try:
+        yield here
+    finally:
+        here.stop()
+
+
+@pytest.fixture
+def here(exported: Path, tmp_path: Path) -> Iterator[Running]:
+    with running(exported, tmp_path / "station") as here:
+        yield here
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Open]:
+    """Opens the page; at the end nothing has asked another host, or done what the policy forbids."""
+    contexts, asked, errors = [], set(), []
+
+    def open_(address: str, *, width: int = 1280, height: int = 800, touch: bool = False) -> Any:
+        size = {"width": width, "height": height}
+        context = browser.new_context(viewport=size, has_touch=touch, reduced_motion="reduce")
+        context.set_default_timeout(WAIT)
+        contexts.append((context, urlsplit(address).netloc))
+        page = context.new_page()
+        page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        return page
+
+    yield open_
+    for context, _ in contexts:
+        context.close()
+    assert asked - {""} <= {host for _, host in contexts}  # "": pictures made in the page itself
+    unexpected = [e for e in errors if not e.startswith("Failed to load resource")]  # of refusals, on purpose
+    assert not unexpected
+
+
+def upload(page: Any, *files: tuple[str, bytes]) -> None:
+    page.set_input_files("#files", [file(*f) for f in files])
+
+
+def shown(page: Any) -> Any:
+    """Wait until a part's image is on the canvas of the view that is seen."""
+    page.locator(".stage:visible .decision h2").wait_for()
+    page.locator(".stage:visible .viewer-message:not(:empty)").wait_for(state="detached")
+    return page.locator(".stage:visible canvas")
