@@ -325,15 +325,15 @@ def test_a_crash_in_between_leaves_no_row_that_promises_what_is_gone(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"accepted_days": -1}, "accepted_days -1: must be 0 or larger"),
-        ({"gigabytes": float("nan")}, "gigabytes nan: must be 0 or larger"),
+        ({"accepted_days": -1}, "--keep-accepted-days -1: must be 0 or larger"),
+        ({"gigabytes": float("nan")}, "--keep-gigabytes nan: must be 0 or larger"),
         (
             {"accepted_days": 30, "rejected_days": 10},
-            r"rejected_days 10: accepted parts are kept longer \(30\); give more",
+            r"--keep-rejected-days 10: accepted parts are kept longer \(30\); give more",
         ),
         (
             {"rejected_days": 10},
-            r"rejected_days 10: accepted parts are kept longer \(without end\); give more",
+            r"--keep-rejected-days 10: accepted parts are kept longer \(without end\); give more",
         ),
     ],
 )

@@ -138,10 +138,23 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
         image = image.convert("L" if image.mode == "1" else "RGB")
     if image.mode not in _MODES:
         raise refusal(name, f"the colour mode {image.mode} is not read; convert to RGB")
-    array = np.array(image)
+    array = _pixels_of(image)
     if image.mode in ("LA", "RGBA"):
         array = without_alpha(array, name)
     return oriented(array, exif_orientation(exif))
+
+
+def _pixels_of(image: Image.Image) -> np.ndarray:
+    """Copy a Pillow image's pixels, a strip of rows at a time: all at once takes thrice their memory."""
+    width, height = image.size
+    array = np.empty(0)
+    for top in range(0, height, 512):
+        bottom = min(top + 512, height)
+        strip = np.asarray(image.crop((0, top, width, bottom)) if height > 512 else image)
+        if top == 0:
+            array = np.empty((height, *strip.shape[1:]), strip.dtype)
+        array[top:bottom] = strip
+    return array
 
 
 def _container(head: bytes, name: str) -> str:
@@ -184,9 +197,9 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
         raise refusal(name, "is not a file; check the path")
     try:
         with path.open("rb") as file:
-            head = file.read(16)
-            _container(head, name)  # before the rest, as a file that is no image may be huge
-            data = head + file.read()
+            _container(file.read(16), name)  # before the rest, as a file that is no image may be huge
+            file.seek(0)
+            data = file.read()
     except OSError as error:
         raise refusal(name, f"cannot be read ({error.strerror}); check the file and its rights") from error
     return decode(data, name=name)
