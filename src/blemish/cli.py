@@ -26,6 +26,11 @@ EXTRAS = {
     "safetensors": "train",
     "jinja2": "report",
     "matplotlib": "report",
+    **dict.fromkeys(
+        ("alembic", "fastapi", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
+        "station",
+    ),
+    "psycopg": "postgres",
 }
 """What brings a package that is not there."""
 
