@@ -43,19 +43,19 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]):
     assert shown.err == ""
 
 
-def test_serve_names_what_brings_a_package_that_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    class Missing:
-        def find_spec(self, name: str, *_: object) -> None:
-            if name.split(".")[0] == "starlette":
-                raise ModuleNotFoundError(name, name=name)
-
-    for name in [n for n in sys.modules if n.startswith(("starlette", "blemish.station"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
-    line = refused(capsys, "serve", "--model", tmp_path / "x.onnx")
-    assert line == "blemish serve: starlette is missing; pip install 'blemish[station]'"
+def test_serve_names_what_brings_a_package_that_is_missing(tmp_path: Path):
+    code = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] == 'starlette': raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from blemish.cli import main\n"
+        f"sys.exit(main(['serve', '--model', {str(tmp_path / 'x.onnx')!r}]))\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.returncode == 2
+    assert said.stderr == "blemish serve: starlette is missing; pip install 'blemish[station]'\n"
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]):
