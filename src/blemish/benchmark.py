@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 LOOKS = {
     *("__init__", "_disc", "_report_charts", "arguments", "benchmark", "benchmark_page", "cli"),
     *("comparison", "drawing", "export", "hooks", "opening", "page", "predicting", "published", "report"),
-    *("runtime", "synthetic", "terminal", "watching"),
+    *("grabbing", "quantising", "runtime", "synthetic", "terminal", "video", "watching"),
 }
-"""Modules that only show figures, or call those that make them: a change of theirs moves none."""
+"""Modules that only show figures, or call those that make them, as all of the station's do: a change of
+theirs moves none."""
 
 LIBRARIES = ("torch", "numpy", "scipy", "pillow", "tifffile", "imagecodecs")
 CELL_NAME = "cell.json"
@@ -170,7 +171,8 @@ def code_fingerprint(method: str) -> str:
     others -= {Path(inspect.getfile(METHODS[method]))} if method in METHODS else set()
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
-        if file not in others and file.stem not in LOOKS:
+        station = file.is_relative_to(package / "station")
+        if file not in others and file.stem not in LOOKS and not station:
             digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 

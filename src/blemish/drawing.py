@@ -76,7 +76,7 @@ def overlay(
     red line is drawn along the inner edge of where the map exceeds `contour_level`. The longer side is
     reduced to 1024 px.
     """
-    size = _size_within(1024, map_hw.shape)
+    size = size_within(1024, map_hw.shape)
     heat = resize(map_hw[None], size)[0].astype(np.float32)
     # With low == high the tiny span makes a step: nothing up to low, everything above it.
     t = np.clip((heat - float(low)) / max(float(high - low), 1e-12), 0, 1)
@@ -90,7 +90,7 @@ def overlay(
 
 def picture(image_hwc: np.ndarray, *, side: int) -> bytes:
     """Return an image (H, W, C) as `overlay` shows it, an 8-bit RGB PNG of at most `side` px."""
-    return _png(_pixels(_display(image_hwc, _size_within(side, image_hwc.shape[:2]))))
+    return _png(_pixels(_display(image_hwc, size_within(side, image_hwc.shape[:2]))))
 
 
 def write_thumbnail(path: str | os.PathLike[str], image_hwc: np.ndarray, *, side: int = 512) -> None:
@@ -98,12 +98,13 @@ def write_thumbnail(path: str | os.PathLike[str], image_hwc: np.ndarray, *, side
 
     The longer side is reduced to `side` px. Raises OSError where the disk refuses.
     """
-    shown = _display(image_hwc, _size_within(side, image_hwc.shape[:2]))
+    shown = _display(image_hwc, size_within(side, image_hwc.shape[:2]))
     with _whole(path) as part:
         Image.fromarray(_pixels(shown)).save(part, "JPEG", quality=85)
 
 
-def _size_within(side: int, size: tuple[int, ...]) -> tuple[int, int]:
+def size_within(side: int, size: tuple[int, ...]) -> tuple[int, int]:
+    """Return the height and width of an image whose longer side is reduced to `side` px, if it is longer."""
     shrink = min(1.0, side / max(size))
     return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
 

@@ -25,7 +25,7 @@ from blemish import fitting, metrics
 from blemish.bundle import load_bundle
 from blemish.data import file_digest, fingerprint, open_dataset, read_mask, split_good
 from blemish.export import export
-from blemish.runtime import INPUT, PORTION, OnnxDetector, attach
+from blemish.runtime import INPUT, OnnxDetector, attach, portion_of
 from blemish.types import DataError, ImageError, ModelError
 
 if TYPE_CHECKING:
@@ -209,8 +209,7 @@ def _write(rounded: Path, bundle: Bundle, out: Path) -> None:
     import onnx
 
     graph = onnx.load(rounded)
-    portion = {entry.key: entry.value for entry in graph.metadata_props}.get(PORTION)
-    attach(graph, bundle, portion=None if portion is None else int(portion))
+    attach(graph, bundle, portion=portion_of(graph))
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.stem}.tmp.onnx")
     try:

@@ -170,7 +170,7 @@ def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
         lowest_false_alarm_rate=calibration.lowest_rate if calibration else None,
         false_alarm_rate=detector.rate if detector else first.get("false_alarm_rate"),
         threshold=detector.threshold if detector else first.get("threshold"),
-        display_range=station.look_of(record.digest).display_range,
+        display_range=detector.bundle.display_range if detector else record.description["display_range"],
         drift=_drift_of(record.digest, station),
     )
 

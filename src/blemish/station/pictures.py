@@ -37,10 +37,7 @@ def read_map(data: bytes) -> np.ndarray:
 def raw_map(data: bytes) -> tuple[bytes, int, int]:
     """Return a map's values row by row, float32 little-endian, with its height and width, `SIDE` at most."""
     values = read_map(data)
-    shrink = min(1.0, SIDE / max(values.shape))
-    if shrink < 1:
-        height, width = (max(1, round(n * shrink)) for n in values.shape)
-        values = resize(values[None], (height, width))[0]
+    values = resize(values[None], drawing.size_within(SIDE, values.shape))[0]
     return values.astype("<f4").tobytes(), *values.shape
 
 

@@ -51,11 +51,11 @@ class Versions:
         return self.active(digest)
 
     def add(self, file: Path, of: str) -> str:
-        """Move a new file here, as a version of the model `of`, and into use; returns its digest."""
+        """Move a new file here, as a version of the model `of`; returns its digest."""
         digest = self._keep(file)
         file.unlink()
         self._origin[digest] = self._origin[of]
-        self.use(digest)
+        self._write()
         return digest
 
     def adopt(self, file: Path, name: str) -> str:
