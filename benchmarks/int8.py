@@ -49,7 +49,7 @@ def measure(model: Path, data: Path) -> dict[str, object]:
         try:
             row |= asdict(quantise(model, data, rounded))
         except BlemishError as error:
-            return row | {"refused": str(error)}
+            return row | {"refused": str(error).removeprefix(f"{model}: ")}
         export(model, exact)
         taken = seconds([exact, rounded], open_dataset(data).train[0].path)
         sizes = [file.stat().st_size / 2**20 for file in (exact, rounded)]
