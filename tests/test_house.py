@@ -27,6 +27,7 @@ LAYERS = [
     {
         "methods.layers",
         "methods.encoders",
+        "methods.sharing",
         "methods.baselines.autoencoder",
         "methods.baselines.pasting",
         "methods.baselines.trunks",

@@ -51,7 +51,7 @@ class Falling(nn.Module):
         self.prepared: list[int] = []
         self.finished_with: float | None = None
 
-    def loss(self, x: torch.Tensor) -> torch.Tensor:
+    def loss(self, x: torch.Tensor, share: object = None) -> torch.Tensor:
         done = round(-self.weight.item())
         if not self.training:
             return torch.tensor(self.script[done // self.steps_per_epoch - 1])
@@ -77,7 +77,7 @@ class Learner(nn.Module):
         self.register_buffer("mean", torch.zeros(1))
         self.preparations = 0
 
-    def loss(self, x: torch.Tensor) -> torch.Tensor:
+    def loss(self, x: torch.Tensor, share: object = None) -> torch.Tensor:
         x = x.flatten(1) / 10
         return (self.layers(x - self.mean) - x.sin()).square().mean()
 
@@ -402,9 +402,9 @@ class Drawing(Learner):
         super().__init__()
         self.drawn: dict[bool, list[tuple[float, ...]]] = {True: [], False: []}
 
-    def loss(self, x: torch.Tensor) -> torch.Tensor:
+    def loss(self, x: torch.Tensor, share: object = None) -> torch.Tensor:
         self.drawn[self.training].append(tuple(torch.rand(3).tolist()))
-        return super().loss(x)
+        return super().loss(x, share)
 
 
 def test_draws_depend_on_the_seed_and_the_step_alone(tmp_path):

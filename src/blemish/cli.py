@@ -11,7 +11,7 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.terminal import StopSignals, TrainingBar, parse, peek, progress_bar
+from blemish.terminal import StopSignals, TrainingBar, is_first_process, parse, peek, progress_bar
 from blemish.types import BlemishError, Interrupted
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def train(arguments: list[str]) -> int:
             image_options=options,
             watcher=TrainingBar(progress),
         )
+    if not is_first_process():
+        return 0
     print(f"model: {out / 'model.safetensors'}")
     calibration = detector.bundle.calibration
     if calibration is None:

@@ -101,6 +101,7 @@ def fit(
         image_options: declared channels, bit depth or value range of the images.
         watcher: is told of the progress.
 
+    Started by torchrun or `accelerate launch`, each process returns the detector and the first one writes.
     Raises BlemishError, one line, on whatever cannot be done.
     """
     watcher = watcher or Silent()
@@ -120,10 +121,11 @@ def fit(
     identity = _identity(method, asdict(config), provenance)
     if folder is not None and (folder / MODEL_NAME).exists():
         return _finished_run(folder, identity, device)
+    accelerator = make_accelerator(device, precision)
+    accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     options = image_options or ImageOptions()
     train_images, validation = _load_images(split, config, options, watcher, seed)
     image_format, allow = train_images.files.image_format, train_images.files.allow
-    accelerator = make_accelerator(device, precision)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
@@ -162,7 +164,7 @@ def fit(
         tensors={k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()},
     )
     bundle = calibrated(bundle, run_network, split)
-    if folder is not None:
+    if folder is not None and accelerator.is_main_process:
         _write_run(folder, bundle, outcome, accelerator, split)
         save_bundle(folder / MODEL_NAME, bundle)  # last, as this file is what says that a run is finished
         _remove_checkpoint(folder)
@@ -390,6 +392,7 @@ def _write_run(folder: Path, bundle: Bundle, outcome: Outcome, accelerator: Any,
             "platform": platform.platform(),
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
+            "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "device": str(accelerator.device),
             "precision": accelerator.mixed_precision.replace("no", "fp32"),

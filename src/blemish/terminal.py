@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
@@ -86,8 +87,13 @@ def progress_bar(*, estimate: bool = True) -> Progress:
         TimeElapsedColumn(),
         *((TextColumn("left"), TimeRemainingColumn()) if estimate else ()),
         console=console,
-        disable=not console.is_terminal,  # a log holds what happened, not a bar
+        disable=not console.is_terminal or not is_first_process(),  # a log holds what happened, not a bar
     )
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks: the first one of those that torchrun started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def parse(command: str, kind: Any, arguments: list[str], default: Any = None) -> Any:

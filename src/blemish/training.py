@@ -14,6 +14,7 @@ import os
 import pickle
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,12 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blemish.methods.sharing import share_of
 from blemish.types import Interrupted, TrainedConfig, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from accelerate import Accelerator
+
+    from blemish.methods.sharing import Share
 
 CHECKPOINT_SECONDS = 30.0
 """A checkpoint is written when the last one is older than this."""
@@ -36,8 +40,8 @@ CHECKPOINT_SECONDS = 30.0
 class Trainable(Protocol):
     """What the loop needs of a network: a loss to follow, and statistics before and after."""
 
-    def loss(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> the mean loss over them."""
+    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> the mean loss over them; `share`: their part of a batch."""
         ...
 
     def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
@@ -105,16 +109,17 @@ class Loss(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, share: Share | None) -> Tensor:
         """Images (B, C, H, W) -> the mean loss."""
-        return self.network.loss(x)  # type: ignore[operator]
+        return self.network.loss(x, share)  # type: ignore[operator]
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
     """Choose the device and precision: `auto` is CUDA if there is one, and bf16 where it is native.
 
     On a CPU bf16 pays only with instructions for it (AMX or AVX512-BF16); elsewhere it is emulated, and
-    measured three times slower than fp32.
+    measured three times slower than fp32. Started by torchrun or `accelerate launch`, it joins the other
+    processes of the training, and waits until all are there.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -167,7 +172,11 @@ def in_order(images: ImageBatches, size: int) -> Iterator[np.ndarray]:
 
 
 class Trainer:
-    """One training run: weights, optimiser, state, and the folder they are kept in."""
+    """One training run: weights, optimiser, state, and the folder they are kept in.
+
+    Of several processes each takes its share of every batch; what they add up is the same for all, so all
+    hold the same state, and the first one alone writes.
+    """
 
     def __init__(
         self,
@@ -205,10 +214,10 @@ class Trainer:
         if not (resume and self._load_checkpoint()):
             self.network.prepare(lambda: self._batches(self.scored))  # type: ignore[operator]
         began = time.monotonic() - self.state.seconds
-        with _StopSignals(self), torch.random.fork_rng(self._cuda()):
+        with _StopSignals(self), self._others_may_die(), torch.random.fork_rng(self._cuda()):
             while self.state.epoch < self.epochs and not self._is_over():
-                for x in self._rest_of_epoch():
-                    self._step(x)
+                for x, share in self._rest_of_epoch():
+                    self._step(x, share)
                     self.state.seconds = time.monotonic() - began
                     on_progress(self)
                     self._save_if_due()
@@ -225,6 +234,20 @@ class Trainer:
             seconds=self.state.seconds,
         )
 
+    @contextmanager
+    def _others_may_die(self) -> Iterator[None]:
+        """Of several processes: say in a line that one is gone, or cannot go on."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.accelerator.num_processes == 1:
+                raise
+            told = str(error).strip().splitlines()
+            raise TrainingError(
+                f"one of {self.accelerator.num_processes} processes is gone or cannot go on "
+                f"({told[0][:200] if told else type(error).__name__}); start all of them again with --resume"
+            ) from error
+
     def _cuda(self) -> list[torch.device]:
         """Devices beside the CPU whose draws are seeded: the caller's own sequence is given back."""
         return [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
@@ -237,12 +260,22 @@ class Trainer:
         since_best = state.epoch - 1 - state.best_epoch
         return state.epoch > config.min_epochs and since_best >= config.patience
 
-    def _rest_of_epoch(self) -> Iterator[Tensor]:
+    def _rest_of_epoch(self) -> Iterator[tuple[Tensor, Share | None]]:
         """Batches of this epoch that are still to come, in the order that seed and epoch fix."""
         order = np.random.default_rng([self.seed, self.state.epoch]).permutation(len(self.train_images))
-        size = self.config.batch_size
-        for start in range(self.state.step * size, len(order), size):
-            yield self._to_device(self.train_images.batch(order[start : start + size]))
+        return self._shares(self.train_images, order, self.state.step)
+
+    def _shares(
+        self, images: ImageBatches, order: np.ndarray, step: int = 0
+    ) -> Iterator[tuple[Tensor, Share | None]]:
+        """Of each batch from `step` on, what this process takes."""
+        size, accelerator = self.config.batch_size, self.accelerator
+        for start in range(step * size, len(order), size):
+            batch = order[start : start + size]
+            share = share_of(
+                len(batch), process=accelerator.process_index, processes=accelerator.num_processes
+            )
+            yield self._to_device(images.batch(batch if share is None else batch[share.own])), share
 
     def _batches(self, images: ImageBatches) -> Iterator[Tensor]:
         return (self._to_device(batch) for batch in in_order(images, self.config.batch_size))
@@ -251,7 +284,7 @@ class Trainer:
         x = torch.from_numpy(batch).to(self.accelerator.device)
         return x.float() / 255 if x.dtype == torch.uint8 else x
 
-    def _step(self, x: Tensor) -> None:
+    def _step(self, x: Tensor, share: Share | None) -> None:
         state = self.state
         done = state.epoch * self.steps_per_epoch + state.step
         rate = learning_rate_at(done, self.epochs * self.steps_per_epoch, self.config)
@@ -260,12 +293,22 @@ class Trainer:
         self._seed_draws(state.epoch, state.step)
         self.optimizer.zero_grad()
         with self.accelerator.autocast():
-            loss = self.loss(x)
-        value = self._finite(loss.item(), "loss")
+            loss = self.loss(x, share)
+        if share is not None:
+            loss = loss * share.weight  # as the gradient is the mean of the processes'
+        value = self._finite(self._mean_over_processes(loss.item()), "loss")
         self.accelerator.backward(loss)
         self.optimizer.step()
-        state.loss_sum, state.images = state.loss_sum + value * len(x), state.images + len(x)
+        images = len(x) if share is None else share.total
+        state.loss_sum, state.images = state.loss_sum + value * images, state.images + images
         state.step += 1
+
+    def _mean_over_processes(self, value: float) -> float:
+        """Let all processes go on from the same number."""
+        if self.accelerator.num_processes == 1:
+            return value
+        values = self.accelerator.gather(torch.tensor([value], device=self.accelerator.device))
+        return values.double().mean().item()  # type: ignore[union-attr]
 
     def _seed_draws(self, *place: int) -> None:
         """Make what the network draws (crops, negatives) depend on seed and place in the loop alone."""
@@ -288,9 +331,13 @@ class Trainer:
         total = 0.0
         self.network.eval()
         self._seed_draws(self.epochs)  # the same draws after every epoch, and none of an epoch's
-        for x in self._batches(self.validation):
+        for x, share in self._shares(self.validation, np.arange(len(self.validation))):
             with self.accelerator.autocast():
-                total += self.loss(x).item() * len(x)
+                loss = self.loss(x, share).item()
+            if share is None:
+                total += loss * len(x)
+            else:
+                total += self._mean_over_processes(loss * share.weight) * share.total
         self.network.train()
         return self._finite(total / len(self.validation), "validation loss")
 
@@ -318,7 +365,7 @@ class Trainer:
         return None if self.folder is None else self.folder / "checkpoint" / "state.pt"
 
     def _save_if_due(self) -> None:
-        if self._stop_asked:
+        if self._mean_over_processes(float(self._stop_asked)) > 0:
             self._save_checkpoint()
             done = f"stopped in epoch {self.state.epoch + 1} of {self.epochs}"
             cure = (
@@ -329,7 +376,7 @@ class Trainer:
             self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.accelerator.is_main_process:
             return
         content = {
             "identity": self.identity,
@@ -373,7 +420,7 @@ class Trainer:
     def _read_checkpoint(self, file: Path) -> dict[str, Any]:
         damaged = TrainingError(f"{file}: not a whole checkpoint; remove it, and --resume starts anew")
         try:
-            content = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
             raise damaged from error
         if not isinstance(content, dict) or "identity" not in content:
@@ -382,7 +429,7 @@ class Trainer:
 
     def _write_log(self) -> None:
         """Write log.csv anew: a row per finished epoch, so that a resumed run has each once."""
-        if self.folder is None:
+        if self.folder is None or not self.accelerator.is_main_process:
             return
         temporary = self.folder / ".log.csv.tmp"
         with temporary.open("w", newline="") as file:

@@ -31,10 +31,13 @@ from torch.nn import functional as F
 
 from blemish.methods.encoders import DenseEncoder, ResNetEncoder
 from blemish.methods.layers import expose, grey, mean_and_variance, place_statistics, white_point, whitening
+from blemish.methods.sharing import gathered, own
 from blemish.types import PatchMap, TrainedConfig, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from blemish.methods.sharing import Share
 
 DIRECTIONS = {"above": (-1, 0), "below": (1, 0), "left": (0, -1), "right": (0, 1)}
 """Where the context lies, seen from the sub-patch that it predicts (rows, columns)."""
@@ -80,6 +83,8 @@ class CpcAdConfig(TrainedConfig):
     """K: sub-patches that a context predicts in each direction."""
     negatives: int = 16
     """Negatives of each sub-patch in training, from across the batch."""
+    negatives_of: Literal["batch", "process"] = "batch"
+    """Trained by several processes: negatives from the whole batch, or from each process's own part of it."""
     bank: int = 256
     """Negatives in testing: encodings of good training images, kept in the model."""
     bank_seed: int = 0
@@ -240,25 +245,29 @@ def _windows(config: CpcAdConfig) -> list[tuple[int, int, int, int]]:
     return [(y, y + side, x, x + side) for y, x in starts]
 
 
-def random_crops(x: Tensor, size: tuple[int, int], smallest: float, flip: bool) -> Tensor:
+def random_crops(
+    x: Tensor, size: tuple[int, int], smallest: float, flip: bool, share: Share | None = None
+) -> Tensor:
     """Crop each image to a random share of its sides, resize it, and mirror half of them (Sec. 5).
 
     Both sides shrink by the same share, so the shape stays. Drawn from torch's generator.
 
     Args:
-        x: (B, C, H, W).
+        x: (B, C, H, W), or the part of them that `share` says.
         size: height and width of the result in pixels.
         smallest: the share is drawn from [smallest, 1].
         flip: whether to mirror left to right with probability 1/2.
+        share: which part of a batch x is; None: all of it.
 
     Returns:
         (B, C, *size), with the filter of `blemish.images.resize`.
     """
     H, W = x.shape[2:]
+    drawn = own(torch.rand(share.total if share else len(x), 4), share)
     crops = []
-    for image, (share, down, across, coin) in zip(x, torch.rand(len(x), 4).tolist(), strict=True):
-        share = smallest + (1 - smallest) * share
-        h, w = max(1, round(share * H)), max(1, round(share * W))
+    for image, (scale, down, across, coin) in zip(x, drawn.tolist(), strict=True):
+        scale = smallest + (1 - smallest) * scale
+        h, w = max(1, round(scale * H)), max(1, round(scale * W))
         top, left = int(down * (H - h + 1)), int(across * (W - w + 1))
         crop = _resize(image[None, :, top : top + h, left : left + w], size)
         crops.append(crop.flip(3) if flip and coin < 0.5 else crop)
@@ -371,25 +380,26 @@ class CpcAd(nn.Module):
         ).unflatten(2, (-1, self.sources.shape[1]))
         return torch.stack([predict(W, z_t) for W, z_t in zip(self.W, contexts, strict=True)])
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
         """Mean of L_k over all pairs of the four directions, Eq. (2). Images (B, C, H, W) -> a number.
 
         Each sub-patch draws its negatives from all sub-patches of the batch; the pairs that end in it share
-        them (our choice).
+        them (our choice). `share` says which part of the batch x is; the pairs are those of x.
         """
         config = self.config
         if self.training:
-            x = random_crops(x, config.size, config.crop, config.flip)
+            x = random_crops(x, config.size, config.crop, config.flip, share)
         z = self.encode(x)  # (E, B, g, d)
         with torch.autocast(x.device.type, enabled=False):  # the encoder alone may be in bf16
-            return self.loss_of(z.float())
+            return self.loss_of(z.float(), share if config.negatives_of == "batch" else None)
 
-    def loss_of(self, z: Tensor) -> Tensor:
+    def loss_of(self, z: Tensor, share: Share | None = None) -> Tensor:
         """Return the mean of L_k over all pairs, Eq. (2), of encodings (E, B, g, d)."""
         E, B, g, d = z.shape
-        negatives = self.config.negatives
-        drawn = torch.randint(B * g, (B * g * negatives,)).to(z.device)
-        z_j = z.flatten(1, 2).index_select(1, drawn).view(E, B, g, negatives, d)
+        negatives, total = self.config.negatives, share.total if share else B
+        drawn = own(torch.randint(total * g, (total * g * negatives,)).view(total, -1), share).flatten()
+        everyone = gathered(z, share, dim=1).flatten(1, 2)  # (E, total·g, d)
+        z_j = everyone.index_select(1, drawn.to(z.device)).view(E, B, g, negatives, d)
         candidates = torch.cat([z[:, :, :, None], z_j], dim=3)  # the positive first
         scores = log_f(candidates, self.predictions(z))  # (E, B, g, p/E, 1 + negatives)
         losses = self._by_pair(info_nce(scores[..., 0], scores[..., 1:]))

@@ -43,6 +43,8 @@ from blemish.types import TrainedConfig, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from blemish.methods.sharing import Share
+
 Masking = Literal["strict", "paper", "none"]
 Stripes = Literal["none", "rows", "cols", "both", "only"]
 
@@ -359,8 +361,11 @@ class Metal(nn.Module):
         x_hat = image_of(squares, self.channels, self.h, self.w, K)
         return x_hat + self.mean_image if self.config.center else x_hat
 
-    def loss(self, x: Tensor) -> Tensor:
-        """L(X, X̂) = L1(X, X̂) + L_SSIM(X, X̂), Eq. (4). Images (B, C, H, W) in [0, 1] -> a number."""
+    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
+        """L(X, X̂) = L1(X, X̂) + L_SSIM(X, X̂), Eq. (4). Images (B, C, H, W) in [0, 1] -> a number.
+
+        Each image counts by itself, whatever `share` of a batch x is.
+        """
         x = self.expose(x)
         x_hat = self.reconstruct(x).float()
         with torch.autocast(x.device.type, enabled=False):  # SSIM subtracts squares: not in bf16

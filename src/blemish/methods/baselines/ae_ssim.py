@@ -25,6 +25,8 @@ from blemish.methods.layers import SSIM_SIGMA, SSIM_WINDOW, grey, same_blur_matr
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from blemish.methods.sharing import Share
+
 
 def dissimilarity(x: Tensor, x_hat: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """R = 1 - SSIM(x, x̂) at each place, the mean over channels (Sec. 3).
@@ -51,8 +53,10 @@ class AeSsim(Autoencoder):
         for side, n in zip(("rows", "cols"), config.size, strict=True):
             self.register_buffer(side, same_blur_matrix(n, SSIM_WINDOW, SSIM_SIGMA), persistent=False)
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
         """Mean of R over all places, and weight decay. Images (B, C, H, W) in [0, 1] -> a number.
+
+        Each image counts by itself, whatever `share` of a batch x is.
 
         Our choice: images are mirrored at their borders, as for the map. Where only whole windows count, the
         outermost pixels weigh next to nothing, are never learnt, and frame every map.

@@ -42,6 +42,8 @@ from blemish.types import TrainedConfig, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from blemish.methods.sharing import Share
+
 SMOOTHING = 10 / 32
 """σ of the upsampling Gaussian as a share of a square's side: 10 of 32 pixels, as in FCDD's code (A.5)."""
 TRUNKS = {"resnet18": ResNet18, "dense": DenseTrunk}
@@ -200,11 +202,15 @@ class CutPaste(nn.Module):
         """Images (B, C, H, W), each channel of mean 0, all together of the training images' spread."""
         return (x - self.pixel_mean) / self.pixel_spread
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
         """E[CE(g(c(x)), 0) + CE(g(CP(c(x))), 1) + …], Eq. (3) of three classes, as a mean over all crops.
 
-        Images (B, C, H, W) in [0, 1] -> a number.
+        Images (B, C, H, W) in [0, 1] -> a number. Raises UsageError when x is only a `share` of the batch.
         """
+        if share is not None:
+            raise UsageError(
+                "--method cutpaste: batch normalisation needs whole batches; train it in one process"
+            )
         crops = random_crops(x, self.config.patch_size)
         everywhere = torch.ones_like(crops[:, :1], dtype=torch.bool)
         crops = jitter(crops, draw_jitter(len(crops)).to(x.device), everywhere)
