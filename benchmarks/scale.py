@@ -1,0 +1,188 @@
+"""What a million and a billion images cost, from measured constants: bytes, FLOPs, core-hours, money.
+
+    python benchmarks/scale.py --data ROOT/mvtec/bottle RUN [RUN ...] [--core-price 0.05] [--gpu-price 3.5]
+                               [--gpu-tflops 67] [--gpu-share 0.3] [--gpu-cores 16] [--out FILE]
+
+RUN is a run folder. Measured, by one thread, as the median over rounds of processor seconds an image:
+decoding (file -> array as the network takes it), the network on onnxruntime, and reading off map, score and
+regions; counted: the network's FLOPs, the bytes of a file and of a row in Parquet. Assumed, and to be
+replaced by your own: prices of a core and a GPU for an hour, and what share of its fp32 rate a GPU reaches.
+
+    core-hours = images · (decode + network + finish) / 3600
+    a GPU with its cores: images / min(cores / (decode + finish), share · rate / FLOPs)
+
+Writes scale.json and prints the tables of docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from deployment_speed import save, test_files
+from torch.utils.flop_counter import FlopCounterMode
+
+from blemish import fitting
+from blemish.bundle import load_bundle
+from blemish.export import export
+from blemish.runtime import OnnxDetector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from blemish.pipeline import Pipeline
+
+MILLION, HOUR = 10**6, 3600
+
+
+def seconds(call: Callable[[], object], n: int, rounds: int) -> float:
+    """Processor seconds of each of the n images of a call, the median over rounds after a warm-up."""
+    found = []
+    for _ in range(rounds + 1):
+        began = time.process_time()
+        call()
+        found.append((time.process_time() - began) / n)
+    return statistics.median(found[1:])
+
+
+def cpu_seconds(detector: Pipeline, files: Sequence[Path], rounds: int) -> dict[str, float]:
+    """Measure what an image costs in each part, one thread at a time."""
+    prepared = [detector.prepare(file) for file in files]
+    step = detector.batch_size
+    batches = [np.stack([x for x, _ in prepared[i : i + step]]) for i in range(0, len(prepared), step)]
+    maps = np.concatenate([detector.network(batch) for batch in batches])
+
+    def decode() -> None:
+        for file in files:
+            detector.prepare(file)
+
+    def infer() -> None:
+        for batch in batches:
+            detector.network(batch)
+
+    def finish() -> None:
+        for small_map, (_, size) in zip(maps, prepared, strict=True):
+            detector._finish(small_map, size, None)
+
+    parts = {"decode": decode, "network": infer, "finish": finish}
+    return {name: seconds(call, len(files), rounds) for name, call in parts.items()}
+
+
+def row_bytes(detector: Pipeline, files: Sequence[Path]) -> float:
+    """Bytes of a row in Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for file in files:
+        p = detector.predict(file)
+        found = {"score": p.score, "p_value": p.p_value, "threshold": p.threshold, "anomalous": p.anomalous}
+        rows.append({"path": str(file), **found, "regions": [asdict(r) for r in p.regions], "error": None})
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows * 100), buffer, compression="zstd")
+    return buffer.tell() / (100 * len(rows))
+
+
+def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
+    """Measure and count the constants of a model."""
+    bundle = load_bundle(run)
+    network = fitting.network_of(bundle, name=str(run))
+    x = torch.zeros(1, bundle.image_format.channels, *bundle.size)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(x)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        export(run, file)
+        detector = OnnxDetector.load(file, threads=1)
+        parts = cpu_seconds(detector, files, rounds)
+        row = row_bytes(detector, files[:16])
+    return {
+        "input": list(x.shape[1:]),
+        "flops": counter.get_total_flops(),
+        "cpu_s": parts,
+        "row_bytes": row,
+        "model_bytes": sum(t.nbytes for t in bundle.tensors.values()),
+    }
+
+
+def cost(found: dict[str, Any], about: dict[str, float]) -> dict[str, float]:
+    """What a million images take and cost, on cores alone and on GPUs with their cores."""
+    decode, network, finish = (found["cpu_s"][name] for name in ("decode", "network", "finish"))
+    core_hours = MILLION * (decode + network + finish) / HOUR
+    fed = about["gpu_cores"] / (decode + finish)
+    computed = about["gpu_share"] * about["gpu_tflops"] * 1e12 / max(found["flops"], 1)
+    gpu_hours = MILLION / min(fed, computed) / HOUR
+    price = about["gpu_price"] + about["gpu_cores"] * about["core_price"]
+    return {
+        "core_hours": core_hours,
+        "core_price": core_hours * about["core_price"],
+        "images_per_s_and_core": 1 / (decode + network + finish),
+        "gpu_images_per_s_fed": fed,
+        "gpu_images_per_s_computed": computed,
+        "gpu_hours": gpu_hours,
+        "gpu_price": gpu_hours * price,
+    }
+
+
+def show(models: dict[str, dict[str, Any]]) -> None:
+    """Print the tables of docs/scale.md."""
+    print("| method | MFLOP | decode, network, finish: ms of a core | row, bytes | images/s and core |")
+    print("|---|---|---|---|---|")
+    for name, found in models.items():
+        parts = ", ".join(f"{1000 * s:.1f}" for s in found["cpu_s"].values())
+        rate = found["million"]["images_per_s_and_core"]
+        print(f"| {name} | {found['flops'] / 1e6:,.0f} | {parts} | {found['row_bytes']:.0f} | {rate:.0f} |")
+    print()
+    print("| method | a million: core-hours, $ | GPU-hours, $ | GPU: images/s it is fed, it computes |")
+    print("|---|---|---|---|")
+    for name, found in models.items():
+        c = found["million"]
+        cores = f"{c['core_hours']:.1f}, {c['core_price']:.2f}"
+        gpus = f"{c['gpu_hours']:.2f}, {c['gpu_price']:.2f}"
+        rates = f"{c['gpu_images_per_s_fed']:,.0f}, {c['gpu_images_per_s_computed']:,.0f}"
+        print(f"| {name} | {cores} | {gpus} | {rates} |")
+
+
+def main() -> None:
+    """Measure, count, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--data", type=Path, required=True, help="a category with test images")
+    parser.add_argument("--images", type=int, default=48, help="test images in a round")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
+    for name, default, text in (
+        ("core-price", 0.05, "$ for a core and hour"),
+        ("gpu-price", 3.5, "$ for a GPU and hour"),
+        ("gpu-tflops", 67.0, "a GPU's fp32 rate"),
+        ("gpu-share", 0.3, "the share of it that is reached"),
+        ("gpu-cores", 16.0, "cores beside a GPU"),
+    ):
+        parser.add_argument(f"--{name}", type=float, default=default, help=text)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scale.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    prices = ("core_price", "gpu_price", "gpu_tflops", "gpu_share", "gpu_cores")
+    about = {name: getattr(options, name) for name in prices}
+    files = test_files(options.data, options.images)
+    models: dict[str, dict[str, Any]] = {}
+    for run in options.runs:
+        found = measured(run, files, options.rounds)
+        models[load_bundle(run).method] = found | {"million": cost(found, about)}
+    data = {"name": options.data.name, "bytes": statistics.mean(file.stat().st_size for file in files)}
+    save({"assumed": about, "data": data, "models": models}, options.out)
+    show(models)
+    print(f"\nan image is {data['bytes'] / 1e6:.2f} MB: a million are {data['bytes'] / 1e6:.2f} TB")
+
+
+if __name__ == "__main__":
+    main()
