@@ -69,9 +69,10 @@ class PredictArguments:
     model: Path
     """Run folder, model file or exported model."""
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="PATH [PATH ...]")]
-    """Images, films, folders or globs; folders are searched for images only."""
-    out: Path = Path("predictions")
-    """Where to write."""
+    """Images, films, folders or globs; folders are searched for images only. With --cluster also URLs as
+    s3://BUCKET/PREFIX, and Parquet files with the columns path and image; no films."""
+    out: str = "predictions"
+    """Where to write: a folder, or with --cluster a URL."""
     every: int = 1
     """Score each frame of a film (1), each second one (2), and so on."""
     false_alarm_rate: float | None = None
@@ -81,7 +82,12 @@ class PredictArguments:
     batch_size: int = 16
     """Images in a call of the network."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: CUDA if there is one."""
+    """auto: CUDA if there is one. With --cluster auto is cpu, a worker on each; cuda: one on each GPU."""
+    cluster: str | None = None
+    """Score on a Ray cluster: HOST:PORT, ray://HOST:PORT, or local. Writes Parquet files of rows, no maps or
+    overlays. Repeat the command to go on after an interruption."""
+    partition: int | None = None
+    """With --cluster: inputs of a Parquet file of rows, a multiple of --batch-size; default 4096."""
 
 
 @dataclass(frozen=True, kw_only=True)

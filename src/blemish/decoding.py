@@ -19,7 +19,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,26 @@ class Frame:
     def __str__(self) -> str:
         """Return the path, as a file's name does."""
         return self.path
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored:
+    """An image file that lies anywhere; its `path` stands for it in rows and errors.
+
+    `fetch` gets its bytes when it is decoded, once. An ImageError that it raises is the image's own; whatever
+    else it raises is not, and stops the scoring.
+    """
+
+    path: str
+    fetch: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        """Return the path, as a file's name does."""
+        return self.path
+
+
+Named = Path | Frame | Stored
+"""What has a path to stand under in rows."""
 
 
 @contextmanager
@@ -195,23 +215,30 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
     Raises ImageError for what is missing, not an image, truncated, too large or too small, of another
     dtype or colour mode, of several pages, or not finite.
     """
-    path, name = Path(path), os.fspath(path)
+    name = os.fspath(path)
+    return decode(read_bytes(path, name=name), name=name)
+
+
+def read_bytes(path: str | os.PathLike[str], *, name: str) -> bytes:
+    """Read an image file undecoded. `name` stands for it in errors.
+
+    Raises ImageError for what is missing, no image by its first bytes, or cannot be read.
+    """
+    path = Path(path)
     if not path.is_file():
         raise refusal(name, "is not a file; check the path")
     try:
         with path.open("rb") as file:
             _container(file.read(16), name)  # before the rest, as a file that is no image may be huge
             file.seek(0)
-            data = file.read()
+            return file.read()
     except OSError as error:
         raise refusal(name, f"cannot be read ({error.strerror}); check the file and its rights") from error
-    return decode(data, name=name)
 
 
 def as_image(obj: object) -> np.ndarray:
-    """Take a path, an array (H, W) or (H, W, C), a Pillow image or a Frame as (H, W, C), as `read` would.
-
-    An array is not copied. Raises ImageError.
+    """Take a path, an array (H, W) or (H, W, C), a Pillow image, a Frame or a Stored file as (H, W, C), as
+    `read` would. An array is not copied. Raises ImageError.
     """
     if isinstance(obj, str | os.PathLike):
         return read(obj)
@@ -221,6 +248,8 @@ def as_image(obj: object) -> np.ndarray:
         if isinstance(obj.image, ImageError):
             raise obj.image
         return checked(obj.image, obj.path)
+    if isinstance(obj, Stored):
+        return decode(obj.fetch(), name=obj.path)
     if not isinstance(obj, Image.Image):
         raise refusal("image", f"is a {type(obj).__name__}; give a path, an array or a Pillow image")
     name = name_of(obj)
@@ -233,6 +262,6 @@ def name_of(obj: object) -> str:
     """Name what `as_image` takes in errors: its path, or "image"."""
     if isinstance(obj, str | os.PathLike):
         return str(os.fspath(obj))
-    if isinstance(obj, Frame):
+    if isinstance(obj, Frame | Stored):
         return obj.path
     return str(getattr(obj, "filename", "") or "image")

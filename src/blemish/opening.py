@@ -20,6 +20,7 @@ def load(
     allow: frozenset[str] = frozenset(),
     false_alarm_rate: float | None = None,
     batch_size: int = 16,
+    threads: int | None = None,
 ) -> Pipeline:
     """Load a run folder, a model file or an exported model.
 
@@ -29,6 +30,7 @@ def load(
         allow: conversions permitted for images that are not as in training: channels, depth.
         false_alarm_rate: share of good parts that may be rejected, in (0, 1); None: the default.
         batch_size: images in a call of the network.
+        threads: those that run the network, torch's in this whole process; None: as many as there are cores.
 
     Raises ModelError for a file that is no model, UsageError for a device or rate that cannot be had, and
     for a model that needs torch where there is none.
@@ -36,7 +38,9 @@ def load(
     if Path(path).suffix.lower() == SUFFIX:
         if device == "cuda":
             raise UsageError(f"--device cuda: {path} is exported and runs on the CPU; leave --device out")
-        return OnnxDetector.load(path, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=batch_size)
+        return OnnxDetector.load(
+            path, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=batch_size, threads=threads
+        )
     if importlib.util.find_spec("torch") is None:
         raise UsageError(
             f"{path}: a trained model needs torch; pip install 'blemish[train]', or use its export (.onnx)"
@@ -44,6 +48,10 @@ def load(
     from blemish import fitting
     from blemish.bundle import load_bundle
 
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     return fitting.detector_of(
         load_bundle(Path(path)),
         name=str(path),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from blemish import images, scoring
-from blemish.decoding import Frame, as_image, name_of
+from blemish.decoding import Frame, Stored, as_image, name_of
 from blemish.tiles import Grid
 from blemish.types import ImageError, Prediction, UsageError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from blemish.bundle import Bundle
+    from blemish.decoding import Named
     from blemish.tiles import Box
     from blemish.types import Tiling
 
@@ -100,27 +102,30 @@ class Pipeline:
 
         Raises ImageError when it cannot be read or does not fit the model.
         """
-        path = str(image) if isinstance(image, (str, Path, Frame)) else None
+        path = str(image) if isinstance(image, (str, Path, Frame, Stored)) else None
         if self.bundle.tiling is not None:
             return self._predict_tiled(image, self.bundle.tiling, path)
         pixels, size = self.prepare(image)
         maps = self.network(pixels[np.newaxis])
         return self._finish(maps[0], size, path)
 
-    def predict_many(self, paths: Iterable[Path | Frame]) -> Iterator[Prediction | ImageError]:
+    def predict_many(
+        self, paths: Iterable[Named], *, threads: int | None = None
+    ) -> Iterator[Prediction | ImageError]:
         """Score files or frames in order; one that cannot be used yields its ImageError in its place.
 
         Two batches at most are decoded or scored ahead, so memory does not grow with the number of files;
-        batches fill across files, whatever their sizes. Images in tiles come one by one.
+        batches fill across files, whatever their sizes. Images in tiles come one by one. `threads` decode,
+        and as many read maps off; None: as many as there are cores, two at least.
         """
         waiting = iter(paths)
         if self.bundle.tiling is not None:
             yield from map(self._try_predict, waiting)
             return
-        workers = max(2, os.cpu_count() or 2)
+        workers = threads or max(2, os.cpu_count() or 2)
         finishing: deque[Future] = deque()
-        with ThreadPoolExecutor(workers) as decoders, ThreadPoolExecutor(workers) as finishers:
-            ahead: deque[tuple[Path | Frame, Future]] = deque()
+        with _pool(workers) as decoders, _pool(workers) as finishers:
+            ahead: deque[tuple[Named, Future]] = deque()
             while True:
                 room = max(self.batch_size, 2 * self.batch_size - len(finishing)) - len(ahead)
                 ahead.extend(
@@ -136,13 +141,13 @@ class Pipeline:
             yield from (future.result() for future in finishing)
 
     def predict_prepared(
-        self, loaded: Sequence[tuple[Path | Frame, Prepared | ImageError]]
+        self, loaded: Sequence[tuple[Named, Prepared | ImageError]]
     ) -> Iterator[Prediction | ImageError]:
         """Score what `try_prepare` made of files or frames in one call of the network (not for tiles)."""
         return (finish() for finish in self._scored(loaded))
 
     def _scored(
-        self, loaded: Sequence[tuple[Path | Frame, Prepared | ImageError]]
+        self, loaded: Sequence[tuple[Named, Prepared | ImageError]]
     ) -> Iterator[Callable[[], Prediction | ImageError]]:
         """Call the network, then yield for each file or frame what reads off its map."""
         readable = [item[0] for _, item in loaded if not isinstance(item, ImageError)]
@@ -153,7 +158,7 @@ class Pipeline:
             else:
                 yield partial(self._try_finish, next(maps), item[1], str(path))
 
-    def _try_predict(self, path: Path | Frame) -> Prediction | ImageError:
+    def _try_predict(self, path: Named) -> Prediction | ImageError:
         try:
             return self.predict(path)
         except ImageError as error:
@@ -188,7 +193,7 @@ class Pipeline:
             source, self.bundle.image_format, self.bundle.size, allow=self.allow | self.bundle.allow
         )
 
-    def try_prepare(self, path: Path | Frame) -> Prepared | ImageError:
+    def try_prepare(self, path: Named) -> Prepared | ImageError:
         """Return what `prepare` does, or the error that it raises."""
         try:
             return self.prepare(path)
@@ -231,6 +236,16 @@ class Pipeline:
             coarse_map=coarse_map,
             regions=[] if level is None else scoring.regions(anomaly_map, level),
         )
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Open threads that drop what still waits when they are left early, by an error or for good."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _itself(error: ImageError) -> ImageError:

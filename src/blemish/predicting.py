@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 COLUMNS = ("path", "score", "p_value", "threshold", "anomalous", "n_regions", "map", "overlay", "error")
 """The columns of predictions.csv."""
+ROW = ("path", "score", "p_value", "threshold", "anomalous", "regions", "map", "overlay", "error")
+"""The names in a row of predictions.jsonl."""
+
+ERRORS_TOLD = 20
+"""Failures whose errors are kept with the counts."""
 
 _IN_FLIGHT, _PIXELS_IN_FLIGHT = 8, 2**25  # images, and pixels of them, that may wait for their pictures
 
@@ -37,10 +42,19 @@ _IN_FLIGHT, _PIXELS_IN_FLIGHT = 8, 2**25  # images, and pixels of them, that may
 class PredictionCounts:
     """What came of a call: images scored, rejected and failed, and the errors of the first failures."""
 
-    scored: int
-    anomalous: int
-    failed: int
-    errors: list[str]
+    scored: int = 0
+    anomalous: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def __add__(self, other: PredictionCounts) -> PredictionCounts:
+        """Count what came of both."""
+        return PredictionCounts(
+            scored=self.scored + other.scored,
+            anomalous=self.anomalous + other.anomalous,
+            failed=self.failed + other.failed,
+            errors=[*self.errors, *other.errors][:ERRORS_TOLD],
+        )
 
 
 def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
@@ -55,21 +69,13 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
     files: dict[str, Path] = {}  # by absolute path, as one file may be spelled in several ways
     roots: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            found, matched = images.list_images(path), [path]
-        elif path.exists():
-            found, matched = [path], [path.parent]
-        else:
-            hits = sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207
-            found = [f for p in hits for f in (images.list_images(p) if p.is_dir() else [p])]
-            matched = [p if p.is_dir() else p.parent for p in hits]
+        hits = matching(pattern)
+        found = [f for p in hits for f in (images.list_images(p) if p.is_dir() else [p])]
         if not found:
-            what = "holds no image" if path.is_dir() else "no such file or folder, and no match as a glob"
-            raise UsageError(f"{pattern}: {what}; give images, films, folders or globs")
+            raise nothing_in(pattern)
         for file in found:
             files.setdefault(_absolute(file), file)
-        roots += matched
+        roots += [p if p.is_dir() else p.parent for p in hits]
     root = os.path.commonpath([_absolute(r) for r in roots])
     places = [Path(absolute).relative_to(root) for absolute in files]
     # Names without suffix that are not unique, as of part.png and part.jpg, keep theirs; nor may a name
@@ -80,6 +86,18 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
         (f, p if twins[stem := p.with_suffix("")] > 1 or (video.is_film(f) and stem in folders) else stem)
         for f, p in zip(files.values(), places, strict=True)
     ]
+
+
+def matching(pattern: str) -> list[Path]:
+    """Return the file or folder of this name, or else what it matches as a glob, in order."""
+    path = Path(pattern)
+    return [path] if path.exists() else sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207
+
+
+def nothing_in(pattern: str) -> UsageError:
+    """Make the error of an input without a single image."""
+    what = "holds no image" if Path(pattern).is_dir() else "no such file or folder, and no match as a glob"
+    return UsageError(f"{pattern}: {what}; give images, films, folders or globs")
 
 
 def _absolute(path: Path) -> str:
@@ -118,7 +136,9 @@ def predict_to_folder(
             anomalous += row["anomalous"] is True
             errors += [row["error"]] if row["error"] else []
             on_row(row)
-    return PredictionCounts(scored=scored, anomalous=anomalous, failed=len(errors), errors=errors[:20])
+    return PredictionCounts(
+        scored=scored, anomalous=anomalous, failed=len(errors), errors=errors[:ERRORS_TOLD]
+    )
 
 
 def _write_row(row: dict[str, Any], lines: IO[str], writer: csv.DictWriter, table: IO[str]) -> None:
@@ -140,10 +160,14 @@ def inspect(
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
         for result in detector.predict_many(_remembering(inputs, asked)):
             path, place = asked.popleft()
+            row = row_of(str(path), result)
             if isinstance(result, ImageError):
-                waiting.append((_error_row(path, result), None, 0))
+                waiting.append((row, None, 0))
             else:
-                row = _row(path, place, result)
+                row |= {
+                    "map": (Path("maps") / place).as_posix() + ".tiff",
+                    "overlay": (Path("overlays") / place).as_posix() + ".png",
+                }
                 pictures = pool.submit(_write_pictures, detector, path, row, result, out)
                 waiting.append((row, pictures, result.anomaly_map.size))
             del result  # the map of a large image is large
@@ -172,27 +196,17 @@ def _finished(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
         try:
             pictures.result()  # a full disk stops the run here
         except ImageError as error:  # the file went away, or changed, after it was scored
-            return _error_row(row["path"], error)
+            return row_of(row["path"], error)
     return row
 
 
-def _row(path: Path | Frame, place: Path, prediction: Prediction) -> dict[str, Any]:
-    return {
-        "path": str(path),
-        "score": prediction.score,
-        "p_value": prediction.p_value,
-        "threshold": prediction.threshold,
-        "anomalous": prediction.anomalous,
-        "regions": [asdict(region) for region in prediction.regions],
-        "map": (Path("maps") / place).as_posix() + ".tiff",
-        "overlay": (Path("overlays") / place).as_posix() + ".png",
-        "error": None,
-    }
-
-
-def _error_row(path: Path | Frame | str, error: ImageError) -> dict[str, Any]:
-    empty = dict.fromkeys(("score", "p_value", "threshold", "anomalous", "map", "overlay"))
-    return {"path": str(path), **empty, "regions": [], "error": str(error)}
+def row_of(path: str, result: Prediction | ImageError) -> dict[str, Any]:
+    """Say in a row what came of an input, before it has any picture."""
+    row: dict[str, Any] = dict.fromkeys(ROW) | {"path": path, "regions": []}
+    if isinstance(result, ImageError):
+        return row | {"error": str(result)}
+    said = {name: getattr(result, name) for name in ("score", "p_value", "threshold", "anomalous")}
+    return row | said | {"regions": [asdict(region) for region in result.regions]}
 
 
 def _write_pictures(
