@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -19,7 +20,8 @@ class TrainArguments(Generic[Config]):
     """Learn what good looks like from the good images of a data set."""
 
     data: Path
-    """A category in MVTec layout, a folder of good images, or a CSV manifest (path,split,label,mask)."""
+    """A category in MVTec layout, a folder of good images, or a CSV manifest (path,split,label,mask). With
+    --cluster a folder with categories in MVTec layout, one or two levels below it."""
     config: OmitArgPrefixes[Config]
     """The method's options; `--preset` sets their defaults."""
     method: str = "metal"
@@ -27,7 +29,7 @@ class TrainArguments(Generic[Config]):
     preset: str = "default"
     """The method's set of options to start from."""
     out: Path | None = None
-    """Run folder; default runs/<data set>-<method>."""
+    """Run folder; default runs/<data set>-<method>. With --cluster it holds one for each category."""
     seed: int = 0
     """Fixes the split, the first weights and the order of images."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -42,6 +44,31 @@ class TrainArguments(Generic[Config]):
     """Bits that 16-bit files really use."""
     value_range: tuple[float, float] | None = None
     """Values of float images that mean 0 and 1."""
+    cluster: str | None = None
+    """Train a model for each category on a Ray cluster: HOST:PORT, ray://HOST:PORT, or local. Repeat the
+    command to go on after an interruption."""
+    categories: tuple[str, ...] = ()
+    """With --cluster: names of categories; default all."""
+    cpus_per_model: int | None = None
+    """With --cluster: CPUs of a training, and its threads; default 1."""
+    gpus_per_model: int | None = None
+    """With --cluster: GPUs of a training; default 0, which trains on CPUs."""
+
+    def words(self, usual: Config) -> list[str]:
+        """Write what makes the model as the command line takes it; `usual` are the preset's options."""
+        own = [f for f in fields(self) if f.name in ("seed", "device", "precision")]
+        own += [f for f in fields(self) if f.name in ("channels", "bit_depth", "value_range")]
+        given = [(f.name, getattr(self, f.name), f.default) for f in own]
+        given += [(f.name, getattr(self.config, f.name), getattr(usual, f.name)) for f in fields(usual)]
+        changed = [_words(name, value) for name, value, default in given if value != default]
+        return ["--method", self.method, "--preset", self.preset, *chain(*changed)]
+
+
+def _words(name: str, value: object) -> list[str]:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    return [f"--{option}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +236,14 @@ class BenchArguments:
     """Seeds, each of them a run."""
     out: Path = Path("bench")
     """Where to write: a run folder for each cell, and the results."""
-    jobs: int = 1
-    """Cells at a time; each has its share of the cores."""
+    jobs: int | None = None
+    """Cells at a time, each with its share of the cores; default 1."""
+    cluster: str | None = None
+    """Run the cells on a Ray cluster: HOST:PORT, ray://HOST:PORT, or local."""
+    cpus_per_cell: int | None = None
+    """With --cluster: CPUs of a cell, and its threads; default 1."""
+    gpus_per_cell: int | None = None
+    """With --cluster: GPUs of a cell; default 0, which trains on CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)

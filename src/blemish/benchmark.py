@@ -8,24 +8,17 @@ from its checkpoint, and figures of other code or data are never mixed in: they 
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.metadata
 import inspect
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from blemish import fitting, layout, peer
 from blemish.data import check_evaluable, dataset_fingerprint, open_dataset
+from blemish.jobs import Processes, Progress, follow
 from blemish.methods import METHODS
 from blemish.page import write_whole
 from blemish.types import DataError, UsageError
@@ -36,10 +29,10 @@ if TYPE_CHECKING:
 LOOKS = {
     *("__init__", "_disc", "_report_charts", "arguments", "benchmark", "benchmark_page", "cli"),
     *("comparison", "drawing", "export", "hooks", "opening", "page", "predicting", "published", "report"),
-    *("grabbing", "quantising", "runtime", "synthetic", "terminal", "video", "watching"),
+    *("grabbing", "jobs", "quantising", "runtime", "synthetic", "terminal", "video", "watching"),
 }
-"""Modules that only show figures, or call those that make them, as all of the station's do: a change of
-theirs moves none."""
+"""Modules that only show figures, or call those that make them, as all of the station's and of the
+cluster's do: a change of theirs moves none."""
 
 LIBRARIES = ("torch", "numpy", "scipy", "pillow", "tifffile", "imagecodecs")
 CELL_NAME = "cell.json"
@@ -65,25 +58,50 @@ class Cell:
         """Say which cell it is, in words."""
         return f"{label_of(self.method, self.preset)} on {self.category}, seed {self.seed}"
 
+    @property
+    def likeness(self) -> tuple[str, str]:
+        """Name what takes as long: the method, and the category."""
+        return label_of(self.method, self.preset), self.category
+
+    @property
+    def software(self) -> dict[str, Any]:
+        """Return what a machine must have to do it."""
+        return {name: self.identity[name] for name in ("code", "libraries")}
+
+    def absolute(self) -> Cell:
+        """Return the cell with absolute paths."""
+        return replace(self, data=self.data.absolute(), folder=self.folder.absolute())
+
+    def commands(self) -> list[list[str]]:
+        """Return the command lines that make it, after `python -m`."""
+        return commands(self)
+
+    def complete(self, folder: Path, seconds: float) -> None:
+        """Write cell.json of what the commands left in `folder`: it says that the cell is finished."""
+        about = json.loads((folder / "run.json").read_text())
+        result = {
+            "category": self.category,
+            **self.identity,
+            "commands": [" ".join(["python -m", *command]) for command in self.commands()],
+            "machine": about["machine"],
+            "versions": about["versions"],
+            "training": about["result"],
+            "seconds": seconds,
+            "evaluation": json.loads((folder / "evaluation" / "evaluation.json").read_text()),
+        }
+        write_whole(folder / CELL_NAME, json.dumps(result, indent=2) + "\n")
+
     def result(self) -> dict[str, Any] | None:
         """Return what the finished cell says, or None."""
         file = self.folder / CELL_NAME
         return json.loads(file.read_text()) if file.exists() else None
 
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where a benchmark stands. `failed` holds each failed cell's name and its error, one line.
-
-    `latest` says how the cell went that ended last.
-    """
-
-    total: int
-    finished: int
-    running: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds_left: float | None = None
-    latest: str | None = None
+    def in_short(self) -> str:
+        """Say how it went: the areas, and the minutes."""
+        result = self.result() or {}
+        areas = {name: result["evaluation"][f"{name}_auroc"] for name in ("image", "pixel")}
+        known = [f"{name} AUROC {value:.3f}" for name, value in areas.items() if value is not None]
+        return f"{', '.join(known)}, {result['seconds'] / 60:.1f} min"
 
 
 # --- planning ---------------------------------------------------------------------------------------------
@@ -133,16 +151,15 @@ def plan(methods: Sequence[str], categories: dict[str, Path], seeds: Sequence[in
             config = {"anomalib": peer.anomalib_version()}
         else:
             config = asdict(fitting.preset_named(method, preset or "default"))
-        code = code_fingerprint(method)
-        chosen.append({"method": method, "preset": preset or "default", "config": config, "code": code})
+        named = {"method": method, "preset": preset or "default", "config": config}
+        chosen.append(named | software(method))
     fingerprints = {}
     for name, folder in categories.items():
         dataset = open_dataset(folder)
         check_evaluable(dataset)
         fingerprints[name] = dataset_fingerprint(dataset)
-    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return [
-        _cell(one | {"seed": seed, "data": fingerprints[name], "libraries": libraries}, name, folder, out)
+        _cell(one | {"seed": seed, "data": fingerprints[name]}, name, folder, out)
         for seed in dict.fromkeys(seeds)
         for name, folder in categories.items()
         for one in chosen
@@ -164,6 +181,12 @@ def _cell(identity: dict[str, Any], category: str, data: Path, out: Path) -> Cel
     )
 
 
+def software(method: str) -> dict[str, Any]:
+    """Return what of this installation a method's figures depend on: the code, the libraries' versions."""
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"code": code_fingerprint(method), "libraries": libraries}
+
+
 def code_fingerprint(method: str) -> str:
     """SHA-256 of the source that can move a method's figures: the package without looks and other methods."""
     package = Path(__file__).parent
@@ -171,8 +194,8 @@ def code_fingerprint(method: str) -> str:
     others -= {Path(inspect.getfile(METHODS[method]))} if method in METHODS else set()
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
-        station = file.is_relative_to(package / "station")
-        if file not in others and file.stem not in LOOKS and not station:
+        apart = file.relative_to(package).parts[0] in ("station", "cluster")
+        if file not in others and file.stem not in LOOKS and not apart:
             digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 
@@ -198,127 +221,4 @@ def run(cells: Sequence[Cell], *, jobs: int, on_change: Callable[[Progress], Non
     """
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: must be 1 or larger")
-    progress = Progress(total=len(cells), finished=sum(cell.result() is not None for cell in cells))
-    waiting = [cell for cell in cells if cell.result() is None]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ThreadPoolExecutor(max_workers=jobs) as pool, _Children() as children:
-        running: dict[Future, Cell] = {}
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                cell = waiting.pop(0)
-                running[pool.submit(children.run, cell, threads)] = cell
-            progress.running = [cell.name for cell in running.values()]
-            progress.seconds_left = _seconds_left(cells, [*waiting, *running.values()], jobs)
-            on_change(progress)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell, error = running.pop(future), future.result()
-                if error is None:
-                    progress.finished += 1
-                else:
-                    progress.failed[cell.name] = error
-                progress.latest = f"{cell.name}: {error or _in_short(cell.result() or {})}"
-    progress.running, progress.seconds_left = [], None
-    on_change(progress)
-    return progress
-
-
-class _Children:
-    """The processes of the running cells, which do not outlive this one."""
-
-    def __init__(self) -> None:
-        self.running: set[subprocess.Popen] = set()
-        self.stopped = False
-
-    def __enter__(self) -> _Children:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Ask all to save what they have and end."""
-        self.stopped = True
-        for process in list(self.running):
-            process.terminate()
-
-    def run(self, cell: Cell, threads: int) -> str | None:
-        """Train and evaluate a cell. Returns what went wrong in one line, or None."""
-        cell.folder.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        for command in commands(cell):
-            if self.stopped:
-                return "stopped"
-            error = self._call(command, cell.folder / "output.txt", threads)
-            if error is not None:
-                return error
-        result = _result_of(cell, time.monotonic() - began)
-        write_whole(cell.folder / CELL_NAME, json.dumps(result, indent=2) + "\n")
-        return None
-
-    def _call(self, command: list[str], output: Path, threads: int) -> str | None:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        with output.open("a+") as log:
-            start = log.tell()
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                preexec_fn=_end_with_parent,
-                start_new_session=True,  # Ctrl-C reaches it through `stop`, once
-            )
-            self.running.add(process)
-            if self.stopped:  # since the last look, before `stop` could see this process
-                process.terminate()
-            code = process.wait()
-            self.running.discard(process)
-            if code == 0:
-                return None
-            log.seek(start)
-            lines = log.read().strip().splitlines()
-        if code < 0:
-            return f"killed by signal {-code}" + (": not enough memory?" if code == -signal.SIGKILL else "")
-        return lines[-1] if lines else f"ended with {code}"
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this process by SIGTERM when its parent dies, however it does; Linux only."""
-    if _PRCTL is not None:
-        _PRCTL(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
-
-
-def _result_of(cell: Cell, seconds: float) -> dict[str, Any]:
-    about = json.loads((cell.folder / "run.json").read_text())
-    return {
-        "category": cell.category,
-        **cell.identity,
-        "commands": [" ".join(["python -m", *command]) for command in commands(cell)],
-        "machine": about["machine"],
-        "versions": about["versions"],
-        "training": about["result"],
-        "seconds": seconds,
-        "evaluation": json.loads((cell.folder / "evaluation" / "evaluation.json").read_text()),
-    }
-
-
-def _in_short(result: dict[str, Any]) -> str:
-    areas = {name: result["evaluation"][f"{name}_auroc"] for name in ("image", "pixel")}
-    known = [f"{name} AUROC {value:.3f}" for name, value in areas.items() if value is not None]
-    return f"{', '.join(known)}, {result['seconds'] / 60:.1f} min"
-
-
-def _seconds_left(cells: Sequence[Cell], remaining: Sequence[Cell], jobs: int) -> float | None:
-    """Estimate from finished cells of the same method, on the same category if there are any."""
-    finished = [(cell, result["seconds"]) for cell in cells if (result := cell.result()) is not None]
-    if not finished:
-        return None
-
-    def expected(cell: Cell) -> float:
-        same = [(c, s) for c, s in finished if (c.method, c.preset) == (cell.method, cell.preset)] or finished
-        return mean([s for c, s in same if c.category == cell.category] or [s for _, s in same])
-
-    return sum(map(expected, remaining)) / jobs
+    return follow(cells, Processes(jobs), on_change)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from errno import EDQUOT, ENOSPC
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from blemish.types import BlemishError, Interrupted, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blemish.arguments import EvaluateArguments, PredictArguments
+    from blemish.arguments import EvaluateArguments, PredictArguments, TrainArguments
+    from blemish.jobs import Progress
     from blemish.predicting import PredictionCounts
 
 STOPPED = 130
@@ -56,20 +58,21 @@ def train(arguments: list[str]) -> int:
     options = fitting.ImageOptions(
         channels=args.channels, bit_depth=args.bit_depth, value_range=args.value_range
     )
+    fit = partial(
+        fitting.fit,
+        method=method,
+        preset=preset,
+        config=args.config,
+        seed=args.seed,
+        precision=args.precision,
+        image_options=options,
+    )
+    if args.cluster is not None:
+        return _train_on_cluster(args, args.words(defaults), out, fit)
+    _refuse_without_cluster(args, "categories", "cpus_per_model", "gpus_per_model")
     with progress_bar() as progress:
-        detector = fitting.fit(
-            args.data,
-            method=method,
-            preset=preset,
-            config=args.config,
-            out=out,
-            seed=args.seed,
-            device=args.device,
-            precision=args.precision,
-            resume=args.resume,
-            image_options=options,
-            watcher=TrainingBar(progress),
-        )
+        watcher = TrainingBar(progress)
+        detector = fit(args.data, out=out, device=args.device, resume=args.resume, watcher=watcher)
     if not is_first_process():
         return 0
     print(f"model: {out / 'model.safetensors'}")
@@ -80,6 +83,22 @@ def train(arguments: list[str]) -> int:
         promised = f"false-alarm rates promised from {calibration.lowest_rate:.3g}"
         print(f"calibrated on {calibration.n} good images: {promised}")
     return 0
+
+
+def _train_on_cluster(args: TrainArguments, words: list[str], out: Path, fit: Callable[..., Any]) -> int:
+    """Train a model for each category, each one by the command with these words."""
+    from blemish import benchmark
+    from blemish.cluster import cells, joined
+
+    share = _share(args, "model")
+    categories = benchmark.categories_in(args.data, args.categories)
+    trainings = cells.trainings(categories, out, method=args.method, options=words)
+    for training in trainings:
+        if training.result() is not None:  # a finished run of other options or images is refused
+            fit(training.data, out=training.folder, device="cpu", resume=True)
+    with joined(str(args.cluster)), progress_bar(estimate=False) as bar:
+        progress = cells.run(trainings, **share, on_change=_drawn(bar, "models"))
+    return _told(progress, "models", out)
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -279,28 +298,75 @@ def bench(arguments: list[str]) -> int:
     from blemish.arguments import BenchArguments
 
     args: BenchArguments = parse("bench", BenchArguments, arguments)
-    from blemish import benchmark
-    from blemish.benchmark_page import write_results
-    from blemish.page import format_duration
+    from contextlib import nullcontext
 
+    from blemish import benchmark, cluster
+    from blemish.benchmark_page import write_results
+
+    if args.cluster is None:
+        _refuse_without_cluster(args, "cpus_per_cell", "gpus_per_cell")
+        joined, run = nullcontext(), partial(benchmark.run, jobs=1 if args.jobs is None else args.jobs)
+    elif args.jobs is not None:
+        raise UsageError(f"--jobs {args.jobs}: is for one machine; on a cluster use --cpus-per-cell instead")
+    else:
+        from blemish.cluster.cells import run as run_on_cluster
+
+        joined, run = cluster.joined(args.cluster), partial(run_on_cluster, **_share(args, "cell"))
     categories = benchmark.categories_in(args.data, args.categories)
     cells = benchmark.plan(args.methods, categories, args.seeds, args.out)
-    args.out.mkdir(parents=True, exist_ok=True)
-    with progress_bar(estimate=False) as bar:
-        task = bar.add_task("cells", total=len(cells))
+    with joined, progress_bar(estimate=False) as bar:
+        args.out.mkdir(parents=True, exist_ok=True)
+        draw = _drawn(bar, "cells")
 
-        def show(now: benchmark.Progress) -> None:
-            left = "" if now.seconds_left is None else f", about {format_duration(now.seconds_left)} left"
-            bar.update(task, completed=now.finished, description=f"{'; '.join(now.running)}{left}")
-            if now.latest is not None:
-                bar.console.print(f"{now.latest}{left}", markup=False, highlight=False, soft_wrap=True)
+        def show(now: Progress) -> None:
+            draw(now)
             write_results(args.out, cells, now)
 
-        progress = benchmark.run(cells, jobs=args.jobs, on_change=show)
+        progress = run(cells, on_change=show)
+    return _told(progress, "cells", args.out / "results.html")
+
+
+def _drawn(bar: Any, what: str) -> Callable[[Progress], None]:
+    """Return what draws the progress of jobs on a bar, and prints how each of them went."""
+    from blemish.page import format_duration
+
+    task = bar.add_task(what)
+
+    def draw(now: Progress) -> None:
+        left = "" if now.seconds_left is None else f", about {format_duration(now.seconds_left)} left"
+        text = f"{'; '.join(now.running)}{left}"
+        bar.update(task, completed=now.finished, total=now.total, description=text)
+        if now.latest is not None:
+            bar.console.print(f"{now.latest}{left}", markup=False, highlight=False, soft_wrap=True)
+
+    return draw
+
+
+def _told(progress: Progress, what: str, where: Path) -> int:
+    """Print what became of jobs, and return the exit code."""
     for name, error in progress.failed.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
-    print(f"{progress.finished} of {progress.total} cells: {args.out / 'results.html'}")
+    print(f"{progress.finished} of {progress.total} {what}: {where}")
     return 1 if progress.failed else 0
+
+
+def _share(args: Any, unit: str) -> dict[str, int]:
+    """Return the CPUs and GPUs of a job on a cluster. Raises UsageError."""
+    share = {}
+    for name, least in (("cpus", 1), ("gpus", 0)):
+        given = getattr(args, f"{name}_per_{unit}")
+        share[name] = least if given is None else given
+        if share[name] < least:
+            raise UsageError(f"--{name}-per-{unit} {given}: must be {least} or larger")
+    return share
+
+
+def _refuse_without_cluster(args: Any, *options: str) -> None:
+    for option in options:
+        if getattr(args, option) not in (None, ()):
+            raise UsageError(
+                f"--{option.replace('_', '-')}: is for a cluster; add --cluster, or leave it out"
+            )
 
 
 def compare(arguments: list[str]) -> int:

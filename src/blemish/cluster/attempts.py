@@ -1,0 +1,112 @@
+"""An attempt at a job, on whichever machine of a cluster: what a worker does.
+
+It works in a folder of its own beside the job's, `.<name>.<attempt>`, so that two attempts never meet, also
+when the first was only believed to be lost. It begins with the newest checkpoint that another attempt, or an
+interrupted run in the job's own folder, has left.
+"""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from blemish import benchmark
+from blemish.bundle import MODEL_NAME
+from blemish.jobs import OUTPUT_NAME, call, threads_of
+
+SHARED = "--out must lie on a file system that all machines of the cluster share"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What an attempt is told: the job's folder and commands, with absolute paths, and what they need."""
+
+    folder: Path
+    commands: list[list[str]]
+    method: str
+    software: dict[str, Any]
+    threads: int
+    gpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What an attempt says when it is over: the name of its folder, if it came to have one."""
+
+    folder: str | None = None
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def attempt(order: Order) -> Attempt:
+    """Work at a job in a new folder, beginning with what other attempts have left."""
+    refusal = _refusal(order)
+    if refusal is not None:
+        return Attempt(error=refusal)
+    folder = order.folder.with_name(f".{order.folder.name}.{uuid4().hex[:8]}")
+    try:
+        folder.mkdir()
+    except OSError as error:
+        return Attempt(error=f"{socket.gethostname()}: {folder.parent}: {error.strerror}; {SHARED}")
+    with suppress(OSError):  # it is being removed, or its machine is gone: then from the beginning
+        _take_over(order.folder, folder)
+    variables = threads_of(order.threads) | ({} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""})
+    began = time.monotonic()
+    for words in order.commands:
+        command = [str(folder) if word == str(order.folder) else word for word in words]
+        error = call(command, folder / OUTPUT_NAME, variables, threading.Event())
+        if error is not None:
+            return Attempt(folder=folder.name, error=error)
+    return Attempt(folder=folder.name, seconds=time.monotonic() - began)
+
+
+def _refusal(order: Order) -> str | None:
+    """Say why this machine would not make the driver's figures, or None."""
+    ours, wanted, host = benchmark.software(order.method), order.software, socket.gethostname()
+    if ours["code"] != wanted["code"]:
+        return f"{host}: its blemish is another than the driver's; install the same on all machines"
+    for name, version in wanted["libraries"].items():
+        if ours["libraries"][name] != version:
+            found = ours["libraries"][name]
+            return f"{host}: has {name} {found}, and the driver {version}; install the same on all machines"
+    return None
+
+
+def attempts_at(folder: Path) -> list[Path]:
+    """Find the folders of attempts at the job whose folder this is."""
+    return list(folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}"))
+
+
+def _take_over(folder: Path, mine: Path) -> None:
+    """Copy the model of an attempt that came to have one, or else the newest checkpoint.
+
+    Both are written whole or not at all, and what was trained depends on nothing but the job: so whoever it
+    is from, and whether or not that one goes on, `--resume` ends with the same weights.
+    """
+    others = [other for other in (folder, *attempts_at(folder)) if other != mine]
+    for names in (("run.json", "log.csv", MODEL_NAME), ("checkpoint/state.pt",)):
+        found = [other for other in others if (other / names[-1]).exists()]
+        if found:
+            furthest = max(found, key=lambda other: (other / names[-1]).stat().st_mtime)
+            for name in names:
+                if (furthest / name).exists():
+                    _copy(furthest / name, mine / name)
+            return
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    part = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.copy2(source, part)  # with its time, which says how far it is
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
