@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/blemish demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """What a million and a billion images cost, from measured constants: bytes, FLOPs, core-hours, money.
 
-    python benchmarks/scale.py --data ROOT/mvtec/bottle RUN [RUN ...] [--core-price 0.05] [--gpu-price 3.5]
-                               [--gpu-tflops 67] [--gpu-share 0.3] [--gpu-cores 16] [--out FILE]
+    python benchmarks/scale.py --data ROOT/mvtec/bottle RUN [RUN ...] [--check FOLDER] [--core-price 0.05]
+                     [--gpu-price 3.5] [--gpu-tflops 67] [--gpu-share 0.3] [--gpu-cores 16] [--out FILE]
 
 RUN is a run folder. Measured, by one thread, as the median over rounds of processor seconds an image:
 decoding (file -> array as the network takes it), the network on onnxruntime, and reading off map, score and
@@ -11,17 +11,21 @@ replaced by your own: prices of a core and a GPU for an hour, and what share of 
     core-hours = images · (decode + network + finish) / 3600
     a GPU with its cores: images / min(cores / (decode + finish), share · rate / FLOPs)
 
+With --check FOLDER, the folder of `scale_predict.py`, the rates of its runs are predicted: nodes / seconds
+that a worker takes for an image, measured without a cluster, as many side by side as there are nodes.
+
 Writes scale.json and prints the tables of docs/scale.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import json
 import statistics
 import tempfile
 import time
-from dataclasses import asdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +36,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blemish import fitting
 from blemish.bundle import load_bundle
+from blemish.cluster import sources
+from blemish.cluster.stores import Place
+from blemish.cluster.worker import THREADS, write_rows
 from blemish.export import export
+from blemish.predicting import row_of
 from blemish.runtime import OnnxDetector
 
 if TYPE_CHECKING:
@@ -41,6 +49,8 @@ if TYPE_CHECKING:
     from blemish.pipeline import Pipeline
 
 MILLION, HOUR = 10**6, 3600
+PARTITIONS = 8
+"""That a worker's seconds are measured on, after one to warm up."""
 
 
 def seconds(call: Callable[[], object], n: int, rounds: int) -> float:
@@ -77,18 +87,14 @@ def cpu_seconds(detector: Pipeline, files: Sequence[Path], rounds: int) -> dict[
 
 
 def row_bytes(detector: Pipeline, files: Sequence[Path]) -> float:
-    """Bytes of a row in Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = []
-    for file in files:
-        p = detector.predict(file)
-        found = {"score": p.score, "p_value": p.p_value, "threshold": p.threshold, "anomalous": p.anomalous}
-        rows.append({"path": str(file), **found, "regions": [asdict(r) for r in p.regions], "error": None})
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows * 100), buffer, compression="zstd")
-    return buffer.tell() / (100 * len(rows))
+    """Bytes of a row in Parquet, all of different images."""
+    rows = (row_of(file, detector.predict(file)) for file in files)
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "part.parquet"
+        write_rows(rows, part)
+        whole = part.stat().st_size
+        write_rows(iter(()), part)
+        return (whole - part.stat().st_size) / len(files)
 
 
 def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
@@ -96,14 +102,14 @@ def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
     bundle = load_bundle(run)
     network = fitting.network_of(bundle, name=str(run))
     x = torch.zeros(1, bundle.image_format.channels, *bundle.size)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    with FlopCounterMode(display=False) as counter:
         network(x)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         export(run, file)
         detector = OnnxDetector.load(file, threads=1)
         parts = cpu_seconds(detector, files, rounds)
-        row = row_bytes(detector, files[:16])
+        row = row_bytes(detector, files)
     return {
         "input": list(x.shape[1:]),
         "flops": counter.get_total_flops(),
@@ -111,6 +117,41 @@ def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
         "row_bytes": row,
         "model_bytes": sum(t.nbytes for t in bundle.tensors.values()),
     }
+
+
+def worker_seconds(folder: Path, first: int) -> float:
+    """Score partitions as a worker of a cluster does, without a cluster; seconds an image, warm."""
+    detector = OnnxDetector.load(folder / "pca.onnx", threads=1)
+    place = Place(at=str(folder / "out-2"))
+    began, images = 0.0, 0
+    for number in range(first, first + PARTITIONS + 1):
+        if number == first + 1:
+            began, images = time.perf_counter(), 0
+        inputs = sources.frozen(place, number)
+        results = detector.predict_many(sources.stored(inputs), threads=THREADS)
+        rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
+        with tempfile.TemporaryDirectory() as temporary:
+            write_rows(rows, Path(temporary) / "part.parquet")
+        images += len(inputs)
+    return (time.perf_counter() - began) / images
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Predict the rates of `scale_predict.py` from a worker's seconds, and put them beside those measured."""
+    run = json.loads(Path("benchmarks/results/scale_predict.json").read_text())
+    found: dict[str, Any] = {}
+    for nodes in (1, 2):
+        with ProcessPoolExecutor(nodes, mp_context=get_context("spawn")) as pool:
+            firsts = [i * (PARTITIONS + 1) for i in range(nodes)]
+            taken = statistics.mean(pool.map(worker_seconds, [folder] * nodes, firsts))
+        measured = run[f"nodes_{nodes}"]["images_per_second_steady"]
+        found[f"nodes_{nodes}"] = {
+            "worker_s": taken,
+            "predicted": nodes / taken,
+            "measured": measured,
+            "measured_over_predicted": measured * taken / nodes,
+        }
+    return found
 
 
 def cost(found: dict[str, Any], about: dict[str, float]) -> dict[str, float]:
@@ -168,6 +209,7 @@ def main() -> None:
         ("gpu-cores", 16.0, "cores beside a GPU"),
     ):
         parser.add_argument(f"--{name}", type=float, default=default, help=text)
+    parser.add_argument("--check", type=Path, help="the folder of scale_predict.py")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scale.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -179,7 +221,11 @@ def main() -> None:
         found = measured(run, files, options.rounds)
         models[load_bundle(run).method] = found | {"million": cost(found, about)}
     data = {"name": options.data.name, "bytes": statistics.mean(file.stat().st_size for file in files)}
-    save({"assumed": about, "data": data, "models": models}, options.out)
+    result: dict[str, Any] = {"assumed": about, "data": data, "models": models}
+    if options.check is not None:
+        result["check"] = check(options.check.resolve())
+        print(json.dumps(result["check"], indent=2))
+    save(result, options.out)
     show(models)
     print(f"\nan image is {data['bytes'] / 1e6:.2f} MB: a million are {data['bytes'] / 1e6:.2f} TB")
 

@@ -111,7 +111,7 @@ class Worker:
         results = self.detector.predict_many(images, threads=THREADS)
         rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
         with self.out.whole(name) as part:
-            return _write(rows, part)
+            return write_rows(rows, part)
 
     def _load(self) -> Pipeline:
         """Load the run's model, once this node proved to be fit. Raises BlemishError."""
@@ -146,7 +146,7 @@ def schema() -> pa.Schema:
     )
 
 
-def _write(rows: Iterator[dict[str, Any]], part: Path) -> PredictionCounts:
+def write_rows(rows: Iterator[dict[str, Any]], part: Path) -> PredictionCounts:
     """Write rows as they come, some at a time, and with them what they count."""
     import pyarrow as pa
     import pyarrow.parquet as pq
