@@ -51,9 +51,9 @@ def test_stopped_anywhere_and_resumed_gives_the_same_bytes(
     steps = 0
     step = Trainer._step
 
-    def stopping(trainer: Trainer, x: torch.Tensor) -> None:
+    def stopping(trainer: Trainer, x: torch.Tensor, share: object) -> None:
         nonlocal steps
-        step(trainer, x)
+        step(trainer, x, share)
         steps += 1
         if steps == stop_after:
             trainer.ask_to_stop()

@@ -6,7 +6,7 @@ import hashlib
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -249,11 +249,20 @@ def test_whole_maps_and_images_do_not_wait_for_the_disk():
 
 
 def test_an_error_between_two_answers_fails_those_that_have_none(monkeypatch: pytest.MonkeyPatch):
-    gate = threading.Event()
+    gate, calls = threading.Event(), []
 
     def network(x: np.ndarray) -> np.ndarray:
-        gate.wait(10)
+        calls.append(len(x))
+        gate.wait(60)
         return x.mean(axis=1)
+
+    def submitted(level: int, there: Callable[[], bool]) -> Future:
+        future = engine.submit(request(level))
+        for _ in range(3000):
+            if there():
+                return future
+            time.sleep(0.01)
+        raise AssertionError("it never came")
 
     def finish(self: Pipeline, small_map: np.ndarray, *rest: object):
         if small_map.max() > 0.99:
@@ -263,10 +272,9 @@ def test_an_error_between_two_answers_fails_those_that_have_none(monkeypatch: py
     original = Pipeline._finish
     monkeypatch.setattr(Pipeline, "_finish", finish)
     with running(fake_detector(grey_levels=LEVELS, network=network, batch_size=8)) as engine:
-        first = [engine.submit(request(10)) for _ in range(2)]  # for each thread that scores
-        time.sleep(0.3)
-        batch = [engine.submit(request(level)) for level in (80, 255, 81)]
-        time.sleep(0.3)
+        first = [submitted(10, lambda n=n: len(calls) == n) for n in (1, 2)]  # for each thread that scores
+        ready = engine._ready.qsize
+        batch = [submitted(level, lambda n=n: ready() == n) for n, level in enumerate((80, 255, 81), 1)]
         gate.set()
         for future in (*first, batch[0]):
             assert answer(future).error is None
