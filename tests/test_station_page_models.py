@@ -16,6 +16,8 @@ from station_browser import GOOD, Open, Running, file, png, running, shown, uplo
 from blemish.station.security import Tokens
 from blemish.station.store import Verdict, new_id
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
 pytestmark = pytest.mark.slow
 exported, here, tab = station_browser.exported, station_browser.here, station_browser.tab
 
@@ -134,7 +136,7 @@ def test_chosen_images_become_a_model_that_inspects(here: Running, tab: Open):
     page.get_by_role("link", name="Show the model").click()
     card = page.locator(".model", has_text="lid (new light)")
     card.wait_for()
-    assert card.evaluate("card => card === document.activeElement")
+    sync_api.expect(card).to_be_focused()
     assert fact(card, "Method") == "pca, default"
     page.keyboard.press("1")
     page.locator("#model").select_option(label="lid (new light)")
