@@ -60,15 +60,15 @@ def test_a_signal_ends_it_after_the_file_in_hand(
 def test_a_full_disk_is_one_line_and_nothing_is_lost(
     small_disk: Path, place: Place, capsys: pytest.CaptureFixture[str]
 ):
-    names = [f"{i:02d}.png" for i in range(40)]
+    names = [f"{i:02d}.png" for i in range(20)]
     for i, name in enumerate(names):
-        grey(place.folder / name, 6 * i)
+        grey(place.folder / name, 10 * i)
     place.out = small_disk / "out"
     # room for more than the pictures that may be written before the first row, for fewer than all
     (small_disk / "fill").write_bytes(bytes(150 * 1024))
     line = refused(capsys, *command(place))
     assert "No space left on device; free some space" in line
-    recorded = len(rows_of(place.out))
+    recorded = (place.out / watching.LEDGER).read_bytes().count(b"\n")  # the last may be cut
     assert 0 < recorded < len(names)
     assert len(images.list_images(place.folder)) == len(names)
     (small_disk / "fill").unlink()
