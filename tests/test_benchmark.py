@@ -18,6 +18,7 @@ import pytest
 from commands import refused, run
 from conftest import save, tiny_defect, tiny_image
 from pictures import mask_of, picture
+from processes import processes_of
 
 from blemish import benchmark, fitting
 from blemish.benchmark import Cell, Progress
@@ -453,19 +454,6 @@ def wait_for(file: Path, seconds: float = 60) -> None:
     while not file.exists():
         assert time.monotonic() < end, f"{file} did not appear"
         time.sleep(0.01)
-
-
-def processes_of(folder: Path) -> list[int]:
-    """The processes whose command line names a folder, but this one."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                named = os.fsencode(folder) in (process / "cmdline").read_bytes()
-            except OSError:  # it has ended
-                continue
-            found += [int(process.name)] if named else []
-    return found
 
 
 def test_square_brackets_in_an_error_are_text(tmp_path: Path, told, capsys):

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from commands import QUICK, refused, run
 from conftest import save, tiny_defect, tiny_image
+from processes import parent_of, processes_of
 
 from blemish import benchmark, fitting
 from blemish.arguments import TrainArguments
@@ -186,23 +187,6 @@ def attempt_of(job: Any, epochs: int = 0) -> Path:
 
     wait_until(there, f"no attempt at {job.name}")
     return found[0]
-
-
-def processes_of(folder: Path) -> list[int]:
-    """The processes whose command line names something below a folder, but this one."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                named = os.fsencode(folder) in (process / "cmdline").read_bytes()
-            except OSError:  # it has ended
-                continue
-            found += [int(process.name)] if named else []
-    return found
-
-
-def parent_of(process: int) -> int:
-    return int((Path("/proc") / str(process) / "stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 # --- what a cluster makes is what one machine makes ---

@@ -76,7 +76,7 @@ LAYERS = [
     {"jobs"},
     {"benchmark"},
     {"benchmark_page"},
-    {"cluster", "cluster.attempts"},
+    {"cluster.attempts"},
     {"cluster.cells"},
     {"terminal"},
     {"station.commands"},

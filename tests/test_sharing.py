@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import parent_of
 
 from blemish.methods.sharing import gathered, own, share_of
 
@@ -99,7 +100,7 @@ def worker(launcher: subprocess.Popen, rank: int) -> int:
     """Return the process number of a rank."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            mine = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]) == launcher.pid
+            mine = parent_of(int(folder.name)) == launcher.pid
             if mine and f"\0RANK={rank}\0" in (folder / "environ").read_text():
                 return int(folder.name)
         except OSError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish import fitting, layout, peer
-from blemish.data import check_evaluable, dataset_fingerprint, open_dataset
+from blemish.data import check_evaluable, dataset_fingerprint, open_dataset, source_digest
 from blemish.jobs import Processes, Progress, follow
 from blemish.methods import METHODS
 from blemish.page import write_whole
@@ -192,12 +192,12 @@ def code_fingerprint(method: str) -> str:
     package = Path(__file__).parent
     others = {Path(inspect.getfile(kind)) for kind in METHODS.values()}
     others -= {Path(inspect.getfile(METHODS[method]))} if method in METHODS else set()
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
+
+    def moves_figures(file: Path) -> bool:
         apart = file.relative_to(package).parts[0] in ("station", "cluster")
-        if file not in others and file.stem not in LOOKS and not apart:
-            digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
+        return file not in others and file.stem not in LOOKS and not apart
+
+    return source_digest(moves_figures)
 
 
 def commands(cell: Cell) -> list[list[str]]:

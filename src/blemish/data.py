@@ -19,7 +19,7 @@ from blemish import decoding, images, layout, manifest
 from blemish.types import DataError, ImageError, Sample, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 MIN_TRAIN = 2
 """The fewest training images of a data set (our choice: one to learn from, one to validate on)."""
@@ -127,6 +127,14 @@ def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
             f"{sample.mask}: value {odd:g}; a mask has only 0 and 1, or 0 and 255, save it without shades"
         )
     return mask[:, :, 0] > 0
+
+
+def source_digest(keep: Callable[[Path], bool] = lambda _file: True) -> str:
+    """SHA-256 of the source of this package, 64 hex digits: of those files that `keep` holds of."""
+    package, digest = Path(__file__).parent, hashlib.sha256()
+    for file in filter(keep, sorted(package.rglob("*.py"))):
+        digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def file_digest(path: Path) -> str:

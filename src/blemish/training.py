@@ -292,16 +292,21 @@ class Trainer:
             group["lr"] = rate
         self._seed_draws(state.epoch, state.step)
         self.optimizer.zero_grad()
+        loss, mean, images = self._loss_of_batch(x, share)
+        value = self._finite(mean, "loss")
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        state.loss_sum, state.images = state.loss_sum + value * images, state.images + images
+        state.step += 1
+
+    def _loss_of_batch(self, x: Tensor, share: Share | None) -> tuple[Tensor, float, int]:
+        """Return the loss to descend, the whole batch's mean loss, and its number of images."""
         with self.accelerator.autocast():
             loss = self.loss(x, share)
         if share is not None:
             loss = loss * share.weight  # as the gradient is the mean of the processes'
-        value = self._finite(self._mean_over_processes(loss.item()), "loss")
-        self.accelerator.backward(loss)
-        self.optimizer.step()
         images = len(x) if share is None else share.total
-        state.loss_sum, state.images = state.loss_sum + value * images, state.images + images
-        state.step += 1
+        return loss, self._mean_over_processes(loss.item()), images
 
     def _mean_over_processes(self, value: float) -> float:
         """Let all processes go on from the same number."""
@@ -332,12 +337,8 @@ class Trainer:
         self.network.eval()
         self._seed_draws(self.epochs)  # the same draws after every epoch, and none of an epoch's
         for x, share in self._shares(self.validation, np.arange(len(self.validation))):
-            with self.accelerator.autocast():
-                loss = self.loss(x, share).item()
-            if share is None:
-                total += loss * len(x)
-            else:
-                total += self._mean_over_processes(loss * share.weight) * share.total
+            _, mean, images = self._loss_of_batch(x, share)
+            total += mean * images
         self.network.train()
         return self._finite(total / len(self.validation), "validation loss")
 

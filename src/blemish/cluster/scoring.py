@@ -8,7 +8,6 @@ worker (Ray tries its partition again elsewhere), a node, or this command (repea
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -21,7 +20,8 @@ from typing import Any
 from blemish.bundle import find_model
 from blemish.cluster import sources
 from blemish.cluster.stores import Place, StoreError, is_url
-from blemish.cluster.worker import RUN, Scoring, Worker, code_digest
+from blemish.cluster.worker import RUN, Scoring, Worker
+from blemish.data import file_digest, source_digest
 from blemish.predicting import PredictionCounts
 from blemish.types import BlemishError, UsageError
 
@@ -76,14 +76,14 @@ def _place(out: str) -> Place:
 def _identity(scoring: Scoring) -> dict[str, Any]:
     """What the rows depend on, by the words in which a difference is told."""
     return {
-        "model": hashlib.sha256(find_model(scoring.model).read_bytes()).hexdigest(),
+        "model": file_digest(find_model(scoring.model)),
         "inputs": [i if is_url(i) else os.path.abspath(i) for i in scoring.inputs],  # noqa: PTH100
         "--false-alarm-rate": scoring.false_alarm_rate,
         "--allow": sorted(scoring.allow),
         "--batch-size": scoring.batch_size,
         "--partition": scoring.partition,
         "--device": scoring.device,
-        "code": code_digest(),
+        "code": source_digest(),  # rows of two of them are not mixed
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from blemish import opening
 from blemish.cluster import sources
 from blemish.cluster.stores import Place, is_url, parquet
+from blemish.data import source_digest
 from blemish.predicting import PredictionCounts, row_of
 from blemish.types import BlemishError, UsageError
 
@@ -71,14 +71,6 @@ class Scoring:
         )
 
 
-def code_digest() -> str:
-    """SHA-256 of this blemish's source: rows of two of them are not mixed."""
-    package, digest = Path(__file__).parent.parent, hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
 class Worker:
     """Scores partitions in a process of its own, with a model that it loads once."""
 
@@ -120,7 +112,7 @@ class Worker:
             raise UsageError(
                 f"{self.out.at}: is not seen by {node}; choose an --out that all nodes share, or a URL"
             )
-        if code_digest() != self.run["of"]["code"]:
+        if source_digest() != self.run["of"]["code"]:
             raise UsageError(f"--cluster: {node} has another blemish; install the same one on each node")
         if not is_url(self.out.at):
             return self.scoring.load(Path(self.out.name_of(self.run["model"])), threads=1)

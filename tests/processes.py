@@ -1,0 +1,24 @@
+"""Looking at other processes, by /proc."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The processes whose command line names something below a folder, but this one."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                named = os.fsencode(folder) in (process / "cmdline").read_bytes()
+            except OSError:  # it has ended
+                continue
+            found += [int(process.name)] if named else []
+    return found
+
+
+def parent_of(process: int) -> int:
+    """The process that started one."""
+    return int((Path("/proc") / str(process) / "stat").read_text().rsplit(")", 1)[1].split()[1])
