@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -123,6 +124,28 @@ def test_above_the_threshold_exactly_when_p_is_at_most_the_rate(
     assume(rate >= calibration.lowest_rate)
     for s in [score, *scores]:  # the calibration scores themselves are the ties
         assert (s > calibration.threshold(rate)) == (calibration.p_value(s) <= rate)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "rate"), [(1, 1, 0.5), (4, 3, 0.2), (4, 3, 0.5), (6, 2, 0.999), (2, 5, 0.34)]
+)
+def test_the_chance_of_alarms_is_the_share_of_all_orders(n: int, m: int, rate: float):
+    counts = []
+    for held_out in itertools.combinations(range(n + m), n):  # each equally likely
+        threshold = of(list(held_out)).threshold(rate)
+        counts.append(sum(s > threshold for s in set(range(n + m)) - set(held_out)))
+    for alarms in range(m + 1):
+        share = np.mean(np.array(counts) >= alarms)
+        assert of(list(range(n))).chance_of(alarms, m, rate) == pytest.approx(share, abs=1e-12)
+
+
+def test_the_chance_of_alarms_by_hand():
+    # The threshold is the largest of 21: nine alarms are nine new scores before it, (20···12) / (41···33).
+    by_hand = math.prod(range(12, 21)) / math.prod(range(33, 42))
+    assert of(list(range(21))).chance_of(9, 20, 0.05) == pytest.approx(by_hand)
+    assert of([0.0]).chance_of(0, 0, 0.5) == 1.0
+    with pytest.raises(UsageError, match="hold out 19 good images"):
+        of([0.0]).chance_of(1, 1, 0.05)
 
 
 @pytest.mark.parametrize(("n", "rate"), [(19, 0.05), (30, 0.1), (7, 0.3)])

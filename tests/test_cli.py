@@ -250,6 +250,18 @@ def test_evaluate_warns_of_training_images_in_the_test_set(
     assert capsys.readouterr().err == f"warning: leakage: {copy} was trained on, as {trained}\n"
 
 
+@pytest.mark.usefixtures("no_report")
+def test_evaluate_warns_of_more_false_alarms_than_chance_explains(
+    tiny_category: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(tiny_category, tmp_path / "data")
+    for i, defective in enumerate(sorted((tmp_path / "data" / "test").glob("[!g]*/*"))):
+        for copy in "ab":
+            shutil.copy(defective, tmp_path / "data" / "test" / "good" / f"bad{i}{copy}.png")
+    assert run("evaluate", "--model", tiny_model, "--data", tmp_path / "data", "--out", tmp_path / "e") == 0
+    assert "12 of 16 good test images were rejected, where 16.7 % was promised" in capsys.readouterr().err
+
+
 # --- predict ---
 
 

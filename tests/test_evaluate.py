@@ -36,6 +36,7 @@ CONTRACT = {
     "aupro_fpr30",
     "image_f1max",
     "false_alarm_rate",
+    "false_alarm_p_value",
     "detection_rate",
     "seconds_per_image",
     "n_good",
@@ -178,6 +179,9 @@ def test_the_numbers_where_the_detector_errs(noisy: Path, tmp_path: Path):
     low, high = evaluation["image_auroc_interval95"]
     assert low <= evaluation["image_auroc"] <= high
     assert evaluation["requested_false_alarm_rate"] == 0.3
+    calibration, n = detector.bundle.calibration, evaluation["n_good"]
+    alarms = round(evaluation["false_alarm_rate"] * n)
+    assert evaluation["false_alarm_p_value"] == calibration.chance_of(alarms, n, 0.3)
     assert evaluation["per_defect"]["blot"] != evaluation["per_defect"]["speck"]
 
 

@@ -31,6 +31,7 @@ EVALUATION = {
     "aupro_fpr30": 0.9012,
     "image_f1max": 0.9533,
     "false_alarm_rate": 1 / 30,
+    "false_alarm_p_value": 0.6,
     "detection_rate": 43 / 45,
     "requested_false_alarm_rate": 0.05,
     "threshold": 1.25,
@@ -334,6 +335,21 @@ def test_images_are_lazy_and_open_on_a_click(tmp_path: Path) -> None:
     assert found.values("loading") == ["lazy", "lazy"]
     assert found.values("href").count("overlays/g-calm.png") == 2
     assert all(found.values("alt"))
+
+
+@pytest.mark.parametrize("chance", [None, 0.01, 1.0])
+def test_false_alarms_that_chance_explains_are_no_warning(tmp_path: Path, chance: float | None) -> None:
+    assert "promised" not in page(tmp_path, EVALUATION | {"false_alarm_p_value": chance}).text["summary"]
+
+
+def test_more_false_alarms_than_chance_explains_are_a_warning(tmp_path: Path) -> None:
+    text = page(tmp_path, EVALUATION | {"false_alarm_rate": 9 / 30, "false_alarm_p_value": 0.004}).text[
+        "summary"
+    ]
+    assert (
+        "9 of 30 good test images were rejected, where 5.0 % was promised: by chance 0.4 % of the time"
+        in text
+    )
 
 
 def test_leakage_is_a_warning_and_none_is_silent(tmp_path: Path) -> None:

@@ -71,6 +71,20 @@ class Calibration:
         """
         return _threshold(self.map_maxima, rate)
 
+    def chance_of(self, alarms: int, images: int, rate: float) -> float:
+        """Return the probability, in (0, 1], of at least `alarms` false alarms among `images` new good ones.
+
+        As if the new images and the n of the calibration were exchangeable: then all orders of their scores
+        are equally likely, and the number of new ones above the k-th largest of the n is beta-binomial with k
+        and n + 1 - k. With ties it is an upper bound. A small one says that the new images are not like the
+        calibration's. Raises as `threshold` does.
+        """
+        from scipy.stats import betabinom  # slow to import, and seldom needed
+
+        self.threshold(rate)
+        k = _allowed(self.n, rate)
+        return float(betabinom.sf(alarms - 1, images, k, self.n + 1 - k))
+
 
 def calibrate(scores: ArrayLike, map_maxima: ArrayLike) -> Calibration:
     """Make a calibration of the scores of held-out good images.

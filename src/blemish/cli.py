@@ -115,6 +115,7 @@ def _evaluate(args: EvaluateArguments, out: Path, training_log: Path) -> None:
     from blemish.data import open_dataset
     from blemish.evaluate import evaluate as run_evaluation
     from blemish.opening import load
+    from blemish.report import broken_promise
 
     detector = load(
         args.model,
@@ -130,6 +131,8 @@ def _evaluate(args: EvaluateArguments, out: Path, training_log: Path) -> None:
         )
     for trained, tested in evaluation["leakage"]:
         print(f"warning: leakage: {tested} was trained on, as {trained}", file=sys.stderr)
+    if broken := broken_promise(evaluation):
+        print(f"warning: {broken}", file=sys.stderr)
     _print_evaluation(evaluation)
     print(f"report: {out / 'report.html'}")
 

@@ -178,6 +178,7 @@ def _measure(
         "requested_false_alarm_rate": detector.rate,
         "threshold": detector.threshold,
         "false_alarm_rate": _share_rejected(s for s in scored if not s.sample.is_defect),
+        "false_alarm_p_value": _false_alarm_p_value(detector, scored),
         "detection_rate": _share_rejected(s for s in scored if s.sample.is_defect),
         "n_good": int((~defective).sum()),
         "n_defect": int(defective.sum()),
@@ -212,6 +213,17 @@ def _share_rejected(scored: Iterator[Scored]) -> float | None:
     verdicts = [s.anomalous for s in scored]
     known = [v for v in verdicts if v is not None]
     return sum(known) / len(known) if known else None
+
+
+def _false_alarm_p_value(detector: Pipeline, scored: list[Scored]) -> float | None:
+    """The chance of so many false alarms if the good test images are like those of the calibration."""
+    calibration, rate = detector.bundle.calibration, detector.rate
+    good = [s.anomalous for s in scored if not s.sample.is_defect]
+    return (
+        None
+        if calibration is None or rate is None
+        else calibration.chance_of(sum(map(bool, good)), len(good), rate)
+    )
 
 
 def _per_defect(scored: list[Scored], pool: metrics.PixelPool | None) -> dict[str, dict[str, Any]]:

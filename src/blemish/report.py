@@ -31,11 +31,14 @@ if TYPE_CHECKING:
 KEYS = {
     *("image_auroc", "pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish", "aupro_fpr30"),
     *("image_f1max", "false_alarm_rate", "detection_rate", "requested_false_alarm_rate", "threshold"),
-    *("seconds_per_image", "n_good", "n_defect", "per_defect", "leakage"),
+    *("false_alarm_p_value", "seconds_per_image", "n_good", "n_defect", "per_defect", "leakage"),
 }
 """What a report reads of `evaluation.json`. All must be there; any may be None."""
 DEFECT_KEYS = {"n", "image_auroc", "pixel_auroc", "detection_rate"}
 """The same for a defect of `per_defect`."""
+
+UNLIKELY = 0.01
+"""Below this chance, false alarms beyond the promise are told. Our choice: one warning of 100 for nothing."""
 
 SHOW_ALL = 300
 """Up to so many images the gallery shows all of them. Our choice: a page of that size still scrolls well."""
@@ -123,6 +126,7 @@ def _content(evaluation: Mapping[str, Any], images: list[ReportImage]) -> dict[s
     misses, groups = _gallery(images)
     return {
         "sentence": _sentence(evaluation),
+        "broken_promise": broken_promise(evaluation),
         "tiles": _tiles(evaluation),
         "numbers": _numbers(evaluation),
         "evaluation": evaluation,
@@ -204,6 +208,18 @@ def _sentence(evaluation: Mapping[str, Any]) -> str:
     if not clauses:
         return "No threshold was calibrated, so no part was accepted or rejected; only scores are compared."
     return ", ".join(clauses) + "."
+
+
+def broken_promise(evaluation: Mapping[str, Any]) -> str | None:
+    """Say that there were more false alarms than the calibration lets expect, or None."""
+    chance, n = evaluation["false_alarm_p_value"], evaluation["n_good"]
+    if chance is None or chance >= UNLIKELY:
+        return None
+    return (
+        f"{round(evaluation['false_alarm_rate'] * n)} of {n} good test images were rejected, where "
+        f"{format_percent(evaluation['requested_false_alarm_rate'])} was promised: by chance "
+        f"{format_percent(chance)} of the time; they are not like the good images held out of training"
+    )
 
 
 def _why_missing(evaluation: Mapping[str, Any], key: str) -> str:
