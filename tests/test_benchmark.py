@@ -238,7 +238,7 @@ def test_the_folder_follows_seed_options_and_libraries(tmp_path: Path, monkeypat
         *(("pca", f"{name}.py", True) for name in ("pca", "layers", "metrics", "fitting", "evaluate")),
         *(("pca", f"{name}.py", True) for name in ("images", "training", "calibration", "uncertainty")),
         *(("pca", f"{name}.py", False) for name in ("metal", "kde", "cpc_ad", "report", "published")),
-        *(("pca", f"{name}.py", False) for name in ("benchmark", "comparison", "cli", "page", "__init__")),
+        *(("pca", f"{name}.py", False) for name in ("benchmark", "comparison", "cli", "page", "demo")),
         *(("metal", f"{name}.py", moves) for name, moves in (("metal", True), ("pca", False))),
         *(("anomalib", f"{name}.py", moves) for name, moves in (("peer", True), ("metal", False))),
     ],

@@ -20,7 +20,7 @@ from parity import assert_same_answers
 from PIL import Image
 
 import blemish
-from blemish import cli, fitting, opening
+from blemish import fitting, opening
 from blemish.export import export
 from blemish.methods import METHODS
 from blemish.methods.metal import MetalConfig
@@ -141,7 +141,7 @@ def test_what_is_not_installed_is_named_with_what_brings_it(
     def train(_: list[str]) -> int:
         raise ModuleNotFoundError(name=missing)
 
-    monkeypatch.setitem(cli.COMMANDS, "train", (train, ""))
+    monkeypatch.setattr("blemish.commands.train.train", train)
     line = refused(capsys, "train")
     assert line == f"blemish train: {missing} is missing; pip install 'blemish[{extra}]'"
 

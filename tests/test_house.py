@@ -79,7 +79,9 @@ LAYERS = [
     {"cluster.attempts"},
     {"cluster.cells"},
     {"terminal"},
-    {"station.commands"},
+    {"commands", "commands.jobs"},
+    {*(f"commands.{name}" for name in ("train", "evaluate", "predict", "watch", "serve", "token", "export"))},
+    {"commands.bench", "commands.compare", "commands.demo"},
     {"cli"},
 ]
 """A module imports from lower layers only. Within one, a module and its private half see each other."""

@@ -194,7 +194,7 @@ def code_fingerprint(method: str) -> str:
     others -= {Path(inspect.getfile(METHODS[method]))} if method in METHODS else set()
 
     def moves_figures(file: Path) -> bool:
-        apart = file.relative_to(package).parts[0] in ("station", "cluster")
+        apart = file.relative_to(package).parts[0] in ("commands", "station", "cluster")
         return file not in others and file.stem not in LOOKS and not apart
 
     return source_digest(moves_figures)

@@ -1,11 +1,11 @@
-"""`blemish serve` and `blemish token`."""
+"""`blemish serve`."""
 
 from __future__ import annotations
 
 import socket
 from typing import TYPE_CHECKING
 
-from blemish.arguments import ServeArguments, TokenArguments
+from blemish.arguments import ServeArguments
 from blemish.station.retention import Policy
 from blemish.station.security import Tokens, check_binding, is_loopback
 from blemish.terminal import StopSignals, parse
@@ -59,18 +59,6 @@ def serve(arguments: list[str]) -> int:
     )
     with StopSignals():  # the server ends by them, and then hands them on
         uvicorn.Server(config).run(sockets=[listening])
-    return 0
-
-
-def token(arguments: list[str]) -> int:
-    """Run `blemish token`."""
-    args: TokenArguments = parse("token", TokenArguments, arguments)
-    tokens = Tokens(args.folder)
-    if args.remove:
-        tokens.remove(args.name)
-        print(f"{args.name}: removed; a running station forgets it when it is started again")
-        return 0
-    print(tokens.add(args.name, args.role))
     return 0
 
 
