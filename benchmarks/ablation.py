@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from blemish import fitting
+from blemish import fitting, networks
 from blemish.data import open_dataset, read_mask
 from blemish.methods.metal import Metal, MetalConfig
 from blemish.metrics import PixelPool, image_roc
@@ -63,7 +63,7 @@ def with_papers_map(detector: Pipeline) -> Pipeline:
     config = MetalConfig(**(bundle.config | PAPERS_MAP))
     weights = {k: v for k, v in bundle.tensors.items() if not k.startswith("place_")}
     bundle = replace(bundle, config=asdict(config), tensors=weights, calibration=None)
-    return fitting.detector_of(bundle, name="ablation", device="cpu")
+    return networks.detector_of(bundle, name="ablation", device="cpu")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from blemish import fitting, scoring
+from blemish import fitting, networks, scoring
 from blemish.data import open_dataset, read_mask, split_good
 from blemish.loading import ImageFiles
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
@@ -98,7 +98,7 @@ def measure(detector: Pipeline, data: Path) -> dict[str, float]:
 def rescored(detector: Pipeline, changes: dict, data: Path, seed: int) -> Pipeline:
     """Keep the encoder and W; make bank and place statistics anew as `changes` ask."""
     bundle = detector.bundle
-    config = CpcAdConfig(**(fitting.options_of(bundle) | changes))
+    config = CpcAdConfig(**(networks.options_of(bundle) | changes))
     network = CpcAd(config, bundle.image_format.channels)
     made = ("bank", "place_mean", "place_spread", "place_encoding", "place_whitening")
     kept = {k: torch.from_numpy(v) for k, v in bundle.tensors.items() if k not in made}
@@ -114,7 +114,7 @@ def rescored(detector: Pipeline, changes: dict, data: Path, seed: int) -> Pipeli
     files = ImageFiles([s.path for s in split.train], bundle.image_format, config.size, allow=bundle.allow)
     network.finish(lambda: _batches(files))
     bundle = replace(bundle, config=asdict(config), calibration=None, patch_map=config.patch_map)
-    return Pipeline(bundle=bundle, network=fitting.runner(network, torch.device("cpu")))
+    return Pipeline(bundle=bundle, network=networks.runner(network, torch.device("cpu")))
 
 
 def _batches(files: ImageFiles) -> Iterator[torch.Tensor]:

@@ -34,7 +34,7 @@ import torch
 from deployment_speed import save, test_files
 from torch.utils.flop_counter import FlopCounterMode
 
-from blemish import fitting
+from blemish import networks
 from blemish.bundle import load_bundle
 from blemish.cluster import sources
 from blemish.cluster.stores import Place
@@ -100,7 +100,7 @@ def row_bytes(detector: Pipeline, files: Sequence[Path]) -> float:
 def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
     """Measure and count the constants of a model."""
     bundle = load_bundle(run)
-    network = fitting.network_of(bundle, name=str(run))
+    network = networks.network_of(bundle, name=str(run))
     x = torch.zeros(1, bundle.image_format.channels, *bundle.size)
     with FlopCounterMode(display=False) as counter:
         network(x)

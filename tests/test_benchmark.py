@@ -20,7 +20,7 @@ from conftest import save, tiny_defect, tiny_image
 from pictures import mask_of, picture
 from processes import processes_of
 
-from blemish import benchmark, fitting
+from blemish import benchmark, networks
 from blemish.benchmark import Cell, Progress
 from blemish.benchmark_page import write_results
 from blemish.types import DataError
@@ -219,9 +219,9 @@ def test_the_folder_follows_seed_options_and_libraries(tmp_path: Path, monkeypat
         return folder_of(tmp_path / "a", **options).rsplit("-", 1)[1]
 
     seen = [digest(), digest(seeds=(1,)), digest(methods=("kde",)), digest(methods=("metal:paper-object",))]
-    named = fitting.preset_named
+    named = networks.preset_named
     with monkeypatch.context() as changed:
-        changed.setattr(fitting, "preset_named", lambda *a: replace(named(*a), image_score="max"))
+        changed.setattr(networks, "preset_named", lambda *a: replace(named(*a), image_score="max"))
         seen.append(digest())
     with monkeypatch.context() as changed:
         changed.setattr("importlib.metadata.version", lambda name: "9" if name == "torch" else "1")
@@ -525,7 +525,8 @@ def names_in(out: Path, data: Path) -> list[str]:
     cells = content["cells"]
     assert (content["failed"], content["missing"]) == ({}, [])
     for cell in cells:
-        assert cell["config"] == json.loads(json.dumps(vars(fitting.preset_named(cell["method"], "default"))))
+        usual = networks.preset_named(cell["method"], "default")
+        assert cell["config"] == json.loads(json.dumps(vars(usual)))
         assert cell["code"] == benchmark.code_fingerprint(cell["method"])
         assert len(cell["data"]) == 64
         assert set(cell["libraries"]) == set(benchmark.LIBRARIES) <= set(cell["versions"])

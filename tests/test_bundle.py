@@ -18,9 +18,9 @@ from safetensors.torch import save_file as save_torch_file
 
 from blemish.bundle import FORMAT_VERSION, Bundle, find_model, load_bundle, save_bundle
 from blemish.calibration import calibrate
-from blemish.fitting import detector_of
 from blemish.images import ImageFormat
 from blemish.methods.metal import Metal, MetalConfig
+from blemish.networks import detector_of
 from blemish.opening import load
 from blemish.types import ModelError
 

@@ -13,7 +13,7 @@ import pytest
 from commands import QUICK, refused, run
 from conftest import save, tiny_image
 
-from blemish import fitting, opening
+from blemish import fitting, networks, opening
 from blemish.cli import COMMANDS
 from blemish.types import Interrupted, TrainedConfig
 
@@ -161,7 +161,7 @@ def test_a_preset_sets_the_defaults_and_options_change_them(
 
     monkeypatch.setattr(fitting, "fit", fit)
     run("train", "--data", tiny_category, "--preset", "paper-texture", "--hidden", "77")
-    paper, config = fitting.preset_named("metal", "paper-texture"), caught["config"]
+    paper, config = networks.preset_named("metal", "paper-texture"), caught["config"]
     assert isinstance(config, TrainedConfig)
     assert {k for k, v in vars(paper).items() if vars(config)[k] != v} == {"hidden"}
     assert vars(config)["hidden"] == 77
@@ -170,7 +170,7 @@ def test_a_preset_sets_the_defaults_and_options_change_them(
     assert caught["resume"] is False
     run("train", "--data", tiny_category, "--resume", "--channels", "1", "--value-range", "0", "2.5")
     assert caught["resume"] is True
-    assert caught["config"] == fitting.preset_named("metal", "default")
+    assert caught["config"] == networks.preset_named("metal", "default")
     assert (caught["image_options"].channels, caught["image_options"].value_range) == (1, (0.0, 2.5))
 
 
@@ -310,7 +310,7 @@ def test_predict_takes_its_options(tiny_model: Path, tmp_path: Path, monkeypatch
     for i in range(5):
         save(tmp_path / "in" / f"{i}.png", tiny_image(i)[..., 0])  # grey, for an RGB model
     sizes: list[int] = []
-    runner = fitting.runner
+    runner = networks.runner
 
     def counting(*arguments: Any) -> Any:
         network = runner(*arguments)
@@ -321,7 +321,7 @@ def test_predict_takes_its_options(tiny_model: Path, tmp_path: Path, monkeypatch
 
         return counted
 
-    monkeypatch.setattr(fitting, "runner", counting)
+    monkeypatch.setattr(networks, "runner", counting)
     options = ["--allow", "channels", "--batch-size", "2", "--false-alarm-rate", "0.5", "--device", "cpu"]
     inputs = [tmp_path / "in" / "*.png"]
     assert run("predict", "--model", tiny_model, "--out", tmp_path / "p", *inputs, *options) == 0

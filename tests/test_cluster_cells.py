@@ -22,7 +22,7 @@ from commands import QUICK, refused, run
 from conftest import save, tiny_defect, tiny_image
 from processes import parent_of, processes_of
 
-from blemish import benchmark, fitting
+from blemish import benchmark, networks
 from blemish.arguments import TrainArguments
 from blemish.cluster import attempts, cells, joined
 from blemish.jobs import Progress
@@ -426,7 +426,7 @@ def test_what_cannot_be_done_is_one_line_of_each_job_and_nothing_is_lost(
 
 @pytest.mark.parametrize(("method", "preset"), [(m, p) for m in METHODS for p in METHODS[m].presets])
 def test_a_training_gets_the_options_that_were_given(method: str, preset: str):
-    usual = fitting.preset_named(method, preset)
+    usual = networks.preset_named(method, preset)
     kind = TrainArguments[type(usual)]
 
     def parsed(*words: str) -> TrainArguments:

@@ -54,7 +54,7 @@ def two_nodes(environment: None) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Principal components of 32 x 32 pixels, exported."""
-    from blemish import fitting
+    from blemish import fitting, networks
     from blemish.export import export
 
     folder = tmp_path_factory.mktemp("model")
@@ -63,7 +63,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fitting.fit(
         folder / "good",
         method="pca",
-        config=replace(fitting.preset_named("pca", "default"), image_size=32, calibration_fraction=0.5),
+        config=replace(networks.preset_named("pca", "default"), image_size=32, calibration_fraction=0.5),
         out=folder / "run",
         device="cpu",
     )

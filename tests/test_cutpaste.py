@@ -8,7 +8,7 @@ import torch
 from sklearn.covariance import EmpiricalCovariance
 from torch.nn import functional as F
 
-from blemish import fitting, opening
+from blemish import fitting, networks, opening
 from blemish.methods.baselines import cutpaste, pasting
 from blemish.methods.baselines.cutpaste import CutPaste, CutPasteConfig
 from blemish.methods.baselines.trunks import BasicBlock, DenseTrunk, ResNet18
@@ -219,7 +219,7 @@ def test_a_map_spreads_the_density_or_its_root():
 def test_score_does_not_depend_on_the_company():
     x = images(6)
     network = finished(x)
-    run = fitting.runner(network, torch.device("cpu"))
+    run = networks.runner(network, torch.device("cpu"))
     together = run(x.numpy())
     for i in range(6):
         assert np.array_equal(together[i], run(x[i : i + 1].numpy())[0])

@@ -14,7 +14,7 @@ from conftest import save, tiny_image
 from onnx import TensorProto, helper, numpy_helper
 
 import blemish
-from blemish import fitting
+from blemish import fitting, networks
 from blemish.bundle import load_bundle
 from blemish.data import open_dataset, split_good
 from blemish.methods.baselines.pca import PcaConfig
@@ -74,7 +74,9 @@ def test_weights_are_7_bits_so_that_16_hold_the_sum_of_two_products(int8: Path, 
     graph = onnx.load(int8).graph
     weights = [numpy_helper.to_array(entry) for entry in graph.initializer]
     rounded = [w for w in weights if w.dtype == np.int8 and w.ndim == 2]
-    linear = [p for p in fitting.network_of(load_bundle(tiny_model), name="tiny").parameters() if p.ndim == 2]
+    linear = [
+        p for p in networks.network_of(load_bundle(tiny_model), name="tiny").parameters() if p.ndim == 2
+    ]
     assert {w.shape for w in rounded} == {tuple(p.shape[::-1]) for p in linear}
     # 2 x 255 x 64 = 32,640, and 16 bits hold 32,767
     assert max(np.abs(w.astype(int)).max() for w in rounded) in (63, 64)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish import fitting, layout, peer
+from blemish import layout, networks, peer
 from blemish.data import check_evaluable, dataset_fingerprint, open_dataset, source_digest
 from blemish.jobs import Processes, Progress, follow
 from blemish.methods import METHODS
@@ -150,7 +150,7 @@ def plan(methods: Sequence[str], categories: dict[str, Path], seeds: Sequence[in
         if method == peer.METHOD and preset:
             config = {"anomalib": peer.anomalib_version()}
         else:
-            config = asdict(fitting.preset_named(method, preset or "default"))
+            config = asdict(networks.preset_named(method, preset or "default"))
         named = {"method": method, "preset": preset or "default", "config": config}
         chosen.append(named | software(method))
     fingerprints = {}

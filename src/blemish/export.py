@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from blemish import fitting
+from blemish import networks
 from blemish.bundle import load_bundle
 from blemish.runtime import INPUT, OUTPUT, OnnxDetector, attach
 from blemish.types import ModelError, UsageError
@@ -41,7 +41,7 @@ def export(model: Path, out: Path) -> float:
     if out.suffix != ".onnx":
         raise UsageError(f"--out {out}: an exported model's name ends in .onnx")
     bundle = load_bundle(model)
-    network = fitting.network_of(bundle, name=str(model))
+    network = networks.network_of(bundle, name=str(model))
     graph = _graph_of(network, bundle)
     attach(graph, bundle, portion=getattr(network, "scoring_batch", None))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +110,6 @@ def _differences(network: torch.nn.Module, file: Path, bundle: Bundle) -> dict[s
         "noise": np.random.default_rng(0).random(shape, np.float32),
         "flat images": np.full(shape, np.array([0, 0.5, 1], np.float32)[:, None, None, None]),
     }
-    theirs, ours = OnnxDetector.load(file).network, fitting.runner(network, torch.device("cpu"))
+    theirs, ours = OnnxDetector.load(file).network, networks.runner(network, torch.device("cpu"))
     spread = max(float(np.ptp(ours(images["noise"]))), 1e-12)
     return {kind: float(np.abs(ours(x) - theirs(x)).max()) / spread for kind, x in images.items()}

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,10 +20,10 @@ from blemish.bundle import MODEL_NAME, Bundle, load_bundle, save_bundle
 from blemish.calibration import calibrate
 from blemish.data import file_digest, fingerprint, open_dataset, split_good
 from blemish.loading import CACHE_BYTES, ImageCache
-from blemish.methods import METHODS
+from blemish.networks import detector_of, method_named, options_of, preset_named, runner
 from blemish.pipeline import Pipeline
 from blemish.training import Outcome, Trainer, in_order, make_accelerator
-from blemish.types import DetectorConfig, ImageError, ModelError, TrainedConfig, TrainingError, UsageError
+from blemish.types import DetectorConfig, ImageError, TrainedConfig, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,82 +171,6 @@ def fit(
     return Pipeline(bundle=bundle, network=run_network)
 
 
-def detector_of(
-    bundle: Bundle,
-    *,
-    name: str,
-    device: str = "auto",
-    allow: frozenset[str] = frozenset(),
-    false_alarm_rate: float | None = None,
-    batch_size: int = 16,
-) -> Pipeline:
-    """Build the network that a bundle describes and put its pipeline around it.
-
-    Raises ModelError when they do not fit, UsageError for a device or rate that cannot be had.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
-    network = network_of(bundle, name=name)
-    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    return Pipeline(
-        bundle=bundle,
-        network=runner(network.to(where), where),
-        allow=allow,
-        false_alarm_rate=false_alarm_rate,
-        batch_size=batch_size,
-    )
-
-
-def network_of(bundle: Bundle, *, name: str) -> Any:
-    """Build the network that a bundle describes, with its weights. Raises ModelError if they do not fit."""
-    if bundle.method not in METHODS:
-        raise ModelError(f"{name}: method {bundle.method!r} is unknown to this blemish; upgrade it")
-    kind = METHODS[bundle.method]
-    known = {f.name for f in fields(kind.config_type)}
-    unknown = sorted(set(bundle.config) - known)
-    if unknown:
-        raise ModelError(f"{name}: option {unknown[0]!r} is unknown to this blemish; upgrade it")
-    network = kind(kind.config_type(**options_of(bundle)), bundle.image_format.channels)
-    try:
-        network.load_state_dict({k: torch.from_numpy(v) for k, v in bundle.tensors.items()})
-    except RuntimeError as error:
-        raise ModelError(f"{name}: its weights do not fit its description; train it again") from error
-    return network.eval()
-
-
-def runner(network: torch.nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """Wrap a torch network as a function of arrays, float32 (B, C, H, W) -> (B, h, w), in fp32.
-
-    A network with a `scoring_batch` is given that many images at a time, which bounds its memory.
-    """
-    network.eval()
-    most = getattr(network, "scoring_batch", None)
-
-    def run(x: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(x).split(most or len(x))
-        with torch.inference_mode():
-            return torch.cat([network(part.to(device)).cpu() for part in parts]).numpy()
-
-    return run
-
-
-def method_named(method: str) -> Any:
-    """Return the method's class. Raises UsageError when there is none of that name."""
-    if method not in METHODS:
-        raise UsageError(f"--method {method}: no such method; choose one of {', '.join(METHODS)}")
-    return METHODS[method]
-
-
-def preset_named(method: str, preset: str) -> DetectorConfig:
-    """Return a preset's options. Raises UsageError when the method has none of that name."""
-    presets = method_named(method).presets
-    if preset not in presets:
-        raise UsageError(
-            f"--preset {preset}: {method} has no such preset; choose one of {', '.join(presets)}"
-        )
-    return presets[preset]
-
-
 def _refuse_to_overwrite(folder: Path) -> None:
     if (folder / MODEL_NAME).exists():
         raise UsageError(f"{folder}: already holds a finished run; choose another --out, or remove it")
@@ -262,11 +186,6 @@ def _identity(method: str, config: dict[str, Any], provenance: dict[str, Any]) -
         "seed": provenance["seed"],
         "training images": provenance["fingerprint"],
     }
-
-
-def options_of(bundle: Bundle) -> dict[str, Any]:
-    """Return a bundle's config as its dataclass has it: JSON knows no tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
 
 
 def _finished_run(folder: Path, wanted: dict[str, Any], device: str) -> Pipeline:

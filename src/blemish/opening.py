@@ -45,14 +45,14 @@ def load(
         raise UsageError(
             f"{path}: a trained model needs torch; pip install 'blemish[train]', or use its export (.onnx)"
         )
-    from blemish import fitting
+    from blemish import networks
     from blemish.bundle import load_bundle
 
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    return fitting.detector_of(
+    return networks.detector_of(
         load_bundle(Path(path)),
         name=str(path),
         device=device,

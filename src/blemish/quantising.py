@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish import fitting, metrics
+from blemish import fitting, metrics, networks
 from blemish.bundle import load_bundle
 from blemish.data import file_digest, fingerprint, open_dataset, read_mask, split_good
 from blemish.export import export
@@ -172,7 +172,7 @@ def _round(
     import onnx
     from onnxruntime import quantization
 
-    layers = trained_layers(onnx.load(file).graph, fitting.network_of(bundle, name=str(model)))
+    layers = trained_layers(onnx.load(file).graph, networks.network_of(bundle, name=str(model)))
     if not layers:
         raise ModelError(
             f"{model}: {bundle.method} has no trained layer that 8 bits would speed up; leave --int8 out"

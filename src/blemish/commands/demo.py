@@ -12,10 +12,10 @@ from blemish.terminal import TrainingBar, parse, progress_bar
 def demo(arguments: list[str]) -> int:
     """Run `blemish demo`."""
     args: DemoArguments = parse("demo", DemoArguments, arguments)
-    from blemish import fitting, synthetic
+    from blemish import fitting, networks, synthetic
 
     # half the default's steps are enough for this part, and 19 calibration images promise 5 %
-    config = replace(fitting.preset_named("metal", "default"), steps=200, calibration_fraction=0.16)
+    config = replace(networks.preset_named("metal", "default"), steps=200, calibration_fraction=0.16)
     data, run = args.out / "data", args.out / "run"
     print(f"1/3 generating good and bad parts in {data}")
     synthetic.generate(data)

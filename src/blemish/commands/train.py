@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def train(arguments: list[str]) -> int:
     """Run `blemish train`."""
     method, preset = peek(arguments, "--method", "metal"), peek(arguments, "--preset", "default")
-    from blemish import fitting
+    from blemish import fitting, networks
 
-    defaults = fitting.preset_named(method, preset)
+    defaults = networks.preset_named(method, preset)
     import tyro
 
     from blemish.arguments import TrainArguments
