@@ -292,6 +292,31 @@ def test_a_viewer_looks_and_does_not_judge(exported: Path, tmp_path: Path, tab: 
         page.locator("#login").wait_for()
 
 
+HOLD = """
+const real = fetch;
+window.held = [];
+window.fetch = async (path, options) => {
+  const response = await real(path, options);
+  if (!String(path).startsWith("/v1/inspections?")) return response;
+  const content = await response.json();
+  await new Promise((go) => held.push(go));
+  return { ok: true, json: async () => content };
+};
+"""
+
+
+def test_a_part_that_arrives_at_a_click_does_not_undo_it(here: Running, tab: Open):
+    here.inspect(GOOD)
+    page = tab(here.address)
+    page.add_init_script(HOLD)
+    page.reload()
+    page.evaluate("async () => { while (!held.length) await new Promise((go) => setTimeout(go, 10)); }")
+    page.evaluate("() => { location.hash = '#trends'; held.splice(0).forEach((go) => go()); }")
+    page.locator("#view-trends").wait_for()
+    page.get_by_text("in the last hour").wait_for()
+    assert page.url.endswith("#trends")
+
+
 # --- time and record ---
 
 

@@ -83,7 +83,9 @@ export class InspectView {
     this.stage.show(inspection, true);
     this.strip.choose(inspection.id);
     const place = this.following ? "#inspect" : `#inspect/${inspection.id}`;
-    if (this.shown && location.hash !== place) history.replaceState(null, "", place);
+    const [view] = location.hash.slice(1).split("/"); // another one is on its way when it was just clicked
+    if (this.shown && ["", "inspect"].includes(view) && location.hash !== place)
+      history.replaceState(null, "", place);
   }
 
   judged(inspection, verdict, note) {
