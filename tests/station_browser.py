@@ -32,7 +32,7 @@ from blemish.station.security import Tokens
 from blemish.station.service import create
 from blemish.station.store import new_id
 
-WAIT = 60_000
+WAIT = 15_000
 
 
 def png(image: np.ndarray) -> bytes:

@@ -31,8 +31,8 @@ LOOKS = {
     *("comparison", "drawing", "export", "hooks", "opening", "page", "predicting", "published", "report"),
     *("grabbing", "jobs", "quantising", "runtime", "synthetic", "terminal", "video", "watching"),
 }
-"""Modules that only show figures, or call those that make them, as all of the station's and of the
-cluster's do: a change of theirs moves none."""
+"""Modules that only show figures, or call those that make them, as all of the commands', the station's
+and the cluster's do: a change of theirs moves none."""
 
 LIBRARIES = ("torch", "numpy", "scipy", "pillow", "tifffile", "imagecodecs")
 CELL_NAME = "cell.json"

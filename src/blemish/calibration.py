@@ -81,8 +81,7 @@ class Calibration:
         """
         from scipy.stats import betabinom  # slow to import, and seldom needed
 
-        self.threshold(rate)
-        k = _allowed(self.n, rate)
+        k = _rank(self.n, rate)
         return float(betabinom.sf(alarms - 1, images, k, self.n + 1 - k))
 
 
@@ -117,13 +116,18 @@ def _threshold(ascending: np.ndarray, rate: float) -> float:
     p(s) <= rate  <=>  #{s_i >= s} <= k - 1  <=>  s lies above the k-th largest s_i, ties included.
     """
     n = len(ascending)
+    return float(ascending[n - _rank(n, rate)])
+
+
+def _rank(n: int, rate: float) -> int:
+    """Return the k of the threshold, in [1, n]. Raises UsageError for a rate that n images cannot promise."""
     k = _allowed(n, rate)
     if k == 0:
         raise UsageError(
             f"false-alarm rate {rate:g}: {n} calibration images can promise {1 / (n + 1):.3g} at the lowest; "
             f"hold out {_images_needed(rate)} good images, or ask for a higher rate"
         )
-    return float(ascending[n - k])
+    return k
 
 
 def _allowed(n: int, rate: float) -> int:

@@ -218,12 +218,10 @@ def _share_rejected(scored: Iterator[Scored]) -> float | None:
 def _false_alarm_p_value(detector: Pipeline, scored: list[Scored]) -> float | None:
     """The chance of so many false alarms if the good test images are like those of the calibration."""
     calibration, rate = detector.bundle.calibration, detector.rate
-    good = [s.anomalous for s in scored if not s.sample.is_defect]
-    return (
-        None
-        if calibration is None or rate is None
-        else calibration.chance_of(sum(map(bool, good)), len(good), rate)
-    )
+    if calibration is None or rate is None:
+        return None
+    rejected = [s.anomalous is True for s in scored if not s.sample.is_defect]
+    return calibration.chance_of(sum(rejected), len(rejected), rate)
 
 
 def _per_defect(scored: list[Scored], pool: metrics.PixelPool | None) -> dict[str, dict[str, Any]]:
