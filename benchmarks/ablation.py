@@ -2,9 +2,9 @@
 
     python benchmarks/ablation.py --data ROOT/mvtec/bottle [--steps 200] [--seed 0] [--groups masks recipe]
 
-Each variant is trained once, with the default preset's recipe, and scored twice: with the default's map, and
-with the paper's (squared error, one Gaussian of σ = 4, no statistics). Finished variants are kept in the JSON
-and not trained again.
+Each variant is trained once, with the default preset's recipe but an unbounded context, and scored twice:
+with the default's map, and with the paper's (squared error, one Gaussian of σ = 4, no statistics). Finished
+variants are kept in the JSON and not trained again.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
         for masking in (options.maskings if "masking" not in changes else ["none"])
     }
     groups = {"masks": variants, "recipe": RECIPE}
-    default = Metal.presets["default"]
+    default = replace(Metal.presets["default"], bounded_context=False)
     for name, changes in [pair for group in options.groups for pair in groups[group].items()]:
         key = f"{name} / {options.steps} steps / seed {options.seed}"
         if key not in results:

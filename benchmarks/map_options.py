@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from blemish import images
-from blemish.bundle import load_bundle
+from blemish.bundle import Bundle, load_bundle
 from blemish.data import open_dataset, read_mask, split_good
 from blemish.decoding import read
 from blemish.methods.metal import Metal, MetalConfig
@@ -33,6 +33,7 @@ OPTIONS = {
     "root of squared and 1 - SSIM, σ 8": ([(ROOTED, 8), (SSIM, 8)], True),
 }
 """Name: errors to average, and whether each is standardised per place."""
+DEFAULT = "the larger of the last two (the default)"
 
 
 def errors_of(network: Metal, x: Tensor) -> dict[tuple[str, int], Tensor]:
@@ -56,6 +57,15 @@ def standardised(error: Tensor, train: Tensor) -> Tensor:
     return (error - train.mean(0)) / (spread + 0.5 * spread.median() + 1e-6)
 
 
+def network_of(bundle: Bundle, **changes: object) -> Metal:
+    """Build a run's network with three scales and both kinds of error, whatever its own map."""
+    settings = {"smoothing": (2.0, 4.0, 8.0), "error": "combined", "place_statistics": True}
+    network = Metal(MetalConfig(**bundle.config | settings | changes), bundle.image_format.channels).eval()
+    weights = {k: torch.from_numpy(v) for k, v in bundle.tensors.items() if not k.startswith("place_")}
+    network.load_state_dict(weights, strict=False)
+    return network
+
+
 def measure(maps: Tensor, defective: list[bool], masks: np.ndarray | None) -> dict[str, float | None]:
     """Areas of image and pixel curves of maps (n, H, W)."""
     values = maps.numpy()
@@ -77,10 +87,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     bundle = load_bundle(options.run)
-    settings = bundle.config | {"smoothing": (2.0, 4.0, 8.0), "error": "combined", "place_statistics": True}
-    network = Metal(MetalConfig(**settings), bundle.image_format.channels).eval()
-    weights = {k: torch.from_numpy(v) for k, v in bundle.tensors.items() if not k.startswith("place_")}
-    network.load_state_dict(weights, strict=False)
     dataset = open_dataset(options.data)
     split = split_good(
         dataset,
@@ -95,22 +101,29 @@ def main() -> None:
         ]
         return torch.from_numpy(np.stack(arrays))
 
-    train, test = errors_of(network, loaded(split.train)), errors_of(network, loaded(dataset.test))
+    train_images, test_images = loaded(split.train), loaded(dataset.test)
+
+    def maps_of(network: Metal) -> dict[str, Tensor]:
+        train, test = errors_of(network, train_images), errors_of(network, test_images)
+        maps = {
+            name: torch.stack([standardised(test[k], train[k]) if place else test[k] for k in parts]).mean(0)
+            for name, (parts, place) in OPTIONS.items()
+        }
+        *_, fine, coarse = maps.values()
+        return maps | {DEFAULT: torch.maximum(fine, coarse)}
+
+    maps = maps_of(network_of(bundle))
+    if bundle.config["bounded_context"]:
+        maps[f"{DEFAULT}, context not bounded"] = maps_of(network_of(bundle, bounded_context=False))[DEFAULT]
     masks = None
     if dataset.has_masks:
         full = [read_mask(s, read(s.path).shape[:2]) for s in dataset.test]
         masks = np.stack([images.resize(m[None].astype(np.float32), bundle.size)[0] >= 0.5 for m in full])
     defective = [s.is_defect for s in dataset.test]
-    maps = {
-        name: torch.stack([standardised(test[k], train[k]) if place else test[k] for k in parts]).mean(0)
-        for name, (parts, place) in OPTIONS.items()
-    }
-    *_, fine, coarse = maps
-    maps["the larger of the last two (the default)"] = torch.maximum(maps[fine], maps[coarse])
     rows = {name: measure(m, defective, masks) for name, m in maps.items()}
     for name, row in rows.items():
         shown = " ".join("  –  " if v is None else f"{v:.3f}" for v in row.values())
-        print(f"{name:<42} {shown}")
+        print(f"{name:<62} {shown}")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(rows, indent=2) + "\n")

@@ -232,6 +232,28 @@ def test_mean_image_and_place_statistics_are_those_of_the_training_images():
     assert torch.allclose(maps, standardised.mean(2).amax(1), atol=1e-3)
 
 
+def test_a_bounded_context_holds_what_is_seen_within_the_training_images_range():
+    x = images(6)
+    bounded, free = small(), small(bounded_context=False)
+    for network in (bounded, free):
+        network.prepare(lambda: x.split(4))
+    assert torch.equal(bounded.darkest, x.amin(0))
+    assert torch.equal(bounded.brightest, x.amax(0))
+    with torch.no_grad():
+        # nothing of a training image changes, so neither does the training
+        assert torch.equal(bounded.reconstruct(x), free.reconstruct(x))
+        assert torch.equal(bounded.loss(x), free.loss(x))
+        # a blemish, however black, is a context like the darkest good pixels
+        black, dark = x[:1].clone(), x[:1].clone()
+        black[:, :, 8:24, 8:24] = -5.0
+        dark[:, :, 8:24, 8:24] = bounded.darkest[:, 8:24, 8:24]
+        assert torch.equal(bounded.reconstruct(black), bounded.reconstruct(dark))
+        assert not torch.allclose(free.reconstruct(black), free.reconstruct(dark))
+        # it is the image itself that is compared, not what the network saw of it
+        at = (0, slice(None), slice(None), slice(8, 24), slice(8, 24))
+        assert (bounded.errors(black)[at].mean() > 2 * bounded.errors(dark)[at].mean()).item()
+
+
 def test_combined_error_is_the_root_of_the_squared_error_and_one_minus_ssim():
     from scipy.ndimage import gaussian_filter
 

@@ -77,6 +77,8 @@ class MetalConfig(TrainedConfig):
     """Scale each image first, so that its brightest tenth is as bright as the training images'."""
     center: bool = True
     """Subtract the mean good image first and add it back to the reconstruction."""
+    bounded_context: bool = True
+    """Show the network each pixel no darker and no brighter than the training images have it there."""
     error: Literal["squared", "combined"] = "combined"
     """What the map shows: the squared difference, or the mean of its root and of 1 - SSIM."""
     smoothing: tuple[float, ...] = (2.0, 8.0)
@@ -116,6 +118,7 @@ _PAPER = MetalConfig(
     blocks=1,
     exposure=False,
     center=False,
+    bounded_context=False,
     error="squared",
     smoothing=(4.0,),
     place_statistics=False,
@@ -287,6 +290,8 @@ class Metal(nn.Module):
     # buffers; the blur matrices are made from the config and are not saved
     mean_white: Tensor
     mean_image: Tensor
+    darkest: Tensor
+    brightest: Tensor
     place_mean: Tensor
     place_spread: Tensor
     valid_rows: Tensor
@@ -336,6 +341,9 @@ class Metal(nn.Module):
             self.register_buffer("mean_white", torch.tensor(1.0))
         if self.config.center:
             self.register_buffer("mean_image", torch.zeros(self.channels, H, W))
+        if self.config.bounded_context:
+            self.register_buffer("darkest", torch.zeros(self.channels, H, W))
+            self.register_buffer("brightest", torch.ones(self.channels, H, W))
         if self.config.place_statistics:
             kinds = 2 if self.config.error == "combined" else 1
             shape = (len(self.config.smoothing), kinds, H, W)
@@ -347,9 +355,14 @@ class Metal(nn.Module):
         return expose(x, self.mean_white) if self.config.exposure else x
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """X̂: each patch from all the others (Fig. 3, 4). Exposed images (B, C, H, W) -> the same shape."""
+        """X̂: each patch from all the others (Fig. 3, 4). Exposed images (B, C, H, W) -> the same shape.
+
+        Our choice: `bounded_context` changes nothing of a training image, but keeps a blemish from being a
+        context like none that was learnt, which would spoil the reconstruction of all the patches around it.
+        """
         K = self.config.patch_size
-        seen = x - self.mean_image if self.config.center else x
+        seen = x.maximum(self.darkest).minimum(self.brightest) if self.config.bounded_context else x
+        seen = seen - self.mean_image if self.config.center else seen
         parts = []
         if "squares" in self.encoders:
             parts.append(self.encoders["squares"](squares_of(seen, K)))  # (B, h·w, d)
@@ -408,13 +421,17 @@ class Metal(nn.Module):
 
     @torch.no_grad()
     def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
-        """Before training: mean white point and mean image of the training images (batches (B, C, H, W))."""
+        """Before training: mean white point, mean and range of the training images (batches (B, C, H, W))."""
         if self.config.exposure:
             mean, _ = mean_and_variance(white_point(x) for x in batches())
             self.mean_white.copy_(mean)
         if self.config.center:
             mean, _ = mean_and_variance(self.expose(x) for x in batches())
             self.mean_image.copy_(mean)
+        if self.config.bounded_context:
+            lows, highs = zip(*(self.expose(x).aminmax(dim=0) for x in batches()), strict=True)
+            self.darkest.copy_(torch.stack(lows).amin(0))
+            self.brightest.copy_(torch.stack(highs).amax(0))
 
     @torch.no_grad()
     def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
