@@ -429,9 +429,12 @@ class Metal(nn.Module):
             mean, _ = mean_and_variance(self.expose(x) for x in batches())
             self.mean_image.copy_(mean)
         if self.config.bounded_context:
-            lows, highs = zip(*(self.expose(x).aminmax(dim=0) for x in batches()), strict=True)
-            self.darkest.copy_(torch.stack(lows).amin(0))
-            self.brightest.copy_(torch.stack(highs).amax(0))
+            self.darkest.fill_(math.inf)
+            self.brightest.fill_(-math.inf)
+            for x in batches():
+                low, high = self.expose(x).aminmax(dim=0)
+                self.darkest.copy_(self.darkest.minimum(low))
+                self.brightest.copy_(self.brightest.maximum(high))
 
     @torch.no_grad()
     def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
