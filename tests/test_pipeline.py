@@ -67,10 +67,11 @@ def test_the_tiny_model_finds_its_defects(detector: Pipeline, test_files: list[P
 def test_the_batch_size_changes_nothing(detector: Pipeline, test_files: list[Path]):
     alone = [ok(r) for r in replace(detector, batch_size=1).predict_many(test_files)]
     together = [ok(r) for r in replace(detector, batch_size=16).predict_many(test_files)]
-    # scores and maps count spreads of good images: a ten-thousandth of one is float32's rounding
+    # scores count spreads of good images: measured over three seeds, rounding moves them by 2e-5 at most
     scores, other_scores = [p.score for p in alone], [p.score for p in together]
-    np.testing.assert_allclose(scores, other_scores, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(scores, other_scores, rtol=1e-5, atol=5e-5)
     for one, other in zip(alone, together, strict=True):
+        # the map counts spreads of good images: a ten-thousandth of one is float32's rounding
         np.testing.assert_allclose(one.anomaly_map, other.anomaly_map, rtol=1e-5, atol=1e-4)
         assert one.anomalous == other.anomalous
 
