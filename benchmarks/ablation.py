@@ -14,11 +14,12 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from blemish import fitting, networks
-from blemish.data import open_dataset, read_mask
+from blemish.data.dataset import open_dataset, read_mask
+from blemish.inference import torch_backend
+from blemish.inference.detector import Pipeline
 from blemish.methods.metal import Metal, MetalConfig
-from blemish.metrics import PixelPool, image_roc
-from blemish.pipeline import Pipeline
+from blemish.metrics.roc import PixelPool, image_roc
+from blemish.training import fit
 
 VARIANTS = {
     "squares, no mask": {"stripes": "none", "masking": "none"},
@@ -63,7 +64,7 @@ def with_papers_map(detector: Pipeline) -> Pipeline:
     config = MetalConfig(**(bundle.config | PAPERS_MAP))
     weights = {k: v for k, v in bundle.tensors.items() if not k.startswith("place_")}
     bundle = replace(bundle, config=asdict(config), tensors=weights, calibration=None)
-    return networks.detector_of(bundle, name="ablation", device="cpu")
+    return torch_backend.detector_of(bundle, name="ablation", device="cpu")
 
 
 def main() -> None:
@@ -91,7 +92,7 @@ def main() -> None:
         key = f"{name} / {options.steps} steps / seed {options.seed}"
         if key not in results:
             config = replace(default, steps=options.steps, **changes)
-            detector = fitting.fit(options.data, config=config, seed=options.seed)
+            detector = fit.fit(options.data, config=config, seed=options.seed)
             results[key] = {
                 "default map": measure(detector, options.data),
                 "paper's map": measure(with_papers_map(detector), options.data),

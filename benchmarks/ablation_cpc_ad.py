@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from blemish import fitting, networks, scoring
-from blemish.data import open_dataset, read_mask, split_good
-from blemish.loading import ImageFiles
+from blemish.data.cache import ImageFiles
+from blemish.data.dataset import open_dataset, read_mask, split_good
+from blemish.inference import postprocess, torch_backend
+from blemish.inference.detector import Pipeline
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
-from blemish.metrics import PixelPool, image_roc
-from blemish.pipeline import Pipeline
+from blemish.metrics.roc import PixelPool, image_roc
+from blemish.training import fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,7 @@ def measure(detector: Pipeline, data: Path) -> dict[str, float]:
             height, width = prediction.anomaly_map.shape
             pool.add(prediction.anomaly_map, read_mask(sample, (height, width)))
     result = {
-        f"image_auroc_{how}": image_roc([scoring.image_score(g, how) for g in grids], labels).auroc()
+        f"image_auroc_{how}": image_roc([postprocess.image_score(g, how) for g in grids], labels).auroc()
         for how in IMAGE_SCORES
     }
     if has_masks:
@@ -98,7 +99,7 @@ def measure(detector: Pipeline, data: Path) -> dict[str, float]:
 def rescored(detector: Pipeline, changes: dict, data: Path, seed: int) -> Pipeline:
     """Keep the encoder and W; make bank and place statistics anew as `changes` ask."""
     bundle = detector.bundle
-    config = CpcAdConfig(**(networks.options_of(bundle) | changes))
+    config = CpcAdConfig(**(torch_backend.options_of(bundle) | changes))
     network = CpcAd(config, bundle.image_format.channels)
     made = ("bank", "place_mean", "place_spread", "place_encoding", "place_whitening")
     kept = {k: torch.from_numpy(v) for k, v in bundle.tensors.items() if k not in made}
@@ -114,7 +115,7 @@ def rescored(detector: Pipeline, changes: dict, data: Path, seed: int) -> Pipeli
     files = ImageFiles([s.path for s in split.train], bundle.image_format, config.size, allow=bundle.allow)
     network.finish(lambda: _batches(files))
     bundle = replace(bundle, config=asdict(config), calibration=None, patch_map=config.patch_map)
-    return Pipeline(bundle=bundle, network=networks.runner(network, torch.device("cpu")))
+    return Pipeline(bundle=bundle, network=torch_backend.runner(network, torch.device("cpu")))
 
 
 def _batches(files: ImageFiles) -> Iterator[torch.Tensor]:
@@ -156,7 +157,7 @@ def main() -> None:
             continue
         config = replace(CpcAd.presets["default"], **({"steps": options.steps} | TRAINING[name]))
         run = options.runs / f"{where} / {name}".replace(" / ", "+").replace(" ", "_")
-        detector = fitting.fit(
+        detector = fit.fit(
             options.data, method="cpc-ad", config=config, seed=options.seed, out=run, resume=True
         )
         for key, changes in wanted.items():

@@ -25,9 +25,10 @@ import matplotlib as mpl
 import numpy as np
 from scipy import stats
 
-from blemish.bundle import load_bundle
-from blemish.calibration import calibrate
-from blemish.types import GOOD, BlemishError, DataError, UsageError
+from blemish.core.errors import BlemishError, DataError, UsageError
+from blemish.core.types import GOOD
+from blemish.inference.calibration import calibrate
+from blemish.inference.model_file import load_bundle
 
 mpl.use("Agg")
 RATES = (0.01, 0.05, 0.10)

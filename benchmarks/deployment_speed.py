@@ -34,16 +34,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish.data import open_dataset
-from blemish.opening import load
-from blemish.predicting import predict_to_folder
-from blemish.runtime import SUFFIX, OnnxDetector
-from blemish.types import ImageError
+from blemish.core.errors import ImageError
+from blemish.data.dataset import open_dataset
+from blemish.inference.load import load
+from blemish.inference.onnx_backend import SUFFIX, OnnxDetector
+from blemish.inference.predict_folder import predict_to_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from blemish.pipeline import Pipeline
+    from blemish.inference.detector import Pipeline
 
 PARTS = ("decode", "infer", "finish", "pipeline", "pictures")
 TURN, WARM_UP = 10, 5

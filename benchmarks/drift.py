@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage, stats
 
-from blemish import fitting
+from blemish.inference.load import load
+from blemish.inference.postprocess import image_score
 from blemish.methods.baselines.pca import PcaConfig
-from blemish.opening import load
-from blemish.scoring import image_score
 from blemish.station import drift
 from blemish.station.drift import Drift
+from blemish.training import fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +154,7 @@ def real_scores(data: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
         category.mkdir(parents=True)
         for i in order[:third]:
             (category / f"{i:05d}{good[i].suffix}").symlink_to(good[i].resolve())
-        fitting.fit(category.parents[1], method="pca", out=Path(folder) / "run", device="cpu")
+        fit.fit(category.parents[1], method="pca", out=Path(folder) / "run", device="cpu")
         detector = load(Path(folder) / "run")
 
     def score(pixels: np.ndarray) -> float:

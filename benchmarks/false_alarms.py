@@ -16,7 +16,7 @@ import argparse
 import json
 from pathlib import Path
 
-from blemish.bundle import load_bundle
+from blemish.inference.model_file import load_bundle
 
 LEVELS = (0.01, 0.05, 0.1)
 

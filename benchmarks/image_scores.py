@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 import blemish
-from blemish import images, scoring
-from blemish.data import open_dataset
-from blemish.metrics import image_roc
+from blemish.data.dataset import open_dataset
+from blemish.images import preprocess
+from blemish.inference import postprocess
+from blemish.metrics.roc import image_roc
 
 
 def aurocs(run: Path, data: Path) -> dict[str, float]:
@@ -23,11 +24,11 @@ def aurocs(run: Path, data: Path) -> dict[str, float]:
     bundle, test = detector.bundle, open_dataset(data, need_train=False).test
     maps = []
     for sample in test:
-        small, _ = images.load(sample.path, bundle.image_format, bundle.size, allow=bundle.allow)
+        small, _ = preprocess.load(sample.path, bundle.image_format, bundle.size, allow=bundle.allow)
         maps.append(detector.network(small[np.newaxis])[0])
     defective = [s.is_defect for s in test]
     return {
-        how: image_roc([scoring.image_score(m, how) for m in maps], defective).auroc()
+        how: image_roc([postprocess.image_score(m, how) for m in maps], defective).auroc()
         for how in ("max", "top1", "top5", "mean")
     }
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.bundle import load_bundle
-from blemish.data import open_dataset
-from blemish.export import export
-from blemish.images import load
-from blemish.quantising import quantise
-from blemish.runtime import OnnxDetector
-from blemish.types import BlemishError
+from blemish.core.errors import BlemishError
+from blemish.data.dataset import open_dataset
+from blemish.export.int8 import quantise
+from blemish.export.onnx import export
+from blemish.images.preprocess import load
+from blemish.inference.model_file import load_bundle
+from blemish.inference.onnx_backend import OnnxDetector
 
 ROUNDS = 30
 

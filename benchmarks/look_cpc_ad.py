@@ -16,8 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ablation_cpc_ad import rescored
 
-from blemish import decoding, opening
-from blemish.data import open_dataset
+from blemish.data.dataset import open_dataset
+from blemish.images import decode
+from blemish.inference import load
 
 WAYS = {
     "InfoNCE, raw": {"score": "infonce", "place_statistics": False, "place_density": False},
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the training run, for its split")
     parser.add_argument("--out", type=Path, default=Path("look.png"))
     options = parser.parse_args()
-    trained = opening.load(options.model, device="cpu")
+    trained = load.load(options.model, device="cpu")
     test = open_dataset(options.data, need_train=False).test
     found = {
         name: list(rescored(trained, way, options.data, options.seed).predict_many([s.path for s in test]))
@@ -51,7 +52,7 @@ def main() -> None:
         rows += [own[0], own[len(own) // 2], own[-1]]
     figure, axes = plt.subplots(len(rows), 1 + len(WAYS), figsize=(3 * (1 + len(WAYS)), 3 * len(rows)))
     for line, i in zip(axes, rows, strict=True):
-        image = decoding.read(test[i].path)
+        image = decode.read(test[i].path)
         line[0].imshow(image.squeeze(), cmap="gray")
         line[0].set_title(f"{test[i].label} {test[i].path.stem}", fontsize=8)
         for axis, (name, predictions) in zip(line[1:], found.items(), strict=True):

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blemish import images
-from blemish.bundle import Bundle, load_bundle
-from blemish.data import open_dataset, read_mask, split_good
-from blemish.decoding import read
+from blemish.data.dataset import open_dataset, read_mask, split_good
+from blemish.images import preprocess
+from blemish.images.decode import read
+from blemish.inference.model_file import Bundle, load_bundle
 from blemish.methods.metal import Metal, MetalConfig
-from blemish.metrics import Roc, image_roc
+from blemish.metrics.roc import Roc, image_roc
 
 SQUARED, ROOTED, SSIM = "squared", "root of squared", "1 - SSIM"
 OPTIONS = {
@@ -97,7 +97,7 @@ def main() -> None:
 
     def loaded(samples: list) -> Tensor:
         arrays = [
-            images.load(s.path, bundle.image_format, bundle.size, allow=bundle.allow)[0] for s in samples
+            preprocess.load(s.path, bundle.image_format, bundle.size, allow=bundle.allow)[0] for s in samples
         ]
         return torch.from_numpy(np.stack(arrays))
 
@@ -118,7 +118,7 @@ def main() -> None:
     masks = None
     if dataset.has_masks:
         full = [read_mask(s, read(s.path).shape[:2]) for s in dataset.test]
-        masks = np.stack([images.resize(m[None].astype(np.float32), bundle.size)[0] >= 0.5 for m in full])
+        masks = np.stack([preprocess.resize(m[None].astype(np.float32), bundle.size)[0] >= 0.5 for m in full])
     defective = [s.is_defect for s in dataset.test]
     rows = {name: measure(m, defective, masks) for name, m in maps.items()}
     for name, row in rows.items():

@@ -23,8 +23,8 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 from scipy.stats import mannwhitneyu
 
-from blemish.data import Dataset, open_dataset
-from blemish.types import Sample
+from blemish.core.types import Sample
+from blemish.data.dataset import Dataset, open_dataset
 
 SIDE = 16
 

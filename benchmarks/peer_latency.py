@@ -30,7 +30,7 @@ from anomalib.data.utils import read_image
 from anomalib.models import Padim, Patchcore
 from deployment_speed import latencies, machine, opened, save, test_files
 
-from blemish.data import open_dataset
+from blemish.data.dataset import open_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

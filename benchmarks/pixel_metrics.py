@@ -25,11 +25,11 @@ import numpy as np
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from blemish import fitting
-from blemish.data import open_dataset, read_mask
-from blemish.metrics import PixelPool
-from blemish.types import ImageError
-from blemish.uncertainty import PixelResampler
+from blemish.core.errors import ImageError
+from blemish.data.dataset import open_dataset, read_mask
+from blemish.metrics.confidence import PixelResampler
+from blemish.metrics.roc import PixelPool
+from blemish.training import fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ Images = list[tuple[np.ndarray, np.ndarray, str]]
 
 def write_maps(data: Path, folder: Path) -> None:
     """Fit PCA, score the test images, and write maps, masks and labels."""
-    detector, dataset = fitting.fit(data, method="pca", device="cpu"), open_dataset(data)
+    detector, dataset = fit.fit(data, method="pca", device="cpu"), open_dataset(data)
     folder.mkdir(parents=True)
     predictions = detector.predict_many([s.path for s in dataset.test])
     for i, (sample, prediction) in enumerate(zip(dataset.test, predictions, strict=True)):

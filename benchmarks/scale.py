@@ -34,19 +34,19 @@ import torch
 from deployment_speed import save, test_files
 from torch.utils.flop_counter import FlopCounterMode
 
-from blemish import networks
-from blemish.bundle import load_bundle
-from blemish.cluster import sources
-from blemish.cluster.stores import Place
-from blemish.cluster.worker import THREADS, write_rows
-from blemish.export import export
-from blemish.predicting import row_of
-from blemish.runtime import OnnxDetector
+from blemish.cluster import listing
+from blemish.cluster.predict_worker import THREADS, write_rows
+from blemish.cluster.storage import Place
+from blemish.export.onnx import export
+from blemish.inference import torch_backend
+from blemish.inference.model_file import load_bundle
+from blemish.inference.onnx_backend import OnnxDetector
+from blemish.inference.predict_folder import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from blemish.pipeline import Pipeline
+    from blemish.inference.detector import Pipeline
 
 MILLION, HOUR = 10**6, 3600
 PARTITIONS = 8
@@ -100,7 +100,7 @@ def row_bytes(detector: Pipeline, files: Sequence[Path]) -> float:
 def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
     """Measure and count the constants of a model."""
     bundle = load_bundle(run)
-    network = networks.network_of(bundle, name=str(run))
+    network = torch_backend.network_of(bundle, name=str(run))
     x = torch.zeros(1, bundle.image_format.channels, *bundle.size)
     with FlopCounterMode(display=False) as counter:
         network(x)
@@ -127,8 +127,8 @@ def worker_seconds(folder: Path, first: int) -> float:
     for number in range(first, first + PARTITIONS + 1):
         if number == first + 1:
             began, images = time.perf_counter(), 0
-        inputs = sources.frozen(place, number)
-        results = detector.predict_many(sources.stored(inputs), threads=THREADS)
+        inputs = listing.frozen(place, number)
+        results = detector.predict_many(listing.stored(inputs), threads=THREADS)
         rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
         with tempfile.TemporaryDirectory() as temporary:
             write_rows(rows, Path(temporary) / "part.parquet")

@@ -29,8 +29,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish import benchmark, synthetic
-from blemish.cluster import cells, joined
+from blemish.cluster import jobs
+from blemish.cluster.session import joined
+from blemish.data import synthetic
+from blemish.evaluation import benchmark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,9 +83,9 @@ def timed(data: Path, out: Path, *, count: int, seeds: int) -> dict[str, Any]:
     with nodes(count) as address, joined(address):
         while ray.cluster_resources().get("CPU", 0) < count:
             time.sleep(0.1)
-        failed = cells.run(first, cpus=1, gpus=0, on_change=lambda _: None).failed
+        failed = jobs.run(first, cpus=1, gpus=0, on_change=lambda _: None).failed
         began = time.monotonic()
-        failed |= cells.run(planned, cpus=1, gpus=0, on_change=lambda _: None).failed
+        failed |= jobs.run(planned, cpus=1, gpus=0, on_change=lambda _: None).failed
         seconds = time.monotonic() - began
     results = [result for cell in planned if (result := cell.result()) is not None]
     models = [cell.folder / "model.safetensors" for cell in planned if cell.result() is not None]

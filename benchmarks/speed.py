@@ -20,9 +20,9 @@ import torch
 from timing import matrix_rate, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
-from blemish.methods.layers import ssim_map, valid_blur_matrix
+from blemish.methods.components.functional import ssim_map, valid_blur_matrix
 from blemish.methods.metal import Metal
-from blemish.training import keep_freed_memory, make_accelerator
+from blemish.training.trainer import keep_freed_memory, make_accelerator
 
 
 def training_step(preset: str, *, keep_memory: bool, repeats: int) -> dict[str, float]:

@@ -24,9 +24,9 @@ from timing import matrix_rate, seconds
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from blemish.methods.components.encoders import DenseEncoder, ResNetEncoder
 from blemish.methods.cpc_ad import CpcAd
-from blemish.methods.encoders import DenseEncoder, ResNetEncoder
-from blemish.training import keep_freed_memory, make_accelerator
+from blemish.training.trainer import keep_freed_memory, make_accelerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable

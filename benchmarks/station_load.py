@@ -135,7 +135,7 @@ def sent(port: int, files: list[Path], clients: int, seconds: float, first: int)
 
 def batch_rate(model: Path, files: list[Path], seconds: float) -> tuple[float, float]:
     """Return images a second of `predict_many`, after a first round, and the processor's time for one, s."""
-    from blemish import opening
+    from blemish.inference import load as opening
 
     detector = opening.load(model, device="cpu")
     list(detector.predict_many(files[: detector.batch_size]))

@@ -193,12 +193,12 @@ def watch(model: Path, root: Path, originals: list[Path], n: int, rate: float) -
 
 def trained(root: Path, originals: list[Path]) -> Path:
     """Train PCA on some of the images, and export it."""
-    from blemish import fitting
-    from blemish.export import export
+    from blemish.export.onnx import export
     from blemish.methods.baselines.pca import PcaConfig
+    from blemish.training import fit
 
     config = PcaConfig(image_size=SIDE, calibration_fraction=0.2)
-    fitting.fit(originals[0].parent, method="pca", config=config, out=root / "run", device="cpu")
+    fit.fit(originals[0].parent, method="pca", config=config, out=root / "run", device="cpu")
     export(root / "run", root / "model.onnx")
     return root / "model.onnx"
 

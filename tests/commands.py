@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blemish.cli import main
+from blemish.cli.main import main
 
 QUICK = (
     *("--image-size", "32", "--patch-size", "8", "--embedding", "8", "--hidden", "16", "--heads", "2"),

@@ -82,21 +82,21 @@ def tiny_category(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder: MeTAL, 32 x 32, 5 steps on `tiny_category`, 5 calibration images. Read only."""
-    from blemish import fitting
     from blemish.methods.metal import MetalConfig
+    from blemish.training import fit
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     config = MetalConfig(
         image_size=32, patch_size=8, embedding=8, hidden=16, heads=2, steps=5, calibration_fraction=0.4
     )
-    fitting.fit(tiny_category, config=config, out=run, device="cpu", precision="fp32")
+    fit.fit(tiny_category, config=config, out=run, device="cpu", precision="fp32")
     return run
 
 
 @pytest.fixture(scope="session")
 def tiny_onnx(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, exported."""
-    from blemish.export import export
+    from blemish.export.onnx import export
 
     path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
     export(tiny_model, path)
@@ -117,7 +117,7 @@ def single_thread() -> Iterator[None]:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out, which takes most of the time and says what evaluation.json says."""
-    monkeypatch.setattr("blemish.evaluate.write_report", lambda *_args, **_options: None)
+    monkeypatch.setattr("blemish.evaluation.evaluate.write_report", lambda *_args, **_options: None)
 
 
 @pytest.fixture
@@ -139,10 +139,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def quick_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hooks that try again at once, and reach the loopback without a proxy."""
-    from blemish import hooks
+    from blemish.watch import notify
 
-    monkeypatch.setattr(hooks, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(hooks, "LONGEST_WAIT", 0.04)
+    monkeypatch.setattr(notify, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(notify, "LONGEST_WAIT", 0.04)
     monkeypatch.setenv("no_proxy", "*")
 
 

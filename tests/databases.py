@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from blemish.station.store import Inspection, new_id
+from blemish.record.store import Inspection, new_id
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 MODELS = ("a" * 64, "b" * 64)

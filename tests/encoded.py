@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from blemish.types import ImageError
+from blemish.core.errors import ImageError
 
 RNG = np.random.default_rng(0)
 

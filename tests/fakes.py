@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from conftest import save
 
-from blemish.bundle import Bundle
-from blemish.calibration import calibrate
-from blemish.images import ImageFormat
-from blemish.pipeline import Pipeline
+from blemish.images.preprocess import ImageFormat
+from blemish.inference.calibration import calibrate
+from blemish.inference.detector import Pipeline
+from blemish.inference.model_file import Bundle
 
 RGB8 = ImageFormat(dtype="uint8", channels=3, value_range=(0.0, 255.0))
 FLOAT = ImageFormat(dtype="float32", channels=1, value_range=(0.0, 1.0))

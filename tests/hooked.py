@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blemish.hooks import Hook
+from blemish.watch.notify import Hook
 
 SOON = 20.0
 """Seconds that nothing here takes; a test that waits for them has failed."""

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blemish import opening
-from blemish.runtime import OnnxDetector
-from blemish.types import ImageError, Prediction
+from blemish.core.errors import ImageError
+from blemish.core.types import Prediction
+from blemish.inference import load
+from blemish.inference.onnx_backend import OnnxDetector
 
 
 def assert_same_answers(trained: Path, exported: Path, images: Sequence[Path]) -> None:
     """Scores to 1e-4, maps to 1e-3 of their range, p-values, decisions and regions the same."""
-    ours, theirs = opening.load(trained, device="cpu"), opening.load(exported)
+    ours, theirs = load.load(trained, device="cpu"), load.load(exported)
     assert isinstance(theirs, OnnxDetector)
     assert theirs.threshold == ours.threshold
     assert theirs.bundle.provenance == ours.bundle.provenance

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish.data import open_dataset
-from blemish.types import DataError
+from blemish.core.errors import DataError
+from blemish.data.dataset import open_dataset
 
 
 def picture(path: Path, value: int = 0, *, side: int = 16) -> Path:

@@ -23,14 +23,14 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 import uvicorn
 
-from blemish import fitting
-from blemish.export import export
+from blemish.export.onnx import export
 from blemish.methods.baselines.pca import PcaConfig
+from blemish.record.store import new_id
+from blemish.station.app import create
 from blemish.station.engine import Request
-from blemish.station.running import Station
 from blemish.station.security import Tokens
-from blemish.station.service import create
-from blemish.station.store import new_id
+from blemish.station.station import Station
+from blemish.training import fit
 
 WAIT = 15_000
 
@@ -56,7 +56,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(60):
         save(folder / "good" / f"{i:03d}.png", tiny_image(i))
     config = PcaConfig(image_size=32, components=3, calibration_fraction=0.35)
-    fitting.fit(folder / "good", method="pca", config=config, out=folder / "run", device="cpu")
+    fit.fit(folder / "good", method="pca", config=config, out=folder / "run", device="cpu")
     export(folder / "run", folder / "model.onnx")
     return folder / "model.onnx"
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from fakes import fake_detector
 
-from blemish import watching
-from blemish.types import ModelError
-from blemish.watching import PATIENCE
+from blemish.core.errors import ModelError
+from blemish.watch import folder
+from blemish.watch.folder import PATIENCE
 
 LEVELS = (51, 102, 153, 204)
 """Calibration: with 4 images the lowest rate is 1 / 5 and the threshold the largest, 204 / 255 = 0.8."""
@@ -48,9 +48,9 @@ class Place:
             "one": fake_detector(grey_levels=LEVELS),
             "two": fake_detector(grey_levels=LEVELS, network=lambda x: 1 - x.mean(axis=1)),
         }
-        monkeypatch.setattr(watching, "load", self.load)
-        monkeypatch.setitem(watching.watch.__kwdefaults__, "now", self.now)
-        monkeypatch.setattr(watching, "time", SimpleNamespace(sleep=self.sleep, monotonic=time.monotonic))
+        monkeypatch.setattr(folder, "load", self.load)
+        monkeypatch.setitem(folder.watch.__kwdefaults__, "now", self.now)
+        monkeypatch.setattr(folder, "time", SimpleNamespace(sleep=self.sleep, monotonic=time.monotonic))
 
     def load(self, path: Path, **_: object) -> Any:
         if path.read_text() not in self.detectors:
@@ -82,7 +82,7 @@ class Place:
     def watch(self, script: Script | None = None, **options: Any) -> int:
         self.script, self.over = script or iter([2 * PATIENCE]), False
         self.act()
-        return watching.watch(
+        return folder.watch(
             self.model,
             self.folder,
             options.pop("out", self.out),

@@ -10,20 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from blemish.types import (
-    BlemishError,
-    DataError,
-    ImageError,
-    ModelError,
-    Prediction,
-    Region,
-    TrainingError,
-    UsageError,
-)
+from blemish.core.errors import BlemishError, DataError, ImageError, ModelError, TrainingError, UsageError
+from blemish.core.types import Prediction, Region
 
 if TYPE_CHECKING:
-    from blemish.fitting import fit
-    from blemish.opening import load
+    from blemish.inference.load import load
+    from blemish.training.fit import fit
 
 __all__ = [
     "BlemishError",
@@ -42,11 +34,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import `fit` (and torch with it) and `load` when they are first used."""
     if name == "fit":
-        from blemish.fitting import fit
+        from blemish.training.fit import fit
 
         return fit
     if name == "load":
-        from blemish.opening import load
+        from blemish.inference.load import load
 
         return load
     raise AttributeError(f"module 'blemish' has no attribute {name!r}")

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from blemish import benchmark
-from blemish.bundle import MODEL_NAME
-from blemish.jobs import OUTPUT_NAME, call, threads_of
+from blemish.evaluation import benchmark
+from blemish.evaluation.jobs import OUTPUT_NAME, call, threads_of
+from blemish.inference.model_file import MODEL_NAME
 
 SHARED = "--out must lie on a file system that all machines of the cluster share"
 

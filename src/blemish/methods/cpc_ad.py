@@ -29,15 +29,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blemish.methods.encoders import DenseEncoder, ResNetEncoder
-from blemish.methods.layers import expose, grey, mean_and_variance, place_statistics, white_point, whitening
-from blemish.methods.sharing import gathered, own
-from blemish.types import PatchMap, TrainedConfig, UsageError
+from blemish.core.errors import UsageError
+from blemish.core.types import PatchMap, TrainedConfig
+from blemish.methods.components.distributed import gathered, own
+from blemish.methods.components.encoders import DenseEncoder, ResNetEncoder
+from blemish.methods.components.functional import (
+    expose,
+    grey,
+    mean_and_variance,
+    place_statistics,
+    white_point,
+    whitening,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from blemish.methods.sharing import Share
+    from blemish.methods.components.distributed import Share
 
 DIRECTIONS = {"above": (-1, 0), "below": (1, 0), "left": (0, -1), "right": (0, 1)}
 """Where the context lies, seen from the sub-patch that it predicts (rows, columns)."""
@@ -260,7 +268,7 @@ def random_crops(
         share: which part of a batch x is; None: all of it.
 
     Returns:
-        (B, C, *size), with the filter of `blemish.images.resize`.
+        (B, C, *size), with the filter of `blemish.images.preprocess.resize`.
     """
     H, W = x.shape[2:]
     drawn = own(torch.rand(share.total if share else len(x), 4), share)

@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from blemish.methods.layers import (
+from blemish.core.errors import UsageError
+from blemish.core.types import TrainedConfig
+from blemish.methods.components.functional import (
     SSIM_SIGMA,
     SSIM_WINDOW,
     blur,
@@ -38,12 +40,11 @@ from blemish.methods.layers import (
     valid_blur_matrix,
     white_point,
 )
-from blemish.types import TrainedConfig, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from blemish.methods.sharing import Share
+    from blemish.methods.components.distributed import Share
 
 Masking = Literal["strict", "paper", "none"]
 Stripes = Literal["none", "rows", "cols", "both", "only"]

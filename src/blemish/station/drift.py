@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.types import DataError, UsageError
+from blemish.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

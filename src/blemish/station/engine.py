@@ -25,19 +25,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from blemish.decoding import Frame, decode
-from blemish.drawing import map_file
-from blemish.images import LARGE
-from blemish.pixels import MAX_PIXELS, TooLarge, at_most
-from blemish.station.store import Inspection, new_id
-from blemish.types import BlemishError, ImageError, Prediction
+from blemish.core.errors import BlemishError, ImageError
+from blemish.core.types import Prediction
+from blemish.images.decode import Frame, decode
+from blemish.images.draw import map_file
+from blemish.images.limits import MAX_PIXELS, TooLarge, at_most
+from blemish.images.preprocess import LARGE
+from blemish.record.store import Inspection, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from blemish.pipeline import Pipeline, Prepared
-    from blemish.station.archive import Archive
-    from blemish.station.store import Store
+    from blemish.inference.detector import Pipeline, Prepared
+    from blemish.record.archive import Archive
+    from blemish.record.store import Store
 
 T = TypeVar("T")
 SCORERS = 2

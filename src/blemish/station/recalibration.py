@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish import scoring
-from blemish.bundle import save_bundle
-from blemish.calibration import calibrate
-from blemish.runtime import SUFFIX, attach, portion_of
-from blemish.station.pictures import read_map
-from blemish.types import DataError, UsageError
+from blemish.core.errors import DataError, UsageError
+from blemish.inference import postprocess
+from blemish.inference.calibration import calibrate
+from blemish.inference.model_file import save_bundle
+from blemish.inference.onnx_backend import SUFFIX, attach, portion_of
+from blemish.station.render import read_map
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blemish.bundle import Bundle
-    from blemish.station.archive import Archive
-    from blemish.station.records import Inspection
-    from blemish.station.store import Store
+    from blemish.inference.model_file import Bundle
+    from blemish.record.archive import Archive
+    from blemish.record.rows import Inspection
+    from blemish.record.store import Store
 
 PARTS = 500
 """The newest parts that are looked at, unless told."""
@@ -74,7 +74,7 @@ def _maximum(row: Inspection, archive: Archive) -> float:
     assert row.height
     assert row.width
     coarse_map = read_map(archive.read(row.map, "map"))
-    return float(scoring.to_original_size(coarse_map, (row.height, row.width)).max())
+    return float(postprocess.to_original_size(coarse_map, (row.height, row.width)).max())
 
 
 def write_version(source: Path, bundle: Bundle, folder: Path) -> Path:

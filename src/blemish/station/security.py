@@ -22,7 +22,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from blemish.types import DataError, UsageError
+from blemish.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,10 +6,10 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
-from blemish.bundle import find_model
-from blemish.data import file_digest
-from blemish.page import write_whole
-from blemish.types import DataError, UsageError
+from blemish.core.errors import DataError, UsageError
+from blemish.data.hashing import file_digest
+from blemish.inference.model_file import find_model
+from blemish.report.html import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,1 +1,1 @@
-"""A stand-in for anomalib: what `blemish.peer` calls, and answers that a test can work out."""
+"""A stand-in for anomalib: what `blemish.evaluation.anomalib` calls, and answers that a test can work out."""

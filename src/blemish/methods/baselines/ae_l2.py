@@ -18,7 +18,7 @@ from blemish.methods.baselines.autoencoder import PRESETS, Autoencoder, Autoenco
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from blemish.methods.sharing import Share
+    from blemish.methods.components.distributed import Share
 
 
 def squared_residual(x: Tensor, x_hat: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from blemish.methods.baselines.autoencoder import Autoencoder, AutoencoderConfig, weight_penalty
-from blemish.methods.layers import SSIM_SIGMA, SSIM_WINDOW, grey, same_blur_matrix, ssim_map
+from blemish.methods.components.functional import SSIM_SIGMA, SSIM_WINDOW, grey, same_blur_matrix, ssim_map
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from blemish.methods.sharing import Share
+    from blemish.methods.components.distributed import Share
 
 
 def dissimilarity(x: Tensor, x_hat: Tensor, rows: Tensor, cols: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from blemish.types import TrainedConfig, UsageError
+from blemish.core.errors import UsageError
+from blemish.core.types import TrainedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -34,15 +34,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blemish.methods.baselines.pasting import draw_jitter, jitter, random_crops, three_ways
-from blemish.methods.baselines.trunks import DenseTrunk, ResNet18
-from blemish.methods.layers import blur, mean_and_variance, whitening
-from blemish.types import TrainedConfig, UsageError
+from blemish.core.errors import UsageError
+from blemish.core.types import TrainedConfig
+from blemish.methods.baselines.cutpaste_augment import draw_jitter, jitter, random_crops, three_ways
+from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18
+from blemish.methods.components.functional import blur, mean_and_variance, whitening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from blemish.methods.sharing import Share
+    from blemish.methods.components.distributed import Share
 
 SMOOTHING = 10 / 32
 """σ of the upsampling Gaussian as a share of a square's side: 10 of 32 pixels, as in FCDD's code (A.5)."""

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from blemish.types import DetectorConfig, UsageError
+from blemish.core.errors import UsageError
+from blemish.core.types import DetectorConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

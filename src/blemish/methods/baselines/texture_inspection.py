@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blemish.methods.layers import grey
-from blemish.types import DetectorConfig, UsageError
+from blemish.core.errors import UsageError
+from blemish.core.types import DetectorConfig
+from blemish.methods.components.functional import grey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

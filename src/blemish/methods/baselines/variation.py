@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from blemish.methods.layers import grey, mean_and_variance
-from blemish.types import DetectorConfig, UsageError
+from blemish.core.errors import UsageError
+from blemish.core.types import DetectorConfig
+from blemish.methods.components.functional import grey, mean_and_variance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

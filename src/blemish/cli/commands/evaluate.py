@@ -1,0 +1,64 @@
+"""`blemish evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from blemish.cli.arguments import EvaluateArguments
+from blemish.cli.console import parse, progress_bar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Run `blemish evaluate`."""
+    args: EvaluateArguments = parse("evaluate", EvaluateArguments, arguments)
+    run = args.model if args.model.is_dir() else args.model.parent
+    evaluate_into(args, args.out or run / "evaluation", run / "log.csv")
+    return 0
+
+
+def evaluate_into(args: EvaluateArguments, out: Path, training_log: Path) -> None:
+    """Evaluate into a folder, and say what was found; warnings come first."""
+    from blemish.data.dataset import open_dataset
+    from blemish.evaluation.evaluate import evaluate as run_evaluation
+    from blemish.inference.load import load
+    from blemish.report.evaluation import broken_promise
+
+    detector = load(
+        args.model,
+        device=args.device,
+        allow=frozenset(args.allow),
+        false_alarm_rate=args.false_alarm_rate,
+    )
+    dataset = open_dataset(args.data, need_train=False)
+    with progress_bar() as progress:
+        task = progress.add_task("scoring", total=len(dataset.test))
+        evaluation = run_evaluation(
+            detector, dataset, out, training_log=training_log, on_image=lambda: progress.advance(task)
+        )
+    for trained, tested in evaluation["leakage"]:
+        print(f"warning: leakage: {tested} was trained on, as {trained}", file=sys.stderr)
+    if broken := broken_promise(evaluation):
+        print(f"warning: {broken}", file=sys.stderr)
+    _print_evaluation(evaluation)
+    print(f"report: {out / 'report.html'}")
+
+
+def _print_evaluation(evaluation: dict[str, Any]) -> None:
+    names = {
+        "image_auroc": "image AUROC",
+        "pixel_auroc": "pixel AUROC",
+        "pixel_auroc_fpr30": "pixel AUROC up to FPR 0.3 (area / 0.3)",
+        "pixel_auroc_fpr30_mcclish": "pixel AUROC up to FPR 0.3 (McClish)",
+        "aupro_fpr30": "AUPRO up to FPR 0.3",
+        "requested_false_alarm_rate": "false-alarm rate promised",
+        "false_alarm_rate": "false-alarm rate measured",
+        "detection_rate": "detection rate",
+        "seconds_per_image": "seconds per image",
+    }
+    for key, name in names.items():
+        value = evaluation[key]
+        print(f"{name:<40} {'-' if value is None else f'{value:.4f}'}")

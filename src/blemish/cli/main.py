@@ -1,0 +1,109 @@
+"""The command line. A command is imported when it runs, so that help is instant.
+
+Exit codes: 0 all done; 1 done, but some inputs failed and are listed; 2 refused, with one line that says
+why; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from errno import EDQUOT, ENOSPC
+from importlib import import_module
+
+from blemish.cli.console import peek
+from blemish.core.errors import BlemishError, Interrupted
+
+STOPPED = 130
+EXTRAS = {
+    "torch": "train",
+    "accelerate": "train",
+    "safetensors": "train",
+    "jinja2": "report",
+    "matplotlib": "report",
+    **dict.fromkeys(
+        ("alembic", "fastapi", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
+        "station",
+    ),
+    "psycopg": "postgres",
+    **dict.fromkeys(("fsspec", "pyarrow", "ray"), "cluster"),
+}
+"""What brings a package that is not there."""
+
+COMMANDS = {
+    "demo": "generate parts, train, evaluate, report: see it work within minutes",
+    "train": "learn what good looks like from good images",
+    "evaluate": "measure a model on a labelled test set",
+    "predict": "score images: rows, heat maps, overlays",
+    "watch": "score what cameras write into a folder, each file once",
+    "serve": "the inspection station: a service and its page",
+    "token": "make or remove a token for the station",
+    "export": "write a model as ONNX, to run without torch",
+    "bench": "train and evaluate methods × categories × seeds, and put them in a table",
+    "compare": "runs side by side, and whether one is better than the other",
+}
+"""What each command does: it is the function of its name in the module of its name in `commands`."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if given else 2
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"blemish {version('blemish')}")
+        return 0
+    if given[0] not in COMMANDS:
+        print(f"blemish: {given[0]}: no such command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return _guarded(given[0], given[1:])
+
+
+def _guarded(command: str, arguments: list[str]) -> int:
+    """Run a command; whatever goes wrong is one line on stderr."""
+    try:
+        module = import_module(f"blemish.cli.commands.{command}")
+        return getattr(module, command)(arguments)
+    except BlemishError as error:
+        print(f"blemish {command}: {error}", file=sys.stderr)
+        return STOPPED if isinstance(error, Interrupted) else 2
+    except KeyboardInterrupt:
+        print(f"blemish {command}: stopped", file=sys.stderr)
+        return STOPPED
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0], "all")
+        print(f"blemish {command}: {error.name} is missing; pip install 'blemish[{extra}]'", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = error.filename or peek(arguments, "--out", "output")
+        cure = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check the path and its rights"
+        print(
+            f"blemish {command}: {where}: {error.strerror or error}; {cure}, or choose another --out",
+            file=sys.stderr,
+        )
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        print(
+            f"blemish {command}: not enough memory; lower --batch-size or --image-size",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    commands = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    lines = [
+        "usage: blemish COMMAND [OPTIONS]",
+        "",
+        "Learn what good looks like from good images alone.",
+        "",
+        *commands,
+        "",
+        "blemish COMMAND --help shows a command's options; blemish --version the version.",
+    ]
+    return "\n".join(lines)

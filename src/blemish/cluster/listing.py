@@ -1,0 +1,273 @@
+"""What there is to score: image files, folders and globs, URLs, and Parquet files that hold images.
+
+The listing has the order in which `blemish predict` takes the same inputs. It is made as a stream, a folder
+at a time, and frozen in Parquet files of one partition each, so that no process ever holds all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blemish.cluster.storage import MISSING, Place, StoreError, file_system, is_url, parquet, patiently
+from blemish.core.errors import DataError, UsageError
+from blemish.images import decode, preprocess, video
+from blemish.images.decode import Stored
+from blemish.images.limits import refusal
+from blemish.inference.predict_folder import matching, nothing_in
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PARQUET = ".parquet"
+"""The end of the names of Parquet files, whose columns `path` and `image` name an image and hold its file."""
+ROWS_AT_ONCE = 16
+"""Images that are taken from a Parquet file at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One image to score."""
+
+    path: str
+    """What it is called in rows: the path as named, the URL, or what a Parquet file calls it."""
+    place: str
+    """Where it lies: the absolute path or the URL of its file, or of the Parquet file that holds it."""
+    row: int | None
+    """Its row in that Parquet file; None: the file is the image."""
+
+
+# --- listing ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    """A file or a folder that the inputs name, or that a glob of theirs matches."""
+
+    name: str
+    """Its path or URL, as named."""
+    is_folder: bool
+    """Whether images are searched below it."""
+
+    @property
+    def place(self) -> str:
+        """The absolute path, or the URL."""
+        return self.name if is_url(self.name) else os.path.abspath(self.name)  # noqa: PTH100
+
+    @property
+    def folder(self) -> str | None:
+        """The folder that each node has to see: itself, or the one it lies in; a URL's need not be one."""
+        if self.is_folder:
+            return self.place
+        return None if is_url(self.name) else os.path.dirname(self.place)  # noqa: PTH120
+
+
+def roots_of(pattern: str) -> list[Root]:
+    """Return what an input names: a file, a folder, or what it matches as a glob, in order.
+
+    Raises UsageError for what matches nothing, and for a film.
+    """
+    if is_url(pattern):
+        roots = patiently(partial(_remote_roots, pattern), pattern)
+    else:
+        roots = [Root(name=str(p), is_folder=p.is_dir()) for p in matching(pattern)]
+    if not roots:
+        raise nothing_in(pattern)
+    for root in roots:
+        if not root.is_folder and video.is_film(Path(root.name)):
+            raise UsageError(f"{root.name}: films are not scored on a cluster; leave --cluster out")
+    return roots
+
+
+def _remote_roots(url: str) -> list[Root]:
+    system, key = file_system(url)
+    try:
+        keys = [(key, system.info(key)["type"])]
+    except FileNotFoundError:
+        found = system.glob(key, detail=True) if any(c in key for c in "*?[") else {}
+        keys = [(name, about["type"]) for name, about in sorted(found.items())]
+    return [Root(name=system.unstrip_protocol(name), is_folder=kind == "directory") for name, kind in keys]
+
+
+def expanded(patterns: Iterable[str]) -> dict[str, list[Root]]:
+    """Find out what each input names. Raises UsageError for one that matches nothing."""
+    return {pattern: roots_of(pattern) for pattern in patterns}
+
+
+def listed(inputs: dict[str, list[Root]]) -> Iterator[Input]:
+    """List the images of all inputs, each once; what was listed is remembered only where inputs overlap.
+
+    Raises UsageError for an input without images, DataError for a Parquet file that is not of images, OSError
+    for a folder that cannot be listed.
+    """
+    places = sorted(root.place.split("/") for roots in inputs.values() for root in roots)
+    overlap = any(b[: len(a)] == a for a, b in pairwise(places))
+    seen: set[tuple[str, int | None]] = set()
+    for pattern, roots in inputs.items():
+        empty = True
+        for one in chain.from_iterable(map(_below, roots)):
+            empty = False
+            key = (one.place, one.row)
+            if overlap and key in seen:
+                continue
+            if overlap:
+                seen.add(key)
+            yield one
+        if empty:
+            raise nothing_in(pattern)
+
+
+def _below(root: Root) -> Iterator[Input]:
+    if root.is_folder:
+        entries = _remote_entries if is_url(root.name) else _local_entries
+        return map(_file, _walk(root.name, entries))
+    return _in_parquet(root.place) if root.name.lower().endswith(PARQUET) else iter([_file(root.name)])
+
+
+def _file(path: str) -> Input:
+    return Input(path=path, place=Root(name=path, is_folder=False).place, row=None)
+
+
+def _walk(folder: str, entries: Callable[[str], list[tuple[str, bool]]]) -> Iterator[str]:
+    """Yield the images below a folder in the order of their paths' parts, without hidden ones."""
+    for name, is_folder in sorted(entries(folder)):
+        if name.startswith("."):
+            continue
+        path = f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder, name))
+        if is_folder:
+            yield from _walk(path, entries)
+        elif os.path.splitext(name)[1].lower() in preprocess.SUFFIXES:  # noqa: PTH122
+            yield path
+
+
+def _local_entries(folder: str) -> list[tuple[str, bool]]:
+    with os.scandir(folder) as entries:
+        # a link to a folder is not followed, as `images.walk_images` does not
+        return [(e.name, e.is_dir()) for e in entries if not (e.is_symlink() and e.is_dir())]
+
+
+def _remote_entries(folder: str) -> list[tuple[str, bool]]:
+    system, key = file_system(folder)
+    found = patiently(partial(system.ls, key, detail=True), folder)
+    names = [(about["name"].rstrip("/"), about["type"] == "directory") for about in found]
+    return [(name.rsplit("/", 1)[-1], kind) for name, kind in names if name != key.rstrip("/")]
+
+
+def _in_parquet(place: str) -> Iterator[Input]:
+    import pyarrow as pa
+
+    file = parquet(place)
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    image = kinds.get("image", pa.null())
+    if "path" not in kinds or not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+        has = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise DataError(f"{place}: has the columns {has}; it takes path and image, a file's bytes"[:300])
+    row = 0
+    for batch in file.iter_batches(1024, columns=["path"]):
+        for path in batch["path"].to_pylist():
+            yield Input(path=str(path), place=place, row=row)
+            row += 1
+
+
+# --- the frozen listing -----------------------------------------------------------------------------------
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    # bytes, as the names of files need not be text
+    return pa.schema([("path", pa.binary()), ("place", pa.binary()), ("row", pa.int64())])
+
+
+def _listing_name(number: int) -> str:
+    return f"inputs/part-{number:06d}.parquet"
+
+
+def freeze(inputs: Iterable[Input], place: Place, size: int) -> Iterator[int]:
+    """Write the listing, `size` inputs a file, and yield how many inputs each file got."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    waiting, number = iter(inputs), 0
+    while some := list(islice(waiting, size)):
+        rows = [{"path": os.fsencode(i.path), "place": os.fsencode(i.place), "row": i.row} for i in some]
+        table = pa.Table.from_pylist(rows, _schema())
+        with place.whole(_listing_name(number)) as part:
+            pq.write_table(table, part, compression="zstd")
+        number += 1
+        yield len(some)
+
+
+def frozen(place: Place, number: int) -> list[Input]:
+    """Read one file of the listing."""
+    table = parquet(place.name_of(_listing_name(number))).read().to_pydict()
+    rows = zip(table["path"], table["place"], table["row"], strict=True)
+    return [Input(path=os.fsdecode(p), place=os.fsdecode(at), row=row) for p, at, row in rows]
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def check_there(folders: Iterable[str]) -> None:
+    """Refuse to take files for missing whose whole folder is: it is not mounted. Raises StoreError."""
+    for folder in folders:
+        if is_url(folder):
+            system, key = file_system(folder)
+            there = patiently(partial(system.exists, key), folder)
+        else:
+            there = Path(folder).is_dir()
+        if not there:
+            raise StoreError(f"{folder}: is not there on {os.uname().nodename}; mount it on each node")
+
+
+def stored(inputs: Iterable[Input]) -> Iterator[Stored]:
+    """Turn inputs into images: files to be fetched when they are decoded, a Parquet file's rows as they come.
+
+    A fetch raises ImageError for a file that is missing or no image, StoreError when its store fails.
+    """
+    rows: Iterator[bytes | None] = iter(())
+    before: tuple[str, int | None] | None = None
+    for one in inputs:
+        if one.row is None:
+            fetch = partial(fetched, one)
+        else:
+            if before != (one.place, one.row - 1):
+                rows = _images_from(one.place, one.row)
+            fetch = partial(_image_in, one, next(rows, None))
+        before = (one.place, one.row)
+        yield Stored(path=one.path, fetch=fetch)
+
+
+def fetched(one: Input) -> bytes:
+    """Read a file's bytes, patiently. Raises ImageError, one line, for what is missing; StoreError."""
+    if not is_url(one.place):
+        return patiently(partial(decode.read_bytes, one.place, name=one.path), one.place)
+    system, key = file_system(one.place)
+    try:
+        return patiently(partial(system.cat_file, key), one.place)
+    except MISSING as error:
+        raise refusal(one.path, "is not a file; check the path") from error
+
+
+def _image_in(one: Input, content: bytes | None) -> bytes:
+    if not isinstance(content, bytes):
+        raise refusal(one.path, f"row {one.row} of {one.place} holds no bytes; write the image's file there")
+    return content
+
+
+def _images_from(place: str, first: int) -> Iterator[bytes | None]:
+    """Yield the column `image` from a row on, from its group of rows on."""
+    file = parquet(place)
+    group = 0
+    while first >= (rows := file.metadata.row_group(group).num_rows):
+        first, group = first - rows, group + 1
+    groups = list(range(group, file.num_row_groups))
+    for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=["image"]):
+        for value in batch["image"].slice(first):
+            yield value.as_py()
+        first = max(0, first - len(batch))

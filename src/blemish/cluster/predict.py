@@ -1,0 +1,174 @@
+"""Scoring at scale: partitions of a frozen listing, spread over a cluster by Ray Data, one Parquet file each.
+
+A partition is a fixed number of inputs in the listing's order, whole batches of the network, so that each
+figure is the one that `blemish predict` gets in one process. Whoever scores a partition writes its file whole
+or not at all, and what is there is never done again. So each input has exactly one row, whatever dies: a
+worker (Ray tries its partition again elsewhere), a node, or this command (repeat it, and it goes on).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, replace
+from importlib.metadata import version
+from typing import Any
+
+from blemish.cluster import listing
+from blemish.cluster.predict_worker import RUN, Scoring, Worker
+from blemish.cluster.storage import Place, StoreError, is_url
+from blemish.core.errors import BlemishError, UsageError
+from blemish.data.hashing import file_digest, source_digest
+from blemish.inference.model_file import find_model
+from blemish.inference.predict_folder import PredictionCounts
+
+SUMMARY = "summary.json"
+"""What came of a run, written when all is done."""
+PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE")
+"""Settings of this command's environment that its workers share. Keys are not: each node has its own."""
+
+
+def score(
+    scoring: Scoring,
+    *,
+    on_listed: Callable[[int], None] = lambda _inputs: None,
+    on_done: Callable[[int, int], None] = lambda _inputs, _of: None,
+) -> tuple[PredictionCounts, float | None]:
+    """Score all inputs on the cluster that was joined, and return the counts and the threshold of the scores.
+
+    It goes on where an earlier call was stopped. `on_listed` gets the number of inputs of each part of the
+    listing, `on_done` that of each finished partition, and of all. Raises UsageError when `out` holds
+    anything else than the same run, StoreError when a store fails for good; what is finished stays.
+    """
+    began = time.monotonic()
+    out = _place(scoring.out)
+    # what no worker could do is refused here, where there may be no GPU
+    threshold = replace(scoring, device="cpu").load(scoring.model).threshold
+    run = _begun(scoring, out) or _begin(scoring, out, on_listed)
+    total = _summed(out)
+    if total is None:
+        total = PredictionCounts()
+        for counts in _spread(scoring, out, run):
+            total += counts
+            on_done(counts.scored + counts.failed, run["listed"]["inputs"])
+        out.sweep()
+        seconds = {"partitions": run["listed"]["partitions"], "seconds": time.monotonic() - began}
+        out.write(SUMMARY, _json(asdict(total) | seconds))
+    return total, threshold
+
+
+def _summed(out: Place) -> PredictionCounts | None:
+    """Return what a finished run counted."""
+    content = out.read(SUMMARY)
+    if content is None:
+        return None
+    said = json.loads(content)
+    return PredictionCounts(**{f.name: said[f.name] for f in fields(PredictionCounts)})
+
+
+def _place(out: str) -> Place:
+    return Place(at=out if is_url(out) else os.path.abspath(out))  # noqa: PTH100
+
+
+def _identity(scoring: Scoring) -> dict[str, Any]:
+    """What the rows depend on, by the words in which a difference is told."""
+    return {
+        "model": file_digest(find_model(scoring.model)),
+        "inputs": [i if is_url(i) else os.path.abspath(i) for i in scoring.inputs],  # noqa: PTH100
+        "--false-alarm-rate": scoring.false_alarm_rate,
+        "--allow": sorted(scoring.allow),
+        "--batch-size": scoring.batch_size,
+        "--partition": scoring.partition,
+        "--device": scoring.device,
+        "code": source_digest(),  # rows of two of them are not mixed
+    }
+
+
+def _begun(scoring: Scoring, out: Place) -> dict[str, Any] | None:
+    """Return the run that `out` holds, None without one. Raises UsageError for another one."""
+    content = out.read(RUN)
+    if content is None:
+        return None
+    run, wanted = json.loads(content), _identity(scoring)
+    if "listed" not in run:
+        raise UsageError(f"{out.at}: holds a run of another kind; choose another --out")
+    other = [name for name, value in wanted.items() if run["of"].get(name) != value]
+    if other:
+        text = f"{out.at}: was begun with another {other[0]}; choose another --out, or repeat what began it"
+        raise UsageError(text)
+    return run
+
+
+def _begin(scoring: Scoring, out: Place, on_listed: Callable[[int], None]) -> dict[str, Any]:
+    """Freeze what the run depends on in `out`: the listing, the model and, when both are there, run.json."""
+    if any(name.startswith(("part-", "predictions.")) for name in out.names()):
+        raise UsageError(f"{out.at}: already holds predictions; choose another --out, or remove it")
+    source, named = find_model(scoring.model), listing.expanded(scoring.inputs)
+    folders = {root.folder for roots in named.values() for root in roots}
+    inputs = partitions = 0
+    for count in listing.freeze(listing.listed(named), out, scoring.partition):
+        inputs, partitions = inputs + count, partitions + 1
+        on_listed(count)
+    out.write(source.name, source.read_bytes())
+    run = {
+        "of": _identity(scoring),
+        "blemish": version("blemish"),
+        "model": source.name,
+        "folders": sorted(folder for folder in folders if folder is not None),
+        "listed": {"inputs": inputs, "partitions": partitions},
+    }
+    out.write(RUN, _json(run))
+    return run
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _spread(scoring: Scoring, out: Place, run: dict[str, Any]) -> Iterator[PredictionCounts]:
+    """Have every partition scored, or found finished, and yield what came of each, in any order."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.exceptions import RayError
+
+    _be_quiet(DataContext.get_current())
+    resource = "GPU" if scoring.device == "cuda" else "CPU"
+    most = int(ray.cluster_resources().get(resource, 0))
+    if most < 1:
+        raise UsageError(
+            f"--cluster: it has no {resource}; start a node that has, or choose another --device"
+        )
+    partitions = run["listed"]["partitions"]
+    settings = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    answers = ray.data.from_items(list(range(partitions)), override_num_blocks=partitions).map_batches(
+        Worker,
+        fn_constructor_args=(scoring, out, run, settings),
+        batch_size=1,
+        # an actor takes the next partition when it is free: none waits behind a slow one
+        compute=ActorPoolStrategy(
+            min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
+        ),
+        num_cpus=1,
+        num_gpus=1 if resource == "GPU" else 0,
+    )
+    try:
+        for batch in answers.iter_batches(batch_size=None, prefetch_batches=0):
+            for answer in map(json.loads, batch["answer"]):
+                if "error" in answer:
+                    raise StoreError(answer["error"])
+                yield PredictionCounts(**answer)
+    except RayError as error:
+        why = str(error).strip().splitlines()[-1]
+        raise BlemishError(
+            f"--cluster: {why}; what is finished stays, repeat the command to go on"
+        ) from error
+
+
+def _be_quiet(context: Any) -> None:
+    """Leave the terminal to our own bar and lines."""
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -1,0 +1,170 @@
+"""What a worker of a cluster does: it scores a partition of the inputs and writes its rows, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from blemish.cluster import listing
+from blemish.cluster.storage import Place, is_url, parquet
+from blemish.core.errors import BlemishError, UsageError
+from blemish.data.hashing import source_digest
+from blemish.inference import load as opening
+from blemish.inference.predict_folder import PredictionCounts, row_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from blemish.inference.detector import Pipeline
+
+RUN = "run.json"
+"""What a run scores and how; written when its listing is whole."""
+ROW_GROUP = 1024
+"""Rows that are written at a time."""
+THREADS = 4
+"""Threads of a worker that fetch and decode; its network has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What to score, and how."""
+
+    model: Path
+    """Run folder, model file or exported model."""
+    inputs: tuple[str, ...]
+    """Files, folders, globs, URLs, Parquet files."""
+    out: str
+    """A folder that all nodes see, or a URL."""
+    false_alarm_rate: float | None = None
+    """Share of good parts that may be rejected, in (0, 1); None: the default."""
+    allow: frozenset[str] = frozenset()
+    """Conversions permitted beside those of training."""
+    batch_size: int = 16
+    """Images in a call of the network."""
+    partition: int = 4096
+    """Inputs in a partition, a multiple of the batch size."""
+    device: str = "auto"
+    """cuda: each worker has a GPU; auto or cpu: each has a CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse partitions that would cut batches, which could move figures' last bits."""
+        if self.partition < 1 or self.batch_size < 1 or self.partition % self.batch_size:
+            raise UsageError(
+                f"--partition {self.partition}: must be a multiple of --batch-size {self.batch_size}"
+            )
+
+    def load(self, model: Path, threads: int | None = None) -> Pipeline:
+        """Load a copy of the model. Raises ModelError, and UsageError for a rate that cannot be promised."""
+        return opening.load(
+            model,
+            device="cuda" if self.device == "cuda" else "cpu",
+            allow=self.allow,
+            false_alarm_rate=self.false_alarm_rate,
+            batch_size=self.batch_size,
+            threads=threads,
+        )
+
+
+class Worker:
+    """Scores partitions in a process of its own, with a model that it loads once."""
+
+    def __init__(self, scoring: Scoring, out: Place, run: dict[str, Any], settings: dict[str, str]) -> None:
+        os.environ.update(settings)
+        self.scoring, self.out, self.run = scoring, out, run
+        self.detector: Pipeline | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Score the partition of this number, unless it is there; answer with its counts, or an error."""
+        try:
+            answer = asdict(self._counts(int(batch["item"][0])))
+        except BlemishError as error:
+            answer = {"error": str(error)}
+        except OSError as error:
+            where = f"{error.filename or self.out.at} on {os.uname().nodename}"
+            answer = {"error": f"{where}: {error.strerror or error}; what is finished stays, repeat to go on"}
+        return {"answer": [json.dumps(answer)]}
+
+    def _counts(self, number: int) -> PredictionCounts:
+        name = f"part-{number:06d}.parquet"
+        try:
+            return _counted(self.out.name_of(name))
+        except FileNotFoundError:
+            pass
+        self.detector = self.detector or self._load()
+        listing.check_there(self.run["folders"])
+        inputs = listing.frozen(self.out, number)
+        images = listing.stored(inputs)
+        results = self.detector.predict_many(images, threads=THREADS)
+        rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
+        with self.out.whole(name) as part:
+            return write_rows(rows, part)
+
+    def _load(self) -> Pipeline:
+        """Load the run's model, once this node proved to be fit. Raises BlemishError."""
+        node = os.uname().nodename
+        if self.out.read(RUN) is None:
+            raise UsageError(
+                f"{self.out.at}: is not seen by {node}; choose an --out that all nodes share, or a URL"
+            )
+        if source_digest() != self.run["of"]["code"]:
+            raise UsageError(f"--cluster: {node} has another blemish; install the same one on each node")
+        if not is_url(self.out.at):
+            return self.scoring.load(Path(self.out.name_of(self.run["model"])), threads=1)
+        with TemporaryDirectory(prefix="blemish-") as folder:
+            copy = Path(folder) / self.run["model"]
+            copy.write_bytes(self.out.read(self.run["model"]) or b"")
+            return self.scoring.load(copy, threads=1)
+
+
+def schema() -> pa.Schema:
+    """Return the columns of the rows: what predictions.jsonl has, without maps and overlays."""
+    import pyarrow as pa
+
+    region = [*((name, pa.int64()) for name in ("x0", "y0", "x1", "y1", "area_px")), ("peak", pa.float64())]
+    return pa.schema(
+        [
+            ("path", pa.string()),
+            *((name, pa.float64()) for name in ("score", "p_value", "threshold")),
+            ("anomalous", pa.bool_()),
+            ("regions", pa.list_(pa.struct(region))),
+            ("error", pa.string()),
+        ]
+    )
+
+
+def write_rows(rows: Iterator[dict[str, Any]], part: Path) -> PredictionCounts:
+    """Write rows as they come, some at a time, and with them what they count."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    total = PredictionCounts()
+    with pq.ParquetWriter(part, schema(), compression="zstd") as file:
+        while some := list(islice(rows, ROW_GROUP)):
+            errors = [row["error"] for row in some if row["error"] is not None]
+            total += PredictionCounts(
+                scored=len(some) - len(errors),
+                anomalous=sum(row["anomalous"] is True for row in some),
+                failed=len(errors),
+                errors=errors,
+            )
+            file.write_table(
+                pa.Table.from_pylist([row | {"path": _text(row["path"])} for row in some], schema())
+            )
+        file.add_key_value_metadata({"blemish": json.dumps(asdict(total))})
+    return total
+
+
+def _text(path: str) -> str:
+    r"""Write a name that is not UTF-8 with its bytes as `\xe9`: a Parquet file takes text only."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _counted(full: str) -> PredictionCounts:
+    """Read what a finished partition counts. Raises FileNotFoundError."""
+    return PredictionCounts(**json.loads(parquet(full).metadata.metadata[b"blemish"]))

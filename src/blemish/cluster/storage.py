@@ -1,0 +1,225 @@
+"""Where files lie: in folders here, or behind URLs in object stores (through fsspec), which fail at times.
+
+A store's failure is nobody's image: it is tried again with growing waits, and when it stays it stops what was
+to be done with a StoreError. That a file is missing is an answer, not a failure. Of a folder's errors only
+those are failures that a network's or a worn disk brings (`_FAILURES`).
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+from blemish.core.errors import BlemishError, DataError, ImageError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+T = TypeVar("T")
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds at most between two tries, one more than there are waits; at random, half of it at least."""
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+READ_AHEAD = 4 * 2**20
+"""Bytes in a request at least, when a part of an object is read."""
+
+_FAILURES = {
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN, errno.EHOSTDOWN),
+    *(errno.EHOSTUNREACH, errno.EMFILE, errno.ENFILE),
+}
+_OF_ONE_PROCESS = ("file", "local", "memory")
+
+
+class StoreError(BlemishError):
+    """A store does not answer, or answers with failures, however often it is asked."""
+
+
+def is_url(name: str) -> bool:
+    """Whether this is a URL and no path."""
+    return "://" in name
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system that serves a URL, and the name that it has there.
+
+    Raises UsageError for a scheme that nothing installed serves, or that other processes do not see.
+    """
+    import fsspec
+
+    if url.split("://")[0] in _OF_ONE_PROCESS:
+        raise UsageError(f"{url}: is no URL that all machines see; give a path, or a URL as s3://...")
+    try:
+        return fsspec.url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{url}: {_line(error)}") from error
+
+
+def patiently(action: Callable[[], T], name: str) -> T:
+    """Return what `action` gets from the store of `name`, trying again while the store fails.
+
+    Raises what `action` raises if that is an answer (a file is missing, or no image), else StoreError.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return action()
+        except Exception as error:  # each store has exceptions of its own
+            if not _is_failure(error, name):
+                raise
+            if wait is None or isinstance(error, PermissionError):
+                text = f"{name}: its store fails ({_line(error)}); repeat the command when it works, to go on"
+                raise StoreError(text) from error
+            time.sleep(wait * random.uniform(0.5, 1))
+    raise AssertionError("the last try returns or raises")
+
+
+def _is_failure(error: Exception, name: str) -> bool:
+    cause = error.__cause__ if isinstance(error, ImageError) else error
+    if cause is None or isinstance(cause, BlemishError):
+        return False
+    if is_url(name):
+        return not isinstance(cause, MISSING)
+    return isinstance(cause, OSError) and cause.errno in _FAILURES
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+# --- a folder for results ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A folder for results, in which a file appears whole or not at all."""
+
+    at: str
+    """Its absolute path, or URL."""
+
+    def name_of(self, name: str) -> str:
+        """Return the path or URL of a file in it."""
+        return f"{self.at.rstrip('/')}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """Read a file, None: there is none. Raises StoreError."""
+        full = self.name_of(name)
+        try:
+            return patiently(partial(_read, full), full)
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file. Raises StoreError, or OSError for a folder that cannot be written."""
+        with self.whole(name) as part:
+            part.write_bytes(content)
+
+    @contextmanager
+    def whole(self, name: str) -> Iterator[Path]:
+        """Give a path to write to; when the block ends well what is there appears as the file `name`.
+
+        Raises StoreError, or OSError for a folder that cannot be written.
+        """
+        full = self.name_of(name)
+        if is_url(self.at):
+            with TemporaryDirectory(prefix="blemish-") as folder:
+                part = Path(folder) / "part"
+                yield part
+                system, key = file_system(full)
+                patiently(partial(system.put_file, str(part), key), full)
+            return
+        target = Path(full)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+        try:
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """Return the names of what is in it; none where it is not there yet. Raises StoreError."""
+        if not is_url(self.at):
+            return os.listdir(self.at) if Path(self.at).is_dir() else []  # noqa: PTH208
+        system, key = file_system(self.at)
+        try:
+            found = patiently(partial(system.ls, key, detail=False), self.at)
+        except FileNotFoundError:
+            return []
+        return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed left behind; for when nobody writes any more."""
+        if not is_url(self.at):
+            for part in Path(self.at).glob(".*.tmp"):
+                part.unlink(missing_ok=True)
+
+
+def _read(full: str) -> bytes:
+    if not is_url(full):
+        return Path(full).read_bytes()
+    system, key = file_system(full)
+    return system.cat_file(key)
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------
+
+
+def parquet(full: str) -> pq.ParquetFile:
+    """Open a Parquet file, to be read piece by piece.
+
+    Raises FileNotFoundError, StoreError, or DataError for what is no whole Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not is_url(full) and not Path(full).is_file():
+        raise FileNotFoundError(full)
+    source = io.BufferedReader(_Remote(full), READ_AHEAD) if is_url(full) else full
+    try:
+        return pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{full}: is not a whole Parquet file ({_line(error)}); write it again") from error
+
+
+class _Remote(io.RawIOBase):
+    """An object as a file whose pieces are each read patiently."""
+
+    def __init__(self, url: str) -> None:
+        self.url, (self.system, self.key) = url, file_system(url)
+        self.length: int = patiently(partial(self.system.size, self.key), url)
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self.position = offset + (0, self.position, self.length)[whence]
+        return self.position
+
+    def readinto(self, buffer: Any, /) -> int:
+        end = min(self.position + len(buffer), self.length)
+        if end <= self.position:
+            return 0
+        # by their names: in s3fs a version comes before them
+        read = partial(self.system.cat_file, self.key, start=self.position, end=end)
+        piece = patiently(read, self.url)
+        buffer[: len(piece)] = piece
+        self.position += len(piece)
+        return len(piece)

@@ -1,0 +1,1 @@
+"""What every room shares: errors, the words for samples and predictions, the one durable writer."""

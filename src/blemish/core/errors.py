@@ -1,0 +1,40 @@
+"""The errors, each of them one clear line (file, value, rule, cure).
+
+BlemishError                  anything blemish refuses
+├── ImageError                an image cannot be used
+├── DataError                 a data set contradicts itself or is too small
+├── ModelError                a model file is missing, foreign, truncated or too new
+├── TrainingError             training cannot go on
+│   └── Interrupted           training was asked to stop
+└── UsageError                an option or a request cannot be honoured
+"""
+
+from __future__ import annotations
+
+
+class BlemishError(Exception):
+    """Something blemish refuses. `str(error)` is one line that a user can act on."""
+
+
+class ImageError(BlemishError):
+    """An image cannot be read, or does not fit what a model expects."""
+
+
+class DataError(BlemishError):
+    """A data set contradicts itself, or is too small for what is asked."""
+
+
+class ModelError(BlemishError):
+    """A model file is missing, truncated, foreign, or written by a newer blemish."""
+
+
+class TrainingError(BlemishError):
+    """Training cannot go on (a loss that is not finite, a checkpoint of another run)."""
+
+
+class Interrupted(TrainingError):
+    """Training was asked to stop; its checkpoint holds everything."""
+
+
+class UsageError(BlemishError):
+    """An option, or a request, cannot be honoured as given."""

@@ -1,0 +1,1 @@
+"""Data sets on disk: which images, which labels, which masks; and generated ones."""

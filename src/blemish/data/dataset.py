@@ -1,0 +1,243 @@
+"""Data sets on disk: the MVTec layout, a plain folder of good images, or a CSV manifest.
+
+A data set is a list of `Sample`s in three splits. Nothing is decoded here but masks; images are read by
+`blemish.images`. Whatever contradicts itself is refused, because a wrong pairing of image and mask, or a
+defect among the training images, gives numbers that look right and are not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.core.errors import DataError, UsageError
+from blemish.core.types import Sample
+from blemish.data import manifest, mvtec
+from blemish.data.hashing import file_digest, fingerprint
+from blemish.images import decode, preprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MIN_TRAIN = 2
+"""The fewest training images of a data set (our choice: one to learn from, one to validate on)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A data set as found on disk, each split sorted by path.
+
+    `name` is the folder's (or the manifest's) name, `root` the folder that relative names refer to.
+    `has_masks` is True if the test split has defective images and every one of them has a mask.
+    `train` and `calibration` hold good images only.
+    """
+
+    name: str
+    root: Path
+    train: list[Sample]
+    calibration: list[Sample]
+    test: list[Sample]
+    has_masks: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The good images of a data set, cut into three parts without an image in common."""
+
+    train: list[Sample]
+    validation: list[Sample]
+    calibration: list[Sample]
+
+
+def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
+    """Find the images, labels and masks of a data set.
+
+    `data` is one of
+
+    - a category in MVTec layout (Bergmann et al., 2019), recognised by its `train` folder: `train/good`,
+      `test/<defect|good>`, `ground_truth/<defect>/<stem>_mask.<suffix>`, and optionally
+      `calibration/good`. Other files and folders are ignored. A mask belongs to the image whose stem it
+      bears. Without a `ground_truth` folder there are no masks; with one, each defective image has
+      exactly one;
+    - a folder of good images, with or without sub-folders;
+    - a CSV manifest `path,split,label,mask`: paths absolute or relative to the manifest, `split` one of
+      train, calibration, test; an empty label means good; blanks around a cell do not count. Either
+      every defective row has a mask or none has.
+
+    `need_train=False` also accepts a folder that has `test` but no `train`, and any number of training
+    images; otherwise at least `MIN_TRAIN` are needed. Raises `DataError`.
+    """
+    data = Path(data)
+    if data.is_dir():
+        name = data.resolve().name
+        samples = mvtec.read(data, need_train=need_train)
+        root = data
+    elif data.is_file() and data.suffix.lower() == ".csv":
+        name, root, samples = data.stem, data.parent, manifest.read(data)
+    elif data.exists():
+        raise DataError(f"{data}: not a data set; give a folder, or a manifest named *.csv")
+    else:
+        raise DataError(f"{data}: no such file or folder; give a folder of images or a CSV manifest")
+    parts = {
+        split: sorted((s for s in samples if s.split == split), key=_path_key) for split in manifest.SPLITS
+    }
+    n_train = len(parts["train"])
+    if need_train and n_train < MIN_TRAIN:
+        raise DataError(
+            f"{data}: {n_train} good image(s) to train on; at least {MIN_TRAIN} are needed, add some"
+        )
+    if not samples:
+        raise DataError(f"{data}: holds no image; known suffixes are {' '.join(sorted(preprocess.SUFFIXES))}")
+    defects = [s for s in parts["test"] if s.is_defect]
+    has_masks = bool(defects) and all(s.mask is not None for s in defects)
+    return Dataset(name=name, root=root, has_masks=has_masks, **parts)
+
+
+def _path_key(sample: Sample) -> str:
+    return sample.path.as_posix()
+
+
+def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
+    """Return the ground truth of a sample as bool (H, W), True where defective; `size` is (H, W) in pixels.
+
+    A good image gives all False without reading a file. The mask must have the image's size, one channel,
+    and only the values {0, 1} or {0, 255}; a mask of zeros alone is taken at its word. Raises `DataError`,
+    and `ImageError` if the file cannot be read.
+    """
+    if not sample.is_defect:
+        return np.zeros(size, dtype=bool)
+    if sample.mask is None:
+        raise DataError(
+            f"{sample.path}: {sample.label!r} has no mask; pixel measures need one per defective image"
+        )
+    mask = decode.read(sample.mask)
+    height, width, channels = mask.shape
+    if channels != 1:
+        raise DataError(f"{sample.mask}: {channels} channels, a mask has 1; save it as a grey image")
+    if (height, width) != tuple(size):
+        raise DataError(
+            f"{sample.mask}: {width}x{height} px but {sample.path} is {size[1]}x{size[0]}; sizes must match"
+        )
+    values = np.unique(mask)
+    if not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
+        odd = next(v for v in values if v not in (0, 255))
+        raise DataError(
+            f"{sample.mask}: value {odd:g}; a mask has only 0 and 1, or 0 and 255, save it without shades"
+        )
+    return mask[:, :, 0] > 0
+
+
+def dataset_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 (64 hex digits) of all that a training and evaluation on a data set depends on.
+
+    Our choice, as in `fingerprint`: the content of each image and mask with its split and label, whatever
+    the names and the order. Raises `ImageError` if a file cannot be read.
+    """
+    samples = [*dataset.train, *dataset.calibration, *dataset.test]
+    return fingerprint(
+        [
+            f"{s.split} {s.label} {file_digest(s.path)} {file_digest(s.mask) if s.mask else '-'}"
+            for s in samples
+        ]
+    )
+
+
+def check_evaluable(dataset: Dataset) -> None:
+    """Refuse a data set without good or without defective test images. Raises DataError."""
+    good = sum(not s.is_defect for s in dataset.test)
+    defects = len(dataset.test) - good
+    if not good or not defects:
+        raise DataError(
+            f"{dataset.root}: {good} good and {defects} defective test images; evaluation compares the two: "
+            "add what is missing under test/good and test/<defect>, or use `blemish predict`"
+        )
+
+
+def leakage(train_digests: Mapping[str, Path | str], test: Sequence[Sample]) -> list[tuple[str, str]]:
+    """Test images that are byte for byte a training image: pairs (training name, test path), in test order.
+
+    `train_digests` maps `file_digest` to the name of a training image. Raises `ImageError` if a test
+    image cannot be read. Our choice: bytes, not pixels; a re-encoded copy is not found.
+    """
+    digests = ((file_digest(s.path), s.path) for s in test)
+    return [(str(train_digests[digest]), str(path)) for digest, path in digests if digest in train_digests]
+
+
+def split_good(
+    dataset: Dataset, *, validation_fraction: float, calibration_fraction: float, seed: int
+) -> Split:
+    """Cut the training images into training, validation and calibration parts, each sorted by path.
+
+    Fractions are of all training images, in [0, 1) with a sum below 1. A part gets `fraction * n` images,
+    rounded to nearest, halves up, and at least 1 if the fraction is above 0. If the data set brings its
+    own calibration images these are used as they are and `calibration_fraction` is not applied.
+
+    Identical files (by digest) always go to the same part, else the calibration would see images that
+    training has fitted; a part may therefore exceed its number by the size of its last group less one.
+    The draw is a permutation by numpy's PCG64 of the groups, sorted by path relative to the root: the
+    same on every machine, whatever the order on disk.
+
+    Raises `UsageError` on a bad fraction or seed; `DataError` if no training image would remain, or if
+    one of the data set's own calibration images is also a training image.
+    """
+    _check_split(validation_fraction, calibration_fraction, seed)
+    groups = _groups(dataset)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(groups))
+    queue = [groups[i] for i in order]
+    n = len(dataset.train)
+    held_out = 0.0 if dataset.calibration else calibration_fraction
+    calibration = _take(queue, _count(held_out, n))
+    validation = _take(queue, _count(validation_fraction, n))
+    rest = _take(queue, n)
+    if not rest:
+        raise DataError(
+            f"{dataset.root}: {n} good image(s), {len(groups)} different; no training image left after "
+            f"{len(validation)} to validate and {len(calibration)} to calibrate; add good images"
+        )
+    chosen = [replace(s, split="calibration") for s in calibration]
+    return Split(train=rest, validation=validation, calibration=chosen or list(dataset.calibration))
+
+
+def _groups(dataset: Dataset) -> list[list[Sample]]:
+    """Group identical training images, in order of path; none may be a calibration image as well."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in sorted(dataset.train, key=lambda s: _relative(s.path, dataset.root)):
+        groups.setdefault(file_digest(sample.path), []).append(sample)
+    for sample in dataset.calibration:
+        twin = groups.get(file_digest(sample.path))
+        if twin:
+            raise DataError(f"{sample.path}: same content as training image {twin[0].path}; remove one")
+    return list(groups.values())
+
+
+def _check_split(validation_fraction: float, calibration_fraction: float, seed: int) -> None:
+    named = {"validation fraction": validation_fraction, "calibration fraction": calibration_fraction}
+    for name, fraction in named.items():
+        if not 0 <= fraction < 1:
+            raise UsageError(f"{name} {fraction}: must be at least 0 and below 1")
+    if sum(named.values()) >= 1:
+        raise UsageError(
+            f"validation and calibration fractions sum to {sum(named.values())}; keep it below 1"
+        )
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed {seed}: must be at least 0 and below 2**63")
+
+
+def _relative(path: Path, root: Path) -> str:
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _count(fraction: float, n: int) -> int:
+    return max(1, math.floor(fraction * n + 0.5)) if fraction > 0 else 0
+
+
+def _take(queue: list[list[Sample]], count: int) -> list[Sample]:
+    """Take whole groups off the queue until `count` images are taken or none is left, sorted by path."""
+    taken: list[Sample] = []
+    while queue and len(taken) < count:
+        taken += queue.pop(0)
+    return sorted(taken, key=_path_key)

@@ -1,0 +1,291 @@
+"""Evaluation: the metrics of a detector on a labelled test set, from raw scores alone.
+
+Nothing is fitted on the test set: the threshold is the calibration's, the metrics need none.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish.core.errors import DataError, ImageError, UsageError
+from blemish.core.types import Prediction, Sample
+from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, leakage, read_mask
+from blemish.images import decode
+from blemish.images.draw import write_thumbnail
+from blemish.inference.predict_folder import too_many, write_overlay
+from blemish.metrics import confidence
+from blemish.metrics import roc as metrics
+from blemish.report.evaluation import ReportCurve, ReportImage, write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from blemish.inference.detector import Pipeline
+
+PIXELS_NAME = "pixels.npz"
+"""What `blemish compare` needs to compare maps: a sample of each image's pixels."""
+LIMIT = 0.3
+"""The FPR up to which both papers' field reports partial areas."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A test image with what the detector said of it; the map is no longer held."""
+
+    sample: Sample
+    name: str
+    score: float
+    p_value: float | None
+    anomalous: bool | None
+
+
+def evaluate(
+    detector: Pipeline,
+    dataset: Dataset,
+    out: Path,
+    *,
+    training_log: Path | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Score the test split and write evaluation.json, scores.csv, report.html and its pictures below `out`.
+
+    Returns evaluation.json's content: areas and rates in [0, 1]; pixel fields are None without masks,
+    rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
+    defective images, ImageError when one cannot be used, and OSError when `out` cannot be written.
+    """
+    check_evaluable(dataset)
+    out.mkdir(parents=True, exist_ok=True)
+    leaks = leakage(detector.bundle.provenance.get("training_digests", {}), dataset.test)
+    pool = metrics.PixelPool() if dataset.has_masks else None
+    resampler = confidence.PixelResampler()
+    scored, seconds = [], 0.0
+    for sample, prediction, elapsed in _predictions(detector, dataset, out):
+        seconds += elapsed
+        if pool is not None:
+            height, width = prediction.anomaly_map.shape
+            mask = read_mask(sample, (height, width))
+            pool.add(prediction.anomaly_map, mask, sample.label)
+            resampler.add(prediction.anomaly_map, mask)
+        scored.append(_scored(sample, prediction, dataset))
+        on_image()
+    evaluation, curves = _measure(detector, scored, pool)
+    evaluation |= _intervals(scored, resampler if pool else None)
+    evaluation |= {
+        "seconds_per_image": seconds / len(scored),
+        "leakage": [list(pair) for pair in leaks],
+        "method": detector.bundle.method,
+        "preset": detector.bundle.preset,
+        "dataset": dataset.name,
+        "test_fingerprint": dataset_fingerprint(replace(dataset, train=[], calibration=[])),
+    }
+    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+    _write_scores(out / "scores.csv", scored)
+    if pool is not None:
+        resampler.save(out / PIXELS_NAME)
+    write_report(
+        out,
+        title=f"{dataset.name}: {detector.bundle.method}",
+        evaluation=evaluation,
+        images=[_report_image(s) for s in scored],
+        curves=curves,
+        training_log=training_log if training_log and training_log.exists() else None,
+        facts=_facts(detector),
+    )
+    return evaluation
+
+
+def _predictions(
+    detector: Pipeline, dataset: Dataset, out: Path
+) -> Iterator[tuple[Sample, Prediction, float]]:
+    """Yield (sample, prediction, seconds the detector took) in order; pictures are drawn meanwhile."""
+    drawing: deque[tuple[Future, int]] = deque()
+    results = iter(detector.predict_many(s.path for s in dataset.test))
+    with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
+        for sample in dataset.test:
+            began = time.perf_counter()
+            prediction = next(results)
+            elapsed = time.perf_counter() - began
+            if isinstance(prediction, ImageError):
+                raise prediction
+            name = _name(sample, dataset)
+            pictures = pool.submit(_write_pictures, detector, sample.path, prediction, out, name)
+            drawing.append((pictures, prediction.anomaly_map.size))
+            while too_many([pixels for _, pixels in drawing]):
+                drawing.popleft()[0].result()
+            yield sample, prediction, elapsed
+        for future, _ in drawing:
+            future.result()
+
+
+def _write_pictures(detector: Pipeline, path: Path, prediction: Prediction, out: Path, name: str) -> None:
+    image = decode.read(path)
+    write_overlay(detector, image, prediction, out / overlay_name(name))
+    write_thumbnail(out / thumbnail_name(name), image)
+
+
+def _name(sample: Sample, dataset: Dataset) -> str:
+    path = sample.path
+    return (path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else path).as_posix()
+
+
+def overlay_name(name: str) -> str:
+    """Return the path of an image's overlay below the evaluation's folder."""
+    return f"overlays/{_inside(name)}.png"
+
+
+def thumbnail_name(name: str) -> str:
+    """Return the path of an image's thumbnail below the evaluation's folder."""
+    return f"thumbnails/{_inside(name)}.jpg"
+
+
+def _inside(name: str) -> str:
+    """Make a path that a manifest may have led outside of its folder one that stays below a folder."""
+    return "/".join("up" if part == ".." else part for part in name.lstrip("/").split("/"))
+
+
+def _scored(sample: Sample, prediction: Prediction, dataset: Dataset) -> Scored:
+    return Scored(
+        sample=sample,
+        name=_name(sample, dataset),
+        score=prediction.score,
+        p_value=prediction.p_value,
+        anomalous=prediction.anomalous,
+    )
+
+
+def _measure(
+    detector: Pipeline, scored: list[Scored], pool: metrics.PixelPool | None
+) -> tuple[dict[str, Any], list[ReportCurve]]:
+    scores = np.array([s.score for s in scored])
+    defective = np.array([s.sample.is_defect for s in scored])
+    image = metrics.image_roc(scores, defective)
+    pixel, pro = (pool.pixel_roc(), pool.pro_roc()) if pool else (None, None)
+    evaluation: dict[str, Any] = {
+        "image_auroc": image.auroc(),
+        "pixel_auroc": pixel and pixel.auroc(),
+        "pixel_auroc_fpr30": pixel and pixel.normalised_auroc(LIMIT),
+        "pixel_auroc_fpr30_mcclish": pixel and pixel.mcclish(LIMIT),
+        "aupro_fpr30": pro and pro.normalised_auroc(LIMIT),
+        "image_average_precision": image.average_precision(),
+        "image_f1max": image.f1max()[0],
+        "requested_false_alarm_rate": detector.rate,
+        "threshold": detector.threshold,
+        "false_alarm_rate": _share_rejected(s for s in scored if not s.sample.is_defect),
+        "false_alarm_p_value": _false_alarm_p_value(detector, scored),
+        "detection_rate": _share_rejected(s for s in scored if s.sample.is_defect),
+        "n_good": int((~defective).sum()),
+        "n_defect": int(defective.sum()),
+        "per_defect": _per_defect(scored, pool),
+    }
+    curves = [("image", image, 1.0), ("pixel", pixel, 1.0), ("PRO", pro, LIMIT)]
+    shown = [(name, roc, limit, roc.curve()) for name, roc, limit in curves if roc is not None]
+    return evaluation, [
+        ReportCurve(name=name, fpr=fpr, tpr=tpr, area=roc.normalised_auroc(limit))
+        for name, roc, limit, (fpr, tpr) in shown
+    ]
+
+
+def _intervals(
+    scored: list[Scored], resampler: confidence.PixelResampler | None
+) -> dict[str, list[float] | None]:
+    """95 % intervals over images, by the name of the measure and `_interval95`."""
+    image = confidence.bootstrap_interval(
+        [s.score for s in scored], [s.sample.is_defect for s in scored], metrics.Roc.auroc
+    )
+    pixel = resampler.intervals(limit=LIMIT) if resampler else {}
+    found = {
+        "image_auroc": image,
+        "pixel_auroc": pixel.get("auroc"),
+        "pixel_auroc_fpr30": pixel.get("limited"),
+        "aupro_fpr30": pixel.get("pro"),
+    }
+    return {f"{name}_interval95": interval and list(interval) for name, interval in found.items()}
+
+
+def _share_rejected(scored: Iterator[Scored]) -> float | None:
+    verdicts = [s.anomalous for s in scored]
+    known = [v for v in verdicts if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _false_alarm_p_value(detector: Pipeline, scored: list[Scored]) -> float | None:
+    """The chance of so many false alarms if the good test images are like those of the calibration."""
+    calibration, rate = detector.bundle.calibration, detector.rate
+    if calibration is None or rate is None:
+        return None
+    rejected = [s.anomalous is True for s in scored if not s.sample.is_defect]
+    return calibration.chance_of(sum(rejected), len(rejected), rate)
+
+
+def _per_defect(scored: list[Scored], pool: metrics.PixelPool | None) -> dict[str, dict[str, Any]]:
+    """Each defect type against all good images, and its pixels against all good pixels."""
+    good = [s.score for s in scored if not s.sample.is_defect]
+    table = {}
+    for label in sorted({s.sample.label for s in scored if s.sample.is_defect}):
+        members = [s for s in scored if s.sample.label == label]
+        table[label] = {
+            "n": len(members),
+            "image_auroc": metrics.Roc.of(good, [s.score for s in members]).auroc(),
+            "pixel_auroc": pool and _pixel_auroc(pool, label),
+            "detection_rate": _share_rejected(iter(members)),
+        }
+    return table
+
+
+def _pixel_auroc(pool: metrics.PixelPool, label: str) -> float:
+    try:
+        return pool.pixel_roc(label).auroc()
+    except UsageError as error:
+        raise DataError(
+            f"ground truth of {label!r}: its masks mark nothing at all, or leave nothing good; correct them"
+        ) from error
+
+
+def _write_scores(path: Path, scored: list[Scored]) -> None:
+    # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "label", "score", "p_value", "anomalous"])
+        for s in scored:
+            unknown = "" if s.anomalous is None else str(s.anomalous).lower()
+            writer.writerow(
+                [s.name, s.sample.label, repr(s.score), "" if s.p_value is None else s.p_value, unknown]
+            )
+
+
+def _report_image(s: Scored) -> ReportImage:
+    return ReportImage(
+        name=s.name,
+        label=s.sample.label,
+        score=s.score,
+        p_value=s.p_value,
+        anomalous=s.anomalous,
+        overlay=overlay_name(s.name),
+        thumbnail=thumbnail_name(s.name),
+    )
+
+
+def _facts(detector: Pipeline) -> dict[str, str]:
+    bundle = detector.bundle
+    known = bundle.provenance
+    counts = known.get("images", {})
+    return {
+        "Method": f"{bundle.method}, preset {bundle.preset}",
+        "Image format": bundle.image_format.describe(),
+        "Network input": f"{bundle.size[0]}×{bundle.size[1]} px",
+        "Good images": ", ".join(f"{n} {part}" for part, n in counts.items()),
+        "Training set": f"{known.get('dataset', '')} (fingerprint {known.get('fingerprint', '')[:16]})",
+        "Seed": str(known.get("seed", "")),
+        "Options": ", ".join(f"{k} {v}" for k, v in bundle.config.items()),
+        "Versions": ", ".join(f"{k} {v}" for k, v in known.get("versions", {}).items()),
+    }

@@ -1,0 +1,237 @@
+"""Jobs side by side, whoever does them: what runs, what went wrong, and what is left.
+
+A job is a few commands of blemish that fill a folder. `follow` hands jobs to workers, as many at a time as
+they have room for: processes of this machine (`Processes`), or those of a cluster (`blemish.cluster.jobs`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Self
+
+OUTPUT_NAME = "output.txt"
+"""What a job's commands have printed."""
+MOST_AT_A_TIME = 1000
+"""Jobs at a time at most, each of them a thread here that waits."""
+LOOK_SECONDS = 5.0
+"""How often it is asked whether the workers have more room by now."""
+
+
+class Job(Protocol):
+    """What is done as a whole, in a folder of its own."""
+
+    @property
+    def name(self) -> str:
+        """Which one it is, in words."""
+        ...
+
+    @property
+    def likeness(self) -> tuple[str, str]:
+        """What tells how long it takes: how it is done, and on what."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where its result lies."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """The method whose code it runs."""
+        ...
+
+    @property
+    def software(self) -> dict[str, Any]:
+        """What a machine must have to do it, as `benchmark.software` says."""
+        ...
+
+    def absolute(self) -> Self:
+        """Return the same job with paths that mean the same wherever a process stands."""
+        ...
+
+    def commands(self) -> list[list[str]]:
+        """Return its command lines, after `python -m`; the folder is a word of its own in them."""
+        ...
+
+    def complete(self, folder: Path, seconds: float) -> None:
+        """Make of what its commands left in `folder`, in so many seconds, a finished result."""
+        ...
+
+    def result(self) -> dict[str, Any] | None:
+        """Return what the finished job says, its `seconds` at least, or None."""
+        ...
+
+    def in_short(self) -> str:
+        """Say how the finished job went."""
+        ...
+
+
+class Workers(Protocol):
+    """Who does jobs."""
+
+    def capacity(self) -> int:
+        """Return how many jobs they have room for, the running ones included."""
+        ...
+
+    def run(self, job: Job) -> str | None:
+        """Do a job; return when it is done, with what went wrong in one line, or None."""
+        ...
+
+    def close(self) -> None:
+        """Have running jobs save what they have and end; `run` then returns."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where the jobs stand. `failed` holds each failed job's name and its error, one line.
+
+    `latest` says how the job went that ended last.
+    """
+
+    total: int
+    finished: int
+    running: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds_left: float | None = None
+    latest: str | None = None
+
+
+def follow(jobs: Sequence[Job], workers: Workers, on_change: Callable[[Progress], None]) -> Progress:
+    """Have the jobs done that are not finished.
+
+    `on_change` is called before the first, and after each. A job that fails is noted and the others go on.
+    Whatever ends this, KeyboardInterrupt included, closes the workers.
+    """
+    waiting = [job for job in jobs if job.result() is None]
+    progress = Progress(total=len(jobs), finished=len(jobs) - len(waiting))
+    ended: set[Future] = set()
+    with ThreadPoolExecutor(max_workers=MOST_AT_A_TIME) as pool, closing(workers):
+        running: dict[Future, Job] = {}
+        while waiting or running:
+            room = min(workers.capacity(), MOST_AT_A_TIME)
+            begun = [waiting.pop(0) for _ in range(min(room - len(running), len(waiting)))]
+            running |= {pool.submit(workers.run, job): job for job in begun}
+            if begun or ended:
+                progress.running = [job.name for job in running.values()]
+                progress.seconds_left = _seconds_left(jobs, [*waiting, *running.values()], room)
+                on_change(progress)
+            ended = wait(running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done
+            for future in ended:
+                job = running.pop(future)
+                _note(progress, job, future.result())
+    progress.running, progress.seconds_left = [], None
+    on_change(progress)
+    return progress
+
+
+def _note(progress: Progress, job: Job, error: str | None) -> None:
+    if error is None:
+        progress.finished += 1
+    else:
+        progress.failed[job.name] = error
+    progress.latest = f"{job.name}: {error or job.in_short()}"
+
+
+def _seconds_left(jobs: Sequence[Job], remaining: Sequence[Job], at_a_time: int) -> float | None:
+    """Estimate from finished jobs of the same kind, on the same thing if there are any."""
+    finished = [(job.likeness, result["seconds"]) for job in jobs if (result := job.result()) is not None]
+    if not finished:
+        return None
+
+    def expected(job: Job) -> float:
+        kind, thing = job.likeness
+        same = [(like, s) for like, s in finished if like[0] == kind] or finished
+        return mean([s for like, s in same if like[1] == thing] or [s for _, s in same])
+
+    return sum(map(expected, remaining)) / at_a_time
+
+
+class Processes:
+    """Processes of this machine, so many at a time; they do not outlive this one."""
+
+    def __init__(self, at_a_time: int) -> None:
+        self.at_a_time = at_a_time
+        self.threads = max(1, (os.cpu_count() or 1) // at_a_time)
+        self._stop = threading.Event()
+
+    def capacity(self) -> int:
+        """Return how many jobs run at a time."""
+        return self.at_a_time
+
+    def run(self, job: Job) -> str | None:
+        """Do a job in its folder, going on with what lies there."""
+        job.folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        for command in job.commands():
+            error = call(command, job.folder / OUTPUT_NAME, threads_of(self.threads), self._stop)
+            if error is not None:
+                return error
+        job.complete(job.folder, time.monotonic() - began)
+        return None
+
+    def close(self) -> None:
+        """Ask all to save what they have and end."""
+        self._stop.set()
+
+
+def threads_of(threads: int) -> dict[str, str]:
+    """Return the variables that give a process so many threads."""
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def call(command: list[str], output: Path, variables: Mapping[str, str], stop: threading.Event) -> str | None:
+    """Run `python -m command` until it ends or `stop` is set, appending what it prints to `output`.
+
+    Returns what went wrong in one line, or None. It does not outlive whoever calls.
+    """
+    if stop.is_set():
+        return "stopped"
+    with output.open("a+") as log:
+        start = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | variables,
+            preexec_fn=_end_with_parent,
+            start_new_session=True,  # Ctrl-C reaches it from here, once
+        )
+        try:
+            while process.poll() is None and not stop.wait(0.05):
+                pass
+        finally:  # it is over, or has to save what it has and end
+            process.terminate()
+            code = process.wait()
+        if code == 0:
+            return None
+        log.seek(start)
+        lines = log.read().strip().splitlines()
+    if code < 0:
+        return f"killed by signal {-code}" + (": not enough memory?" if code == -signal.SIGKILL else "")
+    return lines[-1] if lines else f"ended with {code}"
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process by SIGTERM when its parent dies, however it does; Linux only."""
+    if _PRCTL is not None:
+        _PRCTL(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None

@@ -1,0 +1,1 @@
+"""A trained model as one ONNX file, in 32 or 8 bits."""

@@ -1,0 +1,259 @@
+"""An exported model in 8 bits: its trained layers multiply integers, which is faster and takes less room.
+
+Static quantisation: the weights w of each output channel become round(w / s), a layer's input x becomes
+round(x / s) + z, with scales s and zeros z that take in all values met on good training images.
+
+Which layers is our choice, by measurement (docs/deployment.md): those with trained weights. What a method
+computes around them, blurred squares that are subtracted from each other, multiplies the rounding.
+
+A rounded model scores otherwise, so its thresholds and colours are made anew, from the same images that were
+held out of its training: without them a promised false-alarm rate would be that of another model.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.core.errors import DataError, ImageError, ModelError
+from blemish.data.dataset import open_dataset, read_mask, split_good
+from blemish.data.hashing import file_digest, fingerprint
+from blemish.export.onnx import export
+from blemish.inference import torch_backend
+from blemish.inference.model_file import load_bundle
+from blemish.inference.onnx_backend import INPUT, OnnxDetector, attach, portion_of
+from blemish.metrics import roc
+from blemish.training import fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import onnx
+    import torch
+
+    from blemish.core.types import Sample
+    from blemish.data.dataset import Dataset, Split
+    from blemish.inference.detector import Pipeline
+    from blemish.inference.model_file import Bundle
+
+LAYERS = ("Conv", "Gemm", "MatMul")
+"""The ONNX operators that onnxruntime multiplies in 8 bits."""
+IMAGES = 64
+"""Good training images that set the ranges of what flows between layers, at most."""
+QUANTISATION = "quantisation"
+"""The entry of a model's provenance that says so."""
+SAME = 1e-2
+"""Largest difference of held-out images' scores from the model's own, as a share of the largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a model says in 32 and in 8 bits of the same images; pairs are in this order.
+
+    The areas, in [0, 1], are of the data's test split; None when it does not tell good from bad, or has no
+    masks. Differences are of good images' scores, as shares of the score in 32 bits.
+    """
+
+    layers: int
+    images: int
+    image_auroc: tuple[float, float] | None
+    pixel_auroc: tuple[float, float] | None
+    median_difference: float
+    largest_difference: float
+
+
+def quantise(model: Path, data: Path, out: Path) -> Comparison:
+    """Write the model of a run folder or model file as ONNX in 8 bits, and measure what that costs.
+
+    Args:
+        model: run folder or model file.
+        data: what it was trained on: the held-out images set the thresholds anew.
+        out: the file to write; appears when it is whole.
+
+    Raises DataError for other data, ModelError for a method without trained layers, and what `export` raises.
+    """
+    bundle, dataset = load_bundle(model), open_dataset(data)
+    split = split_of(bundle, dataset, data, model)
+    with tempfile.TemporaryDirectory(prefix=".blemish-") as temporary:
+        file, rounded = Path(temporary) / "fp32.onnx", Path(temporary) / "int8.onnx"
+        export(model, file)
+        exact = OnnxDetector.load(file)
+        _check_held_out(bundle, exact, split, data)
+        layers = _round(file, rounded, bundle, exact, [s.path for s in split.train[:IMAGES]], model)
+        network = OnnxDetector.load(rounded).network
+        noted = replace(bundle, provenance=bundle.provenance | {QUANTISATION: "int8"})
+        _write(rounded, fit.calibrated(noted, network, split), out)
+    return _compare(layers, exact, OnnxDetector.load(out), dataset, split)
+
+
+def split_of(bundle: Bundle, dataset: Dataset, data: Path, model: Path) -> Split:
+    """Cut a data set as the training of a model cut it. Raises DataError when it is not the same images."""
+    split = split_good(
+        dataset,
+        validation_fraction=bundle.config.get("validation_fraction", 0.0),
+        calibration_fraction=bundle.config["calibration_fraction"],
+        seed=bundle.provenance["seed"],
+    )
+    found = fingerprint([file_digest(s.path) for s in (*split.train, *split.validation)])
+    if found != bundle.provenance["fingerprint"]:
+        raise _other_data(data, f"its good images are not those that {model} was trained on")
+    return split
+
+
+def _other_data(data: Path, why: str) -> DataError:
+    return DataError(f"--data {data}: {why}; give that training's, whose held-out images set the thresholds")
+
+
+def _check_held_out(bundle: Bundle, exact: Pipeline, split: Split, data: Path) -> None:
+    """The fingerprint is of what was trained on; the held-out images are known by their scores."""
+    known = bundle.calibration
+    if (known is None) != (not split.calibration) or (known and known.n != len(split.calibration)):
+        raise _other_data(
+            data, f"{len(split.calibration)} images are held out, not {known.n if known else 0}"
+        )
+    if known is None:
+        return
+    again = fit.calibrated(bundle, exact.network, split).calibration
+    assert again is not None
+    if np.abs(again.scores - known.scores).max() > SAME * np.abs(known.scores).max():
+        raise _other_data(data, "the images held out are not those that calibrated the model")
+
+
+# --- rounding -------------------------------------------------------------------------------------------
+
+
+def trained_layers(graph: onnx.GraphProto, network: torch.nn.Module) -> list[str]:
+    """Name the nodes that multiply by weights the network was trained to have, as they are or transposed."""
+    from onnx import numpy_helper
+
+    def key(values: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+        return values.shape, np.ascontiguousarray(values).tobytes()
+
+    trained = {key(w) for p in network.parameters() for w in (p.detach().numpy(), p.detach().numpy().T)}
+    weights = {entry.name for entry in graph.initializer if key(numpy_helper.to_array(entry)) in trained}
+    return [node.name for node in graph.node if node.op_type in LAYERS and weights & set(node.input)]
+
+
+class _GoodImages:
+    """What the network is given of good images, one input at a time, as onnxruntime asks for it."""
+
+    def __init__(self, detector: Pipeline, paths: Sequence[Path]) -> None:
+        self.inputs = self._of(detector, paths)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next input, or None after the last."""
+        return next(self.inputs, None)
+
+    def _of(self, detector: Pipeline, paths: Sequence[Path]) -> Iterator[dict[str, np.ndarray]]:
+        seen: list[np.ndarray] = []
+
+        def network(x: np.ndarray) -> np.ndarray:
+            seen.extend(x)
+            return detector.network(x)
+
+        noting = replace(detector, network=network)
+        for path in paths:
+            noting.predict(path)
+            yield from ({INPUT: x[np.newaxis]} for x in seen)
+            seen.clear()
+
+
+def _round(
+    file: Path, rounded: Path, bundle: Bundle, exact: Pipeline, good: Sequence[Path], model: Path
+) -> int:
+    """Write an exported graph with its trained layers in 8 bits; returns how many these are.
+
+    Weights get 7 of the 8 bits: the sum of two products of 8 and 7 bits fits 16, in which processors without
+    VNNI add them up. With 8 they would saturate there, and thresholds made here would be wrong there.
+    """
+    import onnx
+    from onnxruntime import quantization
+
+    layers = trained_layers(onnx.load(file).graph, torch_backend.network_of(bundle, name=str(model)))
+    if not layers:
+        raise ModelError(
+            f"{model}: {bundle.method} has no trained layer that 8 bits would speed up; leave --int8 out"
+        )
+    with _quiet():
+        quantization.quantize_static(
+            file,
+            rounded,
+            _GoodImages(exact, good),  # type: ignore[arg-type]
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+            op_types_to_quantize=list(LAYERS),
+            nodes_to_quantize=layers,
+        )
+    return len(layers)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself that onnxruntime recommends a preparation that changes nothing here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _write(rounded: Path, bundle: Bundle, out: Path) -> None:
+    """Write the rounded graph with its own calibration: whole or not at all."""
+    import onnx
+
+    graph = onnx.load(rounded)
+    attach(graph, bundle, portion=portion_of(graph))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.stem}.tmp.onnx")
+    try:
+        part.write_bytes(graph.SerializeToString())
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# --- what it costs --------------------------------------------------------------------------------------
+
+
+def _compare(layers: int, exact: Pipeline, rounded: Pipeline, dataset: Dataset, split: Split) -> Comparison:
+    defective = np.array([s.is_defect for s in dataset.test])
+    tells = bool(defective.any() and not defective.all())
+    samples = dataset.test if tells else (split.calibration or split.train[:IMAGES])
+    masks = tells and dataset.has_masks
+    (a, a_pixel), (b, b_pixel) = (_scored(detector, samples, masks) for detector in (exact, rounded))
+    good = ~defective if tells else np.ones(len(samples), bool)
+    difference = np.abs(b[good] - a[good]) / np.maximum(np.abs(a[good]), 1e-12)
+    areas = None
+    if tells:
+        areas = roc.image_roc(a, defective).auroc(), roc.image_roc(b, defective).auroc()
+    return Comparison(
+        layers=layers,
+        images=len(samples),
+        image_auroc=areas,
+        pixel_auroc=(a_pixel, b_pixel) if a_pixel is not None and b_pixel is not None else None,
+        median_difference=float(np.median(difference)),
+        largest_difference=float(difference.max()),
+    )
+
+
+def _scored(detector: Pipeline, samples: Sequence[Sample], masks: bool) -> tuple[np.ndarray, float | None]:
+    """Scores (n,) of images and, with their masks, the pixel AUROC."""
+    pool, scores = roc.PixelPool(), []
+    for sample, prediction in zip(samples, detector.predict_many(s.path for s in samples), strict=True):
+        if isinstance(prediction, ImageError):
+            raise prediction
+        scores.append(prediction.score)
+        if masks:
+            height, width = prediction.anomaly_map.shape
+            pool.add(prediction.anomaly_map, read_mask(sample, (height, width)), sample.label)
+    return np.array(scores), pool.pixel_roc().auroc() if masks else None

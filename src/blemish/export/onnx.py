@@ -1,0 +1,115 @@
+"""Export: a trained model as one ONNX file that `blemish.inference.onnx_backend` runs without torch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from blemish.core.errors import ModelError, UsageError
+from blemish.inference import torch_backend
+from blemish.inference.model_file import load_bundle
+from blemish.inference.onnx_backend import INPUT, OUTPUT, OnnxDetector, attach
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+
+    from blemish.inference.model_file import Bundle
+
+OPSET = 18
+TOLERANCE = {"noise": 1e-4, "flat images": 1e-3}
+"""Largest difference of an exported graph's output, as a share of its range, that is accepted.
+
+On flat images SSIM divides what is left of equal numbers by its small constants, which shows the last bits.
+"""
+
+
+def export(model: Path, out: Path) -> float:
+    """Write the model of a run folder or model file as ONNX, with all that inference needs in its metadata.
+
+    The graph is checked and its output compared with torch's on made-up images before the file appears.
+    Returns the largest difference on noise, as a share of the output's range. Raises ModelError when a
+    model cannot be exported faithfully, UsageError without the packages of `blemish[onnx]`.
+    """
+    if out.suffix != ".onnx":
+        raise UsageError(f"--out {out}: an exported model's name ends in .onnx")
+    bundle = load_bundle(model)
+    network = torch_backend.network_of(bundle, name=str(model))
+    graph = _graph_of(network, bundle)
+    attach(graph, bundle, portion=getattr(network, "scoring_batch", None))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.stem}.tmp.onnx")
+    try:
+        part.write_bytes(graph.SerializeToString())
+        differences = _differences(network, part, bundle)
+        for kind, most in TOLERANCE.items():
+            if not differences[kind] <= most:
+                raise ModelError(
+                    f"{model}: its exported graph differs from it by {differences[kind]:.2g} of the output's "
+                    f"range on {kind}, more than {most:g}; nothing was written"
+                )
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return differences["noise"]
+
+
+def _graph_of(network: torch.nn.Module, bundle: Bundle) -> onnx.ModelProto:
+    """Trace the network's forward for any number of images at the model's size."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  the exporter's own dependency
+    except ImportError as error:
+        raise UsageError(f"export: {error.name} is missing; pip install 'blemish[onnx]'") from error
+    example = torch.zeros(2, bundle.image_format.channels, *bundle.size)
+    with warnings.catch_warnings(), redirect_stdout(None), _quiet():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=2**16)},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    onnx.checker.check_model(graph)
+    return graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of packages that no model of ours needs."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _differences(network: torch.nn.Module, file: Path, bundle: Bundle) -> dict[str, float]:
+    """Compare the exported graph with the network, as shares of the output's range on noise.
+
+    Flat images, black, grey and white, are what a saturated camera sees: there all training images are the
+    same, and a method that has learnt so may take the last bit of another library's sums for a defect.
+    """
+    shape = (3, bundle.image_format.channels, *bundle.size)
+    images = {
+        "noise": np.random.default_rng(0).random(shape, np.float32),
+        "flat images": np.full(shape, np.array([0, 0.5, 1], np.float32)[:, None, None, None]),
+    }
+    theirs, ours = OnnxDetector.load(file).network, torch_backend.runner(network, torch.device("cpu"))
+    spread = max(float(np.ptp(ours(images["noise"]))), 1e-12)
+    return {kind: float(np.abs(ours(x) - theirs(x)).max()) / spread for kind, x in images.items()}

@@ -1,0 +1,267 @@
+"""Image files to arrays: the one way in, by the content of a file and not by its name (numpy, no torch).
+
+An image is an array (H, W, C) of uint8, uint16 or float32, never reduced in depth on the way. Decisions
+(our choice, each so that nothing changes in silence):
+
+- Orientation (EXIF, or TIFF's tag) is honoured; a damaged EXIF block counts as none.
+- A palette becomes RGB; 1-bit pictures become grey 0/255; min-is-white TIFF becomes min-is-black.
+- A constant alpha channel says nothing and is dropped. A varying one is composited over black:
+  transparent means no signal. The channels of an array have no names: all of them are kept.
+- In a TIFF only the single extra sample declared as alpha of a grey or RGB image is alpha; other extra
+  samples are channels. Pages, z and time are refused: which one to take is not ours to guess.
+- A cut-off file is refused, never half read; sizes are judged by the header, before decoding.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from blemish.core.errors import ImageError
+from blemish.images.decode_tiff import decode_tiff
+from blemish.images.limits import check_size, checked, exif_orientation, oriented, refusal, without_alpha
+
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"RIFF": "WebP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+MAX_SCANS = 100
+"""Scans of a JPEG; progressive ones are saved with about ten."""
+# Pillow's memory in blocks of 16 MiB is kept by malloc once freed, in each thread's arena: 400 MiB a thread
+# for an image of 100 megapixels. Larger blocks go back to the system.
+Image.core.set_block_size(64 * 2**20)
+_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frame:
+    """A frame of a film or a camera; its `path`, as `clip.mp4#000012`, stands for it in rows and errors.
+
+    `image` is uint8 (H, W, C), or the error that stands in its place: a film that could not be read on.
+    """
+
+    path: str
+    image: np.ndarray | ImageError
+
+    def __str__(self) -> str:
+        """Return the path, as a file's name does."""
+        return self.path
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored:
+    """An image file that lies anywhere; its `path` stands for it in rows and errors.
+
+    `fetch` gets its bytes when it is decoded, once. An ImageError that it raises is the image's own; whatever
+    else it raises is not, and stops the scoring.
+    """
+
+    path: str
+    fetch: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        """Return the path, as a file's name does."""
+        return self.path
+
+
+Named = Path | Frame | Stored
+"""What has a path to stand under in rows."""
+
+
+@contextmanager
+def _decoding(name: str, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise anything, down to IndexError and SyntaxError
+        text = f"{type(error).__name__}: {error}"[:200]
+        raise refusal(
+            name, f"cannot be decoded as {kind}, truncated or damaged ({text}); save it again"
+        ) from error
+
+
+def _png_chunks(data: bytes) -> dict[bytes, bytes]:
+    """Find the first chunk of each type, after checking that all are there and whole."""
+    chunks: dict[bytes, bytes] = {}
+    at = 8
+    while b"IEND" not in chunks:
+        if at + 12 > len(data):
+            raise ValueError("the file ends before its last chunk")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        if checksum != zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big"):
+            raise ValueError(f"a wrong checksum or an early end at byte {at}")
+        chunks.setdefault(kind, body)
+        at += 12 + length
+    return chunks
+
+
+def _decode_png(data: bytes, name: str) -> np.ndarray:
+    width, height = struct.unpack_from(">II", data, 16)
+    check_size(height, width, 1, name)
+    chunks = _png_chunks(data)
+    if b"acTL" in chunks:
+        raise refusal(name, "is animated; save one frame")
+    depth, colour_type = chunks[b"IHDR"][8:10]
+    if depth < 8 or colour_type == 3 or (depth == 8 and b"tRNS" in chunks):  # packed, palette, a clear colour
+        return _from_pillow(PngImagePlugin.PngImageFile(io.BytesIO(data)), name)
+    array = imagecodecs.png_decode(data)  # Pillow takes twice as long, and would cut 16-bit colours to 8 bits
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        array = without_alpha(array, name)
+    return oriented(array, exif_orientation(chunks.get(b"eXIf", b"")))
+
+
+def _decode_webp(data: bytes, name: str) -> np.ndarray:
+    if data[12:16] == b"VP8X":  # its canvas may exceed the limit, and would be allocated on opening
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        check_size(height, width, 1, name)
+    return _from_pillow(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), name)
+
+
+def _check_jpeg(data: bytes, name: str) -> None:
+    """Refuse a JPEG without an end, which libjpeg would make up, or of many scans.
+
+    Each scan takes a decoder as long as an image, however few its bytes.
+    """
+    if data.find(b"\xff\xd9", data.find(b"\xff\xda")) < 0:
+        raise ValueError("the file ends before its end marker")
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise refusal(name, f"is a JPEG of more than {MAX_SCANS} scans; save it again")
+
+
+def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
+    check_size(image.height, image.width, 1, name)
+    if getattr(image, "n_frames", 1) != 1 and image.format != "MPO":  # further pictures of MPO are previews
+        raise refusal(name, f"holds {getattr(image, 'n_frames', 1)} frames; save the one to use alone")
+    if not image.mode.startswith("I") and re.search(r";16[BLN]", str(getattr(image, "tile", ""))):
+        raise refusal(name, "Pillow reduces this 16-bit image to 8 bits; give its path instead")
+    image.load()
+    exif = image.info.get("exif", b"")
+    if image.mode in ("1", "L", "P", "PA", "RGB") and image.has_transparency_data:
+        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    elif image.mode in ("1", "P"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if image.mode not in _MODES:
+        raise refusal(name, f"the colour mode {image.mode} is not read; convert to RGB")
+    array = _pixels_of(image)
+    if image.mode in ("LA", "RGBA"):
+        array = without_alpha(array, name)
+    return oriented(array, exif_orientation(exif))
+
+
+def _pixels_of(image: Image.Image) -> np.ndarray:
+    """Copy a Pillow image's pixels, a strip of rows at a time: all at once takes thrice their memory."""
+    width, height = image.size
+    array = np.empty(0)
+    for top in range(0, height, 512):
+        bottom = min(top + 512, height)
+        strip = np.asarray(image.crop((0, top, width, bottom)) if height > 512 else image)
+        if top == 0:
+            array = np.empty((height, *strip.shape[1:]), strip.dtype)
+        array[top:bottom] = strip
+    return array
+
+
+def _container(head: bytes, name: str) -> str:
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic) and (kind != "WebP" or head[8:12] == b"WEBP"):
+            return kind
+    raise refusal(name, "is not an image blemish can read; give PNG, JPEG, TIFF, BMP or WebP")
+
+
+def decode(data: bytes, *, name: str = "image") -> np.ndarray:
+    """Decode the bytes of an image file to (H, W, C), uint8, uint16 or float32.
+
+    `name` stands for the file in errors. Raises ImageError as described at the top of this module.
+    """
+    kind = _container(data[:16], name)
+    # Pillow's decoders are called directly: Image.open has a size limit that is a process-wide setting.
+    with _decoding(name, kind):
+        if kind == "PNG":
+            array = _decode_png(data, name)
+        elif kind == "TIFF":
+            array = decode_tiff(data, name)
+        elif kind == "WebP":
+            array = _decode_webp(data, name)
+        elif kind == "JPEG":
+            _check_jpeg(data, name)
+            array = _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), name)
+        else:
+            array = _from_pillow(BmpImagePlugin.BmpImageFile(io.BytesIO(data)), name)
+    return checked(array, name)
+
+
+def read(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file as (H, W, C), in its own dtype: uint8, uint16 or float32.
+
+    Raises ImageError for what is missing, not an image, truncated, too large or too small, of another
+    dtype or colour mode, of several pages, or not finite.
+    """
+    name = os.fspath(path)
+    return decode(read_bytes(path, name=name), name=name)
+
+
+def read_bytes(path: str | os.PathLike[str], *, name: str) -> bytes:
+    """Read an image file undecoded. `name` stands for it in errors.
+
+    Raises ImageError for what is missing, no image by its first bytes, or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise refusal(name, "is not a file; check the path")
+    try:
+        with path.open("rb") as file:
+            _container(file.read(16), name)  # before the rest, as a file that is no image may be huge
+            file.seek(0)
+            return file.read()
+    except OSError as error:
+        raise refusal(name, f"cannot be read ({error.strerror}); check the file and its rights") from error
+
+
+def as_image(obj: object) -> np.ndarray:
+    """Take a path, an array (H, W) or (H, W, C), a Pillow image, a Frame or a Stored file as (H, W, C), as
+    `read` would. An array is not copied. Raises ImageError.
+    """
+    if isinstance(obj, str | os.PathLike):
+        return read(obj)
+    if isinstance(obj, np.ndarray):
+        return checked(obj, "image")
+    if isinstance(obj, Frame):
+        if isinstance(obj.image, ImageError):
+            raise obj.image
+        return checked(obj.image, obj.path)
+    if isinstance(obj, Stored):
+        return decode(obj.fetch(), name=obj.path)
+    if not isinstance(obj, Image.Image):
+        raise refusal("image", f"is a {type(obj).__name__}; give a path, an array or a Pillow image")
+    name = name_of(obj)
+    with _decoding(name, obj.format or "a Pillow image"):
+        array = _from_pillow(obj, name)
+    return checked(array, name)
+
+
+def name_of(obj: object) -> str:
+    """Name what `as_image` takes in errors: its path, or "image"."""
+    if isinstance(obj, str | os.PathLike):
+        return str(os.fspath(obj))
+    if isinstance(obj, Frame | Stored):
+        return obj.path
+    return str(getattr(obj, "filename", "") or "image")

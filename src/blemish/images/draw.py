@@ -1,0 +1,153 @@
+"""What blemish writes of an image: its anomaly map, the map over the image, and a thumbnail."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import ENOSPC
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from blemish.images.limits import refusal
+from blemish.images.preprocess import resize
+
+
+def write_map(path: str | os.PathLike[str], map_hw: np.ndarray) -> None:
+    """Write an anomaly map (H, W), unbounded, as a float32 TIFF, in one step; folders are made.
+
+    Raises ImageError for another shape, OSError where the disk refuses.
+    """
+    import tifffile
+
+    if map_hw.ndim != 2:
+        raise refusal(os.fspath(path), f"a map of the shape {map_hw.shape} is not written; give (H, W)")
+    with _whole(path) as part:
+        tifffile.imwrite(part, map_hw.astype(np.float32, copy=False), photometric="minisblack", metadata=None)
+
+
+def map_file(map_hw: np.ndarray) -> bytes:
+    """Return an anomaly map (h, w), unbounded, as the bytes of a compressed float32 TIFF."""
+    import tifffile
+
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        map_hw.astype(np.float32, copy=False),
+        photometric="minisblack",
+        metadata=None,
+        compression="zlib",
+        predictor=True,
+    )
+    return buffer.getvalue()
+
+
+def write_overlay(
+    path: str | os.PathLike[str],
+    image_hwc: np.ndarray,
+    map_hw: np.ndarray,
+    *,
+    low: float,
+    high: float,
+    contour_level: float | None,
+) -> None:
+    """Write what `overlay` draws, in one step; folders are made.
+
+    Raises ImageError when the sizes differ, OSError where the disk refuses.
+    """
+    if map_hw.shape != image_hwc.shape[:2]:
+        raise refusal(os.fspath(path), f"a map {map_hw.shape} is not of its image {image_hwc.shape[:2]}")
+    data = overlay(image_hwc, map_hw, low=low, high=high, contour_level=contour_level)
+    with _whole(path) as part:
+        part.write_bytes(data)
+
+
+def overlay(
+    image_hwc: np.ndarray, map_hw: np.ndarray, *, low: float, high: float, contour_level: float | None
+) -> bytes:
+    """Draw an image with its anomaly map as heat over it, an 8-bit RGB PNG.
+
+    Heat: the colours from blue at `low` (unseen) to dark red at `high` (60 % opaque), clipped outside. A
+    red line is drawn along the inner edge of where the map exceeds `contour_level`. The longer side is
+    reduced to 1024 px.
+    """
+    size = size_within(1024, map_hw.shape)
+    heat = resize(map_hw[None], size)[0].astype(np.float32)
+    # With low == high the tiny span makes a step: nothing up to low, everything above it.
+    t = np.clip((heat - float(low)) / max(float(high - low), 1e-12), 0, 1)
+    jet = np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1], np.float32)[:, None, None]), 0, 1)
+    pixels = _pixels((1 - 0.6 * t) * _display(image_hwc, size) + 0.6 * t * jet)
+    if contour_level is not None:
+        edge = _inner_edge(map_hw > contour_level)
+        pixels[resize(edge[None], size)[0] > 0] = (255, 0, 0)
+    return _png(pixels)
+
+
+def picture(image_hwc: np.ndarray, *, side: int) -> bytes:
+    """Return an image (H, W, C) as `overlay` shows it, an 8-bit RGB PNG of at most `side` px."""
+    return _png(_pixels(_display(image_hwc, size_within(side, image_hwc.shape[:2]))))
+
+
+def write_thumbnail(path: str | os.PathLike[str], image_hwc: np.ndarray, *, side: int = 512) -> None:
+    """Write an image (H, W, C) as `write_overlay` shows it, an 8-bit RGB JPEG, in one step; folders are made.
+
+    The longer side is reduced to `side` px. Raises OSError where the disk refuses.
+    """
+    shown = _display(image_hwc, size_within(side, image_hwc.shape[:2]))
+    with _whole(path) as part:
+        Image.fromarray(_pixels(shown)).save(part, "JPEG", quality=85)
+
+
+def size_within(side: int, size: tuple[int, ...]) -> tuple[int, int]:
+    """Return the height and width of an image whose longer side is reduced to `side` px, if it is longer."""
+    shrink = min(1.0, side / max(size))
+    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
+
+
+def _pixels(picture_chw: np.ndarray) -> np.ndarray:
+    return np.stack(list(np.round(picture_chw * 255).astype(np.uint8)), axis=-1)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    # Half the time of Pillow's search for each row's best filter, for files about as large.
+    return bytes(
+        imagecodecs.png_encode(
+            pixels, level=1, strategy=imagecodecs.PNG.STRATEGY.RLE, filter=imagecodecs.PNG.FILTER.SUB
+        )
+    )
+
+
+def _display(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """To RGB (3, *size) in [0, 1] for eyes: deeper than 8 bits is stretched, odd channels are averaged."""
+    planes = resize(image.transpose(2, 0, 1), size).astype(np.float32)  # first, as float32 is large
+    low, high = (0.0, 255.0) if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
+    planes = (planes - np.float32(low)) / np.float32(max(high - low, 1e-12))
+    return planes if len(planes) == 3 else np.repeat(planes.mean(axis=0, keepdims=True), 3, axis=0)
+
+
+def _inner_edge(mask: np.ndarray) -> np.ndarray:
+    """Find the pixels of a mask (H, W) with a neighbour outside of it, or of the image."""
+    m = np.pad(mask, 1)
+    return mask & ~(m[:-2, 1:-1] & m[2:, 1:-1] & m[1:-1, :-2] & m[1:-1, 2:])
+
+
+@contextmanager
+def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write in one step: a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        if error.errno is None:  # numpy says of a write that came short only how short
+            raise OSError(ENOSPC, os.strerror(ENOSPC), str(path)) from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)

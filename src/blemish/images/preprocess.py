@@ -1,0 +1,218 @@
+"""Images as models see them: one format for a data set, then convert -> resize (numpy, no torch)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from blemish.core.errors import DataError, UsageError
+from blemish.images.decode import as_image, name_of
+from blemish.images.limits import refusal
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+"""The names of image files, in lower case; compared without regard to case."""
+
+_BIT_DEPTHS = {8: "uint8", 10: "uint16", 12: "uint16", 14: "uint16", 16: "uint16"}
+LARGE = 2**24
+"""Pixels above which an image is resized in parts."""
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFormat:
+    """What a model remembers of its images.
+
+    `dtype` is uint8, uint16 or float32. `value_range` holds the values mapped to 0 and 1: (0, 255) for
+    uint8, (0, 4095) for uint16 declared as 12-bit, a declared (low, high) for float32.
+    """
+
+    dtype: str
+    channels: int
+    value_range: tuple[float, float]
+
+    def describe(self) -> str:
+        """Say it in words, for example "3-channel uint8 [0, 255]"."""
+        low, high = self.value_range
+        return f"{self.channels}-channel {self.dtype} [{low:.10g}, {high:.10g}]"
+
+
+def format_of(
+    images: Iterable[tuple[str, np.ndarray]],
+    *,
+    channels: int | None = None,
+    bit_depth: int | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> ImageFormat:
+    """Find the one format that all (name, image (H, W, C)) share, looking at each once.
+
+    `channels` (1 or 3) declares that grey and RGB images are converted to it. `bit_depth` (8, 10, 12, 14,
+    16) declares the used bits of integers, `value_range` the range of floats; undeclared floats must lie
+    in [0, 1]. Raises UsageError for a declaration that cannot be, ImageError naming the first image that
+    departs from the format of those before, DataError without any image.
+    """
+    _check_declared(channels, bit_depth, value_range)
+    shared: ImageFormat | None = None
+    first = ""
+    for name, image in images:
+        own = _own_format(name, image, channels, bit_depth, value_range)
+        if shared is None:
+            shared, first = own, name
+        elif own != shared:
+            cure = "save all alike"
+            if own.dtype == shared.dtype and {own.channels, shared.channels} == {1, 3}:
+                cure += ", or pass --channels 1 or --channels 3"
+            raise refusal(name, f"is {own.describe()}, but {first} is {shared.describe()}; {cure}")
+        _check_depth(image, own, name)
+        if image.dtype == np.float32 and value_range is None and not (0 <= image.min() <= image.max() <= 1):
+            found = f"has values in [{image.min():.6g}, {image.max():.6g}], outside [0, 1]"
+            raise refusal(name, f"{found}; declare the range with --value-range LOW HIGH")
+    if shared is None:
+        raise DataError("there is no image to learn the format from; give at least one")
+    return shared
+
+
+def _check_declared(
+    channels: int | None, bit_depth: int | None, value_range: tuple[float, float] | None
+) -> None:
+    if channels not in (None, 1, 3):
+        raise UsageError(f"--channels {channels}: images convert to 1 (grey) or 3 (RGB) channels only")
+    if bit_depth is not None and bit_depth not in _BIT_DEPTHS:
+        raise UsageError(f"--bit-depth {bit_depth}: a bit depth is one of {', '.join(map(str, _BIT_DEPTHS))}")
+    if value_range is not None:
+        low, high = value_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UsageError(f"--value-range {low:g} {high:g}: give two finite numbers, the lower first")
+
+
+def _own_format(
+    name: str,
+    image: np.ndarray,
+    channels: int | None,
+    bit_depth: int | None,
+    value_range: tuple[float, float] | None,
+) -> ImageFormat:
+    dtype, own = image.dtype.name, image.shape[2]
+    if bit_depth is not None and _BIT_DEPTHS[bit_depth] != dtype:
+        need = _BIT_DEPTHS[bit_depth]
+        raise refusal(name, f"is {dtype}, but --bit-depth {bit_depth} is for {need} images; leave one out")
+    if value_range is not None and dtype != "float32":
+        raise refusal(name, f"is {dtype}, but --value-range is for float32 images; leave one out")
+    if dtype == "float32":
+        low, high = value_range or (0.0, 1.0)
+    else:
+        low, high = 0.0, float(2**bit_depth - 1 if bit_depth else np.iinfo(dtype).max)
+    if channels is not None and own not in (1, 3):
+        raise refusal(name, f"has {own} channels, and --channels converts grey and RGB only; leave one out")
+    return ImageFormat(dtype=dtype, channels=channels or own, value_range=(float(low), float(high)))
+
+
+def _check_depth(image: np.ndarray, fmt: ImageFormat, name: str) -> None:
+    high = fmt.value_range[1]
+    if image.dtype == np.uint16 and image.max() > high:
+        text = f"has the value {image.max()}, above the declared maximum {high:g}"
+        raise refusal(name, f"{text}; check the bit depth of the camera and of the model")
+
+
+def convert(
+    image: np.ndarray, fmt: ImageFormat, *, allow: frozenset[str] = frozenset(), name: str = "image"
+) -> np.ndarray:
+    """Convert (H, W, C) to float32 (C, H, W), the format's value range mapped to [0, 1], never clipped.
+
+    `allow` may hold "channels": RGB to grey by the luma of ITU-R BT.601, grey to RGB by replication; and
+    "depth": uint8 and uint16 for one another, each mapped from the full range of its own dtype. Raises
+    ImageError for any other format than the model's, and for a value above a declared bit depth.
+    """
+    dtype, own = image.dtype.name, image.shape[2]
+    low, high = fmt.value_range
+    if dtype != fmt.dtype:
+        integers = {dtype, fmt.dtype} == {"uint8", "uint16"}
+        if not (integers and "depth" in allow):
+            cure = "save it so, or pass --allow depth" if integers else "save it so"
+            raise refusal(name, f"is {dtype}, but the model takes {fmt.describe()}; {cure}")
+        low, high = 0.0, float(np.iinfo(image.dtype).max)
+    else:
+        _check_depth(image, fmt, name)
+    if own != fmt.channels:
+        colours = {own, fmt.channels} == {1, 3}
+        if not (colours and "channels" in allow):
+            cure = "save it so, or pass --allow channels" if colours else "save it so"
+            raise refusal(name, f"has {own} channels, but the model takes {fmt.describe()}; {cure}")
+    planes = image.transpose(2, 0, 1).astype(np.float32, order="C")
+    planes -= np.float32(low)
+    planes /= np.float32(high - low)
+    if own > fmt.channels:
+        red, green, blue = (np.float32(weight) * plane for weight, plane in zip(LUMA, planes, strict=True))
+        planes = (red + green + blue)[None]
+    return np.repeat(planes, 3, axis=0) if own < fmt.channels else planes
+
+
+def resize(image_chw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize any (C, H, W) to float32 (C, *size), size being (height, width); unbounded values pass.
+
+    The triangle filter, widened by the factor of reduction so that nothing is skipped, one axis after the
+    other (Pillow's BILINEAR). An image of that size is returned as it is, whatever its dtype.
+    """
+    height, width = size
+    if image_chw.shape[1:] == (height, width):
+        return image_chw
+    return np.stack([_resized(plane, height, width) for plane in image_chw])
+
+
+def _resized(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    if plane.size > LARGE:  # rows first, a strip of them at a time: float32 copies of it all would be large
+        strips = [plane[top : top + 256] for top in range(0, len(plane), 256)]
+        plane = np.concatenate([_by_pillow(strip, len(strip), width) for strip in strips])
+    return _by_pillow(plane, height, width)
+
+
+def _by_pillow(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def prepare(
+    image: np.ndarray,
+    fmt: ImageFormat,
+    size: tuple[int, int],
+    *,
+    allow: frozenset[str] = frozenset(),
+    name: str = "image",
+) -> np.ndarray:
+    """Take an image (H, W, C) to float32 (C, *size) as a model sees it: `convert`, then `resize`."""
+    return resize(convert(image, fmt, allow=allow, name=name), size)
+
+
+def load(
+    source: object, fmt: ImageFormat, size: tuple[int, int], *, allow: frozenset[str] = frozenset()
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Take any image to float32 (C, *size) as a model sees it; also its original (H, W).
+
+    `source` is what `as_image` takes, `allow` what `convert` allows. Raises ImageError.
+    """
+    image = as_image(source)
+    small = prepare(image, fmt, size, allow=allow, name=name_of(source))
+    return small, (image.shape[0], image.shape[1])
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the image files of a folder and its sub-folders, sorted; hidden files and folders are left out.
+
+    A broken link is listed, so that reading it says so. Raises DataError where there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: is not a folder; check the path")
+    return sorted(Path(place, name) for place, names in walk_images(folder) for name in names)
+
+
+def walk_images(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield what `list_images` lists as (folder, names in it), in any order; plain text, as it is quicker."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = (name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES)  # noqa: PTH122
+        yield place, [name for name in images if not name.startswith(".")]

@@ -1,0 +1,254 @@
+"""The one inference path: decode, convert, resize, network, map, score, regions.
+
+A `Pipeline` owns everything but the network, which is a function from images to maps and may be run by any
+library. Evaluation, prediction and every service go through it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from blemish.core.errors import ImageError, UsageError
+from blemish.core.types import Prediction
+from blemish.images import preprocess
+from blemish.images.decode import Frame, Stored, as_image, name_of
+from blemish.images.tiling import Grid
+from blemish.inference import postprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
+
+    from blemish.core.types import Tiling
+    from blemish.images.decode import Named
+    from blemish.images.tiling import Box
+    from blemish.inference.model_file import Bundle
+
+Prepared = tuple[np.ndarray, tuple[int, int]]
+"""An image as the network sees it, float32 (C, h, w), and its own (H, W)."""
+DEFAULT_FALSE_ALARM_RATE = 0.05
+"""Used when nobody asks for a rate; raised to the lowest rate that the calibration can promise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A trained detector: `predict` one image, or `predict_many` files.
+
+    Args:
+        bundle: the model.
+        network: float32 images (B, C, h, w) in [0, 1] -> float32 maps (B, h, w).
+        false_alarm_rate: share of good parts that may be rejected, in (0, 1); None: 5 %, or the lowest
+            that the calibration can promise if that is higher.
+        allow: conversions permitted beside those of training ("channels", "depth").
+        batch_size: images in a call of the network.
+    """
+
+    bundle: Bundle
+    network: Callable[[np.ndarray], np.ndarray]
+    false_alarm_rate: float | None = None
+    allow: frozenset[str] = frozenset()
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse a false-alarm rate that cannot be promised, before any image is read."""
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size}: must be 1 or larger")
+        calibration = self.bundle.calibration
+        if self.false_alarm_rate is None:
+            return
+        if calibration is None:
+            raise UsageError(
+                f"--false-alarm-rate {self.false_alarm_rate}: this model has no calibration images and so "
+                "no threshold; train with --calibration-fraction above 0 or with a calibration/good folder"
+            )
+        calibration.threshold(self.false_alarm_rate)
+
+    @property
+    def rate(self) -> float | None:
+        """The false-alarm rate in force, or None without a calibration."""
+        calibration = self.bundle.calibration
+        if calibration is None:
+            return None
+        if self.false_alarm_rate is not None:
+            return self.false_alarm_rate
+        return max(DEFAULT_FALSE_ALARM_RATE, calibration.lowest_rate)
+
+    @property
+    def threshold(self) -> float | None:
+        """The image score above which a part is rejected, or None without a calibration."""
+        calibration, rate = self.bundle.calibration, self.rate
+        return None if calibration is None or rate is None else calibration.threshold(rate)
+
+    @property
+    def pixel_threshold(self) -> float | None:
+        """The map value above which a pixel belongs to a region, or None without a calibration."""
+        calibration, rate = self.bundle.calibration, self.rate
+        return None if calibration is None or rate is None else calibration.pixel_threshold(rate)
+
+    def at_rate(self, false_alarm_rate: float) -> Pipeline:
+        """Return the same detector with another false-alarm rate."""
+        return replace(self, false_alarm_rate=false_alarm_rate)
+
+    def predict(self, image: object) -> Prediction:
+        """Score one image: a path, an array (H, W) or (H, W, C), a PIL image or a frame of a film.
+
+        Raises ImageError when it cannot be read or does not fit the model.
+        """
+        path = str(image) if isinstance(image, (str, Path, Frame, Stored)) else None
+        if self.bundle.tiling is not None:
+            return self._predict_tiled(image, self.bundle.tiling, path)
+        pixels, size = self.prepare(image)
+        maps = self.network(pixels[np.newaxis])
+        return self._finish(maps[0], size, path)
+
+    def predict_many(
+        self, paths: Iterable[Named], *, threads: int | None = None
+    ) -> Iterator[Prediction | ImageError]:
+        """Score files or frames in order; one that cannot be used yields its ImageError in its place.
+
+        Two batches at most are decoded or scored ahead, so memory does not grow with the number of files;
+        batches fill across files, whatever their sizes. Images in tiles come one by one. `threads` decode,
+        and as many read maps off; None: as many as there are cores, two at least.
+        """
+        waiting = iter(paths)
+        if self.bundle.tiling is not None:
+            yield from map(self._try_predict, waiting)
+            return
+        workers = threads or max(2, os.cpu_count() or 2)
+        finishing: deque[Future] = deque()
+        with _pool(workers) as decoders, _pool(workers) as finishers:
+            ahead: deque[tuple[Named, Future]] = deque()
+            while True:
+                room = max(self.batch_size, 2 * self.batch_size - len(finishing)) - len(ahead)
+                ahead.extend(
+                    (path, decoders.submit(self.try_prepare, path)) for path in islice(waiting, room)
+                )
+                if not ahead:
+                    break
+                now = [ahead.popleft() for _ in range(min(self.batch_size, len(ahead)))]
+                for finish in self._scored([(path, future.result()) for path, future in now]):
+                    finishing.append(finishers.submit(finish))
+                    if len(finishing) > workers:
+                        yield finishing.popleft().result()
+            yield from (future.result() for future in finishing)
+
+    def predict_prepared(
+        self, loaded: Sequence[tuple[Named, Prepared | ImageError]]
+    ) -> Iterator[Prediction | ImageError]:
+        """Score what `try_prepare` made of files or frames in one call of the network (not for tiles)."""
+        return (finish() for finish in self._scored(loaded))
+
+    def _scored(
+        self, loaded: Sequence[tuple[Named, Prepared | ImageError]]
+    ) -> Iterator[Callable[[], Prediction | ImageError]]:
+        """Call the network, then yield for each file or frame what reads off its map."""
+        readable = [item[0] for _, item in loaded if not isinstance(item, ImageError)]
+        maps = iter(self.network(np.stack(readable)) if readable else ())
+        for path, item in loaded:
+            if isinstance(item, ImageError):
+                yield partial(_itself, item)
+            else:
+                yield partial(self._try_finish, next(maps), item[1], str(path))
+
+    def _try_predict(self, path: Named) -> Prediction | ImageError:
+        try:
+            return self.predict(path)
+        except ImageError as error:
+            return error
+
+    def _predict_tiled(self, source: object, tiling: Tiling, path: str | None) -> Prediction:
+        """Score an image tile by tile, a batch of them at a time: a part is as bad as its worst tile."""
+        image, name = as_image(source), name_of(source)
+        grid = Grid(image.shape[:2], tiling, name=name)
+        scores: list[float] = []
+
+        def cut(box: Box) -> np.ndarray:
+            allow = self.allow | self.bundle.allow
+            return preprocess.prepare(
+                image[box], self.bundle.image_format, self.bundle.size, allow=allow, name=name
+            )
+
+        def maps() -> Iterator[np.ndarray]:
+            for start in range(0, len(grid), self.batch_size):
+                boxes = grid.boxes[start : start + self.batch_size]
+                for small_map in self.network(np.stack([cut(box) for box in boxes])):
+                    score, coarse_map = self._read_off(small_map, path)
+                    scores.append(score)
+                    yield postprocess.to_original_size(coarse_map, tiling.size)
+
+        whole = grid.stitch(maps())
+        return self._judge(max(scores), whole, whole, path)
+
+    def prepare(self, source: object) -> Prepared:
+        """Take an image to float32 (C, h, w) as the network sees it, with its own (H, W). Or ImageError."""
+        return preprocess.load(
+            source, self.bundle.image_format, self.bundle.size, allow=self.allow | self.bundle.allow
+        )
+
+    def try_prepare(self, path: Named) -> Prepared | ImageError:
+        """Return what `prepare` does, or the error that it raises."""
+        try:
+            return self.prepare(path)
+        except ImageError as error:
+            return error
+
+    def _try_finish(self, small_map: np.ndarray, size: tuple[int, int], path: str) -> Prediction | ImageError:
+        try:
+            return self._finish(small_map, size, path)
+        except ImageError as error:
+            return error
+
+    def _finish(self, small_map: np.ndarray, size: tuple[int, int], path: str | None) -> Prediction:
+        score, coarse_map = self._read_off(small_map, path)
+        return self._judge(score, coarse_map, postprocess.to_original_size(coarse_map, size), path)
+
+    def _read_off(self, small_map: np.ndarray, path: str | None) -> tuple[float, np.ndarray]:
+        """Return the score and the coarse map of what the network said."""
+        if not np.isfinite(small_map).all():
+            raise ImageError(
+                f"{path or 'image'}: its anomaly map is not finite; its values lie far from what the model "
+                f"takes, {self.bundle.image_format.describe()}: check its scale"
+            )
+        how = cast("postprocess.ImageScore", self.bundle.image_score)
+        score = postprocess.image_score(small_map, how)
+        return score, postprocess.pixel_map(small_map, self.bundle.size, self.bundle.patch_map)
+
+    def _judge(
+        self, score: float, coarse_map: np.ndarray, anomaly_map: np.ndarray, path: str | None
+    ) -> Prediction:
+        """Put what the calibration says of it beside a score and its maps."""
+        calibration, threshold, level = self.bundle.calibration, self.threshold, self.pixel_threshold
+        return Prediction(
+            path=path,
+            score=score,
+            p_value=None if calibration is None else calibration.p_value(score),
+            threshold=threshold,
+            anomalous=None if threshold is None else score > threshold,
+            anomaly_map=anomaly_map,
+            coarse_map=coarse_map,
+            regions=[] if level is None else postprocess.regions(anomaly_map, level),
+        )
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Open threads that drop what still waits when they are left early, by an error or for good."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _itself(error: ImageError) -> ImageError:
+    return error

@@ -1,0 +1,62 @@
+"""Opening a model of either kind: a trained one, run by torch, or an exported one, run without."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blemish.core.errors import UsageError
+from blemish.inference.onnx_backend import SUFFIX, OnnxDetector
+
+if TYPE_CHECKING:
+    from blemish.inference.detector import Pipeline
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    allow: frozenset[str] = frozenset(),
+    false_alarm_rate: float | None = None,
+    batch_size: int = 16,
+    threads: int | None = None,
+) -> Pipeline:
+    """Load a run folder, a model file or an exported model.
+
+    Args:
+        path: what to load; a name that ends in .onnx is an exported model.
+        device: auto, cpu or cuda; exported models run on the CPU.
+        allow: conversions permitted for images that are not as in training: channels, depth.
+        false_alarm_rate: share of good parts that may be rejected, in (0, 1); None: the default.
+        batch_size: images in a call of the network.
+        threads: those that run the network, torch's in this whole process; None: as many as there are cores.
+
+    Raises ModelError for a file that is no model, UsageError for a device or rate that cannot be had, and
+    for a model that needs torch where there is none.
+    """
+    if Path(path).suffix.lower() == SUFFIX:
+        if device == "cuda":
+            raise UsageError(f"--device cuda: {path} is exported and runs on the CPU; leave --device out")
+        return OnnxDetector.load(
+            path, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=batch_size, threads=threads
+        )
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            f"{path}: a trained model needs torch; pip install 'blemish[train]', or use its export (.onnx)"
+        )
+    from blemish.inference import torch_backend
+    from blemish.inference.model_file import load_bundle
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    return torch_backend.detector_of(
+        load_bundle(Path(path)),
+        name=str(path),
+        device=device,
+        allow=allow,
+        false_alarm_rate=false_alarm_rate,
+        batch_size=batch_size,
+    )

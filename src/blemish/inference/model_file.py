@@ -1,0 +1,189 @@
+"""The model file: everything inference needs, in one `model.safetensors` that loads without pickle.
+
+The tensors are the network's own, plus the calibration's scores. All else is one JSON text in the file's
+metadata under the key `blemish`. Nothing in it depends on the clock or the place, so that the same training
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blemish.core.errors import BlemishError, ModelError
+from blemish.core.types import PatchMap, Tiling
+from blemish.images.preprocess import ImageFormat
+from blemish.inference.calibration import Calibration, calibrate
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT_VERSION = 1
+"""Raised when an older blemish could misread a newer file."""
+
+MODEL_NAME = "model.safetensors"
+_SCORES, _MAXIMA = "calibration.scores", "calibration.map_maxima"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A trained model, free of any network library.
+
+    `config` holds the method's options, `size` the resized image's height and width,
+    `patch_map` how the network's output becomes a map (`scoring.pixel_map`), `tiling` how images are cut,
+    `display_range` the map values at the two ends of an overlay's colours, `provenance` what an
+    auditor asks for (data set, content fingerprint, training images' digests, seed, versions). `tensors`
+    are the network's, by name.
+    """
+
+    method: str
+    preset: str
+    config: dict[str, Any]
+    image_format: ImageFormat
+    allow: frozenset[str] = frozenset()
+    size: tuple[int, int]
+    image_score: str
+    patch_map: PatchMap | None = None
+    tiling: Tiling | None = None
+    display_range: tuple[float, float]
+    calibration: Calibration | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+
+def find_model(path: Path) -> Path:
+    """Return the model file of a run folder, or the file itself. Raises ModelError when there is none."""
+    file = path / MODEL_NAME if path.is_dir() else path
+    if not file.is_file():
+        cure = (
+            "train one, or finish it with --resume" if path.is_dir() else "name a run folder or a model file"
+        )
+        raise ModelError(f"{file}: there is no model here; {cure}")
+    return file
+
+
+def calibration_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
+    """Return the calibration's scores and map maxima, float64 (n,) each, by the name they have in a file."""
+    calibration = bundle.calibration
+    return {} if calibration is None else {_SCORES: calibration.scores, _MAXIMA: calibration.map_maxima}
+
+
+def describe(bundle: Bundle) -> str:
+    """Write all of a bundle but its tensors and calibration as JSON, for a model file's metadata."""
+    header = {
+        "format_version": FORMAT_VERSION,
+        "method": bundle.method,
+        "preset": bundle.preset,
+        "config": bundle.config,
+        "image_format": asdict(bundle.image_format),
+        "allow": sorted(bundle.allow),
+        "size": bundle.size,
+        "image_score": bundle.image_score,
+        "patch_map": bundle.patch_map,
+        "tiling": None if bundle.tiling is None else asdict(bundle.tiling),
+        "display_range": bundle.display_range,
+        "provenance": bundle.provenance,
+    }
+    return json.dumps(header, sort_keys=True)
+
+
+def save_bundle(path: Path, bundle: Bundle) -> None:
+    """Write the model file: whole or not at all (a temporary file beside it, then a rename)."""
+    from safetensors.numpy import save
+
+    tensors = bundle.tensors | calibration_tensors(bundle)
+    data = save(tensors, metadata={"blemish": describe(bundle)})
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a model file or a run folder's. Raises ModelError, one line, on anything that is not one."""
+    from safetensors import SafetensorError, safe_open
+
+    file = find_model(Path(path))
+    try:
+        with safe_open(str(file), framework="numpy") as opened:
+            text = (opened.metadata() or {}).get("blemish")
+            names = [] if text is None else opened.keys()
+            tensors = {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{file}: not a whole safetensors file ({_one_line(error)}); copy or train it again"
+        ) from error
+    if text is None:
+        raise ModelError(
+            f"{file}: a safetensors file, but not a blemish model; train one with `blemish train`"
+        )
+    return bundle_of(file, text, tensors)
+
+
+def bundle_of(file: Path, description: str, tensors: dict[str, np.ndarray]) -> Bundle:
+    """Make a bundle of what `describe` wrote into `file` and of its tensors, calibration scores included.
+
+    Raises ModelError, one line, for a description that is damaged or newer than this blemish.
+    """
+    return _bundle_of(file, _header_of(file, description), tensors)
+
+
+def _header_of(file: Path, text: str) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+        version = int(header["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, error) from error
+    if version > FORMAT_VERSION:
+        raise ModelError(
+            f"{file}: model format {version} is newer than this blemish reads "
+            f"({FORMAT_VERSION}); upgrade blemish"
+        )
+    return header
+
+
+def _bundle_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Bundle:
+    try:
+        scores, maxima = tensors.pop(_SCORES, None), tensors.pop(_MAXIMA, None)
+        image_format = dict(header["image_format"])
+        image_format["value_range"] = tuple(image_format["value_range"])
+        return Bundle(
+            method=header["method"],
+            preset=header["preset"],
+            config=header["config"],
+            image_format=ImageFormat(**image_format),
+            allow=frozenset(header["allow"]),
+            size=(header["size"][0], header["size"][1]),
+            image_score=header["image_score"],
+            patch_map=header.get("patch_map"),
+            tiling=_tiling_of(header.get("tiling")),
+            display_range=(header["display_range"][0], header["display_range"][1]),
+            calibration=None if scores is None or maxima is None else calibrate(scores, maxima),
+            provenance=header["provenance"],
+            tensors=tensors,
+        )
+    except (KeyError, TypeError, ValueError, IndexError, BlemishError) as error:
+        raise _damaged(file, error) from error
+
+
+def _tiling_of(header: dict[str, Any] | None) -> Tiling | None:
+    if header is None:
+        return None
+    height, width = header["size"]
+    return Tiling(size=(height, width), overlap=header["overlap"])
+
+
+def _damaged(file: Path, error: Exception) -> ModelError:
+    return ModelError(f"{file}: its description is damaged ({_one_line(error)}); train it again")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

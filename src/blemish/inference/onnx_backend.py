@@ -1,0 +1,135 @@
+"""Exported models without torch: numpy and onnxruntime, and the same inference path as everywhere else.
+
+An exported file is an ONNX graph, images (B, C, h, w) -> scores, with the model's description and calibration
+in its metadata (`blemish.export.onnx` writes it). Everything around the graph is `detector`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.core.errors import ModelError, UsageError
+from blemish.inference.detector import Pipeline
+from blemish.inference.model_file import bundle_of, calibration_tensors, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx
+    import onnxruntime
+
+    from blemish.inference.model_file import Bundle
+
+SUFFIX = ".onnx"
+DESCRIPTION, CALIBRATION, PORTION = "blemish", "blemish.inference.calibration", "blemish.scoring_batch"
+"""Keys of the metadata: the description as in a model file, the calibration's scores, images per call."""
+INPUT, OUTPUT = "input_images", "output_scores"
+
+
+class OnnxDetector(Pipeline):
+    """A detector whose network is run by onnxruntime; make one with `OnnxDetector.load`."""
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        allow: frozenset[str] = frozenset(),
+        false_alarm_rate: float | None = None,
+        batch_size: int = 16,
+        threads: int | None = None,
+    ) -> OnnxDetector:
+        """Load an exported model.
+
+        `allow`, `false_alarm_rate` and `batch_size` are those of `Pipeline`; `threads` run the graph, None:
+        as many as there are cores. Raises ModelError, one line, for a file that is not an exported
+        blemish model, UsageError for a rate that cannot be promised.
+        """
+        file = Path(path)
+        session = _session(file, threads)
+        metadata = session.get_modelmeta().custom_metadata_map
+        if DESCRIPTION not in metadata:
+            raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
+        try:
+            arrays = json.loads(metadata.get(CALIBRATION, "{}"))
+            calibration = {name: np.array(values, np.float64) for name, values in arrays.items()}
+            portion = int(metadata.get(PORTION, 0)) or None
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ModelError(f"{file}: its calibration is damaged ({error}); export it again") from error
+        bundle = bundle_of(file, metadata[DESCRIPTION], calibration)
+        _check_shape(file, session, (bundle.image_format.channels, *bundle.size))
+        return cls(
+            bundle=bundle,
+            network=_runner(session, portion),
+            allow=allow,
+            false_alarm_rate=false_alarm_rate,
+            batch_size=batch_size,
+        )
+
+
+def attach(graph: onnx.ModelProto, bundle: Bundle, *, portion: int | None) -> None:
+    """Make a graph's metadata what inference needs of a bundle: all but its tensors, and images per call."""
+    described = {
+        DESCRIPTION: describe(bundle),
+        CALIBRATION: json.dumps({k: v.tolist() for k, v in calibration_tensors(bundle).items()}),
+        **({} if portion is None else {PORTION: str(portion)}),
+    }
+    del graph.metadata_props[:]
+    for key, value in described.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def portion_of(graph: onnx.ModelProto) -> int | None:
+    """Return how many images a graph is given at a time at most, None: any number."""
+    return next((int(entry.value) for entry in graph.metadata_props if entry.key == PORTION), None)
+
+
+def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(f"{file}: onnxruntime is missing; pip install 'blemish[onnx]'") from error
+    if not file.is_file():
+        raise ModelError(f"{file}: there is no model here; name a file that `blemish export` wrote")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Its threads would wait in a busy loop between two calls, on the cores that decode images meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base
+        line = " ".join(str(error).split()).rsplit(") ", 1)[-1][-200:]  # the cause comes last
+        raise ModelError(
+            f"{file}: onnxruntime cannot run it ({line}); export it again, or upgrade onnxruntime"
+        ) from error
+    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+    if names != ([INPUT], [OUTPUT]):
+        raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
+    return session
+
+
+def _check_shape(file: Path, session: onnxruntime.InferenceSession, shape: tuple[int, ...]) -> None:
+    """Refuse a graph that takes other images (C, h, w) than its metadata describes."""
+    taken = tuple(session.get_inputs()[0].shape[1:])
+    if taken != shape:
+        raise ModelError(
+            f"{file}: its graph takes images {taken}, its description says {shape}; export it again"
+        )
+
+
+def _runner(session: onnxruntime.InferenceSession, portion: int | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Wrap a session as a function: float32 (B, C, h, w) -> (B, h', w'), `portion` images at a time."""
+
+    def run(x: np.ndarray) -> np.ndarray:
+        step = portion or len(x)
+        parts = [session.run([OUTPUT], {INPUT: x[i : i + step]})[0] for i in range(0, len(x), step)]
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    return run

@@ -1,0 +1,147 @@
+"""From patch scores to what the user sees: pixel map, image score, regions.
+
+scores (h, w) of patches or pixels  --image_score-->  one number
+scores (h, w)  --pixel_map-->  map  --to_original_size-->  map (H, W)  --regions-->  boxes
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from blemish.core.errors import UsageError
+from blemish.core.types import PatchMap, Region
+from blemish.images.preprocess import resize
+
+ImageScore = Literal["max", "mean", "top1", "top5"]
+"""How a map becomes the score of its image: see `image_score`."""
+
+
+def image_score(anomaly_map: np.ndarray, how: ImageScore) -> float:
+    """Reduce an anomaly map to the score of its image.
+
+    `anomaly_map` is (h, w) at the model's resolution, unbounded; the score has its unit. `max` is the
+    largest pixel, `mean` the mean of all, `top1` and `top5` the mean of the largest 1 % and 5 % (rounded
+    down, at least one pixel). Raises UsageError for an empty map, NaN, infinity or another `how`.
+
+    Source: `top5` is the rule of CPC-AD (section on the evaluation; there over sub-patches); `top1` is our
+    choice, between it and the maximum: a speck is not averaged away, one odd pixel does not decide.
+    """
+    values = _checked(anomaly_map).astype(np.float64).ravel()
+    if how == "max":
+        return float(values.max())
+    if how == "mean":
+        return float(values.mean())
+    if how in ("top1", "top5"):
+        count = max(1, values.size // (100 if how == "top1" else 20))
+        return float(np.partition(values, values.size - count)[-count:].mean())
+    raise UsageError(f"image score {how!r} is unknown: choose max, mean, top1 or top5")
+
+
+def pixel_map(scores: np.ndarray, size: tuple[int, int], patch_map: PatchMap | None) -> np.ndarray:
+    """Spread the scores of patches onto the pixels they cover.
+
+    Args:
+        scores: (h, w), unbounded: of patches that overlap by half, so that h + 1 by w + 1 blocks of half a
+            patch make the image; or of pixels (`patch_map` None), which are returned as they are.
+        size: height and width of the resized image in pixels, multiples of h + 1 and w + 1.
+        patch_map: "nearest" gives every pixel its block's value: (H, W) = `size`. "linear" returns the
+            blocks, (h + 1, w + 1), whose edges the resizing to the original size then smooths (ours).
+
+    A block's value is the mean over the patches that cover it: one at a corner, two at an edge, else four.
+
+    Source: CPC-AD, Sec. 5.2.
+    """
+    if patch_map is None:
+        return scores
+    h, w = scores.shape
+    total, covered = np.zeros((h + 1, w + 1)), np.zeros((h + 1, w + 1))
+    for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        total[y : y + h, x : x + w] += scores
+        covered[y : y + h, x : x + w] += 1
+    blocks = (total / covered).astype(np.float32)
+    if patch_map == "linear":
+        return blocks
+    return blocks.repeat(size[0] // (h + 1), axis=0).repeat(size[1] // (w + 1), axis=1)
+
+
+def to_original_size(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a map to the size of the original image.
+
+    (h, w) unbounded -> float32 (H, W), `size` = (H, W) in pixels, the same unit. Equal sizes leave every
+    value as it is. Raises UsageError for an empty map, NaN or infinity. Our choice: bilinear, the filter
+    of `images.resize`, so that a map is aligned with the resized image it came from.
+    """
+    values = _checked(anomaly_map).astype(np.float32)
+    if values.shape == tuple(size):
+        return values
+    return resize(values[np.newaxis], size)[0]
+
+
+def regions(anomaly_map: np.ndarray, threshold: float, *, min_area_px: int = 1) -> list[Region]:
+    """Find the connected regions where the map lies strictly above the threshold.
+
+    `anomaly_map` (H, W) and `threshold` share a unit and are unbounded. Pixels touching at a corner
+    belong together (8-connected); regions smaller than `min_area_px` pixels are left out. Sorted by
+    descending peak, equal peaks from top to bottom, then left to right. Raises UsageError for an empty
+    map, NaN, infinity, a NaN threshold or `min_area_px` < 1.
+
+    Our choice: 8-connected, as the ground truth regions of PRO, so that thin diagonal scratches stay whole.
+    """
+    from scipy import ndimage
+
+    values = _checked(anomaly_map)
+    if np.isnan(threshold):
+        raise UsageError("pixel threshold nan: it must be a number; calibrate the model, or give one")
+    if min_area_px < 1:
+        raise UsageError(f"min_area_px {min_area_px}: a region has at least 1 pixel; give 1 or more")
+    # As float64: beside a float32 map, numpy would round the threshold, and `>` would not be exact.
+    above = np.greater(values, threshold, signature="dd->?")
+    rows, columns = (np.flatnonzero(above.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return []
+    top, left = rows[0], columns[0]
+    box = slice(top, rows[-1] + 1), slice(left, columns[-1] + 1)  # labelling a large map takes long
+    labels = np.empty(above[box].shape, dtype=np.int32)
+    ndimage.label(above[box], structure=np.ones((3, 3), dtype=bool), output=labels)
+    areas, peaks = _areas_and_peaks(values[box], labels)
+    found = [
+        Region(
+            x0=int(left + columns.start),
+            y0=int(top + rows.start),
+            x1=int(left + columns.stop),
+            y1=int(top + rows.stop),
+            area_px=int(areas[label]),
+            peak=float(peaks[label]),
+        )
+        for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1)
+        if areas[label] >= min_area_px
+    ]
+    return sorted(found, key=lambda region: (-region.peak, region.y0, region.x0))
+
+
+def _areas_and_peaks(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count the pixels of each label and find its largest value, a strip at a time for large maps' sake."""
+    count = int(labels.max()) + 1
+    areas, peaks = np.zeros(count, np.int64), np.full(count, -np.inf)
+    for top in range(0, len(values), 256):
+        inside = labels[top : top + 256] > 0
+        found = labels[top : top + 256][inside]
+        areas += np.bincount(found, minlength=count)
+        np.maximum.at(peaks, found, values[top : top + 256][inside])
+    return areas, peaks
+
+
+def _checked(anomaly_map: np.ndarray) -> np.ndarray:
+    """Return the map itself, refused unless it is (h, w), not empty and finite."""
+    values = np.asarray(anomaly_map)
+    if values.ndim != 2 or values.size == 0:
+        raise UsageError(f"anomaly map of shape {values.shape}: it must be (height, width), not empty")
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise UsageError(
+            f"anomaly map is {values[row, column]} at row {row}, column {column}: it must be finite; "
+            "check the image and the model's weights"
+        )
+    return values

@@ -1,0 +1,231 @@
+"""Scoring files to disk: a row, a map and an overlay for each, written as they come.
+
+Rows are appended in the order of the inputs, each after its pictures are on disk, so that whatever stops
+the run, the rows that are there are true.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import os
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from blemish.core.errors import ImageError, UsageError
+from blemish.core.types import Prediction
+from blemish.images import decode, draw, preprocess, video
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import numpy as np
+
+    from blemish.images.decode import Frame
+    from blemish.inference.detector import Pipeline
+
+COLUMNS = ("path", "score", "p_value", "threshold", "anomalous", "n_regions", "map", "overlay", "error")
+"""The columns of predictions.csv."""
+ROW = ("path", "score", "p_value", "threshold", "anomalous", "regions", "map", "overlay", "error")
+"""The names in a row of predictions.jsonl."""
+
+ERRORS_TOLD = 20
+"""Failures whose errors are kept with the counts."""
+
+_IN_FLIGHT, _PIXELS_IN_FLIGHT = 8, 2**25  # images, and pixels of them, that may wait for their pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionCounts:
+    """What came of a call: images scored, rejected and failed, and the errors of the first failures."""
+
+    scored: int = 0
+    anomalous: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def __add__(self, other: PredictionCounts) -> PredictionCounts:
+        """Count what came of both."""
+        return PredictionCounts(
+            scored=self.scored + other.scored,
+            anomalous=self.anomalous + other.anomalous,
+            failed=self.failed + other.failed,
+            errors=[*self.errors, *other.errors][:ERRORS_TOLD],
+        )
+
+
+def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Expand images, films, folders and globs into (file, its place below the output folder), in order.
+
+    Each file comes once. Folders are searched for images only: a film is named itself, or matched by a glob.
+    Places keep the inputs' sub-folders below the deepest folder that all inputs share, so that equal names
+    never collide. Raises UsageError for a pattern that matches nothing.
+    """
+    if not patterns:
+        raise UsageError("PATH: none given; give images, films, folders or globs")
+    files: dict[str, Path] = {}  # by absolute path, as one file may be spelled in several ways
+    roots: list[Path] = []
+    for pattern in patterns:
+        hits = matching(pattern)
+        found = [f for p in hits for f in (preprocess.list_images(p) if p.is_dir() else [p])]
+        if not found:
+            raise nothing_in(pattern)
+        for file in found:
+            files.setdefault(_absolute(file), file)
+        roots += [p if p.is_dir() else p.parent for p in hits]
+    root = os.path.commonpath([_absolute(r) for r in roots])
+    places = [Path(absolute).relative_to(root) for absolute in files]
+    # Names without suffix that are not unique, as of part.png and part.jpg, keep theirs; nor may a name
+    # that lost it, as of part.png.tiff, be one that kept it.
+    twins = Counter([p.with_suffix("") for p in places] + [p for p in places if p.suffix])
+    folders = {parent for p in places for parent in p.parents}  # as the place of a film will be
+    return [
+        (f, p if twins[stem := p.with_suffix("")] > 1 or (video.is_film(f) and stem in folders) else stem)
+        for f, p in zip(files.values(), places, strict=True)
+    ]
+
+
+def matching(pattern: str) -> list[Path]:
+    """Return the file or folder of this name, or else what it matches as a glob, in order."""
+    path = Path(pattern)
+    return [path] if path.exists() else sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207
+
+
+def nothing_in(pattern: str) -> UsageError:
+    """Make the error of an input without a single image."""
+    what = "holds no image" if Path(pattern).is_dir() else "no such file or folder, and no match as a glob"
+    return UsageError(f"{pattern}: {what}; give images, films, folders or globs")
+
+
+def _absolute(path: Path) -> str:
+    """Spell a path from the root without `..`; links stay links, so that their names and places count."""
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+def predict_to_folder(
+    detector: Pipeline,
+    inputs: Iterable[tuple[Path | Frame, Path]],
+    out: Path,
+    *,
+    on_row: Callable[[dict[str, Any]], None] = lambda _row: None,
+) -> PredictionCounts:
+    """Score every input and write predictions.jsonl, predictions.csv, maps/ and overlays/ below `out`.
+
+    Films have to be unrolled (`video.unrolled`) into their frames, which are read as they are needed.
+    An input that cannot be used becomes a row with its error. Raises UsageError when `out` already holds
+    predictions, and OSError when it cannot be written.
+    """
+    if (out / "predictions.jsonl").exists():
+        raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    scored = anomalous = 0
+    errors: list[str] = []
+    with (
+        (out / "predictions.jsonl").open("w", encoding="utf-8") as lines,
+        # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
+        (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
+    ):
+        writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in inspect(detector, inputs, out):
+            _write_row(row, lines, writer, table)
+            scored += row["error"] is None
+            anomalous += row["anomalous"] is True
+            errors += [row["error"]] if row["error"] else []
+            on_row(row)
+    return PredictionCounts(
+        scored=scored, anomalous=anomalous, failed=len(errors), errors=errors[:ERRORS_TOLD]
+    )
+
+
+def _write_row(row: dict[str, Any], lines: IO[str], writer: csv.DictWriter, table: IO[str]) -> None:
+    lines.write(json.dumps(row) + "\n")
+    writer.writerow(row | {"n_regions": len(row["regions"])})
+    lines.flush()
+    table.flush()
+
+
+def inspect(
+    detector: Pipeline, inputs: Iterable[tuple[Path | Frame, Path]], out: Path
+) -> Iterator[dict[str, Any]]:
+    """Score (file, its place below `out`) in order and yield their rows, each when its pictures are on disk.
+
+    A few pictures are written at a time. Raises OSError when `out` cannot be written.
+    """
+    asked: deque[tuple[Path | Frame, Path]] = deque()
+    waiting: deque[tuple[dict[str, Any], Future | None, int]] = deque()
+    with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
+        for result in detector.predict_many(_remembering(inputs, asked)):
+            path, place = asked.popleft()
+            row = row_of(str(path), result)
+            if isinstance(result, ImageError):
+                waiting.append((row, None, 0))
+            else:
+                row |= {
+                    "map": (Path("maps") / place).as_posix() + ".tiff",
+                    "overlay": (Path("overlays") / place).as_posix() + ".png",
+                }
+                pictures = pool.submit(_write_pictures, detector, path, row, result, out)
+                waiting.append((row, pictures, result.anomaly_map.size))
+            del result  # the map of a large image is large
+            while waiting and (too_many([w[2] for w in waiting]) or waiting[0][1] is None):
+                yield _finished(*waiting.popleft()[:2])
+        while waiting:
+            yield _finished(*waiting.popleft()[:2])
+
+
+def _remembering(
+    inputs: Iterable[tuple[Path | Frame, Path]], asked: deque[tuple[Path | Frame, Path]]
+) -> Iterator[Path | Frame]:
+    """Hand on what is to be scored, and keep it with its place: a film's frames can be had only once."""
+    for path, place in inputs:
+        asked.append((path, place))
+        yield path
+
+
+def too_many(pixels: Sequence[int]) -> bool:
+    """Whether images of so many pixels are too many to hold until their pictures are written."""
+    return len(pixels) > _IN_FLIGHT or sum(pixels) > _PIXELS_IN_FLIGHT
+
+
+def _finished(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
+    if pictures is not None:
+        try:
+            pictures.result()  # a full disk stops the run here
+        except ImageError as error:  # the file went away, or changed, after it was scored
+            return row_of(row["path"], error)
+    return row
+
+
+def row_of(path: str, result: Prediction | ImageError) -> dict[str, Any]:
+    """Say in a row what came of an input, before it has any picture."""
+    row: dict[str, Any] = dict.fromkeys(ROW) | {"path": path, "regions": []}
+    if isinstance(result, ImageError):
+        return row | {"error": str(result)}
+    said = {name: getattr(result, name) for name in ("score", "p_value", "threshold", "anomalous")}
+    return row | said | {"regions": [asdict(region) for region in result.regions]}
+
+
+def _write_pictures(
+    detector: Pipeline, path: Path | Frame, row: dict[str, Any], prediction: Prediction, out: Path
+) -> None:
+    image = decode.as_image(path)  # this and the overlay first, as they can fail for the image
+    write_overlay(detector, image, prediction, out / row["overlay"])
+    draw.write_map(out / row["map"], prediction.anomaly_map)
+
+
+def write_overlay(detector: Pipeline, image: np.ndarray, prediction: Prediction, target: Path) -> None:
+    """Draw an image (H, W, C) with its heat map and, when the model is calibrated, its regions' contours."""
+    low, high = detector.bundle.display_range
+    draw.write_overlay(
+        target,
+        image,
+        prediction.anomaly_map,
+        low=low,
+        high=high,
+        contour_level=detector.pixel_threshold,
+    )

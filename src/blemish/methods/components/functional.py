@@ -1,0 +1,159 @@
+"""What several methods share: Gaussian blurs as matrix products, SSIM on top of them, exposure.
+
+Shapes: B images, C channels, H×W pixels.
+
+Our choice: a blur is two products with a banded matrix, `rows @ x @ cols.T`. A depthwise convolution says
+the same but runs an order of magnitude slower on a CPU (`benchmarks/speed.py`), and the matrices carry the
+border rule inside them, so that the exported graph needs no padding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from blemish.images.preprocess import LUMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+
+
+def gaussian_window(size: int, sigma: float) -> Tensor:
+    """Sample a Gaussian at `size` (odd) integers around 0, scaled to sum 1. Returns (size,) float64."""
+    offsets = torch.arange(size, dtype=torch.float64) - size // 2
+    window = torch.exp(-(offsets**2) / (2 * sigma**2))
+    return window / window.sum()
+
+
+def valid_blur_matrix(n: int, size: int = SSIM_WINDOW, sigma: float = SSIM_SIGMA) -> Tensor:
+    """Blur a line of n pixels, keeping only places where the whole window fits. Returns (n - size + 1, n)."""
+    window = gaussian_window(size, sigma)
+    matrix = torch.zeros(n - size + 1, n, dtype=torch.float64)
+    for i in range(n - size + 1):
+        matrix[i, i : i + size] = window
+    return matrix.float()
+
+
+def same_blur_matrix(n: int, size: int, sigma: float) -> Tensor:
+    """Blur a line of n pixels to n pixels, mirrored at its ends (c b a | a b c | c b a). Returns (n, n)."""
+    window = gaussian_window(size, sigma)
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    for i in range(n):
+        for offset, weight in zip(range(i - size // 2, i + size // 2 + 1), window, strict=True):
+            place = offset % (2 * n)
+            matrix[i, min(place, 2 * n - 1 - place)] += weight
+    return matrix.float()
+
+
+def smoothing_matrix(n: int, sigma: float) -> Tensor:
+    """Blur a line of n pixels with a Gaussian cut off at 4 σ, mirrored at its ends; returns (n, n)."""
+    return same_blur_matrix(n, 2 * math.ceil(4 * sigma) + 1, sigma) if sigma else torch.eye(n)
+
+
+def blur(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Blur the last two dimensions: (..., H, W) with rows (H', H) and cols (W', W) -> (..., H', W')."""
+    return rows @ (x @ cols.T)
+
+
+def ssim_map(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, *, data_range: float = 1.0) -> Tensor:
+    """Structural similarity at each place.
+
+    SSIM = (2 μ_x μ_y + c1)(2 σ_xy + c2) / ((μ_x² + μ_y² + c1)(σ_x² + σ_y² + c2)), with c1 = (k1 L)²,
+    c2 = (k2 L)², k1 = 0.01, k2 = 0.03 (MeTAL Eq. 3 without its sign; Wang et al. 2004).
+
+    Args:
+        x, y: images (B, C, H, W), in [0, L] with L = `data_range`.
+        rows, cols: blur matrices (H', H) and (W', W) of the Gaussian window (11 wide, σ 1.5 in both papers).
+        data_range: L, the range of the pixel values.
+
+    Returns:
+        (B, C, H', W') in [-1, 1]; 1 where the images are equal.
+    """
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mu_x, mu_y = blur(x, rows, cols), blur(y, rows, cols)
+    var_x = blur(x * x, rows, cols) - mu_x * mu_x
+    var_y = blur(y * y, rows, cols) - mu_y * mu_y
+    cov = blur(x * y, rows, cols) - mu_x * mu_y
+    luminance = (2 * mu_x * mu_y + c1) / (mu_x * mu_x + mu_y * mu_y + c1)
+    contrast_structure = (2 * cov + c2) / (var_x + var_y + c2)
+    return luminance * contrast_structure
+
+
+def grey(x: Tensor) -> Tensor:
+    """RGB images (B, 3, H, W) -> (B, 1, H, W), by the luma of ITU-R BT.601.
+
+    Images of another number of channels are returned as they are.
+    """
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True) if x.shape[1] == 3 else x
+
+
+def white_point(x: Tensor) -> Tensor:
+    """Mean of the brightest tenth of each image's pixels (channels averaged): (B, C, H, W) -> (B,).
+
+    Our choice: it follows the light, as the mean does, but not the share of the picture that is background.
+    """
+    grey = x.mean(dim=1).flatten(1)  # (B, H·W)
+    return grey.topk(max(1, grey.shape[1] // 10), dim=1).values.mean(dim=1)
+
+
+def expose(x: Tensor, mean_white: Tensor) -> Tensor:
+    """Scale images (B, C, H, W) to a common white point, the training images' mean one (a number).
+
+    Our choice: light and reflectance multiply, so on a darker image every difference, a blemish's too, is
+    smaller. Nearly black images are amplified tenfold at most.
+    """
+    white = torch.maximum(white_point(x), 0.1 * mean_white).clamp(min=1e-6)
+    return x * (mean_white / white)[:, None, None, None]
+
+
+def mean_and_variance(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and population variance over the first dimension of all batches together, in float64."""
+    n, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        values = batch.double()
+        n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
+    mean = total / n
+    return mean, (squares / n - mean**2).clamp(min=0)
+
+
+def place_statistics(batches: Iterable[Tensor], places: int) -> tuple[Tensor, Tensor]:
+    """Mean and spread at each place, by which scores (B, ..., places) are standardised (ours).
+
+    Half the typical spread is added, so that a place that never varies cannot shout. `places` is the number
+    of trailing dimensions that are places; the rest, kinds of score, have a typical spread each.
+    """
+    mean, variance = mean_and_variance(batches)
+    spread = variance.sqrt()
+    typical = spread.flatten(-places).median(dim=-1).values[(..., *[None] * places)]
+    return mean, spread + 0.5 * typical + 1e-6
+
+
+def whitening(covariance: Tensor, n: int) -> Tensor:
+    """Return A with AᵀA the inverse of a covariance that n samples support. Our choice.
+
+    Few samples underestimate some directions, so the covariance is drawn towards its diagonal by the share
+    d / (d + n), and a hundredth of its mean variance is added to each direction; as is a thousandth of the
+    mean of all covariances, so that where every sample is the same (a saturated background) rounding is no
+    deviation.
+
+    Args:
+        covariance: (..., d, d), symmetric, of n samples.
+        n: number of samples.
+
+    Returns:
+        (..., d, d), lower triangular: |A (z - mean)|² is the squared Mahalanobis distance of z.
+    """
+    d = covariance.shape[-1]
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    share = d / (d + n)
+    floor = 0.01 * diagonal.mean(dim=-1, keepdim=True) + 1e-3 * diagonal.mean() + 1e-8
+    shrunk = (1 - share) * covariance + torch.diag_embed(share * diagonal + floor)
+    factor = torch.linalg.cholesky(shrunk)
+    identity = torch.eye(d, dtype=covariance.dtype, device=covariance.device).expand_as(shrunk)
+    return torch.linalg.solve_triangular(factor, identity, upper=False)

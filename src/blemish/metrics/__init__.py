@@ -1,0 +1,1 @@
+"""Exact measures on raw scores, with their confidence intervals."""

@@ -1,0 +1,336 @@
+"""Ranking metrics on raw scores of any range: exact, ties included, from one sort.
+
+A larger score means more anomalous. An ROC curve is a polyline: from one distinct score to the next it
+steps up by the positives and right by the negatives that share the score, in one straight segment where
+both do, which gives a tied pair the weight 1/2. Only a score that some positive has can raise the curve,
+so its corners are counted there alone, by binary search into the sorted negatives: the many good pixels
+of a test set are sorted once and never leave float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Roc:
+    """An ROC curve, exact; make one with `Roc.of`, `image_roc` or `PixelPool`.
+
+    Per distinct score of the positives, descending, arrays (k,): `values` the scores, `above` the number of
+    negatives above that score, `above_or_equal` those not below it, `weight` the summed weight of the
+    positives not below it. `n_negatives` and `n_positives` are counts.
+    """
+
+    values: np.ndarray
+    above: np.ndarray
+    above_or_equal: np.ndarray
+    weight: np.ndarray
+    n_negatives: int
+    n_positives: int
+
+    @classmethod
+    def of(cls, negatives: ArrayLike, positives: ArrayLike, weights: ArrayLike | None = None) -> Roc:
+        """Build the curve from scores (n,) of good things and scores (m,) of defective ones, unbounded.
+
+        `weights` (m,), finite and above 0, say how much each positive counts; None counts them alike. Only
+        their ratios matter. Floating scores keep their type, integers get a floating one. Raises
+        UsageError for NaN, infinity, a single class, or shapes that do not match.
+        """
+        good, defective = np.ravel(negatives), np.ravel(positives)
+        dtype = np.result_type(good.dtype, defective.dtype, np.float16)  # floating, and wide enough for both
+        weight = None if weights is None else np.ravel(weights).astype(np.float64)
+        if weight is not None and not (
+            weight.shape == defective.shape and (np.isfinite(weight) & (weight > 0)).all()
+        ):
+            raise UsageError("weights of the positives: give one for each, finite and above 0")
+        return _Ranking.of(np.sort(good.astype(dtype)), defective.astype(dtype)).roc(weight)
+
+    def auroc(self) -> float:
+        """Return the area under the curve in [0, 1]: P(positive > negative) + P(equal) / 2; chance is 0.5."""
+        return self.area_up_to(1.0)
+
+    def area_up_to(self, limit: float) -> float:
+        """Integrate the curve from FPR 0 to `limit` in (0, 1]; in [0, limit], chance is limit² / 2.
+
+        Straight lines through ties, cut exactly at the limit. Raises UsageError for another limit.
+        """
+        check_limit(limit)
+        fpr, tpr = self._vertices()
+        inside = int(np.searchsorted(fpr, limit, side="right"))
+        x, y = fpr[:inside], tpr[:inside]
+        cut = (limit - x[-1]) * (y[-1] + _height_at(fpr, tpr, limit))
+        twice = np.diff(x)
+        twice *= y[1:] + y[:-1]
+        return float(np.sum(twice) + cut) / 2
+
+    def normalised_auroc(self, limit: float) -> float:
+        """Return `area_up_to(limit)` / limit, in [0, 1]; chance is limit / 2 (Bergmann et al. 2021)."""
+        return self.area_up_to(limit) / limit
+
+    def mcclish(self, limit: float) -> float:
+        """Correct the partial area so that chance is 0.5 and a perfect ranking 1 (McClish 1989).
+
+        (1 + (A - c² / 2) / (c - c² / 2)) / 2 with A = `area_up_to(c)`, c the limit in (0, 1]. The
+        worst ranking gets (1 - c) / (2 - c), not 0. Raises UsageError for another limit.
+        """
+        area, chance = self.area_up_to(limit), limit**2 / 2
+        return 0.5 * (1 + (area - chance) / (limit - chance))
+
+    def tpr_at(self, fpr: float) -> float:
+        """Return the share of positives found, in [0, 1], at a false positive rate in [0, 1].
+
+        On the polyline; where it rises vertically, the top of the rise. Raises UsageError for another rate.
+        """
+        if not 0 <= fpr <= 1:
+            raise UsageError(f"false positive rate {fpr}: it must lie in [0, 1]")
+        return _height_at(*self._vertices(), fpr)
+
+    def curve(self, max_points: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+        """Pick corners for a plot: (fpr, tpr), float64 (k,), k <= max_points, both ends included.
+
+        Our choice: evenly spread along fpr + tpr, so that steep and flat parts keep their shape. Raises
+        UsageError for fewer than 2 points.
+        """
+        if max_points < 2:
+            raise UsageError(f"max_points {max_points}: a curve has at least its 2 ends; give 2 or more")
+        fpr, tpr = self._vertices()
+        distinct = np.append(True, (np.diff(fpr) > 0) | (np.diff(tpr) > 0))
+        fpr, tpr = fpr[distinct], tpr[distinct]
+        if len(fpr) > max_points:
+            along = fpr + tpr
+            kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], max_points)))
+            fpr, tpr = fpr[kept], tpr[kept]
+        return fpr, tpr
+
+    def f1max(self) -> tuple[float, float]:
+        """Find the best F1 of all thresholds, in [0, 1], and the highest threshold that reaches it.
+
+        F1 = 2 TP / (TP + FP + P), calling positive what lies strictly above the threshold, as everywhere
+        in blemish. Our choice: the number just below the lowest positive score that is still found.
+        """
+        found = self._found()
+        f1 = 2 * found / (found + self.above_or_equal + self.n_positives)
+        best = int(np.argmax(f1))
+        return float(f1[best]), float(np.nextafter(self.values[best], self.values.dtype.type(-np.inf)))
+
+    def average_precision(self) -> float:
+        """Sum precision × rise in recall over the distinct scores; in (0, 1], chance is the prevalence.
+
+        Stepwise, without interpolation, as scikit-learn defines it. Weights are scaled to sum to the number
+        of positives, so that the prevalence is that of the counts.
+        """
+        found = self._found()
+        precision = found / (found + self.above_or_equal)
+        return float(np.sum(precision * np.diff(found, prepend=0)) / self.n_positives)
+
+    def _found(self) -> np.ndarray:
+        """Count the positives not below each value; weighted, their share times the number."""
+        return self.weight * (self.n_positives / self.weight[-1])
+
+    def _vertices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (fpr, tpr) of the polyline, ascending from (0, 0) to (1, 1), before and after each value."""
+        fpr, tpr = np.zeros((2, 2 * len(self.values) + 2))
+        fpr[1:-1:2], fpr[2:-1:2], fpr[-1] = self.above, self.above_or_equal, self.n_negatives
+        tpr[2:-1:2], tpr[3::2] = self.weight, self.weight
+        fpr /= self.n_negatives
+        tpr /= self.weight[-1]
+        return fpr, tpr
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ranking:
+    """Where positives stand among negatives, whatever each of them weighs.
+
+    Per distinct score of the positives, descending, arrays (k,): `values`, `above` and `above_or_equal` as in
+    `Roc`; per positive (m,): `place`, the index of its score in `values`.
+    """
+
+    values: np.ndarray
+    above: np.ndarray
+    above_or_equal: np.ndarray
+    place: np.ndarray
+    n_negatives: int
+
+    @classmethod
+    def of(cls, negatives: np.ndarray, positives: np.ndarray) -> _Ranking:
+        """Rank positives (m,) among negatives (n,), sorted already, of one floating type."""
+        ascending, inverse = np.unique(positives, return_inverse=True)
+        ends = np.concatenate([negatives[:1], negatives[-1:], ascending[:1], ascending[-1:]])
+        if not np.isfinite(ends).all():  # sorted, NaN and the infinities stand at the ends
+            raise UsageError(
+                "scores hold NaN or infinity: metrics need finite scores; check the model's weights"
+            )
+        n = negatives.size
+        return cls(
+            values=ascending[::-1],
+            above=n - np.searchsorted(negatives, ascending, side="right")[::-1],
+            above_or_equal=n - np.searchsorted(negatives, ascending, side="left")[::-1],
+            place=len(ascending) - 1 - inverse,
+            n_negatives=n,
+        )
+
+    def roc(self, weights: np.ndarray | None = None, chosen: np.ndarray | slice = slice(None)) -> Roc:
+        """Build the curve of the positives, or of `chosen` ones, with `weights` (m,) above 0 or alike.
+
+        Raises UsageError without negatives or positives.
+        """
+        place = self.place[chosen]
+        if self.n_negatives == 0 or place.size == 0:
+            raise UsageError(
+                f"{self.n_negatives} good and {place.size} defective scores: the metric compares the two; "
+                "add what is missing"
+            )
+        rises = np.bincount(place, None if weights is None else weights[chosen], len(self.values))
+        present = slice(None) if rises.all() else rises > 0
+        return Roc(
+            values=self.values[present],
+            above=self.above[present],
+            above_or_equal=self.above_or_equal[present],
+            weight=np.cumsum(rises[present]),
+            n_negatives=self.n_negatives,
+            n_positives=place.size,
+        )
+
+
+class PixelPool:
+    """The pixels of a test set, added image by image, for pixel-level curves.
+
+    Good pixels are kept once, as float32, and sorted where they lie; defective ones, far fewer, with their
+    weight. They are ranked once, by the first curve that is asked for. With 5 % of defective pixels, all
+    curves are had in less than 3 times the size of the maps.
+    """
+
+    def __init__(self) -> None:
+        self._negatives = np.empty(0, dtype=np.float32)  # filled up to _n_negatives, the rest is room to grow
+        self._n_negatives = 0
+        self._positives = [np.empty(0, dtype=np.float32)]
+        self._weights = [np.empty(0)]
+        self._labels = [""]
+        self._ranking: _Ranking | None = None
+
+    def add(self, anomaly_map: np.ndarray, mask: np.ndarray, label: str = "") -> None:
+        """Add one image: its map (H, W), unbounded, kept as float32, and its ground truth, bool (H, W).
+
+        A good image has a mask of all False. `label` names the defect for `pixel_roc`. Raises UsageError as
+        `checked_map`.
+        """
+        values = checked_map(anomaly_map, mask)
+        self._add_negatives(values[~mask])
+        if mask.any():
+            self._positives.append(values[mask])
+            self._weights.append(region_weights(mask))
+            self._labels.append(label)
+        self._ranking = None
+
+    def pixel_roc(self, label: str | None = None) -> Roc:
+        """Build the curve in which every defective pixel counts alike, those of one `label` or all.
+
+        Good pixels are those of all images either way. Raises UsageError without good or defective pixels.
+        """
+        if label is None:
+            return self._ranked().roc()
+        sizes = [p.size for p in self._positives]
+        return self._ranked().roc(chosen=np.repeat([name == label for name in self._labels], sizes))
+
+    def pro_roc(self) -> Roc:
+        """Build the PRO curve: its "TPR" is PRO, its `normalised_auroc(0.3)` is AU-PRO up to FPR 0.3.
+
+        The per-region overlap is the mean, over all 8-connected ground truth regions of all images, of the
+        share of the region that is found; the FPR is over all good pixels of all images (Bergmann et al.
+        2021). Hence an ROC curve in which a pixel weighs 1 / area of its region. Raises as `pixel_roc`.
+        """
+        return self._ranked().roc(np.concatenate(self._weights))
+
+    def _add_negatives(self, values: np.ndarray) -> None:
+        end = self._n_negatives + values.size
+        if end > self._negatives.size:
+            # One block that grows, where a list of arrays would have to be joined and so be held twice.
+            self._negatives.resize(end * 9 // 8, refcheck=False)
+        self._negatives[self._n_negatives : end] = values
+        self._n_negatives = end
+
+    def _ranked(self) -> _Ranking:
+        if self._ranking is None:
+            negatives = self._negatives[: self._n_negatives]
+            negatives.sort()
+            self._ranking = _Ranking.of(negatives, np.concatenate(self._positives))
+        return self._ranking
+
+
+def checked_map(anomaly_map: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return a map (H, W) as float32, after a look at it and at its ground truth, bool (H, W).
+
+    Raises UsageError for NaN or infinity, a mask that is not bool, or shapes that differ.
+    """
+    values = np.asarray(anomaly_map, dtype=np.float32)
+    if mask.dtype != np.bool_:
+        raise UsageError(f"mask of type {mask.dtype}: it must be bool; compare it with 0 first")
+    if values.ndim != 2 or values.shape != mask.shape:
+        raise UsageError(f"map of shape {values.shape} and mask of shape {mask.shape}: both must be (H, W)")
+    if not np.isfinite(values).all():
+        raise UsageError("anomaly map holds NaN or infinity: metrics need finite float32 scores")
+    return values
+
+
+def region_weights(mask: np.ndarray) -> np.ndarray:
+    """Weigh every defective pixel of a mask, bool (H, W), by 1 / area of its 8-connected region.
+
+    Returns float64 (n,) in (0, 1], for the mask's pixels row by row; the sum is the number of regions.
+    """
+    from scipy import ndimage
+
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return np.empty(0)
+    box = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]  # small, mostly: the rest need not be labelled
+    labels = np.empty(box.shape, dtype=np.int32)
+    ndimage.label(box, structure=np.ones((3, 3), dtype=bool), output=labels)
+    region = labels[box]
+    return 1 / np.bincount(region)[region]
+
+
+def check_limit(limit: float) -> None:
+    """Raise UsageError unless the FPR limit lies in (0, 1]."""
+    if not 0 < limit <= 1:
+        raise UsageError(f"FPR limit {limit}: it must lie in (0, 1]; 0.3 is the usual one")
+
+
+def image_roc(scores: ArrayLike, is_defect: ArrayLike) -> Roc:
+    """Build the curve of image scores (n,), unbounded, with `is_defect` bool (n,).
+
+    Raises UsageError for NaN, infinity, a single class, labels that are not bool or lengths that differ.
+    """
+    good, defective = by_class(scores, is_defect)
+    return Roc.of(good, defective)
+
+
+def _height_at(fpr: np.ndarray, tpr: np.ndarray, x: float) -> float:
+    """Return the polyline's height at x, the upper one where it rises vertically."""
+    right = int(np.searchsorted(fpr, x, side="right"))
+    if right == len(fpr):
+        return float(tpr[-1])
+    left = right - 1
+    share = (x - fpr[left]) / (fpr[right] - fpr[left])
+    return float(tpr[left] + share * (tpr[right] - tpr[left]))
+
+
+def by_class(scores: ArrayLike, is_defect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Split scores (n,) into those of good and of defective images by `is_defect`, bool (n,).
+
+    Raises UsageError for labels that are not bool or lengths that differ.
+    """
+    values, defective = np.asarray(scores), np.asarray(is_defect)
+    if defective.dtype != np.bool_ and defective.size:
+        raise UsageError(f"labels of type {defective.dtype}: they must be bool, True for a defect")
+    if values.ndim != 1 or values.shape != defective.shape:
+        raise UsageError(f"{values.shape} scores and {defective.shape} labels: give one label per score")
+    defective = defective.astype(bool)
+    return values[~defective], values[defective]

@@ -1,0 +1,1 @@
+"""What is kept of every inspection: rows, tables, databases, archived images."""

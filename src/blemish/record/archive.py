@@ -1,0 +1,128 @@
+"""Files by the SHA-256 of their bytes: images as they came, and maps. The same bytes are kept once.
+
+    folder/images/ab/abcdef...    folder/maps/ab/abcdef...
+
+A file is there whole or not at all, and on disk when `put` returns. Who removes files and who puts them need
+not know of each other, be they threads or processes: what is put while it is being removed stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from blemish.core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+Kind = Literal["image", "map"]
+
+_FOLDERS: dict[Kind, str] = {"image": "images", "map": "maps"}
+_HASH = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of the archive: what it is, its size in bytes, and when it was last put (seconds since 1970)."""
+
+    kind: Kind
+    hash: str
+    size: int
+    put: float
+
+
+class Archive:
+    """A folder of files that are named by their content."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, data: bytes, kind: Kind) -> str:
+        """Keep some bytes and return their SHA-256, 64 hex digits. Raises OSError when the disk refuses."""
+        found = hashlib.sha256(data).hexdigest()
+        target = self.path(found, kind)
+        try:
+            os.utime(target)  # also says to whoever wants to remove it just now that it is needed
+        except FileNotFoundError:
+            self._write(target, data)
+        else:
+            _force(target.parent)  # another thread may have renamed it, but not forced it to disk yet
+        return found
+
+    def path(self, hash: str, kind: Kind) -> Path:
+        """Return where a file lies, whether it is there or not. Raises DataError for what is no hash."""
+        if not _HASH.fullmatch(hash):
+            raise DataError(f"{hash!r}: is no SHA-256; give 64 hex digits")
+        return self.folder / _FOLDERS[kind] / hash[:2] / hash
+
+    def read(self, hash: str, kind: Kind) -> bytes:
+        """Return a file's bytes. Raises FileNotFoundError when it is not, or no longer, there."""
+        return self.path(hash, kind).read_bytes()
+
+    def delete(self, hash: str, kind: Kind, *, put_before: datetime | None = None) -> int:
+        """Remove a file if it is there, and was last put before that time; returns the bytes freed."""
+        target = self.path(hash, kind)
+        taken = target.with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            target.rename(taken)  # from here on, whoever puts it writes it anew
+        except FileNotFoundError:
+            return 0
+        about = taken.stat()
+        if put_before is not None and about.st_mtime >= put_before.timestamp():
+            taken.replace(target)
+            return 0
+        taken.unlink()
+        return about.st_size
+
+    def files(self) -> Iterator[Stored]:
+        """Yield every file, in no order that means something."""
+        for kind in _FOLDERS:
+            for entry in self._entries(kind):
+                if _HASH.fullmatch(entry.name):
+                    about = entry.stat()
+                    yield Stored(kind, entry.name, about.st_size, about.st_mtime)
+
+    def tidy(self, before: datetime) -> None:
+        """Remove what writers that were killed before that time have left unfinished."""
+        for kind in _FOLDERS:
+            for entry in self._entries(kind):
+                if entry.name.endswith(".tmp") and entry.stat().st_mtime < before.timestamp():
+                    Path(entry.path).unlink(missing_ok=True)
+
+    def _entries(self, kind: Kind) -> Iterator[os.DirEntry[str]]:
+        top = self.folder / _FOLDERS[kind]
+        for folder in sorted(top.iterdir()) if top.is_dir() else ():
+            with os.scandir(folder) as entries:
+                yield from list(entries)
+
+    def _write(self, target: Path, data: bytes) -> None:
+        part = target.with_name(f".{secrets.token_hex(8)}.tmp")
+        made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        for folder in (target.parent, *(folder.parent for folder in made)):
+            _force(folder)
+
+
+def _force(folder: Path) -> None:
+    """Force a folder's list of names to disk, where the system has such a thing."""
+    if hasattr(os, "O_DIRECTORY"):
+        opened = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

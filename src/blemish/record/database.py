@@ -1,0 +1,155 @@
+"""Opening a database: SQLite in one file, or PostgreSQL by URL, with its tables brought up to date.
+
+A write is on disk when it returns: SQLite with a write-ahead log and synchronous=FULL, PostgreSQL with
+synchronous_commit. SQLite's readers and its one writer do not wait for each other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from blemish.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import URL, Connection, Engine
+
+NAME = "station.db"
+VERSION_TABLE = "blemish_version"
+LOCKED = 30.0
+"""Seconds that SQLite waits for another process to finish writing."""
+SILENT = 20
+"""Seconds without an answer after which a connection to PostgreSQL counts as lost."""
+_OPENING_LOCK = 0x626C656D  # "blem": a number that two processes which open one database agree on
+
+
+def open_database(url: str | None, folder: Path) -> Engine:
+    """Open a database, None: SQLite in `folder`, and bring its tables up to date.
+
+    Raises UsageError, one line, for a database that cannot be opened, is newer, or another program's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = sa.URL.create("sqlite", database=str(folder / NAME)) if url is None else _parsed(url)
+    try:
+        engine = _engine(place)
+    except ImportError as error:  # of the driver
+        raise UsageError(
+            f"{shown(place)}: {error.name} is missing; pip install 'blemish[postgres]'"
+        ) from error
+    try:
+        with writing(engine) as connection:
+            if place.get_backend_name() == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
+            _check(connection, place)
+            _upgrade(connection)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise UsageError(
+            f"{shown(place)}: cannot be opened ({one_line(error)}); check the database's URL"
+        ) from error
+    except UsageError:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _parsed(url: str) -> URL:
+    what = "must be sqlite:///FILE or postgresql://USER@HOST/NAME"
+    try:
+        place = sa.make_url(url)
+    except (ArgumentError, ValueError) as error:
+        hidden = url.rsplit("@", 1)[-1]  # no password in an error
+        raise UsageError(f"{hidden!r}: is no URL of a database; {what}") from error
+    backend = place.get_backend_name()
+    if backend == "sqlite" and place.database not in (None, "", ":memory:"):
+        return place
+    if backend == "postgresql":
+        return place.set(drivername="postgresql+psycopg")
+    raise UsageError(f"{shown(place)}: {what}")
+
+
+def shown(place: URL) -> str:
+    """Spell a URL without its password."""
+    return place.render_as_string(hide_password=True)
+
+
+def one_line(error: SQLAlchemyError) -> str:
+    """Return what a database said, on one line and without the statement."""
+    said = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    return " ".join(str(said).split())[:200]
+
+
+def _engine(place: URL) -> Engine:
+    if place.get_backend_name() == "sqlite":
+        engine = sa.create_engine(place, connect_args={"timeout": LOCKED})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    settings = {
+        "connect_timeout": SILENT,
+        "tcp_user_timeout": 1000 * SILENT,
+        "keepalives_idle": SILENT,
+        "options": f"{place.query.get('options', '')} -c synchronous_commit=on",
+    }
+    return sa.create_engine(place, connect_args=settings, pool_pre_ping=True)
+
+
+def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # `_begin_sqlite` begins, also before what changes tables
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # a transaction that reads first and then writes would fail when another process wrote in between
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def writing(engine: Engine) -> Any:
+    """Begin a transaction that writes."""
+    return engine.execution_options(writes=True).begin()
+
+
+def _check(connection: Connection, place: URL) -> None:
+    """Refuse what is newer or another's."""
+    tables = sa.inspect(connection).get_table_names()
+    if VERSION_TABLE in tables:
+        found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+        if found not in _revisions():
+            raise UsageError(
+                f"{shown(place)}: was written by a newer blemish (version {found}); upgrade blemish"
+            )
+    elif tables:
+        raise UsageError(
+            f"{shown(place)}: holds another program's tables ({', '.join(sorted(tables)[:3])}); "
+            "give an empty database"
+        )
+
+
+def _config() -> Any:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "blemish.record:migrations")
+    return config
+
+
+def _revisions() -> set[str]:
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _upgrade(connection: Connection, revision: str = "head") -> None:
+    from alembic import command
+
+    config = _config()
+    config.attributes |= {"connection": connection, "version_table": VERSION_TABLE}
+    command.upgrade(config, revision)

@@ -1,0 +1,192 @@
+"""What a watch keeps beside its ledger: files in the archive, and rows in the store, which follow the ledger.
+
+The files of a part are in the archive before its row is in the ledger, which names them. A thread reads the
+ledger and records its rows in the store; so the ledger is the truth, and whatever becomes of the database, or
+of the watch, the rows that are not in the store yet are recorded later, at the next start at the latest.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blemish.core.errors import ImageError
+from blemish.data.hashing import file_digest
+from blemish.images.draw import map_file
+from blemish.record.archive import Archive
+from blemish.record.rows import Inspection, ModelRecord, model_record
+from blemish.record.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from blemish.inference.model_file import Bundle
+
+T = TypeVar("T")
+SQLITE = "sqlite"
+"""Stands for a SQLite file of the watch's own."""
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds between two tries to reach the database: doubled from the first to the longest."""
+LAST_CALL = 5.0
+"""Seconds that the store is given to catch up when the watch ends."""
+_PORTION = 200  # rows recorded together
+
+
+class Keeper:
+    """Puts files into an archive, and makes a store follow a ledger from a thread of its own."""
+
+    def __init__(self, ledger: Path, store: Store, archive: Archive, say: Callable[[str], None]) -> None:
+        self.ledger, self.store, self.archive, self.say = ledger, store, archive, say
+        self._used: set[str] = set()
+        self._models: deque[ModelRecord] = deque()  # that are not in the store yet
+        self._at = 0  # the ledger's rows before this byte are in the store
+        self._failing = False
+        self._news, self._ending = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="database", daemon=True)
+        self._thread.start()
+
+    def use(self, digest: str, name: str, bundle: Bundle) -> None:
+        """Say which model makes the rows that follow."""
+        if digest in self._used:
+            return
+        self._used.add(digest)
+        self._models.append(model_record(digest, name, bundle))
+        self.tell()
+
+    def put(self, file: Path, about: tuple[int, int], map_tiff: Path | None) -> dict[str, Any]:
+        """Put an image file and its map into the archive; returns what a row of the ledger says of them.
+
+        A file that is no image, and has no map, is not kept, but its row says which bytes it were. One that
+        is not of this size and time (ns) any more is another one. Raises OSError when the disk refuses.
+        """
+        if map_tiff is None:
+            return {"image": _as_it_was(file, about, file_digest), "map": None, "width": None, "height": None}
+        import tifffile
+
+        anomaly_map = tifffile.imread(map_tiff)
+        height, width = anomaly_map.shape
+        data = _as_it_was(file, about, Path.read_bytes)
+        hashes = {
+            "image": None if data is None else self.archive.put(data, "image"),
+            "map": self.archive.put(map_file(anomaly_map), "map"),
+        }
+        return hashes | {"width": width, "height": height}
+
+    def tell(self) -> None:
+        """Say that the ledger has grown; never waits."""
+        self._news.set()
+
+    def close(self, seconds: float) -> int:
+        """Give the store some seconds to catch up, then stop. Returns how many rows it lacks."""
+        self._ending.set()
+        self._news.set()
+        self._thread.join(seconds)
+        return len(self._next(None)[0])
+
+    def _run(self) -> None:
+        self._news.set()  # what a life before this one left
+        wait = FIRST_WAIT
+        while True:
+            self._news.wait()
+            last = self._ending.is_set()  # before it is read: then all rows are in the ledger
+            self._news.clear()
+            if self._try():
+                wait = FIRST_WAIT
+            elif not last:
+                self._news.set()
+                self._ending.wait(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
+            if last:
+                return
+
+    def _try(self) -> bool:
+        try:
+            while self._models:
+                self.store.add_model(self._models[0])
+                self._models.popleft()
+            while self._record():
+                pass
+        except Exception as error:  # whatever becomes of the database, the inspection goes on
+            if not self._failing:
+                line = " ".join(str(error).split())[:300] or type(error).__name__
+                self.say(f"--database: {line}; the inspection goes on, and rows are recorded when it works")
+            self._failing = True
+            return False
+        if self._failing:
+            self.say("--database: works again, and has all rows")
+        self._failing = False
+        return True
+
+    def _record(self) -> bool:
+        """Record the next rows of the ledger; returns whether there were any."""
+        found, end = self._next(_PORTION)
+        rows = [row for row in found if "id" in row]  # there were none at first
+        known = self.store.known([row["id"] for row in rows])
+        self.store.record([inspection_of(row) for row in rows if row["id"] not in known])
+        self._at = end
+        return bool(found)
+
+    def _next(self, most: int | None) -> tuple[list[dict[str, Any]], int]:
+        """Read whole rows of the ledger from where the store stands; returns them and where they end."""
+        rows: list[dict[str, Any]] = []
+        end = self._at
+        if not self.ledger.exists():
+            return rows, end
+        with self.ledger.open("rb") as file:
+            file.seek(end)
+            for line in file:
+                if len(rows) == most or not line.endswith(b"\n"):
+                    break
+                rows.append(json.loads(line))
+                end += len(line)
+        return rows, end
+
+
+def inspection_of(row: dict[str, Any]) -> Inspection:
+    """Return the inspection that a row of the ledger is about; without `archived` its files are not kept."""
+    same = (
+        "id",
+        "path",
+        "model",
+        "score",
+        "p_value",
+        "threshold",
+        "anomalous",
+        "regions",
+        "error",
+        "seconds",
+    )
+    values: dict[str, Any] = {name: row[name] for name in same} | row.get("archived", {})
+    return Inspection(**values, time=datetime.fromisoformat(row["time"]), source="watch")
+
+
+def _as_it_was(file: Path, about: tuple[int, int], read: Callable[[Path], T]) -> T | None:
+    """Read a file; None when it is gone, or was written anew."""
+    try:
+        found, now = read(file), file.stat()
+    except (OSError, ImageError):
+        return None
+    return found if (now.st_size, now.st_mtime_ns) == about else None
+
+
+@contextmanager
+def keeping(url: str, ledger: Path, say: Callable[[str], None]) -> Iterator[Keeper]:
+    """Open the store and the archive of a watch beside its ledger; at the end, say what the store lacks.
+
+    `url`: as `Store.open` takes it, or `SQLITE`. Raises UsageError for a database that cannot be opened.
+    """
+    out = ledger.parent
+    store = Store.open(None if url == SQLITE else url, out)
+    keeper = Keeper(ledger, store, Archive(out / "archive"), say)
+    try:
+        yield keeper
+    finally:
+        lacking = keeper.close(LAST_CALL)
+        if lacking:
+            say(f"--database: lacks the last {lacking} rows; the next start records them")
+        store.close()

@@ -1,0 +1,1 @@
+"""The versions of the database and the steps between them."""

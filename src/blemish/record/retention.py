@@ -1,0 +1,167 @@
+"""Making room: which files are removed when, and in what order. Rows stay for ever.
+
+What is wanted for longer: the files of rejected and failed parts, and of those that a person called a defect.
+First what is too old goes. Then, while the files take too much room, the oldest accepted parts' go, then the
+oldest of the wanted ones. A file that several inspections share goes with the last of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from blemish.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from blemish.record.archive import Archive, Kind, Stored
+    from blemish.record.rows import Inspection
+    from blemish.record.store import Store
+
+GRACE = timedelta(hours=1)
+"""A file that was put less than this ago is left alone: its row may not be recorded yet."""
+ORPHANED = timedelta(days=7)
+"""A file without a row is removed after this; a watch records rows late when its database was away."""
+_PORTION = 200  # inspections, or files, that are looked at together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How long files are kept, and how much room they may take."""
+
+    accepted_days: float | None = None
+    """Files of accepted and unjudged parts; None: as long as there is room."""
+    rejected_days: float | None = None
+    """Files of rejected and failed parts and of those called a defect; not less than `accepted_days`."""
+    gigabytes: float | None = None
+    """Room for all files, in 10⁹ bytes; None: as much as there is."""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself. Raises UsageError."""
+        for name in ("accepted_days", "rejected_days", "gigabytes"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UsageError(f"--keep-{name.replace('_', '-')} {value}: must be 0 or larger")
+        if self.rejected_days is not None and not (
+            self.accepted_days is not None and self.accepted_days <= self.rejected_days
+        ):
+            shown = "without end" if self.accepted_days is None else f"{self.accepted_days:g}"
+            raise UsageError(
+                f"--keep-rejected-days {self.rejected_days:g}: accepted parts are kept longer ({shown}); "
+                "give more"
+            )
+
+
+@dataclass
+class Removed:
+    """What a run of `retain` removed: inspections without files now, files, and their bytes."""
+
+    inspections: int = 0
+    files: int = 0
+    bytes: int = 0
+
+
+def retain(store: Store, archive: Archive, policy: Policy, now: datetime) -> Removed:
+    """Remove the files that `policy` does not keep at the time `now`; rows say when theirs were removed.
+
+    Every row is changed before its files go, so that after a crash no row promises a file that is gone: what
+    is left over then goes with a later run.
+    """
+    removed = Removed()
+    for wanted, days in ((False, policy.accepted_days), (True, policy.rejected_days)):
+        if days is not None:
+            until = now - timedelta(days=days)
+            while old := store.oldest_with_files(wanted=wanted, until=until, limit=_PORTION):
+                _forget(store, archive, old, now, removed)
+    archive.tidy(now - ORPHANED)
+    room = _sweep(store, archive, now, removed)
+    if policy.gigabytes is not None:
+        excess = room - policy.gigabytes * 1e9
+        for wanted in (False, True):
+            excess = _shrink(store, archive, wanted, excess, now, removed)
+    return removed
+
+
+def _shrink(
+    store: Store, archive: Archive, wanted: bool, excess: float, now: datetime, removed: Removed
+) -> float:
+    """Remove the oldest files until `excess` bytes are freed; returns what remains to be freed."""
+    while excess > 0 and (oldest := store.oldest_with_files(wanted=wanted, limit=_PORTION)):
+        number, expected = 0, 0
+        while number < len(oldest) and expected < excess:
+            number += 1
+            expected = _freed(store, archive, oldest[:number], expected)
+        before = removed.bytes
+        _forget(store, archive, oldest[:number], now, removed)
+        excess -= max(removed.bytes - before, expected)
+    return excess
+
+
+def _freed(store: Store, archive: Archive, chosen: Sequence[Inspection], before: int) -> int:
+    """Bytes that go with the inspections `chosen`, when `before` go with all but the last of them."""
+    files = _files(chosen[-1:])
+    others = store.referenced([hash for hash, _ in files], but=[i.id for i in chosen])
+    sizes = (_size(archive, *file) for file in files if file[0] not in others)
+    return before + sum(sizes)
+
+
+def _size(archive: Archive, hash: str, kind: Kind) -> int:
+    try:
+        return archive.path(hash, kind).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _files(inspections: Sequence[Inspection]) -> list[tuple[str, Kind]]:
+    """Return the files of inspections, each once."""
+    files: dict[tuple[str, Kind], None] = {}  # a set that keeps its order
+    for inspection in inspections:
+        if inspection.image is not None:
+            files[inspection.image, "image"] = None
+        if inspection.map is not None:
+            files[inspection.map, "map"] = None
+    return list(files)
+
+
+def _forget(
+    store: Store, archive: Archive, inspections: Sequence[Inspection], now: datetime, removed: Removed
+) -> None:
+    """Note that the files of inspections are gone, then remove those that no other one has."""
+    files = _files(inspections)
+    store.forget_files([inspection.id for inspection in inspections], time=now)
+    removed.inspections += len(inspections)
+    others = store.referenced([hash for hash, _ in files])
+    for hash, kind in files:
+        if hash not in others:
+            _delete(archive, hash, kind, now - GRACE, removed)
+
+
+def _delete(archive: Archive, hash: str, kind: Kind, put_before: datetime, removed: Removed) -> None:
+    freed = archive.delete(hash, kind, put_before=put_before)
+    removed.files += freed > 0
+    removed.bytes += freed
+
+
+def _sweep(store: Store, archive: Archive, now: datetime, removed: Removed) -> int:
+    """Remove files that no row has and nobody will record any more; returns the bytes of those that stay."""
+    total, before, old = 0, removed.bytes, []
+    begin = (now - ORPHANED).timestamp()
+
+    def look(files: list[Stored]) -> None:
+        kept = store.referenced([file.hash for file in files])
+        for file in files:
+            if file.hash not in kept:
+                _delete(archive, file.hash, file.kind, now - ORPHANED, removed)
+
+    for file in archive.files():
+        total += file.size
+        if file.put < begin:
+            old.append(file)
+        if len(old) == _PORTION:
+            look(old)
+            old = []
+    look(old)
+    return total - (removed.bytes - before)

@@ -1,0 +1,195 @@
+"""The words of the record: inspections, verdicts, models, alarms, and identifiers that sort by time."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from blemish.core.errors import BlemishError, DataError
+from blemish.inference.model_file import describe
+
+if TYPE_CHECKING:
+    from blemish.inference.model_file import Bundle
+
+Judgement = Literal["good", "defect"]
+Decision = Literal["accepted", "rejected", "unjudged", "failed"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U
+_VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
+_RANDOM_BITS = 80
+
+
+class StoreError(BlemishError):
+    """The database went away, or does not take what it is given: worth another try."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found in one image, by which model. Times are UTC, to the millisecond."""
+
+    id: str
+    """26 characters, made by `new_id(time)`."""
+    time: datetime
+    source: str
+    """Who asked: api, page or watch."""
+    part: str | None = None
+    """What the sender calls the part."""
+    path: str | None = None
+    """A name that the sender gave; never opened."""
+    model: str
+    """SHA-256 of the model file, 64 hex digits."""
+    image: str | None = None
+    """SHA-256 of the image file, 64 hex digits; None: not kept, or not any more."""
+    map: str | None = None
+    """SHA-256 of the map's file, as `image`."""
+    width: int | None = None
+    height: int | None = None
+    score: float | None = None
+    """Raw image score; None when the image could not be used."""
+    p_value: float | None = None
+    threshold: float | None = None
+    anomalous: bool | None = None
+    """None without a calibration."""
+    regions: list[dict[str, Any]] = field(default_factory=list)
+    """As in predictions.jsonl."""
+    error: str | None = None
+    seconds: float
+    files_removed: datetime | None = None
+    """When its image and map were removed to make room."""
+
+    @property
+    def decision(self) -> Decision:
+        """What became of the part."""
+        if self.error is not None:
+            return "failed"
+        return "unjudged" if self.anomalous is None else "rejected" if self.anomalous else "accepted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a person says of an inspected part. All are kept, the last one counts."""
+
+    id: str
+    inspection: str
+    time: datetime
+    verdict: Judgement
+    note: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """A model that was used, by the SHA-256 of its file; `description` is that of `bundle.describe`."""
+
+    digest: str
+    name: str
+    method: str
+    preset: str
+    dataset: str
+    first_used: datetime
+    description: dict[str, Any]
+
+
+def model_record(digest: str, name: str, bundle: Bundle) -> ModelRecord:
+    """Describe a model that is used from now on."""
+    return ModelRecord(
+        digest=digest,
+        name=name,
+        method=bundle.method,
+        preset=bundle.preset,
+        dataset=str(bundle.provenance.get("dataset", "")),
+        first_used=datetime.now(UTC),
+        description=json.loads(describe(bundle)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """Production does not look like calibration any more: `value` is the martingale."""
+
+    id: str
+    model: str
+    time: datetime
+    kind: Literal["drift"]
+    value: float
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """What happened in a span of time that begins at `time`; figures are None where nothing was scored."""
+
+    time: datetime
+    n: int
+    rejected: int
+    failed: int
+    median_seconds: float | None
+    p99_seconds: float | None
+    score_quantiles: tuple[float, ...] | None
+    """Scores at `QUANTILES`."""
+
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class _Ids:
+    """Makes identifiers; those of the same millisecond count up, so that they sort as they were made."""
+
+    def __init__(self) -> None:
+        self._lock, self._last = threading.Lock(), (-1, 0)
+
+    def next(self, ms: int) -> int:
+        with self._lock:
+            before, random = self._last
+            # the first bit is left free for counting
+            random = random + 1 if ms == before else secrets.randbits(_RANDOM_BITS - 1)
+            self._last = ms, random
+        return ms << _RANDOM_BITS | random
+
+
+_ids = _Ids()
+
+
+def new_id(time: datetime) -> str:
+    """Make an identifier, 26 characters that sort by time (a ULID: 48 bits of milliseconds, 80 random)."""
+    return _spelled(_ids.next(milliseconds(time)))
+
+
+def first_id(time: datetime) -> str:
+    """Return the smallest identifier of `time` or later; times before 1970 count as 1970."""
+    ms = -(-max(time - _EPOCH, timedelta()) // timedelta(milliseconds=1))  # up: those before it are earlier
+    return _spelled(ms << _RANDOM_BITS)
+
+
+def time_of(id: str) -> datetime:
+    """Return the time of an identifier, to the millisecond. Raises DataError for what is none."""
+    try:
+        number = 0
+        for digit in id:
+            number = number << 5 | _VALUES[digit]
+        if len(id) == 26:
+            return from_milliseconds(number >> _RANDOM_BITS)
+    except (KeyError, OverflowError):  # a digit that there is not, a time after the year 9999
+        pass
+    raise DataError(f"{id!r}: is no identifier; they are 26 digits and capitals, beginning with a time")
+
+
+def _spelled(number: int) -> str:
+    return "".join(_DIGITS[number >> 5 * place & 31] for place in reversed(range(26)))
+
+
+def milliseconds(time: datetime) -> int:
+    """Milliseconds since 1970, rounded down. Raises DataError for a time without a zone."""
+    if time.tzinfo is None:
+        raise DataError(f"{time}: has no time zone; give UTC")
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def from_milliseconds(ms: int) -> datetime:
+    """UTC time of the milliseconds since 1970."""
+    return _EPOCH + timedelta(milliseconds=ms)

@@ -1,0 +1,218 @@
+"""The tables of the record, and what their rows are in Python; `migrations` makes them.
+
+Times are milliseconds since 1970. `decision` and the last `verdict` stand in the row of an inspection so that
+both can be searched for by an index.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    and_,
+    or_,
+)
+
+from blemish.record.rows import (
+    Alarm,
+    Inspection,
+    ModelRecord,
+    Verdict,
+    first_id,
+    from_milliseconds,
+    milliseconds,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Row
+
+    from blemish.record.rows import Decision, Judgement
+
+
+def _id() -> String:
+    """Identifiers sort by their bytes, whatever the language of a PostgreSQL database."""
+    return String(26).with_variant(String(26, collation="C"), "postgresql")
+
+
+metadata = MetaData()
+
+models = Table(
+    "models",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("preset", Text, nullable=False),
+    Column("dataset", Text, nullable=False),
+    Column("first_used", BigInteger, nullable=False),
+    Column("description", Text, nullable=False),
+)
+
+inspections = Table(
+    "inspections",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("time", BigInteger, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("part", Text),
+    Column("path", Text),
+    Column("model", String(64), nullable=False),
+    Column("image", String(64)),
+    Column("map", String(64)),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("score", Double),
+    Column("p_value", Double),
+    Column("threshold", Double),
+    Column("decision", Text, nullable=False),
+    Column("regions", Text, nullable=False),
+    Column("error", Text),
+    Column("seconds", Double, nullable=False),
+    Column("verdict", Text),
+    Column("files_removed", BigInteger),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("number", Integer, primary_key=True),  # the order in which they were given
+    Column("id", _id(), nullable=False, unique=True),
+    Column("inspection", _id(), ForeignKey("inspections.id"), nullable=False, index=True),
+    Column("time", BigInteger, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("by", Text, nullable=False),
+)
+
+alarms = Table(
+    "alarms",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("model", String(64), nullable=False, index=True),
+    Column("time", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("message", Text, nullable=False),
+)
+
+rows = inspections.c
+has_files = and_(rows.files_removed.is_(None), or_(rows.image.is_not(None), rows.map.is_not(None)))
+for filtered in ("model", "decision", "part", "verdict"):
+    Index(f"ix_inspections_{filtered}_id", rows[filtered], rows.id)
+for file in ("image", "map"):
+    Index(f"ix_inspections_{file}", rows[file])
+Index("ix_inspections_files", rows.id, sqlite_where=has_files, postgresql_where=has_files)
+
+
+def clean(text: str | None) -> str | None:
+    r"""Spell what no database takes, lone surrogates and zero, with a backslash: \udcff, \x00."""
+    return text and text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def where(
+    since: datetime | None = None,
+    until: datetime | None = None,
+    model: str | None = None,
+    decision: Decision | None = None,
+    part: str | None = None,
+    verdict: Judgement | Literal["none"] | None = None,
+) -> list[ColumnElement[bool]]:
+    """Return the conditions of a search; `until` itself is not included."""
+    found: list[ColumnElement[bool]] = []
+    if since is not None:
+        found.append(rows.id >= first_id(since))
+    if until is not None:
+        found.append(rows.id < first_id(until))
+    equal = ((rows.model, model), (rows.decision, decision), (rows.part, clean(part)))
+    found += [column == value for column, value in equal if value is not None]
+    if verdict is not None:
+        found.append(rows.verdict.is_(None) if verdict == "none" else rows.verdict == verdict)
+    return found
+
+
+def row_of(inspection: Inspection) -> dict[str, Any]:
+    """Return the row of an inspection that nobody has judged yet."""
+    row = dict(vars(inspection))
+    del row["anomalous"]
+    return row | {
+        "time": milliseconds(inspection.time),
+        "part": clean(inspection.part),
+        "path": clean(inspection.path),
+        "error": clean(inspection.error),
+        "decision": inspection.decision,
+        "regions": json.dumps(inspection.regions),
+        "files_removed": None,
+    }
+
+
+def _values(row: Row, changed: dict[str, Any]) -> dict[str, Any]:
+    return dict(row._mapping) | changed
+
+
+def inspection_of(row: Row) -> Inspection:
+    """Return the inspection of a row; files that were removed are named no more."""
+    removed = row.files_removed is not None
+    changed = {
+        "time": from_milliseconds(row.time),
+        "anomalous": {"accepted": False, "rejected": True}.get(row.decision),
+        "regions": json.loads(row.regions),
+        "image": None if removed else row.image,
+        "map": None if removed else row.map,
+        "files_removed": from_milliseconds(row.files_removed) if removed else None,
+    }
+    values = _values(row, changed)
+    del values["decision"], values["verdict"]
+    return Inspection(**values)
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """Return the row of a verdict."""
+    texts = {"note": clean(verdict.note), "by": clean(verdict.by)}
+    return vars(verdict) | {"time": milliseconds(verdict.time)} | texts
+
+
+def verdict_of(row: Row) -> Verdict:
+    """Return the verdict of a row."""
+    values = _values(row, {"time": from_milliseconds(row.time)})
+    del values["number"]
+    return Verdict(**values)
+
+
+def model_row(model: ModelRecord) -> dict[str, Any]:
+    """Return the row of a model."""
+    texts = {name: clean(getattr(model, name)) for name in ("name", "method", "preset", "dataset")}
+    return {
+        "digest": model.digest,
+        **texts,
+        "first_used": milliseconds(model.first_used),
+        "description": json.dumps(model.description),
+    }
+
+
+def model_of(row: Row) -> ModelRecord:
+    """Return the model of a row."""
+    changed = {"first_used": from_milliseconds(row.first_used), "description": json.loads(row.description)}
+    return ModelRecord(**_values(row, changed))
+
+
+def alarm_row(alarm: Alarm) -> dict[str, Any]:
+    """Return the row of an alarm."""
+    return vars(alarm) | {"time": milliseconds(alarm.time), "message": clean(alarm.message)}
+
+
+def alarm_of(row: Row) -> Alarm:
+    """Return the alarm of a row."""
+    return Alarm(**_values(row, {"time": from_milliseconds(row.time)}))

@@ -1,0 +1,107 @@
+"""HTML pages: one file each, readable without network, script or installation.
+
+Templates lie in `pages/`; all of them extend `base.html.j2`, which holds the looks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from blemish.core.errors import UsageError
+
+DASH = "–"
+MEASURES = {
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_auroc_fpr30": "pixel AUROC up to FPR 0.3, area / 0.3",
+    "pixel_auroc_fpr30_mcclish": "pixel AUROC up to FPR 0.3, McClish",
+    "aupro_fpr30": "AUPRO up to FPR 0.3",
+}
+"""What is compared: keys of evaluation.json, and their names."""
+
+
+def need(*packages: str) -> None:
+    """Refuse to go on without the packages of `blemish[report]`. Raises UsageError."""
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise UsageError(f"report: {error.name} is missing; pip install 'blemish[report]'") from error
+
+
+def write_page(path: Path, template: str, content: dict[str, Any], **filters: Any) -> Path:
+    """Fill the template `pages/<template>.html.j2` and write it to `path`, whole or not at all.
+
+    `content` has at least `title` and `sentence`. `filters` are functions that the template may call.
+    Raises UsageError without the packages of `blemish[report]`.
+    """
+    need("jinja2")
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    common = {
+        "area": format_area,
+        "number": format_number,
+        "percent": format_percent,
+        "url": url,
+        "seconds": format_seconds,
+    }
+    environment.filters |= common | filters
+    text = environment.get_template(f"{template}.html.j2").render(content | {"dash": DASH})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8: a reader sees the old one or the new one, never a part."""
+    part = path.with_name(f".{path.name}.tmp")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    part.replace(path)
+
+
+def format_area(value: float) -> str:
+    """Three decimals; what is not quite 1 never reads as 1."""
+    return "> 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
+
+
+def format_percent(value: float) -> str:
+    """One decimal; neither all nor nothing unless it is."""
+    if 0.9995 <= value < 1:
+        return "> 99.9 %"
+    if 0 < value < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * value:.0f} %" if value in (0, 1) else f"{100 * value:.1f} %"
+
+
+def format_number(value: float, digits: int = 4) -> str:
+    """So many digits, with a real minus sign."""
+    return f"{value:.{digits}g}".replace("-", "−").replace("inf", "∞")
+
+
+def format_seconds(seconds: float) -> str:
+    """Milliseconds, seconds, minutes or hours, whichever reads best."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+
+
+def format_duration(seconds: float) -> str:
+    """Whole minutes, and hours: what an estimate is good for."""
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def url(path: str) -> str:
+    """Quote a path for a link: the bytes of a name that is not UTF-8 included."""
+    return quote(path, errors="surrogateescape")

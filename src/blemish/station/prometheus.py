@@ -1,0 +1,66 @@
+"""What a monitoring system reads from /metrics (Prometheus)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blemish.record.store import Inspection
+    from blemish.station.station import Station
+
+
+class Meters:
+    """Counts what a station records; `text` is what /metrics answers."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, station: Station) -> None:
+        self.station, self.registry = station, CollectorRegistry()
+        self.inspections = Counter(
+            "blemish_inspections",
+            "Inspections recorded since the start",
+            ["model", "decision"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "blemish_inspection_seconds",
+            "From the arrival of an image until its row is on disk",
+            ["model"],
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+        self.waiting = Gauge("blemish_waiting", "Images without an answer", ["model"], registry=self.registry)
+        self.evidence = Gauge(
+            "blemish_drift_evidence", "log10 of the drift martingale", ["model"], registry=self.registry
+        )
+        self.alarm = Gauge("blemish_drift_alarm", "1 after a drift alarm", ["model"], registry=self.registry)
+        station.listeners.append(self.count)
+
+    def count(self, inspections: Sequence[Inspection]) -> None:
+        """Count rows that were recorded."""
+        for inspection in inspections:
+            name = self.station.name_of(inspection.model)
+            self.inspections.labels(name, inspection.decision).inc()
+            self.seconds.labels(name).observe(inspection.seconds)
+
+    def text(self) -> bytes:
+        """Return everything in the exposition format."""
+        for digest, engine in self.station.engines.items():
+            name = self.station.name_of(digest)
+            self.waiting.labels(name).set(engine.waiting)
+            drift = self.station.drifts.get(digest)
+            if drift is not None:
+                self.evidence.labels(name).set(drift.evidence)
+                self.alarm.labels(name).set(drift.alarm)
+        return generate_latest(self.registry)

@@ -1,0 +1,59 @@
+"""Pictures of stored inspections, made when they are asked for."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish.images import draw
+from blemish.images.decode import decode
+from blemish.images.preprocess import resize
+from blemish.inference import postprocess
+
+if TYPE_CHECKING:
+    from blemish.record.store import Inspection
+
+SIDE = 1024
+"""Sides of a map that is sent to a browser, in values at most."""
+FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+"""What is of one inspection does not change."""
+OPENAPI_IMAGE: dict[str, Any] = {"content": {"image/png": {}, "application/octet-stream": {}}}
+OPENAPI_MAP: dict[str, Any] = {"content": {"application/octet-stream": {}, "image/tiff": {}}}
+
+
+def shown(data: bytes, side: int) -> bytes:
+    """Make a PNG of an image file that every browser shows, its longer side `side` pixels at most."""
+    return draw.picture(decode(data), side=side)
+
+
+def read_map(data: bytes) -> np.ndarray:
+    """Read a map file: float32 (h, w)."""
+    import tifffile
+
+    return np.ascontiguousarray(tifffile.imread(io.BytesIO(data)), np.float32)
+
+
+def raw_map(data: bytes) -> tuple[bytes, int, int]:
+    """Return a map's values row by row, float32 little-endian, with its height and width, `SIDE` at most."""
+    values = read_map(data)
+    values = resize(values[None], draw.size_within(SIDE, values.shape))[0]
+    return values.astype("<f4").tobytes(), *values.shape
+
+
+def full_map(data: bytes, inspection: Inspection) -> bytes:
+    """Make a float32 TIFF of the image's size from a map file."""
+    assert inspection.height
+    assert inspection.width
+    return draw.map_file(postprocess.to_original_size(read_map(data), (inspection.height, inspection.width)))
+
+
+def overlay(
+    image: bytes, map_data: bytes, *, display_range: tuple[float, float], level: float | None
+) -> bytes:
+    """Draw an image with its map over it, PNG; `level`: where its contour is drawn."""
+    pixels = decode(image)
+    anomaly_map = postprocess.to_original_size(read_map(map_data), pixels.shape[:2])
+    low, high = display_range
+    return draw.overlay(pixels, anomaly_map, low=low, high=high, contour_level=level)

@@ -1,0 +1,28 @@
+"""What the routes share: the station a request is for, and how refusals look."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from blemish.station.schemas import Problem
+from blemish.station.station import Station
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 401, 403, 404, 409, 422, 503)
+}
+
+
+def the_station(request: Request) -> Station:
+    """Return the station that a request is for."""
+    return request.app.state.station
+
+
+Here = Annotated[Station, Depends(the_station)]
+
+
+def zoned(time: datetime) -> datetime:
+    """Take a time without a zone as UTC."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

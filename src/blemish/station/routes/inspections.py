@@ -1,0 +1,270 @@
+"""The routes of inspections: images in, answers and pictures out, verdicts, lists and tables."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
+from starlette.datastructures import UploadFile
+
+from blemish.core.errors import UsageError
+from blemish.record.store import Verdict, new_id
+from blemish.station import render
+from blemish.station.engine import Busy
+from blemish.station.engine import Request as Work
+from blemish.station.routes.dependencies import REFUSALS, Here, zoned
+from blemish.station.schemas import (
+    Decision,
+    Digest,
+    Id,
+    InspectionAnswer,
+    Inspections,
+    Judgement,
+    Part,
+    Problem,
+    VerdictRequest,
+    answer_of,
+)
+
+if TYPE_CHECKING:
+    from blemish.record.store import Inspection
+    from blemish.station.station import Station
+
+UPLOADS = {
+    "requestBody": {
+        "required": True,
+        "description": "The image file as it is, or as the field `image` of a form.",
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "string", "format": "binary"},
+                        "part": {"type": "string", "minLength": 1, "maxLength": 200},
+                        "model": {"type": "string"},
+                    },
+                }
+            },
+        },
+    }
+}
+
+router = APIRouter(prefix="/v1", responses=REFUSALS)
+
+
+def filters(
+    since: datetime | None = None,
+    until: datetime | None = None,
+    model: Digest | None = None,
+    decision: Decision | None = None,
+    part: Part | None = None,
+    verdict: Judgement | None = None,
+    unjudged: Annotated[bool, Query(description="only parts without a verdict")] = False,
+) -> dict[str, Any]:
+    """Take what a list or a table is restricted to, as `Store.find` takes it."""
+    return {
+        "since": since and zoned(since),
+        "until": until and zoned(until),
+        "model": model,
+        "decision": decision,
+        "part": part,
+        "verdict": "none" if unjudged else verdict,
+    }
+
+
+Asked = Annotated[dict[str, Any], Depends(filters)]
+
+
+@router.post(
+    "/inspections",
+    status_code=201,
+    response_model=InspectionAnswer,
+    responses={413: {"model": Problem}},
+    openapi_extra=UPLOADS,
+)
+async def inspect(
+    request: Request,
+    station: Here,
+    part: Annotated[Part | None, Query(description="what you call the part")] = None,
+    model: Annotated[str | None, Query(description="a model's name or digest; the first one's")] = None,
+    name: Annotated[Part | None, Query(description="what you call the file")] = None,
+) -> InspectionAnswer:
+    """Score an image. The answer is given when the image, its map and its row are on disk."""
+    work, seconds = await _work(request, part, name), request.app.state.time_limit
+    try:
+        engine = station.engine(work.model or model)
+        future = engine.submit(work.request)
+        inspection = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds)
+    except Busy as error:
+        raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
+    except TimeoutError as error:
+        raise HTTPException(503, f"no answer within {seconds:g} s", {"Retry-After": "5"}) from error
+    except UsageError as error:
+        raise HTTPException(404, str(error)) from error
+    if inspection.error is not None:
+        raise HTTPException(422, inspection.error)
+    return answer_of(inspection)
+
+
+@router.get("/inspections", response_model=Inspections)
+def find(
+    station: Here,
+    asked: Asked,
+    before: Annotated[Id | None, Query(description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> Inspections:
+    """List inspections, newest first."""
+    found = station.store.find(**asked, before=before, limit=limit + 1)
+    shown = found[:limit]
+    verdicts = station.store.verdicts([i.id for i in shown])
+    return Inspections(
+        items=[answer_of(i, verdicts.get(i.id, ())) for i in shown],
+        next=shown[-1].id if len(found) > limit else None,
+    )
+
+
+@router.get("/inspections/{id}", response_model=InspectionAnswer)
+def get(station: Here, id: Id) -> InspectionAnswer:
+    """Return one inspection with all of its verdicts."""
+    return _answer(station, _known(station, id))
+
+
+@router.get("/inspections/{id}/image", response_class=Response, responses={200: render.OPENAPI_IMAGE})
+def image(
+    station: Here,
+    id: Id,
+    side: Annotated[int | None, Query(ge=16, le=8192, description="as a PNG, at most this large")] = None,
+) -> Response:
+    """Return the image as it was sent, or a picture of it that every browser shows."""
+    inspection = _known(station, id)
+    data = _kept(station, inspection.image, "image")
+    if side is None:
+        return Response(data, media_type="application/octet-stream", headers=_download(inspection))
+    return Response(render.shown(data, side), media_type="image/png", headers=render.FOR_EVER)
+
+
+@router.get("/inspections/{id}/map", response_class=Response, responses={200: render.OPENAPI_MAP})
+def anomaly_map(
+    station: Here,
+    id: Id,
+    full: Annotated[bool, Query(description="a float32 TIFF of the image's size")] = False,
+) -> Response:
+    """Return the anomaly map: float32 rows, little-endian, their number in `X-Map-Height`; or a TIFF."""
+    inspection = _known(station, id)
+    data = _kept(station, inspection.map, "map")
+    if full:
+        return Response(render.full_map(data, inspection), media_type="image/tiff")
+    rows, height, width = render.raw_map(data)
+    size = {"X-Map-Height": str(height), "X-Map-Width": str(width)}
+    return Response(rows, media_type="application/octet-stream", headers=size | render.FOR_EVER)
+
+
+@router.get("/inspections/{id}/overlay", response_class=Response, responses={200: render.OPENAPI_IMAGE})
+def overlay(station: Here, id: Id) -> Response:
+    """Return the image with its map over it, as `predict` draws it, 1024 px at most."""
+    inspection = _known(station, id)
+    look = station.look_of(inspection.model)
+    data = render.overlay(
+        _kept(station, inspection.image, "image"),
+        _kept(station, inspection.map, "map"),
+        display_range=look.display_range,
+        level=look.pixel_threshold,
+    )
+    return Response(data, media_type="image/png", headers=render.FOR_EVER)
+
+
+@router.post("/inspections/{id}/verdict", status_code=201, response_model=InspectionAnswer)
+def judge(request: Request, station: Here, id: Id, verdict: VerdictRequest) -> InspectionAnswer:
+    """Add a person's verdict; earlier ones are kept."""
+    inspection = _known(station, id)
+    now, token = datetime.now(UTC), request.scope.get("token")
+    station.judge(
+        Verdict(
+            id=new_id(now),
+            inspection=inspection.id,
+            time=now,
+            verdict=verdict.verdict,
+            note=verdict.note,
+            by=token.name if token else "",
+        )
+    )
+    return _answer(station, inspection)
+
+
+@router.get("/export.csv", response_class=FileResponse, responses={200: {"content": {"text/csv": {}}}})
+def export(station: Here, asked: Asked) -> FileResponse:
+    """Write inspections as a table, oldest first, each with its last verdict."""
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "inspections.csv"
+    station.store.export(path, **asked)
+    return FileResponse(path, filename=path.name, background=BackgroundTask(folder.cleanup))
+
+
+# --- what they share ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Upload:
+    request: Work
+    model: str | None
+
+
+async def _work(request: Request, part: str | None, name: str | None) -> _Upload:
+    """Read an upload: a form with the field `image`, or the file itself as the body."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        data = await request.body()
+        if not data:
+            raise HTTPException(422, "the body is empty; send an image file")
+        return _Upload(Work(data=data, source="api", name=name, part=part), None)
+    async with request.form(max_files=1, max_fields=4) as form:
+        file = form.get("image")
+        if not isinstance(file, UploadFile):
+            raise HTTPException(422, "the form has no file named `image`; send one")
+        given, model = form.get("part", part), form.get("model")
+        if not (given is None or isinstance(given, str)) or not (model is None or isinstance(model, str)):
+            raise HTTPException(422, "`part` and `model` are texts")
+        if given is not None and not (0 < len(given) <= 200 and given.isprintable()):
+            raise HTTPException(422, "`part`: give 1 to 200 printable characters")
+        source = "page" if request.headers.get("x-blemish-page") else "api"
+        work = Work(data=await file.read(), source=source, name=name or _name(file.filename), part=given)
+        return _Upload(work, model)
+
+
+def _name(filename: str | None) -> str | None:
+    """Take a sender's file name as a mere text; it is never opened."""
+    if not filename:
+        return None
+    return "".join(c if c.isprintable() else "?" for c in filename)[-200:]
+
+
+def _known(station: Station, id: str) -> Inspection:
+    inspection = station.store.get(id)
+    if inspection is None:
+        raise HTTPException(404, f"inspection {id}: there is none")
+    return inspection
+
+
+def _kept(station: Station, digest: str | None, kind: Literal["image", "map"]) -> bytes:
+    try:
+        if digest is not None:
+            return station.archive.read(digest, kind)
+    except FileNotFoundError:
+        pass
+    raise HTTPException(404, f"the {kind} of this inspection is not kept")
+
+
+def _answer(station: Station, inspection: Inspection) -> InspectionAnswer:
+    return answer_of(inspection, station.store.verdicts([inspection.id]).get(inspection.id, ()))
+
+
+def _download(inspection: Inspection) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{inspection.id}"'}

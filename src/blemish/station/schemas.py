@@ -1,0 +1,204 @@
+"""What the service answers: the JSON of inspections, verdicts, models and trends, and their conversion."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from blemish.record.rows import Decision, Judgement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blemish.record.rows import Inspection, ModelRecord, Verdict
+    from blemish.station.station import Station
+
+Id = Annotated[str, StringConstraints(pattern="^[0-9A-HJKMNP-TV-Z]{26}$")]
+"""The identifier of an inspection; later ones are larger."""
+Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+"""SHA-256 of a file, in hexadecimal."""
+Part = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""What a sender calls a part."""
+
+
+class RegionAnswer(BaseModel):
+    """A connected region above the pixel threshold, in pixels of the image; the box is half open."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    area_px: int
+    peak: float
+
+
+class VerdictAnswer(BaseModel):
+    """What a person said of a part."""
+
+    id: Id
+    time: datetime
+    verdict: Judgement
+    note: str
+    by: str
+
+
+class InspectionAnswer(BaseModel):
+    """An inspection: the fields of predictions.jsonl, and where, when and by which model it was made."""
+
+    id: Id
+    time: datetime
+    source: str
+    part: str | None
+    path: str | None
+    model: Digest
+    image_sha256: Digest | None
+    width: int | None
+    height: int | None
+    score: float | None
+    p_value: float | None
+    threshold: float | None
+    anomalous: bool | None
+    decision: Decision
+    regions: list[RegionAnswer]
+    image: str | None = Field(description="path of the image as it was sent, while it is kept")
+    map: str | None = Field(description="path of the anomaly map, while it is kept")
+    overlay: str | None = Field(description="path of the picture with the map over it, while both are kept")
+    error: str | None
+    seconds: float
+    verdicts: list[VerdictAnswer]
+
+
+class Inspections(BaseModel):
+    """A page of inspections, newest first."""
+
+    items: list[InspectionAnswer]
+    next: Id | None = Field(description="`before` of the next page; null at the end")
+
+
+class VerdictRequest(BaseModel):
+    """A person's verdict of a part."""
+
+    verdict: Judgement
+    note: Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")] = ""
+
+
+class ModelAnswer(BaseModel):
+    """A model that this station uses, or has used."""
+
+    digest: Digest
+    name: str
+    method: str
+    preset: str
+    dataset: str
+    first_used: datetime
+    active: bool
+    origin: Digest | None = Field(description="of which model it is a version; null: its file is not here")
+    takes: str
+    calibration_images: int
+    lowest_false_alarm_rate: float | None
+    false_alarm_rate: float | None
+    threshold: float | None
+    display_range: tuple[float, float]
+    drift: DriftAnswer | None
+
+
+class DriftAnswer(BaseModel):
+    """The evidence against "production looks like calibration"."""
+
+    evidence: float = Field(description="log10 of the test martingale")
+    alarm: bool
+    since: Id | None
+
+
+class AlarmAnswer(BaseModel):
+    """Production no longer looks like the calibration images."""
+
+    id: Id
+    model: Digest
+    time: datetime
+    kind: str
+    value: float = Field(description="log10 of the test martingale")
+    message: str
+
+
+class BucketAnswer(BaseModel):
+    """What happened in a span of time that begins at `time`; null where nothing was scored."""
+
+    time: datetime
+    n: int
+    rejected: int
+    failed: int
+    median_seconds: float | None
+    p99_seconds: float | None
+    score_quantiles: tuple[float, ...] | None = Field(description="at 5, 25, 50, 75 and 95 %")
+
+
+class CalibrationAnswer(BaseModel):
+    """Scores of held-out good images, ascending: the threshold of rate r is the k-th largest,
+    k = floor(r (n + 1)).
+    """
+
+    scores: list[float]
+    map_maxima: list[float]
+
+
+class Problem(BaseModel):
+    """Why a request was refused, in one line."""
+
+    detail: str
+
+
+def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
+    """Make the answer of a model that is, or was, in use."""
+    engine = station.engines.get(record.digest)
+    detector = engine and engine.model.detector
+    calibration = detector and detector.bundle.calibration
+    first = record.description.get("first_use", {})  # what an earlier version said when it was in use
+    return ModelAnswer(
+        digest=record.digest,
+        name=record.name,
+        method=record.method,
+        preset=record.preset,
+        dataset=record.dataset,
+        first_used=record.first_used,
+        active=detector is not None,
+        origin=station.versions.origin(record.digest),
+        takes=detector.bundle.image_format.describe() if detector else "",
+        calibration_images=calibration.n if calibration else first.get("calibration_images", 0),
+        lowest_false_alarm_rate=calibration.lowest_rate if calibration else None,
+        false_alarm_rate=detector.rate if detector else first.get("false_alarm_rate"),
+        threshold=detector.threshold if detector else first.get("threshold"),
+        display_range=detector.bundle.display_range if detector else record.description["display_range"],
+        drift=_drift_of(record.digest, station),
+    )
+
+
+def _drift_of(digest: str, station: Station) -> DriftAnswer | None:
+    drift = station.drifts.get(digest)
+    if drift is None:
+        return None
+    since = station.drifting_since(digest)
+    return DriftAnswer(evidence=drift.evidence, alarm=drift.alarm, since=since)
+
+
+def answer_of(inspection: Inspection, verdicts: Sequence[Verdict] = ()) -> InspectionAnswer:
+    """Make the answer of a row."""
+    here = f"/v1/inspections/{inspection.id}"
+    has_files = inspection.image is not None and inspection.files_removed is None
+    fields: dict[str, Any] = {
+        name: getattr(inspection, name)
+        for name in InspectionAnswer.model_fields
+        if hasattr(inspection, name) and name not in ("image", "map")
+    }
+    return InspectionAnswer(
+        **fields,
+        image_sha256=inspection.image,
+        image=f"{here}/image" if has_files else None,
+        map=f"{here}/map" if has_files else None,
+        overlay=f"{here}/overlay" if has_files else None,
+        verdicts=[
+            VerdictAnswer(id=v.id, time=v.time, verdict=v.verdict, note=v.note, by=v.by) for v in verdicts
+        ],
+    )

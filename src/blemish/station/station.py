@@ -1,0 +1,236 @@
+"""A running station: models and their engines, the record, the archive and the watch for drift."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blemish.core.errors import BlemishError, UsageError
+from blemish.images.limits import MAX_PIXELS
+from blemish.inference import load
+from blemish.inference.model_file import find_model
+from blemish.record.archive import Archive
+from blemish.record.retention import Policy, retain
+from blemish.record.rows import model_record
+from blemish.record.store import Alarm, Store, new_id
+from blemish.station.drift import Drift
+from blemish.station.engine import Engine, Model
+from blemish.station.recalibration import recalibrated, write_version
+from blemish.station.training_jobs import Trainings
+from blemish.station.versions import Versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from blemish.record.store import Inspection, Verdict
+
+
+RETENTION_INTERVAL = 3600.0
+"""Seconds between two looks at what may be removed."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How maps are drawn: the values of the colours' ends, and where the contour runs."""
+
+    display_range: tuple[float, float]
+    pixel_threshold: float | None
+
+
+class Station:
+    """Everything that a service needs; `close` ends it. Raises BlemishError for what cannot be opened."""
+
+    def __init__(
+        self,
+        models: Sequence[Path],
+        folder: Path,
+        *,
+        database: str | None = None,
+        false_alarm_rate: float | None = None,
+        allow: frozenset[str] = frozenset(),
+        device: str = "auto",
+        capacity: int = 64,
+        max_pixels: int = MAX_PIXELS,
+        training_data: Path | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        self.policy, self._closing = policy or Policy(), threading.Event()
+        self.folder = folder
+        self.store = Store.open(database, folder)
+        self.archive = Archive(folder / "archive")
+        self.engines: dict[str, Engine] = {}
+        self.drifts: dict[str, Drift] = {}
+        self.listeners: list[Callable[[Sequence[Inspection]], None]] = []
+        self._names: dict[str, str] = {}
+        self._since: dict[str, str] = {}
+        self._drifting, self._changing = threading.Lock(), threading.Lock()
+        self.versions = Versions(folder / "models")
+        self._load = partial(load.load, device=device, allow=allow, false_alarm_rate=false_alarm_rate)
+        self._limits = {"capacity": capacity, "max_pixels": max_pixels}
+        for path in models:
+            self._start(self.versions.start(path), path.stem if path.is_file() else path.resolve().name)
+        for origin, name in self.versions.adopted.items():
+            self._start(self.versions.active(origin), name)
+        self.trainings = Trainings(
+            folder / "trainings",
+            data=training_data,
+            max_pixels=max_pixels,
+            on_model=self._adopt,
+            device=device,
+        )
+        threading.Thread(target=self._keep_house, name="retention", daemon=True).start()
+
+    def _start(self, digest: str, name: str) -> None:
+        model = self._opened(digest, name)
+        engine = Engine(model, self.store, self.archive, on_recorded=self._recorded, **self._limits)
+        self.engines = self.engines | {digest: engine}
+
+    def _adopt(self, run: Path, name: str) -> str:
+        """Take a model that was trained here into use."""
+        with self._changing:
+            digest = self.versions.adopt(find_model(run), name)
+            self._start(digest, name)
+        return digest
+
+    def _opened(self, digest: str, name: str) -> Model:
+        """Load a version of a model, note that it is used, and begin to watch its scores for drift."""
+        detector = self._load(self.versions.file(digest))
+        self._names[digest] = name
+        calibration = detector.bundle.calibration
+        record = model_record(digest, name, detector.bundle)
+        first_use = {
+            "calibration_images": calibration.n if calibration else 0,
+            "false_alarm_rate": detector.rate,
+            "threshold": detector.threshold,
+        }
+        self.store.add_model(replace(record, description=record.description | {"first_use": first_use}))
+        if calibration is not None:
+            drift = Drift(calibration.scores)
+            for _, score, _, _ in self.store.scores(digest):
+                drift.update(score)
+            self.drifts[digest] = drift
+            if drift.alarm and not self.store.alarms(digest):  # a crash came before it was on record
+                self._raise_alarm(digest, drift.evidence)
+        return Model(digest=digest, detector=detector)
+
+    def use(self, digest: str) -> None:
+        """Let the engine of a model go on with another version of it. Raises BlemishError if it cannot."""
+        siblings = self.versions.siblings(digest)
+        old = next((d for d in self.engines if d in siblings), None)
+        if old is None:
+            raise UsageError(f"model {digest}: is no version of a model that is in use here")
+        with self._changing:
+            model = self._opened(digest, self._names[old])
+            self.engines[old].model = model
+            self.engines = {digest if d == old else d: engine for d, engine in self.engines.items()}
+            self.versions.use(digest)
+
+    def recalibrate(self, digest: str, *, parts: int) -> str:
+        """Make a new version of a model, calibrated on the newest good parts, use it, return its digest.
+
+        Raises BlemishError as `recalibrated` and `write_version` do.
+        """
+        engine = self.engines.get(digest)
+        if engine is None:
+            raise UsageError(f"model {digest}: is not in use here")
+        bundle = recalibrated(engine.model.detector.bundle, digest, self.store, self.archive, parts=parts)
+        made = write_version(self.versions.file(digest), bundle, self.versions.folder)
+        new = self.versions.add(made, of=digest)
+        self.use(new)
+        return new
+
+    def engine(self, model: str | None = None) -> Engine:
+        """Return the engine of a model, named by its digest or its name; None: the first one's."""
+        if model is None:
+            return next(iter(self.engines.values()))
+        for digest, engine in self.engines.items():
+            if model in (digest, self._names[digest]):
+                return engine
+        known = ", ".join(self._names.values())
+        raise UsageError(f"model {model}: is not in use here; choose one of {known}")
+
+    def name_of(self, digest: str) -> str:
+        """Return a model's name; its digest when this station does not use it."""
+        return self._names.get(digest, digest)
+
+    def look_of(self, digest: str) -> Look:
+        """Return how a model's maps are drawn, from what it said of itself when it was first used."""
+        engine = self.engines.get(digest)
+        if engine is not None:
+            detector = engine.model.detector
+            return Look(detector.bundle.display_range, detector.pixel_threshold)
+        record = next((r for r in self.store.models() if r.digest == digest), None)
+        low, high = record.description["display_range"] if record else (0.0, 1.0)
+        return Look((low, high), None)
+
+    def judge(self, verdict: Verdict) -> None:
+        """Add a verdict. Raises DataError for an inspection that is not there."""
+        self.store.add_verdict(verdict)
+
+    def problem(self) -> str | None:
+        """Return why no inspection could be made now, or None."""
+        try:
+            self.store.models()
+        except Exception as error:  # whatever a database raises
+            return f"the record cannot be read: {' '.join(str(error).split())[:200]}"
+        full = [self.name_of(d) for d, e in self.engines.items() if e.waiting >= e.capacity]
+        return f"as many images wait as can, for {', '.join(full)}" if full else None
+
+    def drifting_since(self, digest: str) -> str | None:
+        """Return the first inspection of a change that was alarmed, or None."""
+        drift = self.drifts.get(digest)
+        if drift is not None and drift.since is not None and digest not in self._since:
+            scored = islice(self.store.scores(digest), drift.since - 1, None)
+            self._since[digest] = next(id for id, *_ in scored)
+        return self._since.get(digest)
+
+    def retain(self) -> None:
+        """Remove the files that the policy does not keep."""
+        retain(self.store, self.archive, self.policy, datetime.now(UTC))
+
+    def _keep_house(self) -> None:
+        while not self._closing.wait(RETENTION_INTERVAL):
+            try:
+                self.retain()
+            except (BlemishError, OSError) as error:  # tried again the next time
+                print(f"blemish serve: files could not be removed: {error}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Stop the training in hand, answer what waits, and close the record."""
+        self._closing.set()
+        self.trainings.close()
+        for engine in self.engines.values():
+            engine.close()
+        self.store.close()
+
+    def _recorded(self, inspections: Sequence[Inspection]) -> None:
+        with self._drifting:
+            for inspection in inspections:
+                drift = self.drifts.get(inspection.model)
+                if drift is None or inspection.score is None:
+                    continue
+                before = drift.alarm
+                evidence = drift.update(inspection.score)
+                if drift.alarm and not before:
+                    self._raise_alarm(inspection.model, evidence)
+        for listener in self.listeners:
+            listener(inspections)
+
+    def _raise_alarm(self, digest: str, evidence: float) -> None:
+        now = datetime.now(UTC)
+        self.store.add_alarm(
+            Alarm(
+                id=new_id(now),
+                model=digest,
+                time=now,
+                kind="drift",
+                value=evidence,
+                message="production no longer scores as the calibration images did",
+            )
+        )

@@ -1,0 +1,468 @@
+"""The only training loop: epochs, validation, early stopping, checkpoints.
+
+Everything random is a function of the seed and of where the loop stands, never of how it got there. So a
+run that is killed at any moment and resumed from its last checkpoint ends with the same weights, bit for
+bit on a CPU, as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import math
+import os
+import pickle
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blemish.core.errors import Interrupted, TrainingError
+from blemish.core.types import TrainedConfig
+from blemish.methods.components.distributed import share_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from accelerate import Accelerator
+
+    from blemish.methods.components.distributed import Share
+
+CHECKPOINT_SECONDS = 30.0
+"""A checkpoint is written when the last one is older than this."""
+
+
+class Trainable(Protocol):
+    """What the loop needs of a network: a loss to follow, and statistics before and after."""
+
+    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> the mean loss over them; `share`: their part of a batch."""
+        ...
+
+    def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Take statistics of the training images before the first step."""
+        ...
+
+    def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Take statistics of the training images with the final weights."""
+        ...
+
+
+class Fittable(Protocol):
+    """What a method without a gradient has instead: it looks at the training images and is done."""
+
+    def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Images (B, C, H, W) in [0, 1], as often as it asks -> its buffers; draws from torch's generator."""
+        ...
+
+
+class ImageBatches(Protocol):
+    """Images by index, resized and converted."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """Images (B, C, H, W), float32 in [0, 1] or uint8 in [0, 255]."""
+        ...
+
+
+@dataclass
+class State:
+    """Where the loop stands. Together with weights and optimiser this is a checkpoint."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    loss_sum: float = 0.0  # over the epoch's images so far
+    images: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = -1
+    seconds: float = 0.0
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished training reports.
+
+    Epochs count from 1, as in log.csv; without validation images there is no best one. A method without a
+    training loop has neither epochs nor steps.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    best_epoch: int | None = None
+    best_validation_loss: float | None = None
+    seconds: float
+
+
+class Loss(nn.Module):
+    """The network seen by accelerate: its forward is the loss, so that wrapping applies to training."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, share: Share | None) -> Tensor:
+        """Images (B, C, H, W) -> the mean loss."""
+        return self.network.loss(x, share)  # type: ignore[operator]
+
+
+def make_accelerator(device: str, precision: str) -> Accelerator:
+    """Choose the device and precision: `auto` is CUDA if there is one, and bf16 where it is native.
+
+    On a CPU bf16 pays only with instructions for it (AMX or AVX512-BF16); elsewhere it is emulated, and
+    measured three times slower than fp32. Started by torchrun or `accelerate launch`, it joins the other
+    processes of the training, and waits until all are there.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if precision == "auto":
+        native = _cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported()
+        precision = "bf16" if native else "fp32"
+    # accelerate keeps one device and precision per process, and would hold a second training to the first's.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
+
+
+def _cpu_has_bf16() -> bool:
+    from torch import cpu
+
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(cpu, probe, bool)() for probe in probes)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory instead of handing it back to the kernel at every step.
+
+    A step frees and takes the same big tensors again; returning them costs a page fault for every 4 KiB.
+    Measured in `benchmarks/speed.py`. Other C libraries are left alone.
+    """
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def learning_rate_at(step: int, total: int, config: TrainedConfig) -> float:
+    """Adam's learning rate at an optimiser step (counted from 0) of `total`."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    warm_up = min(50, max(1, total // 10))
+    if step < warm_up:
+        return config.learning_rate * (step + 1) / warm_up
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+
+
+def in_order(images: ImageBatches, size: int) -> Iterator[np.ndarray]:
+    """Yield all images in batches of `size`; the last one may be smaller."""
+    for start in range(0, len(images), size):
+        yield images.batch(np.arange(start, min(start + size, len(images))))
+
+
+class Trainer:
+    """One training run: weights, optimiser, state, and the folder they are kept in.
+
+    Of several processes each takes its share of every batch; what they add up is the same for all, so all
+    hold the same state, and the first one alone writes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: TrainedConfig,
+        train: ImageBatches,
+        validation: ImageBatches | None,
+        *,
+        scored: ImageBatches | None = None,
+        accelerator: Accelerator,
+        seed: int,
+        folder: Path | None,
+        identity: dict[str, Any],
+    ) -> None:
+        self.network, self.config, self.train_images, self.validation = network, config, train, validation
+        self.scored = scored or train  # the training images as scoring sees them, for statistics
+        self.accelerator, self.seed, self.folder, self.identity = accelerator, seed, folder, identity
+        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        self.epochs = config.epochs or math.ceil(config.steps / self.steps_per_epoch)
+        self.state = State()
+        self.best: dict[str, Tensor] | None = None
+        fused = True if accelerator.device.type in ("cpu", "cuda") else None
+        optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=fused)
+        self.loss, self.optimizer = accelerator.prepare(Loss(network), optimizer)
+        self._stop_asked = False
+        self._saved_at = time.monotonic()
+
+    def run(self, *, resume: bool, on_progress: Callable[[Trainer], None] = lambda _: None) -> Outcome:
+        """Train to the end, keep the best epoch's weights in the network, and report.
+
+        `on_progress` is called after every step. Raises TrainingError on a loss that is not finite, and
+        Interrupted (a TrainingError) after Ctrl-C or SIGTERM, with everything saved.
+        """
+        keep_freed_memory()
+        if not (resume and self._load_checkpoint()):
+            self.network.prepare(lambda: self._batches(self.scored))  # type: ignore[operator]
+        began = time.monotonic() - self.state.seconds
+        with _StopSignals(self), self._others_may_die(), torch.random.fork_rng(self._cuda()):
+            while self.state.epoch < self.epochs and not self._is_over():
+                for x, share in self._rest_of_epoch():
+                    self._step(x, share)
+                    self.state.seconds = time.monotonic() - began
+                    on_progress(self)
+                    self._save_if_due()
+                self._end_epoch()
+        if self.best is not None:
+            self.network.load_state_dict(self.best)
+        self.network.eval()
+        self.network.finish(lambda: self._batches(self.scored))  # type: ignore[operator]
+        return Outcome(
+            epochs=self.state.epoch,
+            steps=self.state.epoch * self.steps_per_epoch,
+            best_epoch=self.state.best_epoch + 1 if self.validation else None,
+            best_validation_loss=self.state.best_loss if self.validation else None,
+            seconds=self.state.seconds,
+        )
+
+    @contextmanager
+    def _others_may_die(self) -> Iterator[None]:
+        """Of several processes: say in a line that one is gone, or cannot go on."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.accelerator.num_processes == 1:
+                raise
+            told = str(error).strip().splitlines()
+            raise TrainingError(
+                f"one of {self.accelerator.num_processes} processes is gone or cannot go on "
+                f"({told[0][:200] if told else type(error).__name__}); start all of them again with --resume"
+            ) from error
+
+    def _cuda(self) -> list[torch.device]:
+        """Devices beside the CPU whose draws are seeded: the caller's own sequence is given back."""
+        return [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+
+    def _is_over(self) -> bool:
+        """Early stopping: after `min_epochs`, when `patience` epochs brought no better validation loss."""
+        config, state = self.config, self.state
+        if config.patience is None or self.validation is None:
+            return False
+        since_best = state.epoch - 1 - state.best_epoch
+        return state.epoch > config.min_epochs and since_best >= config.patience
+
+    def _rest_of_epoch(self) -> Iterator[tuple[Tensor, Share | None]]:
+        """Batches of this epoch that are still to come, in the order that seed and epoch fix."""
+        order = np.random.default_rng([self.seed, self.state.epoch]).permutation(len(self.train_images))
+        return self._shares(self.train_images, order, self.state.step)
+
+    def _shares(
+        self, images: ImageBatches, order: np.ndarray, step: int = 0
+    ) -> Iterator[tuple[Tensor, Share | None]]:
+        """Of each batch from `step` on, what this process takes."""
+        size, accelerator = self.config.batch_size, self.accelerator
+        for start in range(step * size, len(order), size):
+            batch = order[start : start + size]
+            share = share_of(
+                len(batch), process=accelerator.process_index, processes=accelerator.num_processes
+            )
+            yield self._to_device(images.batch(batch if share is None else batch[share.own])), share
+
+    def _batches(self, images: ImageBatches) -> Iterator[Tensor]:
+        return (self._to_device(batch) for batch in in_order(images, self.config.batch_size))
+
+    def _to_device(self, batch: np.ndarray) -> Tensor:
+        x = torch.from_numpy(batch).to(self.accelerator.device)
+        return x.float() / 255 if x.dtype == torch.uint8 else x
+
+    def _step(self, x: Tensor, share: Share | None) -> None:
+        state = self.state
+        done = state.epoch * self.steps_per_epoch + state.step
+        rate = learning_rate_at(done, self.epochs * self.steps_per_epoch, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._seed_draws(state.epoch, state.step)
+        self.optimizer.zero_grad()
+        loss, mean, images = self._loss_of_batch(x, share)
+        value = self._finite(mean, "loss")
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        state.loss_sum, state.images = state.loss_sum + value * images, state.images + images
+        state.step += 1
+
+    def _loss_of_batch(self, x: Tensor, share: Share | None) -> tuple[Tensor, float, int]:
+        """Return the loss to descend, the whole batch's mean loss, and its number of images."""
+        with self.accelerator.autocast():
+            loss = self.loss(x, share)
+        if share is not None:
+            loss = loss * share.weight  # as the gradient is the mean of the processes'
+        images = len(x) if share is None else share.total
+        return loss, self._mean_over_processes(loss.item()), images
+
+    def _mean_over_processes(self, value: float) -> float:
+        """Let all processes go on from the same number."""
+        if self.accelerator.num_processes == 1:
+            return value
+        values = self.accelerator.gather(torch.tensor([value], device=self.accelerator.device))
+        return values.double().mean().item()  # type: ignore[union-attr]
+
+    def _seed_draws(self, *place: int) -> None:
+        """Make what the network draws (crops, negatives) depend on seed and place in the loop alone."""
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, *place]).generate_state(1)[0]))
+
+    def _finite(self, value: float, what: str) -> float:
+        if math.isfinite(value):
+            return value
+        saved = self.checkpoint is not None and self.checkpoint.exists()
+        where = f"the last good checkpoint is {self.checkpoint}" if saved else "there is no checkpoint yet"
+        raise TrainingError(
+            f"{what} is {value} at epoch {self.state.epoch + 1}, step {self.state.step + 1}: lower "
+            f"--learning-rate (now {self.config.learning_rate:g}) or use --precision fp32; {where}"
+        )
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float | None:
+        if self.validation is None:
+            return None
+        total = 0.0
+        self.network.eval()
+        self._seed_draws(self.epochs)  # the same draws after every epoch, and none of an epoch's
+        for x, share in self._shares(self.validation, np.arange(len(self.validation))):
+            _, mean, images = self._loss_of_batch(x, share)
+            total += mean * images
+        self.network.train()
+        return self._finite(total / len(self.validation), "validation loss")
+
+    def _end_epoch(self) -> None:
+        state = self.state
+        validation = self._validation_loss()
+        row = {"epoch": state.epoch + 1, "train_loss": state.loss_sum / state.images}
+        if validation is not None:
+            row["validation_loss"] = validation
+            if validation < state.best_loss:
+                state.best_loss, state.best_epoch = validation, state.epoch
+                self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        state.rows.append(row | {"seconds": round(state.seconds, 3)})
+        state.epoch, state.step, state.loss_sum, state.images = state.epoch + 1, 0, 0.0, 0
+        self._write_log()
+        if state.epoch == 1:
+            self._save_checkpoint()
+        self._save_if_due()
+
+    # --- checkpoints: one file, written whole or not at all ---
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint file, or None when nothing is kept."""
+        return None if self.folder is None else self.folder / "checkpoint" / "state.pt"
+
+    def _save_if_due(self) -> None:
+        if self._mean_over_processes(float(self._stop_asked)) > 0:
+            self._save_checkpoint()
+            done = f"stopped in epoch {self.state.epoch + 1} of {self.epochs}"
+            cure = (
+                f"go on with --resume --out {self.folder}" if self.folder else "nothing was kept (no --out)"
+            )
+            raise Interrupted(f"{done}; {cure}")
+        if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        if self.checkpoint is None or not self.accelerator.is_main_process:
+            return
+        content = {
+            "identity": self.identity,
+            "state": asdict(self.state),
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+        }
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.checkpoint.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.checkpoint)
+        except RuntimeError as error:
+            # torch hides the disk's refusal behind an error of its own
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._saved_at = time.monotonic()
+
+    def _load_checkpoint(self) -> bool:
+        """Take up a checkpoint, if there is one. Raises TrainingError when it is of another run."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return False
+        content = self._read_checkpoint(self.checkpoint)
+        before = content["identity"]
+        for key, value in self.identity.items():
+            if before.get(key) != value:
+                raise TrainingError(
+                    f"{self.checkpoint}: {key} was {before.get(key)} and is now {value}; "
+                    "resume with the same options and data, or train into another --out"
+                )
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.best, self.state = content["best"], State(**content["state"])
+        return True
+
+    def _read_checkpoint(self, file: Path) -> dict[str, Any]:
+        damaged = TrainingError(f"{file}: not a whole checkpoint; remove it, and --resume starts anew")
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
+            raise damaged from error
+        if not isinstance(content, dict) or "identity" not in content:
+            raise damaged
+        return content
+
+    def _write_log(self) -> None:
+        """Write log.csv anew: a row per finished epoch, so that a resumed run has each once."""
+        if self.folder is None or not self.accelerator.is_main_process:
+            return
+        temporary = self.folder / ".log.csv.tmp"
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(self.state.rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.state.rows)
+        temporary.replace(self.folder / "log.csv")
+
+    def ask_to_stop(self) -> None:
+        """Stop after the step under way, with a checkpoint."""
+        self._stop_asked = True
+
+
+class _StopSignals:
+    """While inside, the first Ctrl-C or SIGTERM asks the trainer to stop; a second one is immediate."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.previous = trainer, {}
+
+    def __enter__(self) -> None:
+        import threading
+
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in (signal.SIGINT, signal.SIGTERM):
+            self.previous[name] = signal.signal(name, self._handle)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        self.trainer.ask_to_stop()
+        signal.signal(number, self.previous[number])
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self.previous.items():
+            signal.signal(name, handler)

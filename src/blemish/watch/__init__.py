@@ -1,0 +1,1 @@
+"""Inspecting what cameras write into a folder, and telling others of rejects."""

@@ -1,0 +1,189 @@
+"""Telling machines of a rejected part: a command, a webhook, an MQTT topic.
+
+Each hook has a thread and a queue of its own, so that one that hangs or fails holds up neither the inspection
+nor the others. Webhook and MQTT try again until they get through; what does not fit the queue is dropped,
+the oldest first, and said so.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections import deque
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from blemish.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+QUEUE = 1000
+"""Rows that wait for a hook at most."""
+TIMEOUT = 10.0
+"""Seconds that a command or a connection may take."""
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds between two tries: doubled from the first to the longest."""
+LAST_CALL = 5.0
+"""Seconds that hooks have to deliver what waits when the watch ends."""
+
+
+class Hook:
+    """A thread that hands rows to `send`, in order, and tries again while it fails."""
+
+    def __init__(
+        self,
+        name: str,
+        send: Callable[[dict[str, Any]], None],
+        say: Callable[[str], None],
+        *,
+        retry: bool = True,
+    ) -> None:
+        self.name, self.send, self.say, self.retry = name, send, say, retry
+        self.waiting: deque[dict[str, Any]] = deque()
+        self.changed, self.ending = threading.Condition(), False
+        self.failing = False
+        self.thread = threading.Thread(target=self._run, name=f"hook {name}", daemon=True)
+        self.thread.start()
+
+    def tell(self, row: dict[str, Any]) -> None:
+        """Queue a row; never waits."""
+        with self.changed:
+            if len(self.waiting) >= QUEUE:
+                lost = self.waiting.popleft()
+                self.say(f"{self.name}: too many rejects wait, {lost['path']} is dropped")
+            self.waiting.append(row)
+            self.changed.notify()
+
+    def close(self, seconds: float) -> int:
+        """Give what waits some seconds, then stop. Returns the number of rows that were not delivered."""
+        with self.changed:
+            self.ending = True
+            self.changed.notify()
+        self.thread.join(seconds)
+        return len(self.waiting)
+
+    def _run(self) -> None:
+        wait = FIRST_WAIT
+        while True:
+            with self.changed:
+                while not self.waiting:
+                    if self.ending:
+                        return
+                    self.changed.wait()
+                row = self.waiting[0]
+            if self._try(row):
+                wait = FIRST_WAIT
+                with self.changed:
+                    if self.waiting and self.waiting[0] is row:  # not dropped meanwhile
+                        self.waiting.popleft()
+            else:
+                with self.changed:  # a new row does not cut the wait short, the end of the watch does
+                    ending = self.ending
+                    self.changed.wait_for(lambda was=ending: self.ending != was, wait)
+                wait = min(2 * wait, LONGEST_WAIT)
+
+    def _try(self, row: dict[str, Any]) -> bool:
+        try:
+            self.send(row)
+        except Exception as error:  # whatever a hook does, the inspection goes on
+            if not self.failing or not self.retry:
+                line = " ".join(str(error).split())[:200]
+                self.say(
+                    f"{self.name}: {line or type(error).__name__}" + ("; trying again" if self.retry else "")
+                )
+            self.failing = True
+            return not self.retry
+        if self.failing and self.retry:
+            self.say(f"{self.name}: works again")
+        self.failing = False
+        return True
+
+
+def command(line: str) -> Callable[[dict[str, Any]], None]:
+    """Run a command with the row as JSON on its standard input. Raises UsageError for an empty one."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"--on-reject {line}: {error}; close the quotation") from error
+    if not words:
+        raise UsageError("--on-reject: is empty; give a command")
+
+    def send(row: dict[str, Any]) -> None:
+        done = subprocess.run(
+            words, input=json.dumps(row).encode(), capture_output=True, timeout=TIMEOUT, check=False
+        )
+        if done.returncode:
+            told = done.stderr.decode(errors="replace").strip()
+            raise RuntimeError(f"ended with {done.returncode} {told}")
+
+    return send
+
+
+def webhook(url: str) -> Callable[[dict[str, Any]], None]:
+    """POST the row as JSON; any answer below 300 is a delivery. Raises UsageError for what is no URL."""
+    if not _has_form(url, "http", "https"):
+        raise UsageError(f"--webhook {url}: must be an http:// or https:// address")
+    opener = urllib.request.build_opener(_NoRedirect)
+
+    def send(row: dict[str, Any]) -> None:
+        headers = {"Content-Type": "application/json", "User-Agent": "blemish"}
+        request = urllib.request.Request(url, json.dumps(row).encode(), headers, method="POST")
+        try:
+            with opener.open(request, timeout=TIMEOUT) as answer:
+                answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                raise RuntimeError(f"answered {error.code}") from error
+
+    return send
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: followed, the POST would become a GET without the row."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
+        """Follow nothing."""
+
+
+def _has_form(url: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is no number
+        return False
+
+
+def mqtt(url: str) -> Callable[[dict[str, Any]], None]:
+    """Publish the row as JSON, at least once (QoS 1), to mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC.
+
+    Raises UsageError for another form, and without the package of `blemish[mqtt]`.
+    """
+    if not _has_form(url, "mqtt", "mqtts") or not urlsplit(url).path.lstrip("/"):
+        raise UsageError(f"--mqtt {url}: must be mqtt://HOST/TOPIC, or mqtts:// with TLS")
+    try:
+        from paho.mqtt import publish
+    except ImportError as error:
+        raise UsageError("--mqtt: paho-mqtt is missing; pip install 'blemish[mqtt]'") from error
+    parts = urlsplit(url)
+    secret = None
+    if parts.username:
+        secret = {"username": unquote(parts.username), "password": unquote(parts.password or "")}
+    port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+
+    def send(row: dict[str, Any]) -> None:
+        publish.single(
+            parts.path.lstrip("/"),
+            json.dumps(row),
+            qos=1,
+            hostname=str(parts.hostname),
+            port=port,
+            auth=secret,  # type: ignore[arg-type]
+            tls={} if parts.scheme == "mqtts" else None,  # type: ignore[arg-type]
+        )
+
+    return send

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import save, tiny_image
+from fakes import fake_detector
+
+from blemish.data.dataset import open_dataset
+from blemish.evaluation.evaluate import evaluate
+from blemish.images import decode as decoding
+from blemish.images.draw import write_thumbnail
+
+
+def dark_and_bright(folder: Path) -> tuple[Path, Path]:
+    """A good image and a defective one, as different as can be."""
+    good, bad = tiny_image(0) // 4, tiny_image(1)
+    return save(folder / "test" / "good" / "0.png", good), save(folder / "test" / "hole" / "0.png", bad)
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_each_image_gets_an_overlay_and_a_thumbnail_of_its_own(tmp_path: Path):
+    paths = dark_and_bright(tmp_path / "data")
+    out = tmp_path / "out"
+    evaluate(fake_detector(), open_dataset(tmp_path / "data", need_train=False), out)
+    assert files_below(out / "overlays") == {"test/good/0.png.png", "test/hole/0.png.png"}
+    assert files_below(out / "thumbnails") == {"test/good/0.png.jpg", "test/hole/0.png.jpg"}
+    html = (out / "report.html").read_text()
+    for path, label in zip(paths, ("good", "hole"), strict=True):
+        overlay, small = f"overlays/test/{label}/0.png.png", f"thumbnails/test/{label}/0.png.jpg"
+        write_thumbnail(tmp_path / "expected.jpg", decoding.read(path))
+        assert (out / small).read_bytes() == (tmp_path / "expected.jpg").read_bytes()
+        assert f'<a href="{overlay}"><img src="{small}"' in html  # the full size is a click away
+        assert f'<a href="{overlay}"><img src="{overlay}"' in html
+
+
+def test_an_image_is_decoded_once_to_be_scored_and_once_to_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    paths = dark_and_bright(tmp_path / "data")
+    decode, decoded = decoding.decode, []
+
+    def counting(data: bytes, *, name: str = "image") -> np.ndarray:
+        decoded.append(name)
+        return decode(data, name=name)
+
+    monkeypatch.setattr(decoding, "decode", counting)
+    evaluate(fake_detector(), open_dataset(tmp_path / "data", need_train=False), tmp_path / "out")
+    assert Counter(decoded) == {str(path): 2 for path in paths}
+
+
+@pytest.mark.parametrize("up", ["..", "../.."])
+def test_pictures_stay_in_the_folder_of_the_evaluation(up: str, tmp_path: Path):
+    folder, out = tmp_path / "a" / "b" / "lists", tmp_path / "results" / "run"
+    folder.mkdir(parents=True)
+    _, bad = dark_and_bright((folder / up).resolve())
+    rows = ["path,split,label", f"{up}/test/good/0.png,test,good", f"{bad},test,hole"]  # relative, absolute
+    (folder / "list.csv").write_text("\n".join(rows) + "\n")
+    before = files_below(tmp_path)
+    evaluate(fake_detector(), open_dataset(folder / "list.csv", need_train=False), out)
+    assert all(name.startswith("results/run/") for name in files_below(tmp_path) - before)
+    inside = {f"{up.replace('..', 'up')}/test/good/0.png", str(bad).lstrip("/")}
+    assert files_below(out / "overlays") == {f"{name}.png" for name in inside}
+    assert files_below(out / "thumbnails") == {f"{name}.jpg" for name in inside}
+    html = (out / "report.html").read_text()
+    assert all(f'src="thumbnails/{name}.jpg"' in html for name in inside)

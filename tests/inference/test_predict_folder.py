@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import save, tiny_defect, tiny_image
+from fakes import fake_detector, grey, mean_of_channels
+from PIL import Image
+
+from blemish.core.errors import UsageError
+from blemish.images import draw
+from blemish.inference import load
+from blemish.inference.predict_folder import COLUMNS, find_inputs, predict_to_folder
+
+FIELDS = ["path", "score", "p_value", "threshold", "anomalous", "regions", "map", "overlay", "error"]
+LEVELS = (51, 102, 153, 204)
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def table_of(out: Path) -> list[dict[str, str]]:
+    with (out / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def places(*patterns: Path | str) -> dict[str, str]:
+    return {str(path): place.as_posix() for path, place in find_inputs([str(p) for p in patterns])}
+
+
+# --- which files, and where their pictures go ---
+
+
+def test_a_folder_keeps_its_sub_folders(tmp_path: Path):
+    for name in ("b/2.png", "a/2.png", "1.png", "a/x/2.png"):
+        grey(tmp_path / name, 1)
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert list(places(tmp_path).items()) == [
+        (f"{tmp_path}/1.png", "1"),
+        (f"{tmp_path}/a/2.png", "a/2"),
+        (f"{tmp_path}/a/x/2.png", "a/x/2"),
+        (f"{tmp_path}/b/2.png", "b/2"),
+    ]
+
+
+def test_equal_names_in_different_folders_do_not_collide(tmp_path: Path):
+    first, second = grey(tmp_path / "line1" / "part.png", 1), grey(tmp_path / "line2" / "part.png", 2)
+    assert places(first, second) == {str(first): "line1/part", str(second): "line2/part"}
+    assert places(first.parent, second.parent) == {str(first): "line1/part", str(second): "line2/part"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["part.png", "part.jpg"],
+        ["part.png", "part.jpg", "part.png.tiff"],
+        ["part.png.tiff", "part.png", "part.jpg", "part"],
+        ["part.tiff.png", "part.tiff", "part.tiff.tiff"],
+    ],
+)
+def test_equal_stems_with_different_suffixes_do_not_collide(tmp_path: Path, names: list[str]):
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.touch()
+    assert len({*places(*paths).values()}) == len(names)
+
+
+def test_a_stem_of_its_own_loses_its_suffix_beside_twins(tmp_path: Path):
+    for name in ("a.png", "a.jpg", "b.png"):
+        (tmp_path / name).touch()
+    assert list(places(tmp_path).values()) == ["a.jpg", "a.png", "b"]
+
+
+def test_a_glob(tmp_path: Path):
+    for name in ("a1.png", "a2.png", "b1.png", "deep/a3.png", "deep/er/a4.png"):
+        grey(tmp_path / name, 1)
+    assert list(places(tmp_path / "a*.png").values()) == ["a1", "a2"]
+    assert list(places(tmp_path / "**" / "a*.png").values()) == ["a1", "a2", "deep/a3", "deep/er/a4"]
+    assert list(places(tmp_path / "d*").values()) == ["a3", "er/a4"]  # a folder that a glob found
+
+
+def test_a_name_with_glob_characters_is_taken_as_it_is(tmp_path: Path):
+    path = grey(tmp_path / "part[1].png", 1)
+    assert places(path) == {str(path): "part[1]"}
+
+
+def test_a_folder_and_a_file_and_a_glob_mixed_keep_the_order_given(tmp_path: Path):
+    late = grey(tmp_path / "z.png", 1)
+    for name in ("folder/2.png", "folder/1.png", "other/x.png"):
+        grey(tmp_path / name, 1)
+    assert list(places(late, tmp_path / "folder", tmp_path / "o*" / "*.png").values()) == [
+        "z",
+        "folder/1",
+        "folder/2",
+        "other/x",
+    ]
+
+
+def test_a_file_named_twice_is_taken_once_however_it_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    grey(tmp_path / "a.png", 1)
+    grey(tmp_path / "sub" / "b.png", 1)
+    monkeypatch.chdir(tmp_path)
+    spelled = ["a.png", "./a.png", str(tmp_path / "a.png"), "sub/../a.png", "*.png", "."]
+    assert places(*spelled) == {"a.png": "a", "sub/b.png": "sub/b"}
+
+
+def test_pictures_stay_below_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    grey(tmp_path / "x.png", 1)
+    grey(tmp_path / "deep" / "here" / "y.png", 1)
+    monkeypatch.chdir(tmp_path / "deep")
+    assert places("../x.png", "here/y.png") == {"../x.png": "x", "here/y.png": "deep/here/y"}
+
+
+def test_patterns_that_match_nothing_are_refused(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty: holds no image"):
+        places(tmp_path / "empty")
+    with pytest.raises(UsageError, match=r"gone\.png: no such file or folder"):
+        places(tmp_path / "gone.png")
+    with pytest.raises(UsageError, match="no match as a glob"):
+        places(tmp_path / "*.png")
+
+
+# --- what is written ---
+
+
+def test_rows_maps_and_overlays_say_what_the_detector_says(tmp_path: Path):
+    inputs = tmp_path / "in"
+    picture = np.full((48, 40, 3), 20, np.uint8)
+    picture[10:20, 5:9] = 250
+    save(inputs / "bad" / "1.png", picture)
+    grey(inputs / "good" / "1.png", 60)
+    detector = fake_detector(grey_levels=LEVELS)
+    seen: list[dict[str, Any]] = []
+    counts = predict_to_folder(detector, find_inputs([str(inputs)]), tmp_path / "out", on_row=seen.append)
+    assert (counts.scored, counts.anomalous, counts.failed, counts.errors) == (2, 1, 0, [])
+    rows, table = rows_of(tmp_path / "out"), table_of(tmp_path / "out")
+    assert seen == rows
+    assert [list(row) for row in rows] == [FIELDS, FIELDS]
+    assert list(table[0]) == list(COLUMNS)
+    for row, cells, name in zip(rows, table, ("bad/1", "good/1"), strict=True):
+        prediction = detector.predict(row["path"])
+        assert row["path"] == f"{inputs / name}.png"
+        assert row["map"] == f"maps/{name}.tiff"
+        assert row["overlay"] == f"overlays/{name}.png"
+        assert row["error"] is None
+        for field in ("score", "p_value", "threshold", "anomalous"):
+            assert row[field] == getattr(prediction, field)
+            assert cells[field] == str(row[field])
+        assert row["regions"] == [vars(region) for region in prediction.regions]
+        assert cells["n_regions"] == str(len(prediction.regions))
+        assert (cells["path"], cells["map"], cells["error"]) == (row["path"], row["map"], "")
+        heat = tifffile.imread(tmp_path / "out" / row["map"])
+        assert heat.dtype == np.float32
+        np.testing.assert_array_equal(heat, prediction.anomaly_map)
+        with Image.open(tmp_path / "out" / row["overlay"]) as overlay:
+            assert (overlay.mode, overlay.size) == ("RGB", heat.shape[::-1])
+    assert rows[0]["anomalous"] is True
+    assert rows[0]["regions"]
+    assert sorted(rows[0]["regions"][0]) == ["area_px", "peak", "x0", "x1", "y0", "y1"]
+    assert rows[1]["anomalous"] is False
+
+
+def test_without_calibration_verdicts_are_null_and_cells_empty(tmp_path: Path):
+    path = grey(tmp_path / "a.png", 9)
+    counts = predict_to_folder(fake_detector(), find_inputs([str(path)]), tmp_path / "out")
+    (row,), (cells,) = rows_of(tmp_path / "out"), table_of(tmp_path / "out")
+    assert (row["p_value"], row["threshold"], row["anomalous"], row["regions"]) == (None, None, None, [])
+    assert (cells["p_value"], cells["threshold"], cells["anomalous"], cells["n_regions"]) == ("", "", "", "0")
+    assert (counts.scored, counts.anomalous) == (1, 0)
+
+
+def test_an_unreadable_file_becomes_a_row_and_the_rest_is_done(tmp_path: Path):
+    inputs = tmp_path / "in"
+    for i in range(40):
+        grey(inputs / f"{i:02d}.png", 6 * i)
+    bad = [0, 13, 14, 39]
+    for i in bad:
+        (inputs / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
+    counts = predict_to_folder(
+        fake_detector(grey_levels=LEVELS, batch_size=4), find_inputs([str(inputs)]), tmp_path / "out"
+    )
+    rows, table = rows_of(tmp_path / "out"), table_of(tmp_path / "out")
+    assert [Path(row["path"]).stem for row in rows] == [f"{i:02d}" for i in range(40)]
+    assert [row["path"] for row in table] == [row["path"] for row in rows]
+    for i, row in enumerate(rows):
+        if i in bad:
+            assert row["error"].startswith(f"{inputs / f'{i:02d}.png'}: ")
+            assert "\n" not in row["error"]
+            assert table[i]["error"] == row["error"]
+            assert {row[k] for k in [*FIELDS[1:5], "map", "overlay"]} == {None}
+            assert row["regions"] == []
+        else:
+            assert row["score"] == pytest.approx(6 * i / 255)
+            assert (tmp_path / "out" / row["map"]).is_file()
+    assert (counts.scored, counts.failed) == (36, 4)
+    assert counts.errors == [rows[i]["error"] for i in bad]
+    # 6 * 34 ties with the highest calibration score, 204; 35, 36, 37 and 38 exceed it, 39 is unreadable
+    assert counts.anomalous == 4
+    assert [i for i, row in enumerate(rows) if row["anomalous"]] == [35, 36, 37, 38]
+
+
+def test_counts_name_the_first_twenty_errors(tmp_path: Path):
+    for i in range(25):
+        (tmp_path / f"{i:02d}.png").write_text("no")
+    counts = predict_to_folder(fake_detector(), find_inputs([str(tmp_path)]), tmp_path / "out")
+    assert (counts.scored, counts.failed, len(counts.errors)) == (0, 25, 20)
+    assert counts.errors[19].startswith(f"{tmp_path / '19.png'}: ")
+
+
+def test_a_file_that_goes_away_after_it_was_scored_is_a_row_with_an_error(tmp_path: Path):
+    paths = [grey(tmp_path / f"{i}.png", i) for i in range(3)]
+
+    def network(x: np.ndarray) -> np.ndarray:
+        paths[1].unlink(missing_ok=True)
+        return mean_of_channels(x)
+
+    counts = predict_to_folder(
+        fake_detector(network=network), find_inputs([str(p) for p in paths]), tmp_path / "out"
+    )
+    rows = rows_of(tmp_path / "out")
+    assert [row["error"] is None for row in rows] == [True, False, True]
+    assert (counts.scored, counts.failed) == (2, 1)
+    assert not (tmp_path / "out" / "maps" / "1.tiff").exists()
+
+
+def test_names_that_are_not_utf_8_survive(tmp_path: Path):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        grey(tmp_path / "in" / name, 9)
+    except OSError as error:
+        pytest.skip(f"this file system takes UTF-8 names only: {error}")
+    predict_to_folder(fake_detector(), find_inputs([str(tmp_path / "in")]), tmp_path / "out")
+    (row,), (cells,) = rows_of(tmp_path / "out"), table_of(tmp_path / "out")
+    assert row["path"] == cells["path"] == str(tmp_path / "in" / name)
+    assert b"caf\xe9.png," in (tmp_path / "out" / "predictions.csv").read_bytes()
+
+
+def test_predictions_are_never_overwritten(tmp_path: Path):
+    inputs = find_inputs([str(grey(tmp_path / "a.png", 9))])
+    predict_to_folder(fake_detector(), inputs, tmp_path / "out")
+    before = (tmp_path / "out" / "predictions.jsonl").read_bytes()
+    with pytest.raises(UsageError, match=r"out: already holds predictions; choose another --out"):
+        predict_to_folder(fake_detector(), inputs, tmp_path / "out")
+    assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
+
+
+def check_what_is_left(out: Path, n: int) -> None:
+    """Whole rows, in order, each with its pictures; the table has as many."""
+    lines = (out / "predictions.jsonl").read_text().split("\n")[:-1]  # a last line may be cut off
+    rows = [json.loads(line) for line in lines]
+    assert 0 < len(rows) < n
+    for i, row in enumerate(rows):
+        assert Path(row["path"]).stem == f"{i:02d}"
+        assert tifffile.imread(out / row["map"]).shape == (32, 32)
+        with Image.open(out / row["overlay"]) as overlay:
+            overlay.load()
+    assert [r["path"] for r in table_of(out)][: len(rows) - 1] == [r["path"] for r in rows][:-1]
+
+
+@pytest.fixture
+def forty(tmp_path: Path) -> list[tuple[Path, Path]]:
+    for i in range(40):
+        save(tmp_path / "in" / f"{i:02d}.png", tiny_image(i)[:32, :32])
+    return find_inputs([str(tmp_path / "in")])
+
+
+def test_what_is_written_stays_when_a_disk_fills_up(small_disk: Path, forty: list[tuple[Path, Path]]):
+    with (small_disk / "fill").open("wb") as file:
+        file.write(bytes(120_000))
+    with pytest.raises(OSError, match="No space left") as caught:
+        predict_to_folder(fake_detector(grey_levels=LEVELS), forty, small_disk / "out")
+    assert caught.value.errno == errno.ENOSPC
+    check_what_is_left(small_disk / "out", 40)
+
+
+def test_what_is_written_stays_when_writing_a_picture_fails(
+    tmp_path: Path, forty: list[tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+):
+    write_map: Callable = draw.write_map
+
+    def failing(path: Path, anomaly_map: np.ndarray) -> None:
+        if path.stem == "25":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_map(path, anomaly_map)
+
+    monkeypatch.setattr(draw, "write_map", failing)
+    with pytest.raises(OSError, match="No space left"):
+        predict_to_folder(fake_detector(grey_levels=LEVELS), forty, tmp_path / "out")
+    check_what_is_left(tmp_path / "out", 40)
+    assert len(rows_of(tmp_path / "out")) == 25
+
+
+def test_a_tiny_model_s_rows_are_its_predictions(tiny_model: Path, tmp_path: Path):
+
+    detector = load.load(tiny_model, device="cpu")
+    path = save(tmp_path / "hole.png", tiny_defect("hole", 1)[0])
+    predict_to_folder(detector, find_inputs([str(path)]), tmp_path / "out")
+    prediction, (row,) = detector.predict(path), rows_of(tmp_path / "out")
+    assert (row["score"], row["anomalous"]) == (prediction.score, True)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / row["map"]), prediction.anomaly_map)

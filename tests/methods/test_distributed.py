@@ -1,0 +1,167 @@
+"""Training by several processes, started by torchrun as a user would, against one process."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import parent_of
+
+from blemish.methods.components.distributed import gathered, own, share_of
+
+COMMON = ("--device=cpu", "--precision=fp32", "--seed=3", "--batch-size=5", "--image-size=32")
+COMMON += ("--validation-fraction=0.1", "--calibration-fraction=0.1", "--epochs=17")  # of 3 steps
+METAL = ("--method=metal", "--patch-size=8", "--embedding=8", "--hidden=16", "--heads=2")
+CPC_AD = (
+    "--method=cpc-ad",
+    "--patch-size=32",
+    "--sub-patch-size=8",
+    "--steps-ahead=1",
+    "--skip=0",
+    "--width=8",
+)
+SCRIPT = """
+import sys
+from blemish.cli.main import main
+from blemish.training import trainer
+trainer.CHECKPOINT_SECONDS = {}
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    """17 images: batches of 5, and of 3, which two processes cannot halve."""
+    folder = tmp_path_factory.mktemp("shared") / "good"
+    folder.mkdir()
+    ramp = np.linspace(0, 200, 48)[:, None] * np.ones((1, 48))
+    for i in range(17):
+        noisy = np.stack([ramp, ramp.T, ramp], -1) + np.random.default_rng(i).normal(0, 12, (48, 48, 1))
+        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def started(
+    processes: int, good: Path, out: Path, *options: str, checkpoint_seconds: float = 30
+) -> subprocess.Popen:
+    script = out.parent / f"{out.name}.py"
+    script.write_text(SCRIPT.format(checkpoint_seconds))
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+    command = (sys.executable, *launcher, script, "train", "--data", good, "--out", out, *COMMON, *options)
+    return subprocess.Popen(
+        [str(part) for part in command],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def trained(processes: int, good: Path, out: Path, *options: str) -> list[dict[str, float]]:
+    """Train to the end; returns the log's rows."""
+    process = started(processes, good, out, *options)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert said.count("model: ") == 1  # one process speaks
+    assert sorted(p.name for p in out.iterdir()) == ["log.csv", "model.safetensors", "run.json"]
+    return rows(out)
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    with (out / "log.csv").open(newline="") as file:
+        return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [METAL, CPC_AD], ids=["metal", "cpc-ad"])
+def test_two_processes_have_the_losses_of_one(method, good, tmp_path):
+    one, two = (trained(n, good, tmp_path / str(n), *method) for n in (1, 2))
+    assert len(one) == len(two) == 17  # 51 steps
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    assert one[-1]["train_loss"] < one[0]["train_loss"] - 0.1
+
+
+@pytest.mark.slow
+def test_negatives_of_each_process_are_another_loss(good, tmp_path):
+    own_negatives = trained(2, good, tmp_path / "own", *CPC_AD, "--negatives-of=process", "--epochs=2")
+    all_negatives = trained(2, good, tmp_path / "all", *CPC_AD, "--epochs=2")
+    assert own_negatives[0]["train_loss"] != pytest.approx(all_negatives[0]["train_loss"], abs=1e-5)
+    assert own_negatives[0]["train_loss"] == pytest.approx(all_negatives[0]["train_loss"], abs=0.2)
+
+
+def worker(launcher: subprocess.Popen, rank: int) -> int:
+    """Return the process number of a rank."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = parent_of(int(folder.name)) == launcher.pid
+            if mine and f"\0RANK={rank}\0" in (folder / "environ").read_text():
+                return int(folder.name)
+        except OSError:
+            continue
+    raise AssertionError("no such process")
+
+
+def wait_for_epoch(process: subprocess.Popen, out: Path, epoch: int) -> None:
+    while process.poll() is None:
+        if (out / "log.csv").exists() and len(rows(out)) >= epoch:
+            return
+        time.sleep(0.005)
+    pytest.fail(f"ended before epoch {epoch}: {process.communicate()[1]}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a rank by /proc")
+def test_a_killed_rank_and_then_a_stop_end_with_the_same_weights(good, tmp_path):
+    trained(2, good, tmp_path / "undisturbed", *METAL, "--epochs=60")
+    out, options = tmp_path / "disturbed", (*METAL, "--epochs=60", "--resume")
+    process = started(2, good, out, *options, checkpoint_seconds=0.05)
+    wait_for_epoch(process, out, 5)
+    os.kill(worker(process, rank=1), signal.SIGKILL)
+    assert "one of 2 processes is gone or cannot go on" in process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    process = started(2, good, out, *options, checkpoint_seconds=0.05)
+    wait_for_epoch(process, out, 30)
+    process.terminate()
+    assert "stopped in epoch" in process.communicate(timeout=120)[1]
+    assert not (out / "model.safetensors").exists()
+    trained(2, good, out, *options)
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("disturbed", "undisturbed")]
+    assert models[0] == models[1]
+
+
+@pytest.mark.slow
+def test_batch_normalisation_is_not_shared(good, tmp_path):
+    process = started(2, good, tmp_path / "cutpaste", "--method=cutpaste", "--patch-size=32", "--stride=4")
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert "--method cutpaste: batch normalisation needs whole batches; train it in one process" in errors
+
+
+@pytest.mark.parametrize(("total", "processes"), [*itertools.product((1, 2, 3, 5, 16), (1, 2, 3, 7))])
+def test_shares_make_the_batch(total, processes):
+    shares = [share_of(total, process=i, processes=processes) for i in range(processes)]
+    if processes == 1 or total < processes:
+        assert shares == [None] * processes  # each takes all of it
+        return
+    batch = torch.arange(total)
+    assert torch.cat([own(batch, share) for share in shares]).tolist() == batch.tolist()
+    losses = torch.rand(total)
+    mean = torch.stack([share.weight * own(losses, share).mean() for share in shares]).mean()
+    torch.testing.assert_close(mean, losses.mean())
+
+
+def test_alone_nothing_is_gathered():
+    part = torch.rand(2, 3)
+    assert gathered(part, None, dim=1) is part
+    assert own(part, None) is part

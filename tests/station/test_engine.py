@@ -1,0 +1,331 @@
+"""The engine against the detector it feeds: the same answers, each once, on disk before it is given."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import RGB8, fake_detector
+from PIL import Image
+
+pytest.importorskip("sqlalchemy", reason="the station's packages are not installed")
+
+from blemish.inference.detector import Pipeline
+from blemish.record.store import Inspection
+from blemish.station.engine import Busy, Engine, Model, Request
+from blemish.station.render import read_map
+
+LEVELS = [100, 120, 140]
+
+
+class Record:
+    """A store that keeps rows in a list; it can be told to wait or to fail."""
+
+    def __init__(self) -> None:
+        self.rows: list[Inspection] = []
+        self.transactions: list[int] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.failure: Exception | None = None
+
+    def record(self, rows: list[Inspection]) -> None:
+        self.open.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        self.rows += rows
+        self.transactions.append(len(rows))
+
+
+class Files:
+    """An archive in memory."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[str, str], bytes] = {}
+
+    def put(self, data: bytes, kind: str) -> str:
+        name = hashlib.sha256(data).hexdigest()
+        self.files[kind, name] = data
+        return name
+
+
+@contextmanager
+def running(detector: Pipeline, *, capacity: int = 64, on_recorded=lambda _: None) -> Iterator[Engine]:
+    model = Model(digest="d" * 64, detector=detector)
+    engine = Engine(model, Record(), Files(), capacity=capacity, on_recorded=on_recorded)  # type: ignore[arg-type]
+    try:
+        yield engine
+    finally:
+        engine.store.open.set()
+        engine.close()
+
+
+def png(level: int, side: int = 32) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((side, side, 3), level, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def request(level: int, side: int = 32, part: str | None = None) -> Request:
+    return Request(data=png(level, side), source="api", name=f"{level}.png", part=part)
+
+
+def answer(future: Future[Inspection]) -> Inspection:
+    return future.result(timeout=20)
+
+
+def test_an_answer_is_the_detector_s(tmp_path: Path):
+    detector = fake_detector(grey_levels=LEVELS)
+    with running(detector) as engine:
+        said = answer(engine.submit(request(150, side=48, part="A-7")))
+        path = tmp_path / "150.png"
+        path.write_bytes(png(150, 48))
+        expected = detector.predict(path)
+        assert said.score == expected.score
+        assert (said.p_value, said.threshold, said.anomalous) == (0.25, expected.threshold, True)
+        assert [r["area_px"] for r in said.regions] == [48 * 48]
+        assert (said.path, said.part, said.width, said.height) == ("150.png", "A-7", 48, 48)
+        assert (said.model, said.source, said.error) == ("d" * 64, "api", None)
+        assert engine.store.rows == [said]
+        assert engine.archive.files["image", said.image] == png(150, 48)
+        np.testing.assert_array_equal(read_map(engine.archive.files["map", said.map]), expected.coarse_map)
+        assert 0 < said.seconds < 20
+
+
+def test_no_answer_before_it_is_recorded():
+    with running(fake_detector(grey_levels=LEVELS)) as engine:
+        engine.store.open.clear()
+        waiting = engine.submit(request(90))
+        time.sleep(0.3)
+        assert not waiting.done()
+        assert engine.archive.files  # what the row will name is there before the row
+        engine.store.open.set()
+        assert answer(waiting) in engine.store.rows
+
+
+def test_what_waits_is_scored_and_recorded_together():
+    gate, batches = threading.Event(), []
+
+    def network(x: np.ndarray) -> np.ndarray:
+        gate.wait(10)
+        batches.append(len(x))
+        return x.mean(axis=1)
+
+    with running(fake_detector(grey_levels=LEVELS, network=network, batch_size=8)) as engine:
+        futures = [engine.submit(request(level)) for level in range(60, 90)]
+        time.sleep(0.5)
+        gate.set()
+        scores = [answer(future).score for future in futures]
+    np.testing.assert_allclose(scores, np.arange(60, 90) / 255, rtol=1e-6)
+    assert sum(batches) == 30
+    assert len(batches) <= 7  # at most one small batch for either thread, then eights
+    assert len(engine.store.transactions) < 30
+
+
+def test_there_is_room_for_so_many_and_no_more():
+    with running(fake_detector(grey_levels=LEVELS), capacity=3) as engine:
+        engine.store.open.clear()
+        futures = [engine.submit(request(90 + i)) for i in range(3)]
+        for _ in range(5):
+            with pytest.raises(Busy, match="3 images wait already"):
+                engine.submit(request(1))
+        assert engine.waiting == 3
+        engine.store.open.set()
+        for future in futures:
+            answer(future)
+        deadline = time.monotonic() + 5
+        while engine.waiting and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert answer(engine.submit(request(7))).score == pytest.approx(7 / 255)
+        assert len(engine.store.rows) == 4
+
+
+def test_what_is_no_image_is_a_row_with_its_error_and_is_not_kept():
+    garbage = Request(data=b"\x89PNG\r\n\x1a\n" + b"garbage", source="api", name="x.png")
+    with running(fake_detector(grey_levels=LEVELS)) as engine:
+        said = answer(engine.submit(garbage))
+        assert said.error is not None
+        assert said.error.startswith("x.png: ")
+        assert (said.image, said.map, said.score, said.anomalous) == (None, None, None, None)
+        assert said.regions == []
+        assert not engine.archive.files
+        assert engine.store.rows == [said]
+
+
+def test_an_image_above_the_limit_is_refused_undecoded():
+    model = Model(digest="d" * 64, detector=fake_detector())
+    engine = Engine(model, Record(), Files(), max_pixels=1000)  # type: ignore[arg-type]
+    said = answer(engine.submit(request(9, side=40)))
+    assert said.error == "9.png: 40 x 40 px is more than the 1000 px blemish reads here; cut it into parts"
+    assert answer(engine.submit(request(9, side=31))).error is None
+    engine.close()
+
+
+def test_a_failing_step_is_its_request_s_alone():
+    def network(x: np.ndarray) -> np.ndarray:
+        if (x > 0.99).any():
+            raise RuntimeError("out of memory")
+        return x.mean(axis=1)
+
+    with running(fake_detector(grey_levels=LEVELS, network=network, batch_size=1)) as engine:
+        bad, good = engine.submit(request(255)), engine.submit(request(80))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            answer(bad)
+        assert answer(good).score == pytest.approx(80 / 255)
+        engine.store.failure = OSError("disk full")
+        with pytest.raises(OSError, match="disk full"):
+            answer(engine.submit(request(81)))
+        engine.store.failure = None
+        assert answer(engine.submit(request(82))).error is None
+        assert engine.waiting == 0 or time.sleep(0.2) is None
+
+
+def test_files_that_wait_are_bounded_by_their_bytes_too():
+    with running(fake_detector(grey_levels=LEVELS)) as engine:
+        one = request(90)
+        engine.max_bytes = 3 * len(one.data)
+        engine.store.open.clear()
+        futures = [engine.submit(one) for _ in range(3)]
+        with pytest.raises(Busy, match="images of 0 MB wait already"):
+            engine.submit(one)
+        assert engine.waiting == 3
+        engine.store.open.set()
+        for future in futures:
+            answer(future)
+        large = Request(data=png(90) + bytes(4 * len(one.data)), source="api")
+        until_empty(engine)
+        assert answer(engine.submit(large)).error is None  # one is taken, however large
+
+
+def until_empty(engine: Engine) -> None:
+    deadline = time.monotonic() + 5
+    while engine.waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    from blemish.station import engine as module
+
+    at_once: list[int] = []
+    decoding = 0
+
+    def decode(data: bytes, *, name: str) -> np.ndarray:
+        nonlocal decoding
+        image = original(data, name=name)
+        decoding += 1
+        time.sleep(0.05)
+        at_once.append(decoding)
+        decoding -= 1
+        return image
+
+    original = module.decode
+    monkeypatch.setattr(module, "decode", decode)
+    monkeypatch.setattr(module, "LARGE", 40 * 40)
+    with running(fake_detector(grey_levels=LEVELS)) as engine:
+        for side, most in ((41, 1), (40, 2)):
+            at_once.clear()
+            for future in [engine.submit(request(90, side=side)) for _ in range(6)]:
+                assert answer(future).error is None
+            assert max(at_once) >= most
+            assert most > 1 or max(at_once) == 1
+
+
+def test_whole_maps_and_images_do_not_wait_for_the_disk():
+    with running(fake_detector(grey_levels=LEVELS)) as engine:
+        kept = []
+        keep = engine._keep
+        engine._keep = lambda job, result: (kept.append((job, result)), keep(job, result))  # type: ignore[method-assign]
+        answer(engine.submit(request(90, side=500)))
+    ((job, result),) = kept
+    assert result.anomaly_map.shape == (32, 32)
+    assert not any(isinstance(value, np.ndarray) and value.size > 10_000 for value in vars(job).values())
+
+
+def test_an_error_between_two_answers_fails_those_that_have_none(monkeypatch: pytest.MonkeyPatch):
+    gate, calls = threading.Event(), []
+
+    def network(x: np.ndarray) -> np.ndarray:
+        calls.append(len(x))
+        gate.wait(60)
+        return x.mean(axis=1)
+
+    def submitted(level: int, there: Callable[[], bool]) -> Future:
+        future = engine.submit(request(level))
+        for _ in range(3000):
+            if there():
+                return future
+            time.sleep(0.01)
+        raise AssertionError("it never came")
+
+    def finish(self: Pipeline, small_map: np.ndarray, *rest: object):
+        if small_map.max() > 0.99:
+            raise MemoryError("no room for the map")
+        return original(self, small_map, *rest)  # type: ignore[arg-type]
+
+    original = Pipeline._finish
+    monkeypatch.setattr(Pipeline, "_finish", finish)
+    with running(fake_detector(grey_levels=LEVELS, network=network, batch_size=8)) as engine:
+        first = [submitted(10, lambda n=n: len(calls) == n) for n in (1, 2)]  # for each thread that scores
+        ready = engine._ready.qsize
+        batch = [submitted(level, lambda n=n: ready() == n) for n, level in enumerate((80, 255, 81), 1)]
+        gate.set()
+        for future in (*first, batch[0]):
+            assert answer(future).error is None
+        with pytest.raises(MemoryError):
+            answer(batch[1])
+        assert batch[2].exception(timeout=20) is None or isinstance(batch[2].exception(), MemoryError)
+        assert answer(engine.submit(request(82))).score == pytest.approx(82 / 255)
+
+
+def test_who_listens_cannot_stop_the_record():
+    def fail(_: object) -> None:
+        raise OSError("the alarm cannot be written")
+
+    with running(fake_detector(grey_levels=LEVELS), on_recorded=fail) as engine:
+        for level in (80, 81):
+            assert answer(engine.submit(request(level))).error is None
+
+
+def test_many_senders_get_each_their_own():
+    detector = fake_detector(grey_levels=LEVELS, batch_size=4)
+    told: list[Inspection] = []
+    with running(detector, capacity=1000, on_recorded=told.extend) as engine:
+        found: dict[int, Inspection] = {}
+
+        def send(level: int) -> None:
+            found[level] = answer(engine.submit(request(level, part=str(level))))
+
+        threads = [threading.Thread(target=send, args=(level,)) for level in range(200)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [found[i].part for i in range(200)] == [str(i) for i in range(200)]
+    np.testing.assert_allclose([found[i].score for i in range(200)], np.arange(200) / 255, rtol=1e-6)
+    assert len({row.id for row in engine.store.rows}) == 200 == len(engine.store.rows)
+    assert told == engine.store.rows
+
+
+def test_tiles_are_scored_too():
+    from dataclasses import replace
+
+    from blemish.core.types import Tiling
+
+    detector = fake_detector(grey_levels=LEVELS)
+    tiling = Tiling(size=(32, 32), overlap=0.25)
+    cut = replace(detector, bundle=replace(detector.bundle, tiling=tiling))
+    with running(cut) as engine:
+        said = answer(engine.submit(request(77, side=70)))
+        assert said.score == pytest.approx(77 / 255)
+        assert read_map(engine.archive.files["map", said.map]).shape == (70, 70)
+        small = answer(engine.submit(request(77, side=20)))
+        assert small.error is not None
+        assert "smaller than the model's tiles" in small.error
+    assert cut.bundle.image_format == RGB8

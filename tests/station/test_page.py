@@ -1,0 +1,405 @@
+"""The station's page in a browser: what is seen is what the service says, and what is judged is kept."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import station_browser
+from conftest import tiny_image
+from PIL import Image
+from scipy import ndimage
+from station_browser import GOOD, HOLE, Open, Running, png, running, shown, upload
+
+from blemish.images.preprocess import resize
+from blemish.inference import postprocess
+from blemish.inference.calibration import _allowed, calibrate
+from blemish.station.render import read_map
+from blemish.station.security import Tokens
+
+pytestmark = pytest.mark.slow
+exported, here, tab = station_browser.exported, station_browser.here, station_browser.tab
+
+
+def pixels(canvas: Any) -> np.ndarray:
+    """What is on a canvas, (H, W, 4), after it has been drawn."""
+    canvas.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    picture = canvas.evaluate("canvas => canvas.toDataURL('image/png')")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.split(",")[1]))), np.float64)
+
+
+def slide(page: Any, name: str, value: int) -> None:
+    page.locator(f".stage:visible input[id^={name}]").evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')) }", value
+    )
+
+
+# --- what is seen ---
+
+
+def test_the_heat_is_the_map_of_the_service(here: Running, tab: Open):
+    page = tab(here.address)
+    upload(page, ("hole.png", HOLE))
+    canvas = shown(page)
+    slide(page, "opacity", 0)
+    plain = pixels(canvas)
+    slide(page, "opacity", 100)
+    heated = pixels(canvas)
+
+    inspection = here.station.store.find()[0]
+    answer = page.request.get(f"{here.address}/v1/inspections/{inspection.id}/map")
+    size = int(answer.headers["x-map-height"]), int(answer.headers["x-map-width"])
+    coarse = np.frombuffer(answer.body(), "<f4").reshape(size)
+    heat = resize(coarse[None], (64, 64))[0]
+    low, high = here.station.look_of(inspection.model).display_range
+    t = np.clip((heat - low) / (high - low), 0, 1)[..., None]
+    colour = 255 * np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1])), 0, 1)
+    level = here.station.look_of(inspection.model).pixel_threshold
+    assert level is not None
+    height, width = plain.shape[:2]
+    scale = min(width, height) / 64
+    rows, columns = np.mgrid[height // 2 - int(30 * scale) : height // 2 + int(30 * scale) : 9, :width]
+    columns = columns[:, int(width / 2 - 30 * scale) : int(width / 2 + 30 * scale) : 9]
+    rows = rows[:, : columns.shape[1]]
+    at = (rows + 0.5 - height / 2) / scale + 31.5, (columns + 0.5 - width / 2) / scale + 31.5
+
+    def between(values: np.ndarray) -> np.ndarray:
+        return ndimage.map_coordinates(values, at, order=1)
+
+    alpha = between(t[..., 0])[..., None]
+    over = np.stack([between((t * colour)[..., c]) for c in range(3)], axis=-1)
+    expected = (1 - alpha) * plain[rows, columns, :3] + over
+    near = (ndimage.minimum_filter(heat, 3) <= level) & (ndimage.maximum_filter(heat, 3) >= level)
+    free = ndimage.map_coordinates(near.astype(float), at, order=1) == 0  # of the contour
+    assert free.sum() > 1000
+    assert alpha[free].max() > 0.9
+    off = np.abs(heated[rows, columns, :3] - expected)[free]
+    assert off.max() <= 10  # Chromium places samples to 1/16 of a pixel without a GPU: 255 / 32, and rounding
+    assert off.mean() < 1
+    assert np.abs(heated - plain).max() > 50
+
+
+def test_the_rate_redraws_at_once_and_asks_nobody(here: Running, tab: Open):
+    page = tab(here.address)
+    upload(page, ("hole.png", HOLE))
+    canvas = shown(page)
+    page.locator(".scorebar").wait_for()
+    before = pixels(canvas)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+    slide(page, "rate", 1000)
+    after = pixels(canvas)
+    assert not np.array_equal(before, after)
+    assert not {
+        path for path in asked if path not in ("/v1/inspections", "/v1/models")
+    }  # looks at what is new
+    calibration = here.station.engine().model.detector.bundle.calibration
+    assert calibration is not None
+    limit = float(page.locator(".facts dd").nth(1).inner_text().replace("−", "-"))
+    assert limit == pytest.approx(calibration.threshold(0.5), rel=1e-3)
+    assert "(50 %)" in page.locator(".stage:visible output[for^=rate]").inner_text()
+    found = page.locator(".regions li").count()
+    inspection = here.station.store.find()[0]
+    assert inspection.map
+    coarse = read_map(here.station.archive.read(inspection.map, "map"))
+    whole = postprocess.to_original_size(coarse, (64, 64))
+    assert found == min(50, len(postprocess.regions(whole, calibration.pixel_threshold(0.5))))
+    page.get_by_role("button", name="Back to").click()
+    np.testing.assert_array_equal(pixels(canvas), before)
+
+
+def test_the_arithmetic_is_that_of_the_library(here: Running, tab: Open):
+    page = tab(here.address)
+
+    def ask(code: str, value: Any) -> Any:
+        return page.evaluate(f"async given => {{ const m = await import('/static/maps.js'); {code} }}", value)
+
+    rng = np.random.default_rng(0)
+    cases = [(n, k / 100) for n in (1, 5, 19, 28, 99, 199) for k in range(1, 100)]
+    cases += [(n, k / (n + 1)) for n in (6, 21, 48, 92) for k in range(1, n + 1)]
+    assert ask("return given.map(([n, r]) => m.allowed(n, r))", cases) == [_allowed(*case) for case in cases]
+    scores = np.sort(rng.normal(size=28))
+    known = calibrate(scores, scores)
+    rates = [0.05, 0.29, 0.5]
+    got = ask("return given.rates.map(r => m.threshold(given.s, r))", {"s": scores.tolist(), "rates": rates})
+    assert got == [known.threshold(rate) for rate in rates]
+
+    for shape, size in (((8, 8), (64, 48)), ((40, 30), (17, 64)), ((5, 7), (5, 7))):
+        small = rng.normal(size=shape).astype(np.float32)
+        given = {"v": small.ravel().tolist(), "w": shape[1], "h": shape[0], "size": size}
+        made = "const map = m.resized({values: Float32Array.from(given.v), width: given.w, height: given.h}, "
+        large = ask(f"{made} given.size[1], given.size[0]); return Array.from(map.values)", given)
+        expected = resize(small[None], size)[0]
+        assert np.reshape(large, size) == pytest.approx(expected, abs=1e-5)
+        ours = ask(
+            f"{made} given.w, given.h); return m.regions(map, 0.3)",
+            {**given, "v": expected.ravel().tolist(), "w": size[1], "h": size[0]},
+        )
+        theirs = [vars(region) for region in postprocess.regions(expected, 0.3)]
+        assert [{k: v for k, v in r.items() if k != "peak"} for r in ours] == [
+            {k: v for k, v in r.items() if k != "peak"} for r in theirs
+        ]
+
+
+def test_the_contour_runs_where_the_map_has_the_level(here: Running, tab: Open):
+    # f = x has the level 3 on the line x = 3.5, as value i lies at i + 0.5; it closes along the right edge
+    page = tab(here.address)
+    code = """async () => { const m = await import('/static/maps.js');
+        const values = Float32Array.from({length: 48}, (_, i) => i % 8);
+        return m.contour({values, width: 8, height: 6}, 3) }"""
+    points = np.reshape(page.evaluate(code), (-1, 2))
+    inside = (points[:, 0] < 7) & (points[:, 1] > 0.5) & (points[:, 1] < 5.5)
+    assert points[inside, 0] == pytest.approx(3.5)
+    assert points.max(0).tolist() == [8, 6]
+    ends, counts = np.unique(points.round(6), axis=0, return_counts=True)
+    assert set(counts) == {2}, ends[counts != 2]  # every end is shared by two segments: the line closes
+
+
+# --- images in ---
+
+
+def test_images_go_four_at_a_time_and_a_refusal_is_its_line(here: Running, tab: Open):
+    page = tab(here.address)
+    flying, most = [0], [0]
+
+    def began(request: Any) -> None:
+        if request.method == "POST":
+            flying[0] += 1
+            most[0] = max(most[0], flying[0])
+
+    def ended(request: Any) -> None:
+        flying[0] -= request.method == "POST"
+
+    page.on("request", began)
+    page.on("requestfinished", ended)
+    page.fill("#part", "A-17")
+    bad = [("broken.png", HOLE[:200]), ("notes.png", b"hello")]
+    upload(page, *[(f"{i}.png", png(tiny_image(300 + i))) for i in range(8)], *bad)
+    page.get_by_text("2 images refused").wait_for()
+    assert 1 < most[0] <= 4
+    lines = page.locator("#tray li").all_inner_texts()
+    assert [line.split(":")[0].split()[0] for line in sorted(lines)] == ["broken.png", "notes.png"]
+    assert not any("\n" in line for line in lines)
+    found = here.station.store.find(decision=None)
+    assert {i.source for i in found} == {"page"}
+    assert {i.part for i in found} == {"A-17"}
+    assert sum(i.error is None for i in found) == 8
+    assert page.input_value("#part") == ""
+    page.get_by_role("button", name="Clear").first.click()
+    assert page.locator("#tray").is_hidden()
+
+
+# --- verdicts ---
+
+
+def test_the_queue_by_keyboard_alone(here: Running, tab: Open):
+    here.reject(3)
+    page = tab(here.address)
+    page.keyboard.press("2")
+    page.get_by_text("3 left to judge").wait_for()
+    shown(page)
+    assert page.locator("#queue-stage .name").inner_text() == "R-2"
+    page.keyboard.press("n")
+    page.keyboard.type("chip at the rim")
+    page.keyboard.press("Escape")
+    page.keyboard.press("d")
+    page.get_by_text("2 left to judge").wait_for()
+    assert page.locator("#queue-stage .name").inner_text() == "R-1"
+    page.keyboard.press("u")  # no, it was good
+    page.locator("#queue-stage .name", has_text="R-2").wait_for()
+    page.keyboard.press("g")
+    page.locator("#queue-stage .name", has_text="R-1").wait_for()
+    page.keyboard.press("d")
+    page.keyboard.press("d")
+    page.get_by_text("Nothing waits for you").wait_for()
+    page.locator("#link-text", has_text="Live").wait_for()
+    said = {}
+    for inspection in here.station.store.find(decision="rejected"):
+        verdicts = here.station.store.verdicts([inspection.id])[inspection.id]
+        said[inspection.part] = [(v.verdict, v.note) for v in verdicts]
+    assert said == {
+        "R-2": [("defect", "chip at the rim"), ("good", "")],
+        "R-1": [("defect", "")],
+        "R-0": [("defect", "")],
+    }
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#help").is_hidden()
+
+
+def test_nothing_is_lost_while_the_station_is_away(exported: Path, tmp_path: Path, tab: Open):
+    folder = tmp_path / "station"
+    with running(exported, folder) as first:
+        page = tab(first.address)
+        upload(page, ("hole.png", HOLE))
+        shown(page)
+        page.keyboard.press("d")
+        page.locator("#inspect-stage .said", has_text=re.compile("Defect, .*[0-9]")).wait_for()
+    page.locator("#away-banner").wait_for()
+    page.keyboard.press("g")
+    page.locator("#link-text", has_text="Offline").wait_for()
+    page.get_by_text("to be sent: 1 image or verdict").wait_for()
+    upload(page, ("good.png", GOOD))
+    page.get_by_text("to be sent: 2 images and verdicts").wait_for()
+    with running(exported, folder, first.port) as second:
+        page.locator("#away-banner").wait_for(state="hidden")
+        page.locator("#strip li").nth(1).wait_for()
+        deadline = time.monotonic() + 10
+        while True:
+            stored = [i for i in second.station.store.find() if i.path == "hole.png"]
+            (given,) = second.station.store.verdicts([i.id for i in stored]).values()
+            if len(given) == 2 or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        assert [v.verdict for v in given] == ["defect", "good"]
+        page.goto(f"{second.address}/#inspect/{stored[0].id}")
+        page.reload()
+        page.locator("#inspect-stage .said", has_text="The last verdict counts").wait_for()
+
+
+def test_a_viewer_looks_and_does_not_judge(exported: Path, tmp_path: Path, tab: Open):
+    tokens = Tokens(tmp_path / "station")
+    tokens.add("anna", "operator")
+    secret = tokens.add("guest", "viewer")
+    with running(exported, tmp_path / "station") as here:
+        here.reject(1)
+        page = tab(here.address)
+        page.locator("#login").wait_for()
+        page.fill("#token", "a guess")
+        page.keyboard.press("Enter")
+        page.get_by_text("There is no such token").wait_for()
+        page.fill("#token", secret)
+        page.keyboard.press("Enter")
+        page.get_by_text("guest (viewer)").wait_for()
+        shown(page)
+        assert page.locator("#choose").is_hidden()
+        assert page.locator("#inspect-stage .judge.defect").is_disabled()
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(request.method))
+        page.keyboard.press("d")
+        upload(page, ("hole.png", HOLE))
+        page.wait_for_timeout(300)
+        assert set(sent) <= {"GET"}
+        page.get_by_role("button", name="Log out").click()
+        page.locator("#login").wait_for()
+
+
+HOLD = """
+const real = fetch;
+window.held = [];
+window.fetch = async (path, options) => {
+  const response = await real(path, options);
+  if (!String(path).startsWith("/v1/inspections?")) return response;
+  const content = await response.json();
+  await new Promise((go) => held.push(go));
+  return { ok: true, json: async () => content };
+};
+"""
+
+
+def test_a_part_that_arrives_at_a_click_does_not_undo_it(here: Running, tab: Open):
+    here.inspect(GOOD)
+    page = tab(here.address)
+    page.add_init_script(HOLD)
+    page.reload()
+    page.evaluate("async () => { while (!held.length) await new Promise((go) => setTimeout(go, 10)); }")
+    page.evaluate("() => { location.hash = '#trends'; held.splice(0).forEach((go) => go()); }")
+    page.locator("#view-trends").wait_for()
+    page.get_by_text("in the last hour").wait_for()
+    assert page.url.endswith("#trends")
+
+
+# --- time and record ---
+
+
+def test_drift_is_told_and_explained(here: Running, tab: Open):
+    for i in range(200):
+        here.inspect(png((tiny_image(400 + i) * 0.9).astype(np.uint8)))
+    page = tab(here.address)
+    page.locator("#drift-banner", has_text="check camera, light and material").wait_for()
+    page.get_by_role("link", name="Trends").last.click()
+    page.locator(".evidence.alarm").wait_for()
+    assert page.locator("#alarms li").count() == 1
+    page.get_by_text("in the last hour").wait_for()
+    assert page.locator("#trend-facts b").first.inner_text() == "200"
+    assert page.locator("#chart-rejects rect").count() >= 1
+    assert page.locator("#chart-scores path").count() >= 2
+    assert page.locator("#chart-latency path").count() == 2
+    page.get_by_text("The figures as a table").click()
+    rows = page.locator("#trend-table tr").all_inner_texts()
+    assert sum(int(row.split("\t")[1]) for row in rows) == 200
+
+
+def test_search_filters_pages_and_exports(here: Running, tab: Open):
+    here.reject(60)
+    page = tab(f"{here.address}/#search")
+    page.locator("#search-rows li").nth(49).wait_for()
+    page.click("#search-more")
+    page.locator("#search-state", has_text=re.compile("^61 parts$")).wait_for()
+    page.fill("#search-part", "R-7")
+    page.keyboard.press("Enter")
+    page.locator("#search-state", has_text=re.compile("^1 part$")).wait_for()
+    with page.expect_download() as download:
+        page.click("#export")
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert len(lines) == 2
+    assert ",R-7," in lines[1]
+    page.click("#search-rows a")
+    page.locator("#inspect-stage .name", has_text="R-7").wait_for()
+    assert page.locator("#follow").get_attribute("aria-pressed") == "false"
+
+
+# --- every screen ---
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1920])
+def test_nothing_sticks_out_and_fingers_hit(here: Running, tab: Open, width: int):
+    here.reject(30)
+    page = tab(here.address, width=width, height=844, touch=width == 390)
+    for view in ("inspect", "queue", "trends", "search", "models"):
+        page.locator(f"#tab-{view}").click()
+        page.locator(f"#view-{view}").wait_for()
+        if view in ("inspect", "queue"):
+            shown(page)
+        page.wait_for_timeout(200)
+        across, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert across <= room, view
+        for control in page.locator("button:visible, .button:visible, select:visible, input:visible").all():
+            box = control.bounding_box()
+            assert box is None or box["height"] >= 44, control.evaluate("e => e.outerHTML")
+
+
+def test_the_picture_zooms_by_keys_and_pans(here: Running, tab: Open):
+    here.inspect(HOLE)
+    page = tab(here.address)
+    canvas = shown(page)
+    whole = pixels(canvas)
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    closer = pixels(canvas)
+    assert not np.array_equal(whole, closer)
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    assert not np.array_equal(closer, pixels(canvas))
+    page.keyboard.press("0")
+    np.testing.assert_array_equal(whole, pixels(canvas))
+    page.keyboard.press("h")
+    assert page.locator("output[for^=opacity]").first.inner_text() == "0 %"
+
+
+def test_the_interface_is_described_here(here: Running, tab: Open):
+    page = tab(f"{here.address}/docs")
+    page.locator("#types .type").first.wait_for()
+    described = page.request.get(f"{here.address}/openapi.json").json()
+    routes = sum(len(methods) for methods in described["paths"].values())
+    assert page.locator(".route").count() == routes
+    for link in page.locator("a[href^='#type-']").all()[:30]:
+        assert page.locator(link.get_attribute("href")).count() == 1

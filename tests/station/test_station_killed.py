@@ -1,0 +1,67 @@
+"""A station that is killed again and again while it works: whatever it acknowledged is there."""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_image
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="the station's packages are not installed")
+
+from stations import Senders, Served
+
+from blemish.record.archive import Archive
+from blemish.record.store import Store
+
+LIVES = 20
+
+
+def pictures(number: int) -> list[bytes]:
+    found = []
+    for i in range(number):
+        buffer = io.BytesIO()
+        Image.fromarray(np.roll(tiny_image(i % 10), i, axis=0)).save(buffer, "PNG")
+        found.append(buffer.getvalue())
+    return found
+
+
+@pytest.mark.slow
+def test_whatever_was_acknowledged_is_there(tiny_onnx: Path, tmp_path: Path):
+    folder = tmp_path / "station"
+    images, chance = pictures(64), random.Random(0)
+    acknowledged: dict[str, dict] = {}
+    for _ in range(LIVES):
+        served = Served(tiny_onnx, folder)  # starts by itself, whatever the life before it left
+        senders = Senders(served, images, 8)
+        time.sleep(chance.uniform(0.05, 0.8))
+        served.kill()
+        senders.join()
+        acknowledged |= {said["id"]: said for said in senders.acknowledged}
+    assert len(acknowledged) > 5 * LIVES
+
+    served = Served(tiny_onnx, folder)
+    some = chance.sample(sorted(acknowledged), 20)
+    for id in some:
+        assert served.json(f"/v1/inspections/{id}") == acknowledged[id]
+        assert served.get(acknowledged[id]["overlay"])[0] == 200
+    assert served.stop() == 0
+
+    store, archive = Store.open(None, folder), Archive(folder / "archive")
+    rows, before = {}, None
+    while page := store.find(limit=500, before=before):
+        rows |= {row.id: row for row in page}
+        before = page[-1].id
+    assert acknowledged.keys() <= rows.keys()
+    for row in rows.values():  # those too whose answer was never given: no row without its files
+        assert row.image is not None
+        assert row.map is not None
+        assert archive.path(row.image, "image").stat().st_size
+        assert archive.path(row.map, "map").stat().st_size
+        assert archive.read(row.image, "image") in images
+    store.close()

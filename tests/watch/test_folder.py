@@ -1,0 +1,272 @@
+"""Watching a folder: which files, when, and in what order."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import itertools
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import save, tiny_image
+from fakes import fake_detector, grey
+from watched import LEVELS, Place, Script, check
+
+from blemish.core.errors import UsageError
+from blemish.images import preprocess
+from blemish.watch import folder as watching
+from blemish.watch.folder import INTERVAL, PATIENCE, SETTLED, Arrival, Ledger
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    return Place(tmp_path, monkeypatch)
+
+
+# --- which files, when, in what order ---
+
+
+def test_files_are_scored_in_order_of_arrival_whatever_their_times(place: Place):
+    def arrive(name: str, mtime: int) -> None:
+        os.utime(grey(place.folder / name, 100), (mtime, mtime))
+
+    def script() -> Script:
+        arrive("b.png", 3000)  # both are there at the first look: by their times
+        arrive("sub/deep/z.png", 2000)
+        yield INTERVAL
+        arrive("c.png", 20)  # the clock was set back
+        yield INTERVAL
+        arrive("a.png", 10)
+        yield 1.0
+
+    assert place.watch(script()) == 4
+    assert [row["path"] for row in place.rows()] == ["sub/deep/z.png", "b.png", "c.png", "a.png"]
+    assert place.told == place.rows()
+
+
+def test_what_waits_longest_comes_first_when_more_comes_than_can_be_scored(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    late = iter([("y.png", 20), ("x.png", 10)])  # arrive with times before those that wait
+
+    def slow(x: np.ndarray) -> np.ndarray:
+        place.clock += 1.0
+        for name, mtime in itertools.islice(late, 1):
+            os.utime(grey(place.folder / name, 100), (mtime, mtime))
+        return x.mean(axis=1)
+
+    place.detectors["one"] = fake_detector(grey_levels=LEVELS, network=slow)
+    monkeypatch.setattr(watching, "PORTION", 1)
+    for i in range(5):
+        os.utime(grey(place.folder / f"{i}.png", 100), (100 + i, 100 + i))
+    assert place.watch() == 7
+    names = ["0.png", "1.png", "2.png", "3.png", "4.png", "y.png", "x.png"]
+    assert [row["path"] for row in place.rows()] == names
+
+
+def test_a_row_says_what_was_inspected_with_which_model(place: Place):
+    file = grey(place.folder / "sub" / "a.png", 255)
+    assert place.watch() == 1
+    (row,) = place.rows()
+    assert (row["score"], row["threshold"], row["anomalous"]) == (1.0, pytest.approx(0.8), True)
+    assert (row["size"], row["mtime_ns"]) == (file.stat().st_size, file.stat().st_mtime_ns)
+    assert row["model"] == hashlib.sha256(b"one").hexdigest()
+    assert row["time"].endswith("+00:00")
+    assert (row["map"], row["overlay"]) == ("maps/sub/a.png.tiff", "overlays/sub/a.png.png")
+    check(place.out, ["sub/a.png"])
+
+
+def test_a_file_that_is_still_being_written_is_scored_once_and_whole(place: Place):
+    file = place.folder / "a.png"
+    data = save(place.folder.parent / "a.png", tiny_image(0)).read_bytes()
+
+    def script() -> Script:
+        file.touch()
+        yield 2 * PATIENCE  # empty: waits
+        for part in (1, 2, 3):  # long enough to be tried, and found to be cut off
+            file.write_bytes(data[: part * len(data) // 4])
+            yield PATIENCE - 1
+        for byte in range(len(data) - 9, len(data) + 1):  # never still for long enough to be tried
+            file.write_bytes(data[:byte])
+            yield SETTLED - INTERVAL
+        assert place.told == []
+        yield 1.0
+
+    assert place.watch(script()) == 1
+    (row,) = place.rows()
+    assert (row["error"], row["size"]) == (None, len(data))
+
+
+def test_what_cannot_be_read_is_failed_when_patience_ends_and_holds_up_nothing(place: Place):
+    bad = [f"{i}.png" for i in range(2 * watching.PORTION + 1)]
+
+    def script() -> Script:
+        for name in bad:
+            (place.folder / name).write_text("I am no picture")
+        yield 0.5
+        grey(place.folder / "late.png", 10)
+        yield 2 * PATIENCE
+
+    assert place.watch(script(), move_to=place.out.parent / "moved") == len(bad) + 1
+    assert place.at["late.png"] == pytest.approx(0.5 + SETTLED, abs=2.5 * INTERVAL)
+    for name in bad:
+        assert place.at[name] == pytest.approx(SETTLED + PATIENCE, abs=5 * INTERVAL)
+        assert place.at[name] >= SETTLED + PATIENCE - 1e-9
+    assert {row["path"] for row in place.rows() if row["error"]} == {*bad}
+    assert {p.name for p in (place.out.parent / "moved" / "failed").iterdir()} == {*bad}
+
+
+def test_a_file_written_anew_is_a_new_row_and_one_that_stays_is_not(place: Place):
+    def script() -> Script:
+        grey(place.folder / "a.png", 51)
+        yield 1.0
+        grey(place.folder / "a.png", 102, side=40)
+        yield 1.0
+        (place.folder / "a.png").unlink()
+        yield 1.0
+
+    assert place.watch(script()) == 2
+    assert [row["score"] for row in place.rows()] == pytest.approx([0.2, 0.4])
+    grey(place.folder / "b.png", 153)
+    assert place.watch() == 1
+    assert place.watch() == 0  # a later start knows them
+    check(place.out, ["a.png", "a.png", "b.png"])
+
+
+def test_out_and_move_to_inside_the_folder_are_not_looked_at(place: Place):
+    out, moved = place.folder / "out", place.folder / "sorted"
+    for name, level in (("good.png", 100), ("bad.png", 255), ("x/bad.png", 254)):
+        grey(place.folder / name, level)
+    (place.folder / "no.png").write_text("I am no picture")
+    assert place.watch(out=out, move_to=moved) == 4
+    assert place.watch(out=out, move_to=moved) == 0
+    found = sorted(str(p.relative_to(moved)) for p in moved.rglob("*.png"))
+    assert found == ["accepted/good.png", "failed/no.png", "rejected/bad.png", "rejected/x/bad.png"]
+    assert preprocess.list_images(place.folder / "x") == []
+
+
+@pytest.mark.parametrize("option", ["out", "move_to"])
+@pytest.mark.parametrize("above", [False, True])
+def test_a_folder_inside_what_is_not_looked_at_is_refused(place: Place, option: str, above: bool):
+    path = place.folder.parent if above else place.folder
+    with pytest.raises(UsageError, match=f"^--{option.replace('_', '-')} {path}: holds the watched folder"):
+        place.watch(**{option: path})
+
+
+def test_a_moved_file_overwrites_none_and_one_written_anew_meanwhile_is_not_moved(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    moved, data = place.folder.parent / "moved", []
+    for level in (10, 20, 30):
+        data.append(grey(place.folder / "a.png", level).read_bytes())
+        assert place.watch(move_to=moved) == 1
+    names = ("a.png", "a~2.png", "a~3.png")
+    assert [(moved / "accepted" / name).read_bytes() for name in names] == data
+    append = Ledger.append
+
+    def overtaken(self: Ledger, arrival: Arrival, row: dict[str, Any]) -> None:
+        append(self, arrival, row)
+        if self.sequence == 4:
+            grey(place.folder / "a.png", 50, side=48)
+
+    monkeypatch.setattr(Ledger, "append", overtaken)
+    grey(place.folder / "a.png", 40)
+    assert place.watch(move_to=moved) == 2
+    assert [row["score"] for row in place.rows()] == pytest.approx(
+        [level / 255 for level in (10, 20, 30, 40, 50)]
+    )
+
+
+# --- what else changes meanwhile ---
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch):
+    hours = iter(range(23, 0, -1))
+
+    def earlier(_: object) -> datetime.datetime:
+        return datetime.datetime(2024, 1, 1, next(hours), tzinfo=datetime.UTC)
+
+    clock = SimpleNamespace(UTC=datetime.UTC, datetime=SimpleNamespace(now=earlier))
+    monkeypatch.setattr(watching, "datetime", clock)
+
+    def script() -> Script:
+        for i in range(4):
+            os.utime(grey(place.folder / f"{9 - i}.png", 50 * i), (9000 - i, 9000 - i))
+            yield 0.5
+
+    assert place.watch(script()) == 4
+    assert [row["path"] for row in place.rows()] == ["9.png", "8.png", "7.png", "6.png"]
+    assert [row["time"][11:13] for row in place.rows()] == ["23", "22", "21", "20"]
+    assert place.watch() == 0
+    check(place.out, [f"{i}.png" for i in (9, 8, 7, 6)])
+
+
+def test_a_folder_that_goes_away_is_waited_for(place: Place):
+    def script() -> Script:
+        grey(place.folder / "a.png", 10)
+        yield 1.0
+        grey(place.folder / "gone.png", 10)
+        yield INTERVAL
+        shutil.rmtree(place.folder)
+        yield 2 * PATIENCE
+        grey(place.folder / "b.png", 20)
+        yield 1.0
+
+    assert place.watch(script()) == 2
+    assert place.said == [
+        f"{place.folder}: went away; waiting for it",
+        f"{place.folder}: is there again",
+    ]
+    check(place.out, ["a.png", "b.png"])
+
+
+def test_a_sub_folder_that_goes_away_while_it_is_listed(place: Place, monkeypatch: pytest.MonkeyPatch):
+    calls, listing = [], preprocess.list_images
+
+    def list_images(folder: Path) -> list[Path]:
+        calls.append(folder)
+        if len(calls) in (1, 3, 4):
+            raise FileNotFoundError(2, "No such file or directory", str(folder / "sub"))
+        return listing(folder)
+
+    monkeypatch.setattr(preprocess, "list_images", list_images)
+    grey(place.folder / "a.png", 10)
+    assert place.watch() == 1
+    check(place.out, ["a.png"])
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_changed_model_is_loaded_again_and_half_a_copy_is_not(place: Place):
+    def script() -> Script:
+        grey(place.folder / "a.png", 51)
+        yield 1.0
+        place.model.write_text("tw")  # half a copy: the one before goes on
+        yield 1.0
+        grey(place.folder / "b.png", 51)
+        yield 1.0
+        place.model.unlink()
+        grey(place.folder / "c.png", 51)
+        yield 1.0
+        place.model.write_text("t")  # changes again before it has kept still: nothing to say
+        yield INTERVAL
+        place.model.write_text("two")
+        yield 1.0
+        grey(place.folder / "d.png", 51)
+        yield 1.0
+
+    assert place.watch(script()) == 4
+    # 51 / 255 = 0.2, and 1 - 0.2 with the second model
+    assert [row["score"] for row in place.rows()] == pytest.approx([0.2, 0.2, 0.2, 0.8])
+    assert [row["model"] for row in place.rows()] == [digest("one")] * 3 + [digest("two")]
+    assert place.said == [
+        f"changed, but the model before goes on: {place.model}: is cut off",
+        f"{place.model}: changed, and was loaded again",
+    ]
