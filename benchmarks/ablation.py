@@ -16,7 +16,7 @@ from pathlib import Path
 
 from blemish.data.dataset import open_dataset, read_mask
 from blemish.inference import torch_backend
-from blemish.inference.detector import Pipeline
+from blemish.inference.detector import Detector
 from blemish.methods.metal import Metal, MetalConfig
 from blemish.metrics.roc import PixelPool, image_roc
 from blemish.training import fit
@@ -39,7 +39,7 @@ RECIPE = {
 PAPERS_MAP = {"error": "squared", "smoothing": (4.0,), "place_statistics": False}
 
 
-def measure(detector: Pipeline, data: Path) -> dict[str, float]:
+def measure(detector: Detector, data: Path) -> dict[str, float]:
     """Score the test split; areas in [0, 1]."""
     dataset = open_dataset(data, need_train=False)
     pool, scores = PixelPool(), []
@@ -58,13 +58,13 @@ def measure(detector: Pipeline, data: Path) -> dict[str, float]:
     }
 
 
-def with_papers_map(detector: Pipeline) -> Pipeline:
+def with_papers_map(detector: Detector) -> Detector:
     """Keep the trained weights and show the paper's map of them."""
-    bundle = detector.bundle
-    config = MetalConfig(**(bundle.config | PAPERS_MAP))
-    weights = {k: v for k, v in bundle.tensors.items() if not k.startswith("place_")}
-    bundle = replace(bundle, config=asdict(config), tensors=weights, calibration=None)
-    return torch_backend.detector_of(bundle, name="ablation", device="cpu")
+    model_file = detector.model_file
+    config = MetalConfig(**(model_file.config | PAPERS_MAP))
+    weights = {k: v for k, v in model_file.tensors.items() if not k.startswith("place_")}
+    model_file = replace(model_file, config=asdict(config), tensors=weights, calibration=None)
+    return torch_backend.detector_of(model_file, name="ablation", device="cpu")
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import torch
 from blemish.data.cache import ImageFiles
 from blemish.data.dataset import open_dataset, read_mask, split_good
 from blemish.inference import postprocess, torch_backend
-from blemish.inference.detector import Pipeline
+from blemish.inference.detector import Detector
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
 from blemish.metrics.roc import PixelPool, image_roc
 from blemish.training import fit
@@ -68,7 +68,7 @@ SCORING = (
 IMAGE_SCORES = ("max", "top1", "top5", "mean")
 
 
-def measure(detector: Pipeline, data: Path) -> dict[str, float]:
+def measure(detector: Detector, data: Path) -> dict[str, float]:
     """Score the test split: image AUROC by four image scores, and of the map at the images' own size."""
     dataset = open_dataset(data, need_train=False)
     labels = [s.is_defect for s in dataset.test]
@@ -96,13 +96,13 @@ def measure(detector: Pipeline, data: Path) -> dict[str, float]:
     return result
 
 
-def rescored(detector: Pipeline, changes: dict, data: Path, seed: int) -> Pipeline:
+def rescored(detector: Detector, changes: dict, data: Path, seed: int) -> Detector:
     """Keep the encoder and W; make bank and place statistics anew as `changes` ask."""
-    bundle = detector.bundle
-    config = CpcAdConfig(**(torch_backend.options_of(bundle) | changes))
-    network = CpcAd(config, bundle.image_format.channels)
+    model_file = detector.model_file
+    config = CpcAdConfig(**(torch_backend.options_of(model_file) | changes))
+    network = CpcAd(config, model_file.image_format.channels)
     made = ("bank", "place_mean", "place_spread", "place_encoding", "place_whitening")
-    kept = {k: torch.from_numpy(v) for k, v in bundle.tensors.items() if k not in made}
+    kept = {k: torch.from_numpy(v) for k, v in model_file.tensors.items() if k not in made}
     network.load_state_dict(kept, strict=False)
     network.eval()
     dataset = open_dataset(data)
@@ -112,10 +112,12 @@ def rescored(detector: Pipeline, changes: dict, data: Path, seed: int) -> Pipeli
         calibration_fraction=config.calibration_fraction,
         seed=seed,
     )
-    files = ImageFiles([s.path for s in split.train], bundle.image_format, config.size, allow=bundle.allow)
+    files = ImageFiles(
+        [s.path for s in split.train], model_file.image_format, config.size, allow=model_file.allow
+    )
     network.finish(lambda: _batches(files))
-    bundle = replace(bundle, config=asdict(config), calibration=None, patch_map=config.patch_map)
-    return Pipeline(bundle=bundle, network=torch_backend.runner(network, torch.device("cpu")))
+    model_file = replace(model_file, config=asdict(config), calibration=None, patch_map=config.patch_map)
+    return Detector(model_file=model_file, network=torch_backend.runner(network, torch.device("cpu")))
 
 
 def _batches(files: ImageFiles) -> Iterator[torch.Tensor]:
@@ -140,7 +142,7 @@ def main() -> None:
 
     where = f"{options.data.name} / {options.steps} steps / seed {options.seed}"
 
-    def keep(key: str, detector: Pipeline, changes: dict | None) -> None:
+    def keep(key: str, detector: Detector, changes: dict | None) -> None:
         if key not in results:
             if changes is not None:
                 detector = rescored(detector, changes, options.data, options.seed)

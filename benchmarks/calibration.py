@@ -28,7 +28,7 @@ from scipy import stats
 from blemish.core.errors import BlemishError, DataError, UsageError
 from blemish.core.types import GOOD
 from blemish.inference.calibration import calibrate
-from blemish.inference.model_file import load_bundle
+from blemish.inference.model_file import load_model_file
 
 mpl.use("Agg")
 RATES = (0.01, 0.05, 0.10)
@@ -36,7 +36,7 @@ RATES = (0.01, 0.05, 0.10)
 
 def good_scores(path: Path) -> np.ndarray:
     if path.is_dir():
-        calibration = load_bundle(path).calibration
+        calibration = load_model_file(path).calibration
         held_out = [] if calibration is None else calibration.scores
         return np.concatenate([good_scores(path / "evaluation" / "scores.csv"), held_out])
     with path.open(newline="", encoding="utf-8") as file:

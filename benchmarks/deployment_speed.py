@@ -43,14 +43,14 @@ from blemish.inference.predict_folder import predict_to_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from blemish.inference.detector import Pipeline
+    from blemish.inference.detector import Detector
 
 PARTS = ("decode", "infer", "finish", "pipeline", "pictures")
 TURN, WARM_UP = 10, 5
 GOAL = 0.85
 
 
-def opened(model: Path, threads: int) -> Pipeline:
+def opened(model: Path, threads: int) -> Detector:
     """Load a model of either kind for the CPU, its network on so many threads."""
     if model.suffix.lower() == SUFFIX:
         return OnnxDetector.load(model, threads=threads)
@@ -65,7 +65,7 @@ def decode_threads() -> int:
     return max(2, os.cpu_count() or 2)
 
 
-def parts_of(detector: Pipeline, files: Sequence[Path]) -> dict[str, Callable[[], object]]:
+def parts_of(detector: Detector, files: Sequence[Path]) -> dict[str, Callable[[], object]]:
     """Return what a round times: each part of the pipeline by itself, and the whole."""
     with ThreadPoolExecutor(decode_threads()) as pool:
         loaded = list(pool.map(detector.prepare, files))
@@ -113,7 +113,7 @@ def measured_in_rounds(calls: Mapping[str, Callable[[], object]], rounds: int) -
     return found[1:]
 
 
-def throughput(detector: Pipeline, files: Sequence[Path], rounds: int) -> dict[str, Any]:
+def throughput(detector: Detector, files: Sequence[Path], rounds: int) -> dict[str, Any]:
     """Return images/s and CPU seconds an image of each part, and the pipeline's ratios."""
     found, n = measured_in_rounds(parts_of(detector, files), rounds), len(files)
     rates = [{name: n / wall for name, (wall, _) in one.items()} for one in found]
@@ -211,10 +211,10 @@ def main() -> None:
     models: dict[str, dict[str, Any]] = {}
     for name, detector in detectors.items():
         models[name] = {
-            "method": detector.bundle.method,
-            "preset": detector.bundle.preset,
+            "method": detector.model_file.method,
+            "preset": detector.model_file.preset,
             "runs_on": "onnxruntime" if isinstance(detector, OnnxDetector) else "torch",
-            "input": [detector.bundle.image_format.channels, *detector.bundle.size],
+            "input": [detector.model_file.image_format.channels, *detector.model_file.size],
             "batch_size": detector.batch_size,
             **throughput(detector, files, options.rounds),
         }

@@ -16,7 +16,7 @@ import argparse
 import json
 from pathlib import Path
 
-from blemish.inference.model_file import load_bundle
+from blemish.inference.model_file import load_model_file
 
 LEVELS = (0.01, 0.05, 0.1)
 
@@ -28,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for cell in json.loads((args.bench / "results.json").read_text())["cells"]:
-        evaluation, calibration = cell["evaluation"], load_bundle(args.bench / cell["run"]).calibration
+        evaluation, calibration = cell["evaluation"], load_model_file(args.bench / cell["run"]).calibration
         assert calibration is not None
         n, promised = evaluation["n_good"], evaluation["requested_false_alarm_rate"]
         alarms = round(evaluation["false_alarm_rate"] * n)

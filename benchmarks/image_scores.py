@@ -21,10 +21,12 @@ from blemish.metrics.roc import image_roc
 def aurocs(run: Path, data: Path) -> dict[str, float]:
     """Image AUROC of a run by each score."""
     detector = blemish.load(run)
-    bundle, test = detector.bundle, open_dataset(data, need_train=False).test
+    model_file, test = detector.model_file, open_dataset(data, need_train=False).test
     maps = []
     for sample in test:
-        small, _ = preprocess.load(sample.path, bundle.image_format, bundle.size, allow=bundle.allow)
+        small, _ = preprocess.load(
+            sample.path, model_file.image_format, model_file.size, allow=model_file.allow
+        )
         maps.append(detector.network(small[np.newaxis])[0])
     defective = [s.is_defect for s in test]
     return {

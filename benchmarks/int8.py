@@ -21,7 +21,7 @@ from blemish.data.dataset import open_dataset
 from blemish.export.int8 import quantise
 from blemish.export.onnx import export
 from blemish.images.preprocess import load
-from blemish.inference.model_file import load_bundle
+from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import OnnxDetector
 
 ROUNDS = 30
@@ -30,8 +30,8 @@ ROUNDS = 30
 def seconds(files: list[Path], image: Path) -> list[float]:
     """Seconds per image of exported models that take turns."""
     detectors = [OnnxDetector.load(file, threads=1) for file in files]
-    bundle = detectors[0].bundle
-    x = load(image, bundle.image_format, bundle.size)[0][np.newaxis]
+    model_file = detectors[0].model_file
+    x = load(image, model_file.image_format, model_file.size)[0][np.newaxis]
     fastest = [float("inf")] * len(detectors)
     for _ in range(ROUNDS):
         for i, detector in enumerate(detectors):
@@ -45,7 +45,7 @@ def measure(model: Path, data: Path) -> dict[str, object]:
     """One model's row; what refuses is said."""
     with tempfile.TemporaryDirectory() as temporary:
         exact, rounded = Path(temporary) / "fp32.onnx", Path(temporary) / "int8.onnx"
-        row: dict[str, object] = {"method": load_bundle(model).method}
+        row: dict[str, object] = {"method": load_model_file(model).method}
         try:
             row |= asdict(quantise(model, data, rounded))
         except BlemishError as error:

@@ -18,7 +18,7 @@ from torch import Tensor
 from blemish.data.dataset import open_dataset, read_mask, split_good
 from blemish.images import preprocess
 from blemish.images.decode import read
-from blemish.inference.model_file import Bundle, load_bundle
+from blemish.inference.model_file import ModelFile, load_model_file
 from blemish.methods.metal import Metal, MetalConfig
 from blemish.metrics.roc import Roc, image_roc
 
@@ -57,11 +57,13 @@ def standardised(error: Tensor, train: Tensor) -> Tensor:
     return (error - train.mean(0)) / (spread + 0.5 * spread.median() + 1e-6)
 
 
-def network_of(bundle: Bundle, **changes: object) -> Metal:
+def network_of(model_file: ModelFile, **changes: object) -> Metal:
     """Build a run's network with three scales and both kinds of error, whatever its own map."""
     settings = {"smoothing": (2.0, 4.0, 8.0), "error": "combined", "place_statistics": True}
-    network = Metal(MetalConfig(**bundle.config | settings | changes), bundle.image_format.channels).eval()
-    weights = {k: torch.from_numpy(v) for k, v in bundle.tensors.items() if not k.startswith("place_")}
+    network = Metal(
+        MetalConfig(**model_file.config | settings | changes), model_file.image_format.channels
+    ).eval()
+    weights = {k: torch.from_numpy(v) for k, v in model_file.tensors.items() if not k.startswith("place_")}
     network.load_state_dict(weights, strict=False)
     return network
 
@@ -86,18 +88,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    bundle = load_bundle(options.run)
+    model_file = load_model_file(options.run)
     dataset = open_dataset(options.data)
     split = split_good(
         dataset,
-        validation_fraction=bundle.config["validation_fraction"],
-        calibration_fraction=bundle.config["calibration_fraction"],
-        seed=bundle.provenance["seed"],
+        validation_fraction=model_file.config["validation_fraction"],
+        calibration_fraction=model_file.config["calibration_fraction"],
+        seed=model_file.provenance["seed"],
     )
 
     def loaded(samples: list) -> Tensor:
         arrays = [
-            preprocess.load(s.path, bundle.image_format, bundle.size, allow=bundle.allow)[0] for s in samples
+            preprocess.load(s.path, model_file.image_format, model_file.size, allow=model_file.allow)[0]
+            for s in samples
         ]
         return torch.from_numpy(np.stack(arrays))
 
@@ -112,13 +115,17 @@ def main() -> None:
         *_, fine, coarse = maps.values()
         return maps | {DEFAULT: torch.maximum(fine, coarse)}
 
-    maps = maps_of(network_of(bundle))
-    if bundle.config["bounded_context"]:
-        maps[f"{DEFAULT}, context not bounded"] = maps_of(network_of(bundle, bounded_context=False))[DEFAULT]
+    maps = maps_of(network_of(model_file))
+    if model_file.config["bounded_context"]:
+        maps[f"{DEFAULT}, context not bounded"] = maps_of(network_of(model_file, bounded_context=False))[
+            DEFAULT
+        ]
     masks = None
     if dataset.has_masks:
         full = [read_mask(s, read(s.path).shape[:2]) for s in dataset.test]
-        masks = np.stack([preprocess.resize(m[None].astype(np.float32), bundle.size)[0] >= 0.5 for m in full])
+        masks = np.stack(
+            [preprocess.resize(m[None].astype(np.float32), model_file.size)[0] >= 0.5 for m in full]
+        )
     defective = [s.is_defect for s in dataset.test]
     rows = {name: measure(m, defective, masks) for name, m in maps.items()}
     for name, row in rows.items():

@@ -95,8 +95,8 @@ def main() -> None:
         calls[name] = caller(model)
     for file in options.models:
         detector = opened(file, options.threads)
-        name = f"{detector.bundle.method}:{detector.bundle.preset} ({file.name})"
-        models[name] = {"input": [detector.bundle.image_format.channels, *detector.bundle.size]}
+        name = f"{detector.model_file.method}:{detector.model_file.preset} ({file.name})"
+        models[name] = {"input": [detector.model_file.image_format.channels, *detector.model_file.size]}
         calls[name] = detector.predict
     for name, found in latencies(calls, test_files(options.data, options.calls), options.calls).items():
         models[name] |= found

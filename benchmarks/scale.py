@@ -39,14 +39,14 @@ from blemish.cluster.predict_worker import THREADS, write_rows
 from blemish.cluster.storage import Place
 from blemish.export.onnx import export
 from blemish.inference import torch_backend
-from blemish.inference.model_file import load_bundle
+from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import OnnxDetector
 from blemish.inference.predict_folder import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from blemish.inference.detector import Pipeline
+    from blemish.inference.detector import Detector
 
 MILLION, HOUR = 10**6, 3600
 PARTITIONS = 8
@@ -63,7 +63,7 @@ def seconds(call: Callable[[], object], n: int, rounds: int) -> float:
     return statistics.median(found[1:])
 
 
-def cpu_seconds(detector: Pipeline, files: Sequence[Path], rounds: int) -> dict[str, float]:
+def cpu_seconds(detector: Detector, files: Sequence[Path], rounds: int) -> dict[str, float]:
     """Measure what an image costs in each part, one thread at a time."""
     prepared = [detector.prepare(file) for file in files]
     step = detector.batch_size
@@ -86,7 +86,7 @@ def cpu_seconds(detector: Pipeline, files: Sequence[Path], rounds: int) -> dict[
     return {name: seconds(call, len(files), rounds) for name, call in parts.items()}
 
 
-def row_bytes(detector: Pipeline, files: Sequence[Path]) -> float:
+def row_bytes(detector: Detector, files: Sequence[Path]) -> float:
     """Bytes of a row in Parquet, all of different images."""
     rows = (row_of(file, detector.predict(file)) for file in files)
     with tempfile.TemporaryDirectory() as folder:
@@ -99,9 +99,9 @@ def row_bytes(detector: Pipeline, files: Sequence[Path]) -> float:
 
 def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
     """Measure and count the constants of a model."""
-    bundle = load_bundle(run)
-    network = torch_backend.network_of(bundle, name=str(run))
-    x = torch.zeros(1, bundle.image_format.channels, *bundle.size)
+    model_file = load_model_file(run)
+    network = torch_backend.network_of(model_file, name=str(run))
+    x = torch.zeros(1, model_file.image_format.channels, *model_file.size)
     with FlopCounterMode(display=False) as counter:
         network(x)
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
         "flops": counter.get_total_flops(),
         "cpu_s": parts,
         "row_bytes": row,
-        "model_bytes": sum(t.nbytes for t in bundle.tensors.values()),
+        "model_bytes": sum(t.nbytes for t in model_file.tensors.values()),
     }
 
 
@@ -219,7 +219,7 @@ def main() -> None:
     models: dict[str, dict[str, Any]] = {}
     for run in options.runs:
         found = measured(run, files, options.rounds)
-        models[load_bundle(run).method] = found | {"million": cost(found, about)}
+        models[load_model_file(run).method] = found | {"million": cost(found, about)}
     data = {"name": options.data.name, "bytes": statistics.mean(file.stat().st_size for file in files)}
     result: dict[str, Any] = {"assumed": about, "data": data, "models": models}
     if options.check is not None:

@@ -10,8 +10,8 @@ from conftest import save
 
 from blemish.images.preprocess import ImageFormat
 from blemish.inference.calibration import calibrate
-from blemish.inference.detector import Pipeline
-from blemish.inference.model_file import Bundle
+from blemish.inference.detector import Detector
+from blemish.inference.model_file import ModelFile
 
 RGB8 = ImageFormat(dtype="uint8", channels=3, value_range=(0.0, 255.0))
 FLOAT = ImageFormat(dtype="float32", channels=1, value_range=(0.0, 1.0))
@@ -30,8 +30,8 @@ def fake_detector(
     batch_size: int = 16,
     false_alarm_rate: float | None = None,
     side: int = 32,
-) -> Pipeline:
-    """A pipeline of `side` x `side` pixels, calibrated on good images of these uniform grey levels.
+) -> Detector:
+    """A detector of `side` x `side` pixels, calibrated on good images of these uniform grey levels.
 
     `grey_maxima` gives their maps other maxima than their scores.
     """
@@ -39,7 +39,7 @@ def fake_detector(
         [float(np.float32(level) / np.float32(255)) for level in levels]
         for levels in (grey_levels, grey_maxima or grey_levels)
     )
-    bundle = Bundle(
+    model_file = ModelFile(
         method="mean",
         preset="default",
         config={},
@@ -50,7 +50,9 @@ def fake_detector(
         calibration=calibrate(scores, maxima) if scores else None,
         provenance={"training_digests": {}, "images": {"train": 3}, "seed": 0},
     )
-    return Pipeline(bundle=bundle, network=network, batch_size=batch_size, false_alarm_rate=false_alarm_rate)
+    return Detector(
+        model_file=model_file, network=network, batch_size=batch_size, false_alarm_rate=false_alarm_rate
+    )
 
 
 def grey(path: Path, level: int, *, side: int = 32) -> Path:

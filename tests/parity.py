@@ -19,7 +19,7 @@ def assert_same_answers(trained: Path, exported: Path, images: Sequence[Path]) -
     ours, theirs = load.load(trained, device="cpu"), load.load(exported)
     assert isinstance(theirs, OnnxDetector)
     assert theirs.threshold == ours.threshold
-    assert theirs.bundle.provenance == ours.bundle.provenance
+    assert theirs.model_file.provenance == ours.model_file.provenance
     pairs = zip(ours.predict_many(images), theirs.predict_many(images), strict=True)
     seen = 0
     for a, b in pairs:

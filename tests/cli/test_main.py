@@ -149,7 +149,7 @@ def test_train_takes_its_options(tiny_category: Path, tmp_path: Path, capsys: py
     assert record["images"] == {"train": 6, "validation": 1, "calibration": 5}
     assert len((out / "log.csv").read_text().splitlines()) == 3
     assert sorted(p.name for p in out.iterdir()) == ["log.csv", "model.safetensors", "run.json"]
-    assert load.load(out, device="cpu").bundle.size == (32, 48)
+    assert load.load(out, device="cpu").model_file.size == (32, 48)
 
 
 def test_a_preset_sets_the_defaults_and_options_change_them(
@@ -245,7 +245,7 @@ def test_evaluate_warns_of_training_images_in_the_test_set(
     tiny_category: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     shutil.copytree(tiny_category, tmp_path / "data")
-    trained = next(iter(load.load(tiny_model).bundle.provenance["training_digests"].values()))
+    trained = next(iter(load.load(tiny_model).model_file.provenance["training_digests"].values()))
     copy = tmp_path / "data" / "test" / "good" / "copy.png"
     shutil.copy(tmp_path / "data" / "train" / "good" / trained, copy)
     assert run("evaluate", "--model", tiny_model, "--data", tmp_path / "data", "--out", tmp_path / "e") == 0

@@ -56,7 +56,7 @@ def test_answers_come_back_as_they_are_and_at_the_images_own_size(tmp_path: Path
     small = np.array([[-500.0, 0.0, 500.0]], np.float32)
     answers = {wide: Raw(score=250.0, map=small), tall: Raw(score=-3.5, map=None)}
     detector = Peer(
-        bundle=fake_detector(grey_levels=(255, 0)).bundle,  # calibrated on scores 0 and 1
+        model_file=fake_detector(grey_levels=(255, 0)).model_file,  # calibrated on scores 0 and 1
         network=mean_of_channels,
         ask=lambda paths: [answers[p] for p in paths],
     )
@@ -74,9 +74,9 @@ def test_answers_come_back_as_they_are_and_at_the_images_own_size(tmp_path: Path
 
 def test_one_answer_for_each_image(tmp_path: Path):
     path = save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
-    bundle = fake_detector().bundle
+    model_file = fake_detector().model_file
     with pytest.raises(ValueError, match="shorter"):
-        list(Peer(bundle=bundle, network=mean_of_channels, ask=lambda _: []).predict_many([path]))
+        list(Peer(model_file=model_file, network=mean_of_channels, ask=lambda _: []).predict_many([path]))
 
 
 # --- training and evaluating with the stand-in ---
@@ -130,9 +130,9 @@ def test_it_trains_on_the_images_that_a_method_of_ours_trains_on(
 ):
     from blemish.training import fit
 
-    ours = fit.fit(tiny_category, method="pca", seed=5, device="cpu").bundle.provenance
+    ours = fit.fit(tiny_category, method="pca", seed=5, device="cpu").model_file.provenance
     split = split_good(open_dataset(tiny_category), validation_fraction=0, calibration_fraction=0.1, seed=5)
-    theirs = peer._bundle("Fake", "tiny", split, [Raw(score=1.0, map=None)], 5).provenance
+    theirs = peer._model_file("Fake", "tiny", split, [Raw(score=1.0, map=None)], 5).provenance
     assert theirs["fingerprint"] == ours["fingerprint"]
     assert theirs["training_digests"] == ours["training_digests"]
 
@@ -169,12 +169,12 @@ def test_the_map_of_a_picture_is_drawn_between_colours_of_good_images(tmp_path: 
         Raw(score=0.0, map=np.array([[1.0, 2.0, 5.0]])),
         Raw(score=0.0, map=np.array([[3.0, 4.0, 9.0]])),
     ]
-    bundle = peer._bundle("Fake", "tiny", split, held_out, 0)
+    model_file = peer._model_file("Fake", "tiny", split, held_out, 0)
     # medians 2 and 4: from 3; maxima 5 and 9: their median 7 lies 4 above it, and the end three times as far
-    assert bundle.display_range == (3.0, 15.0)
-    assert bundle.size == (1, 3)
-    assert bundle.calibration is not None
-    np.testing.assert_array_equal(bundle.calibration.map_maxima, [5, 9])
+    assert model_file.display_range == (3.0, 15.0)
+    assert model_file.size == (1, 3)
+    assert model_file.calibration is not None
+    np.testing.assert_array_equal(model_file.calibration.map_maxima, [5, 9])
 
 
 # --- refusals ---

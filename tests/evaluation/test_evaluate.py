@@ -26,7 +26,7 @@ from blemish.core.errors import DataError, ImageError
 from blemish.data.dataset import Dataset, open_dataset
 from blemish.evaluation.evaluate import evaluate
 from blemish.inference import load
-from blemish.inference.detector import Pipeline
+from blemish.inference.detector import Detector
 
 CONTRACT = {
     "image_auroc",
@@ -47,7 +47,7 @@ PIXEL_FIELDS = ("pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish",
 
 
 @pytest.fixture(scope="module")
-def detector(tiny_model: Path) -> Pipeline:
+def detector(tiny_model: Path) -> Detector:
 
     return load.load(tiny_model, device="cpu")
 
@@ -84,7 +84,7 @@ def trapezoids_up_to(limit: float, fpr: np.ndarray, tpr: np.ndarray) -> float:
     return float(trapezoid(np.append(tpr[inside], end), np.append(fpr[inside], limit)))
 
 
-def expected_of(detector: Pipeline, root: Path) -> dict[str, Any]:
+def expected_of(detector: Detector, root: Path) -> dict[str, Any]:
     """All the metrics once more, by scikit-learn and scipy, from maps asked for one by one."""
     labels, scores, rejected, maps, masks = [], [], [], [], []
     for path in sorted((root / "test").rglob("*.png")):
@@ -152,7 +152,7 @@ def check(evaluation: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("no_report")
 def test_the_file_has_the_contract_s_fields_and_the_tiny_model_s_numbers(
-    detector: Pipeline, tiny_category: Path, tmp_path: Path
+    detector: Detector, tiny_category: Path, tmp_path: Path
 ):
     # One image at a time, as the expected maps are; batches differ in the last bit.
     one_by_one = replace(detector, batch_size=1)
@@ -179,7 +179,7 @@ def test_the_numbers_where_the_detector_errs(noisy: Path, tmp_path: Path):
     low, high = evaluation["image_auroc_interval95"]
     assert low <= evaluation["image_auroc"] <= high
     assert evaluation["requested_false_alarm_rate"] == 0.3
-    calibration, n = detector.bundle.calibration, evaluation["n_good"]
+    calibration, n = detector.model_file.calibration, evaluation["n_good"]
     alarms = round(evaluation["false_alarm_rate"] * n)
     assert evaluation["false_alarm_p_value"] == calibration.chance_of(alarms, n, 0.3)
     assert evaluation["per_defect"]["blot"] != evaluation["per_defect"]["speck"]
@@ -223,7 +223,7 @@ def test_metrics_are_of_raw_scores_and_ignore_the_threshold(noisy: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("no_report")
-def test_scores_csv_lists_every_image(detector: Pipeline, tiny_category: Path, tmp_path: Path):
+def test_scores_csv_lists_every_image(detector: Detector, tiny_category: Path, tmp_path: Path):
     evaluate(detector, open_dataset(tiny_category), tmp_path)
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -240,7 +240,7 @@ def test_scores_csv_lists_every_image(detector: Pipeline, tiny_category: Path, t
 
 @pytest.mark.usefixtures("no_report")
 def test_two_runs_write_the_same_scores_byte_for_byte(
-    detector: Pipeline, tiny_category: Path, tmp_path: Path
+    detector: Detector, tiny_category: Path, tmp_path: Path
 ):
     for name in ("a", "b"):
         evaluate(detector, open_dataset(tiny_category), tmp_path / name)
@@ -250,7 +250,7 @@ def test_two_runs_write_the_same_scores_byte_for_byte(
 
 
 def test_the_report_is_written_and_its_pictures_exist(
-    detector: Pipeline, tiny_category: Path, tiny_model: Path, tmp_path: Path
+    detector: Detector, tiny_category: Path, tiny_model: Path, tmp_path: Path
 ):
     evaluate(detector, open_dataset(tiny_category), tmp_path, training_log=tiny_model / "log.csv")
     html = (tmp_path / "report.html").read_text()
@@ -285,7 +285,7 @@ def test_names_that_are_not_utf_8_are_evaluated(tmp_path: Path):
 
 @pytest.mark.usefixtures("no_report")
 def test_a_training_image_among_the_test_images_is_reported(
-    detector: Pipeline, tiny_category: Path, tmp_path: Path
+    detector: Detector, tiny_category: Path, tmp_path: Path
 ):
     data = tmp_path / "data"
     shutil.copytree(tiny_category / "test", data / "test")
@@ -295,7 +295,7 @@ def test_a_training_image_among_the_test_images_is_reported(
             tiny_category / "train" / "good" / f"{i:03d}.png", data / "test" / "good" / f"copy{i}.png"
         )
     evaluation = evaluate(detector, opened(data), tmp_path / "out")
-    trained = sorted(detector.bundle.provenance["training_digests"].values())
+    trained = sorted(detector.model_file.provenance["training_digests"].values())
     assert len(trained) == 7  # 12 good images less 5 of calibration
     assert sorted(name for name, _ in evaluation["leakage"]) == trained
     for name, tested in evaluation["leakage"]:

@@ -17,7 +17,7 @@ import blemish
 from blemish.data.dataset import open_dataset, split_good
 from blemish.export.int8 import quantise, split_of, trained_layers
 from blemish.inference import torch_backend
-from blemish.inference.model_file import load_bundle
+from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import OnnxDetector
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.training import fit
@@ -38,7 +38,7 @@ def int8(tiny_model: Path, tiny_category: Path, tmp_path_factory: pytest.TempPat
 
 def test_it_says_what_it_is_and_answers_nearly_alike(int8: Path, tiny_model: Path, tiny_category: Path):
     ours, theirs = blemish.load(tiny_model, device="cpu"), blemish.load(int8)
-    assert theirs.bundle.provenance == ours.bundle.provenance | {"quantisation": "int8"}
+    assert theirs.model_file.provenance == ours.model_file.provenance | {"quantisation": "int8"}
     images = sorted((tiny_category / "test").rglob("*.png"))
     a, b = (np.array([d.predict(path).score for path in images]) for d in (ours, theirs))
     assert (a != b).all()
@@ -50,23 +50,25 @@ def test_its_thresholds_are_those_of_the_images_that_were_held_out(
 ):
     model = blemish.load(int8)
     assert isinstance(model, OnnxDetector)
-    bundle = load_bundle(tiny_model)
+    model_file = load_model_file(tiny_model)
     split = split_good(
         open_dataset(tiny_category),
-        validation_fraction=bundle.config["validation_fraction"],
-        calibration_fraction=bundle.config["calibration_fraction"],
+        validation_fraction=model_file.config["validation_fraction"],
+        calibration_fraction=model_file.config["calibration_fraction"],
         seed=0,
     )
     held_out = [model.predict(sample.path) for sample in split.calibration]
-    calibration = model.bundle.calibration
+    calibration = model.model_file.calibration
     assert calibration is not None
     assert calibration.scores == pytest.approx(sorted(p.score for p in held_out), rel=1e-6)
     maxima = sorted(float(p.anomaly_map.max()) for p in held_out)
     assert calibration.map_maxima == pytest.approx(maxima, rel=1e-6)
     # colours: from the median of medians to three times as far above it as the median maximum
     low = np.median([np.median(p.anomaly_map) for p in held_out])
-    assert model.bundle.display_range == pytest.approx((low, low + 3 * (np.median(maxima) - low)), rel=1e-6)
-    before = bundle.calibration
+    assert model.model_file.display_range == pytest.approx(
+        (low, low + 3 * (np.median(maxima) - low)), rel=1e-6
+    )
+    before = model_file.calibration
     assert before is not None
     assert not np.array_equal(calibration.scores, before.scores)
 
@@ -76,7 +78,9 @@ def test_weights_are_7_bits_so_that_16_hold_the_sum_of_two_products(int8: Path, 
     weights = [numpy_helper.to_array(entry) for entry in graph.initializer]
     rounded = [w for w in weights if w.dtype == np.int8 and w.ndim == 2]
     linear = [
-        p for p in torch_backend.network_of(load_bundle(tiny_model), name="tiny").parameters() if p.ndim == 2
+        p
+        for p in torch_backend.network_of(load_model_file(tiny_model), name="tiny").parameters()
+        if p.ndim == 2
     ]
     assert {w.shape for w in rounded} == {tuple(p.shape[::-1]) for p in linear}
     # 2 x 255 x 64 = 32,640, and 16 bits hold 32,767
@@ -123,7 +127,7 @@ def other_data(tiny_category: Path, model: Path, root: Path, *, held_out: bool) 
     """The training's images, but for one: of those trained on, or of those held out."""
     data = root / "data"
     shutil.copytree(tiny_category / "train" / "good", data)
-    split = split_of(load_bundle(model), open_dataset(data), data, model)
+    split = split_of(load_model_file(model), open_dataset(data), data, model)
     part = split.calibration if held_out else split.train
     save(part[0].path, 255 - tiny_image(77))
     return data

@@ -23,7 +23,7 @@ from blemish.data.cache import ImageCache
 from blemish.images import preprocess
 from blemish.images.tiling import Grid
 from blemish.inference import load
-from blemish.inference.detector import Pipeline
+from blemish.inference.detector import Detector
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.training import fit
 
@@ -100,10 +100,10 @@ def test_too_small_an_image_and_impossible_tiles_are_refused():
 # --- through the pipeline ---
 
 
-def tiled(network, *, side: int = 32, overlap: float = 0.5) -> Pipeline:
+def tiled(network, *, side: int = 32, overlap: float = 0.5) -> Detector:
     detector = fake_detector(network=network, side=side, grey_levels=[100, 120, 140])
     return replace(
-        detector, bundle=replace(detector.bundle, tiling=Tiling(size=(side, side), overlap=overlap))
+        detector, model_file=replace(detector.model_file, tiling=Tiling(size=(side, side), overlap=overlap))
     )
 
 
@@ -134,7 +134,7 @@ def test_one_that_looks_farther_does_not(size=(32, 75)):
 def test_an_image_of_one_tile_is_scored_as_without_tiles(tiny_model: Path, tiny_category: Path):
     plain = load.load(tiny_model, device="cpu")
     tiling = Tiling(size=(64, 64), overlap=0.25)
-    cut = replace(plain, bundle=replace(plain.bundle, tiling=tiling))
+    cut = replace(plain, model_file=replace(plain.model_file, tiling=tiling))
     for path in sorted((tiny_category / "test").rglob("*.png"))[:4]:
         a, b = plain.predict(path), cut.predict(path)
         np.testing.assert_array_equal(a.anomaly_map, b.anomaly_map)
@@ -146,7 +146,7 @@ def test_a_part_is_as_bad_as_its_worst_tile():
     picture[:, 70:] = 200  # only the last tile, from 64, is 200 on the average of its brightest hundredth
     picture[5, 5] = 255
     detector = tiled(lambda x: x.mean(axis=1), overlap=0.0)
-    top = replace(detector, bundle=replace(detector.bundle, image_score="mean"))
+    top = replace(detector, model_file=replace(detector.model_file, image_score="mean"))
     assert detector.predict(picture).score == 1.0
     assert top.predict(picture).score == pytest.approx((26 * 200 + 6 * 50) / 32 / 255, rel=1e-6)
     assert [(r.x0, r.x1) for r in detector.predict(picture).regions] == [(5, 6), (70, 96)]
@@ -160,7 +160,7 @@ def test_each_tile_is_resized_to_what_the_network_takes():
         return x.mean(axis=1)
 
     detector = tiled(network, overlap=0.0)
-    half = replace(detector, bundle=replace(detector.bundle, size=(16, 8)), batch_size=4)
+    half = replace(detector, model_file=replace(detector.model_file, size=(16, 8)), batch_size=4)
     assert half.predict(noise(64, 96)).anomaly_map.shape == (64, 96)
     assert seen == [(4, 3, 16, 8), (2, 3, 16, 8)]  # 2 x 3 tiles, four at a time
 
@@ -191,7 +191,7 @@ def test_training_on_tiles_makes_a_model_that_cuts_tiles(tmp_path: Path):
     assert run("export", "--model", tmp_path / "run", "--out", tmp_path / "model.onnx") == 0
     for detector in (ours, load.load(tmp_path / "run"), load.load(tmp_path / "model.onnx")):
         found = detector.predict(bad)
-        assert detector.bundle.tiling == Tiling(size=(32, 32), overlap=0.25)
+        assert detector.model_file.tiling == Tiling(size=(32, 32), overlap=0.25)
         assert found.anomalous
         row, column = np.unravel_index(found.anomaly_map.argmax(), found.anomaly_map.shape)
         assert 38 <= row < 54

@@ -18,11 +18,11 @@ from blemish.core.errors import ImageError, UsageError
 from blemish.core.types import Prediction, Region
 from blemish.images import preprocess
 from blemish.inference import load as opening
-from blemish.inference.detector import Pipeline
+from blemish.inference.detector import Detector
 
 
 @pytest.fixture(scope="module")
-def detector(tiny_model: Path) -> Pipeline:
+def detector(tiny_model: Path) -> Detector:
 
     return opening.load(tiny_model, device="cpu")
 
@@ -40,7 +40,7 @@ def ok(result: Prediction | ImageError) -> Prediction:
 # --- one inference path ---
 
 
-def test_a_path_an_array_a_picture_and_a_batch_give_the_same(detector: Pipeline, test_files: list[Path]):
+def test_a_path_an_array_a_picture_and_a_batch_give_the_same(detector: Detector, test_files: list[Path]):
     one_by_one = replace(detector, batch_size=1).predict_many(test_files)
     for path, of_many in zip(test_files, one_by_one, strict=True):
         of_path = detector.predict(path)
@@ -59,14 +59,14 @@ def test_a_path_an_array_a_picture_and_a_batch_give_the_same(detector: Pipeline,
         assert of_path.anomaly_map.dtype == np.float32
 
 
-def test_the_tiny_model_finds_its_defects(detector: Pipeline, test_files: list[Path]):
+def test_the_tiny_model_finds_its_defects(detector: Detector, test_files: list[Path]):
     for path, result in zip(test_files, detector.predict_many(test_files), strict=True):
         is_defect = path.parent.name != "good"
         assert ok(result).anomalous == is_defect
         assert bool(ok(result).regions) == is_defect
 
 
-def test_the_batch_size_changes_nothing(detector: Pipeline, test_files: list[Path]):
+def test_the_batch_size_changes_nothing(detector: Detector, test_files: list[Path]):
     alone = [ok(r) for r in replace(detector, batch_size=1).predict_many(test_files)]
     together = [ok(r) for r in replace(detector, batch_size=16).predict_many(test_files)]
     # scores count spreads of good images: measured over three seeds, rounding moves them by 2e-5 at most
@@ -180,7 +180,7 @@ def test_decoding_overlaps_the_network(tmp_path: Path, monkeypatch: pytest.Monke
         time.sleep(0.04)
         return mean_of_channels(x)
 
-    def seconds(detector: Pipeline) -> float:
+    def seconds(detector: Detector) -> float:
         began = time.perf_counter()
         assert [ok(r).path for r in detector.predict_many(paths)] == [str(p) for p in paths]
         return time.perf_counter() - began
@@ -299,7 +299,7 @@ def test_conversions_need_permission_from_the_model_or_the_caller(tmp_path: Path
         detector.predict(path)
     channels = frozenset({"channels"})
     allowed = [replace(detector, allow=channels)]
-    allowed.append(replace(detector, bundle=replace(detector.bundle, allow=channels)))
+    allowed.append(replace(detector, model_file=replace(detector.model_file, allow=channels)))
     for each in allowed:
         assert each.predict(path).score == pytest.approx(0.2)
 
@@ -328,7 +328,7 @@ def test_a_wrong_image_is_an_error_whatever_it_comes_as(tmp_path: Path, make: Ca
         fake_detector().predict(make(path))
 
 
-def test_a_real_picture_of_the_wrong_depth_leaves_the_real_model_unharmed(detector: Pipeline, tmp_path: Path):
+def test_a_real_picture_of_the_wrong_depth_leaves_the_real_model_unharmed(detector: Detector, tmp_path: Path):
     good = save(tmp_path / "a.png", tiny_image(5))
     deep = save(tmp_path / "b.png", np.full((64, 64), 999, np.uint16))
     first, second, third = detector.predict_many([good, deep, good])

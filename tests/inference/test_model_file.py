@@ -20,11 +20,17 @@ from blemish.core.errors import ModelError
 from blemish.images.preprocess import ImageFormat
 from blemish.inference.calibration import calibrate
 from blemish.inference.load import load
-from blemish.inference.model_file import FORMAT_VERSION, Bundle, find_model, load_bundle, save_bundle
+from blemish.inference.model_file import (
+    FORMAT_VERSION,
+    ModelFile,
+    find_model,
+    load_model_file,
+    save_model_file,
+)
 from blemish.inference.torch_backend import detector_of
 from blemish.methods.metal import Metal, MetalConfig
 
-BUNDLE = Bundle(
+MODEL_FILE = ModelFile(
     method="metal",
     preset="default",
     config={"image_size": [32, 48], "smoothing": 4.0, "patience": None},
@@ -45,11 +51,11 @@ BUNDLE = Bundle(
 
 @pytest.fixture
 def file(tmp_path) -> Path:
-    save_bundle(tmp_path / "model.safetensors", BUNDLE)
+    save_model_file(tmp_path / "model.safetensors", MODEL_FILE)
     return tmp_path / "model.safetensors"
 
 
-def refusal(path: Path, *words: object, read=load_bundle) -> None:
+def refusal(path: Path, *words: object, read=load_model_file) -> None:
     with pytest.raises(ModelError) as error:
         read(path)
     text = str(error.value)
@@ -75,12 +81,12 @@ def header_of(path: Path) -> str:
 
 
 def test_round_trip_is_exact(file):
-    read = load_bundle(file)
-    for field in fields(Bundle):
+    read = load_model_file(file)
+    for field in fields(ModelFile):
         if field.name not in ("tensors", "calibration"):
-            assert getattr(read, field.name) == getattr(BUNDLE, field.name), field.name
-    assert read.tensors.keys() == BUNDLE.tensors.keys()
-    for name, tensor in BUNDLE.tensors.items():
+            assert getattr(read, field.name) == getattr(MODEL_FILE, field.name), field.name
+    assert read.tensors.keys() == MODEL_FILE.tensors.keys()
+    for name, tensor in MODEL_FILE.tensors.items():
         assert read.tensors[name].dtype == tensor.dtype
         assert read.tensors[name].tobytes() == tensor.tobytes()
     # float64, ascending, not rounded: 1/3 has no exact float32
@@ -89,13 +95,13 @@ def test_round_trip_is_exact(file):
 
 
 def test_without_calibration(tmp_path):
-    save_bundle(tmp_path / "m", replace(BUNDLE, calibration=None))
-    assert load_bundle(tmp_path / "m").calibration is None
+    save_model_file(tmp_path / "m", replace(MODEL_FILE, calibration=None))
+    assert load_model_file(tmp_path / "m").calibration is None
 
 
 def test_a_run_folder_stands_for_its_model(file):
     assert find_model(file.parent) == find_model(file) == file
-    assert load_bundle(file.parent).provenance == BUNDLE.provenance
+    assert load_model_file(file.parent).provenance == MODEL_FILE.provenance
 
 
 def test_bytes_depend_on_neither_time_nor_place_nor_order(file, tmp_path, monkeypatch):
@@ -103,11 +109,11 @@ def test_bytes_depend_on_neither_time_nor_place_nor_order(file, tmp_path, monkey
     other = tmp_path / "elsewhere" / "other.name"
     other.parent.mkdir()
     shuffled = replace(
-        BUNDLE,
-        tensors=dict(reversed(BUNDLE.tensors.items())),
-        config=dict(reversed(BUNDLE.config.items())),
+        MODEL_FILE,
+        tensors=dict(reversed(MODEL_FILE.tensors.items())),
+        config=dict(reversed(MODEL_FILE.config.items())),
     )
-    save_bundle(other, shuffled)
+    save_model_file(other, shuffled)
     assert other.read_bytes() == file.read_bytes()
 
 
@@ -123,15 +129,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(file, monkeypatch, 
 
     monkeypatch.setattr(*((os, "fsync") if where == "fsync" else (Path, "replace")), fail)
     with pytest.raises(OSError, match="No space"):
-        save_bundle(file, replace(BUNDLE, preset="other"))
+        save_model_file(file, replace(MODEL_FILE, preset="other"))
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 
 
 def test_a_half_written_file_of_a_killed_run_is_written_over(file):
     file.with_name(f".{file.name}.tmp").write_bytes(b"half")
-    save_bundle(file, replace(BUNDLE, preset="other"))
-    assert load_bundle(file).preset == "other"
+    save_model_file(file, replace(MODEL_FILE, preset="other"))
+    assert load_model_file(file).preset == "other"
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -149,7 +155,7 @@ def test_truncated_at_any_length(file):
 def test_nothing_there(tmp_path):
     refusal(tmp_path / "model.safetensors", "no model here")
     with pytest.raises(ModelError, match="--resume"):
-        load_bundle(tmp_path)  # an empty or unfinished run folder
+        load_model_file(tmp_path)  # an empty or unfinished run folder
 
 
 def test_foreign_safetensors(tmp_path):
@@ -216,13 +222,13 @@ def test_newer_format(file):
 @pytest.fixture
 def model(tmp_path) -> Path:
     network = Metal(MetalConfig(image_size=32, patch_size=8, embedding=8, hidden=16, heads=2), 5)
-    bundle = replace(
-        BUNDLE,
+    model_file = replace(
+        MODEL_FILE,
         config={"image_size": [32, 32], "patch_size": 8, "embedding": 8, "hidden": 16, "heads": 2},
         size=(32, 32),
         tensors={k: v.numpy() for k, v in network.state_dict().items()},
     )
-    save_bundle(tmp_path / "model.safetensors", bundle)
+    save_model_file(tmp_path / "model.safetensors", model_file)
     return tmp_path / "model.safetensors"
 
 
@@ -244,10 +250,10 @@ def test_content_that_this_version_cannot_honour(model, change, word):
 
 def test_missing_and_additional_weights(model):
     for change in (lambda t: t.pop("mean_image"), lambda t: t.__setitem__("more", np.zeros(1))):
-        bundle = load_bundle(model)
-        change(bundle.tensors)
+        model_file = load_model_file(model)
+        change(model_file.tensors)
         with pytest.raises(ModelError) as error:
-            detector_of(bundle, name="some/run")
+            detector_of(model_file, name="some/run")
         assert "some/run: its weights do not fit" in str(error.value)
         assert "\n" not in str(error.value)
 

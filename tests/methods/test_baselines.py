@@ -286,7 +286,7 @@ def test_pca_on_bottle(data_root):
     test = open_dataset(category, need_train=False).test
     found, masks = np.zeros((2, len(test), 128, 128))
     for i, sample in enumerate(test):
-        small, _ = load(sample.path, detector.bundle.image_format, config.size)
+        small, _ = load(sample.path, detector.model_file.image_format, config.size)
         found[i] = detector.network(small[None])[0]
         if sample.mask is not None:
             with Image.open(sample.mask) as mask:

@@ -13,7 +13,7 @@ from commands import refused, run
 
 import blemish
 from blemish.inference import postprocess
-from blemish.inference.model_file import load_bundle
+from blemish.inference.model_file import load_model_file
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
 from blemish.training.trainer import Trainer
 
@@ -68,29 +68,29 @@ def test_stopped_anywhere_and_resumed_gives_the_same_bytes(
 
 
 def test_the_model_holds_the_bank_and_how_its_map_is_drawn(model: Path):
-    bundle = load_bundle(model)
-    assert bundle.method == "cpc-ad"
-    assert bundle.patch_map == "linear"
-    assert bundle.tensors["bank"].shape == (1, 16, 8)
-    assert np.isfinite(bundle.tensors["bank"]).all()
-    assert bundle.tensors["bank"].std() > 0
+    model_file = load_model_file(model)
+    assert model_file.method == "cpc-ad"
+    assert model_file.patch_map == "linear"
+    assert model_file.tensors["bank"].shape == (1, 16, 8)
+    assert np.isfinite(model_file.tensors["bank"]).all()
+    assert model_file.tensors["bank"].std() > 0
     # weights that follow from the options are not stored
-    assert not {"sources", "weights"} & set(bundle.tensors)
+    assert not {"sources", "weights"} & set(model_file.tensors)
 
 
 def test_score_and_map_of_a_loaded_model_come_from_its_sub_patches(model: Path, tiny_category: Path):
     detector = blemish.load(model)
     path = sorted((tiny_category / "test" / "good").iterdir())[0]
     prediction = detector.predict(path)
-    bundle = load_bundle(model)
-    network = CpcAd(CpcAdConfig(**bundle.config), 3).eval()
-    network.load_state_dict({k: torch.from_numpy(v) for k, v in bundle.tensors.items()})
-    pixels, size = blemish.images.preprocess.load(path, bundle.image_format, bundle.size)
+    model_file = load_model_file(model)
+    network = CpcAd(CpcAdConfig(**model_file.config), 3).eval()
+    network.load_state_dict({k: torch.from_numpy(v) for k, v in model_file.tensors.items()})
+    pixels, size = blemish.images.preprocess.load(path, model_file.image_format, model_file.size)
     with torch.inference_mode():
         grid = network(torch.from_numpy(pixels)[None])[0].numpy()
     assert grid.shape == (7, 7)
-    assert prediction.score == pytest.approx(postprocess.image_score(grid, bundle.image_score), rel=1e-6)
-    blocks = postprocess.pixel_map(grid, bundle.size, "linear")
+    assert prediction.score == pytest.approx(postprocess.image_score(grid, model_file.image_score), rel=1e-6)
+    blocks = postprocess.pixel_map(grid, model_file.size, "linear")
     np.testing.assert_allclose(
         prediction.anomaly_map, postprocess.to_original_size(blocks, size), rtol=1e-5, atol=1e-6
     )
@@ -126,10 +126,10 @@ def test_the_paper_preset_scores_in_blocks(tiny_category: Path, tmp_path: Path):
     )
     options = ("--method", "cpc-ad", *shrunk, "--device", "cpu", "--precision", "fp32")
     assert run("train", "--data", tiny_category, "--out", out, *options) == 0
-    bundle = load_bundle(out)
-    assert bundle.patch_map == "nearest"
-    assert bundle.tensors["bank"].shape == (4, 16, 8)
-    assert not {"place_mean", "mean_white"} & set(bundle.tensors)
+    model_file = load_model_file(out)
+    assert model_file.patch_map == "nearest"
+    assert model_file.tensors["bank"].shape == (4, 16, 8)
+    assert not {"place_mean", "mean_white"} & set(model_file.tensors)
 
 
 def test_what_does_not_fit_is_refused_before_training(

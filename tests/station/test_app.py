@@ -163,8 +163,8 @@ def test_models_and_their_calibration(client: TestClient, tiny_model: Path):
     assert (model["method"], model["active"]) == ("metal", True)
     assert model["threshold"] == detector.threshold
     said = client.get(f"/v1/models/{model['digest']}/calibration").json()
-    assert said["scores"] == detector.bundle.calibration.scores.tolist()
-    assert said["map_maxima"] == detector.bundle.calibration.map_maxima.tolist()
+    assert said["scores"] == detector.model_file.calibration.scores.tolist()
+    assert said["map_maxima"] == detector.model_file.calibration.map_maxima.tolist()
 
 
 def test_health_and_meters(client: TestClient, parts):

@@ -18,7 +18,7 @@ from PIL import Image
 
 pytest.importorskip("sqlalchemy", reason="the station's packages are not installed")
 
-from blemish.inference.detector import Pipeline
+from blemish.inference.detector import Detector
 from blemish.record.store import Inspection
 from blemish.station.engine import Busy, Engine, Model, Request
 from blemish.station.render import read_map
@@ -57,7 +57,7 @@ class Files:
 
 
 @contextmanager
-def running(detector: Pipeline, *, capacity: int = 64, on_recorded=lambda _: None) -> Iterator[Engine]:
+def running(detector: Detector, *, capacity: int = 64, on_recorded=lambda _: None) -> Iterator[Engine]:
     model = Model(digest="d" * 64, detector=detector)
     engine = Engine(model, Record(), Files(), capacity=capacity, on_recorded=on_recorded)  # type: ignore[arg-type]
     try:
@@ -264,13 +264,13 @@ def test_an_error_between_two_answers_fails_those_that_have_none(monkeypatch: py
             time.sleep(0.01)
         raise AssertionError("it never came")
 
-    def finish(self: Pipeline, small_map: np.ndarray, *rest: object):
+    def finish(self: Detector, small_map: np.ndarray, *rest: object):
         if small_map.max() > 0.99:
             raise MemoryError("no room for the map")
         return original(self, small_map, *rest)  # type: ignore[arg-type]
 
-    original = Pipeline._finish
-    monkeypatch.setattr(Pipeline, "_finish", finish)
+    original = Detector._finish
+    monkeypatch.setattr(Detector, "_finish", finish)
     with running(fake_detector(grey_levels=LEVELS, network=network, batch_size=8)) as engine:
         first = [submitted(10, lambda n=n: len(calls) == n) for n in (1, 2)]  # for each thread that scores
         ready = engine._ready.qsize
@@ -320,7 +320,7 @@ def test_tiles_are_scored_too():
 
     detector = fake_detector(grey_levels=LEVELS)
     tiling = Tiling(size=(32, 32), overlap=0.25)
-    cut = replace(detector, bundle=replace(detector.bundle, tiling=tiling))
+    cut = replace(detector, model_file=replace(detector.model_file, tiling=tiling))
     with running(cut) as engine:
         said = answer(engine.submit(request(77, side=70)))
         assert said.score == pytest.approx(77 / 255)
@@ -328,4 +328,4 @@ def test_tiles_are_scored_too():
         small = answer(engine.submit(request(77, side=20)))
         assert small.error is not None
         assert "smaller than the model's tiles" in small.error
-    assert cut.bundle.image_format == RGB8
+    assert cut.model_file.image_format == RGB8

@@ -83,8 +83,8 @@ def test_a_version_stands_by_itself(model: Path, tmp_path: Path):
         new = client.post(f"/v1/models/{digest}/recalibration", json={"parts": 15}).json()["digest"]
     file = station.versions.file(new)
     detector, original = load.load(file, device="cpu"), load.load(model, device="cpu")
-    assert detector.bundle.calibration.n == 15
-    assert detector.bundle.provenance["recalibrated"]["from"] == digest
+    assert detector.model_file.calibration.n == 15
+    assert detector.model_file.provenance["recalibrated"]["from"] == digest
     image = tiny_image(5)
     np.testing.assert_array_equal(detector.predict(image).anomaly_map, original.predict(image).anomaly_map)
 

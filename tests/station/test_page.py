@@ -100,7 +100,7 @@ def test_the_rate_redraws_at_once_and_asks_nobody(here: Running, tab: Open):
     assert not {
         path for path in asked if path not in ("/v1/inspections", "/v1/models")
     }  # looks at what is new
-    calibration = here.station.engine().model.detector.bundle.calibration
+    calibration = here.station.engine().model.detector.model_file.calibration
     assert calibration is not None
     limit = float(page.locator(".facts dd").nth(1).inner_text().replace("−", "-"))
     assert limit == pytest.approx(calibration.threshold(0.5), rel=1e-3)

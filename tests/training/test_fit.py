@@ -17,7 +17,7 @@ from blemish.core.errors import BlemishError, DataError, ImageError, Interrupted
 from blemish.data.dataset import open_dataset, split_good
 from blemish.images.preprocess import ImageFormat
 from blemish.inference import load
-from blemish.inference.model_file import load_bundle
+from blemish.inference.model_file import load_model_file
 from blemish.methods.metal import Metal, MetalConfig
 from blemish.training.fit import ImageOptions, Watcher, fit
 
@@ -53,7 +53,7 @@ def split_of(data: Path, seed: int = 0):
 
 
 def same_weights(a, b) -> bool:
-    return all(np.array_equal(a.bundle.tensors[k], v) for k, v in b.bundle.tensors.items())
+    return all(np.array_equal(a.model_file.tensors[k], v) for k, v in b.model_file.tensors.items())
 
 
 def noise_into(path: Path, seed: int = 1) -> None:
@@ -101,8 +101,8 @@ def test_run_folder_and_provenance(good, tmp_path):
     assert run["machine"]["precision"] == "fp32"
     split = split_of(good, seed=5)
     fitted = {s.path.name for s in (*split.train, *split.validation)}
-    assert set(detector.bundle.provenance["training_digests"].values()) == fitted
-    assert detector.bundle.calibration.n == 3
+    assert set(detector.model_file.provenance["training_digests"].values()) == fitted
+    assert detector.model_file.calibration.n == 3
 
 
 def test_the_saved_model_is_the_returned_one(good, tmp_path):
@@ -164,8 +164,8 @@ def test_calibration_images_take_no_part_in_training(good):
     after = trained(good)
     assert split_of(good) == split
     assert same_weights(before, after)
-    assert before.bundle.provenance == after.bundle.provenance
-    assert after.bundle.calibration.scores.min() > before.bundle.calibration.scores.max()
+    assert before.model_file.provenance == after.model_file.provenance
+    assert after.model_file.calibration.scores.min() > before.model_file.calibration.scores.max()
     noise_into(split.train[0].path)  # the check can fail
     assert not same_weights(before, trained(good))
 
@@ -174,7 +174,7 @@ def test_the_threshold_is_the_score_of_a_calibration_image(good):
     detector = trained(good)
     scores = [detector.predict(s.path).score for s in split_of(good).calibration]
     # 3 images promise 1 / 4 at the lowest; at that rate the threshold is the largest of their scores.
-    assert detector.bundle.calibration.scores == pytest.approx(sorted(scores), rel=1e-4)
+    assert detector.model_file.calibration.scores == pytest.approx(sorted(scores), rel=1e-4)
     assert (detector.rate, detector.threshold) == (0.25, pytest.approx(max(scores), rel=1e-4))
 
 
@@ -191,11 +191,11 @@ def test_paper_presets_have_no_threshold(good, preset):
     config = replace(Metal.presets[preset], **SMALL, epochs=1)
     detector = trained(good, preset=preset, config=config)
     prediction = detector.predict(sorted(good.iterdir())[0])
-    assert detector.bundle.calibration is None
-    assert detector.bundle.preset == preset
+    assert detector.model_file.calibration is None
+    assert detector.model_file.preset == preset
     assert (prediction.p_value, prediction.threshold, prediction.anomalous) == (None, None, None)
     assert prediction.regions == []
-    assert detector.bundle.provenance["images"] == {"train": 11, "validation": 1, "calibration": 0}
+    assert detector.model_file.provenance["images"] == {"train": 11, "validation": 1, "calibration": 0}
 
 
 def test_a_calibration_folder_calibrates_even_a_paper_preset(tiny_category, tmp_path):
@@ -203,14 +203,14 @@ def test_a_calibration_folder_calibrates_even_a_paper_preset(tiny_category, tmp_
     shutil.copytree(tiny_category / "test" / "good", tmp_path / "data" / "calibration" / "good")
     config = replace(Metal.presets["paper-object"], **SMALL, epochs=1)
     detector = trained(tmp_path / "data", config=config)
-    assert detector.bundle.provenance["images"] == {"train": 11, "validation": 1, "calibration": 4}
+    assert detector.model_file.provenance["images"] == {"train": 11, "validation": 1, "calibration": 4}
     own = [detector.predict(p).score for p in (tmp_path / "data" / "calibration" / "good").iterdir()]
     assert detector.threshold == pytest.approx(max(own), rel=1e-4)
 
 
 def test_without_validation(good):
     detector = trained(good, config=replace(TINY, validation_fraction=0.0))
-    assert detector.bundle.provenance["images"] == {"train": 9, "validation": 0, "calibration": 3}
+    assert detector.model_file.provenance["images"] == {"train": 9, "validation": 0, "calibration": 3}
 
 
 # --- images of many kinds ---
@@ -225,7 +225,7 @@ def test_mixed_channels_are_refused_and_cured(good, part):
     refusal(ImageError, good, path, "1-channel", "3-channel", "--channels")
     for channels in (1, 3):
         detector = trained(good, image_options=ImageOptions(channels=channels))
-        assert detector.bundle.image_format.channels == channels
+        assert detector.model_file.image_format.channels == channels
         assert all(np.isfinite(detector.predict(p).score) for p in good.iterdir())
 
 
@@ -243,8 +243,8 @@ def float_images(folder: Path) -> Path:
 
 def check_kind(data: Path, expected: ImageFormat, **options) -> None:
     detector = trained(data, out=data.parent / "run", **options)
-    assert detector.bundle.image_format == expected
-    assert load_bundle(data.parent / "run").image_format == expected
+    assert detector.model_file.image_format == expected
+    assert load_model_file(data.parent / "run").image_format == expected
     prediction = detector.predict(min(data.iterdir()))
     assert prediction.anomaly_map.shape == (40, 48)
     assert np.isfinite(prediction.anomaly_map).all()

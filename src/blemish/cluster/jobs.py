@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.cluster.attempts import SHARED, Attempt, Order, attempt, attempts_at
 from blemish.core.errors import UsageError
+from blemish.core.files import write_whole
 from blemish.evaluation import benchmark
 from blemish.evaluation.jobs import OUTPUT_NAME, follow
 from blemish.inference.model_file import MODEL_NAME
-from blemish.report.html import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,7 +21,7 @@ from blemish.inference.predict_folder import PredictionCounts, row_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from blemish.inference.detector import Pipeline
+    from blemish.inference.detector import Detector
 
 RUN = "run.json"
 """What a run scores and how; written when its listing is whole."""
@@ -59,7 +59,7 @@ class Scoring:
                 f"--partition {self.partition}: must be a multiple of --batch-size {self.batch_size}"
             )
 
-    def load(self, model: Path, threads: int | None = None) -> Pipeline:
+    def load(self, model: Path, threads: int | None = None) -> Detector:
         """Load a copy of the model. Raises ModelError, and UsageError for a rate that cannot be promised."""
         return opening.load(
             model,
@@ -77,7 +77,7 @@ class Worker:
     def __init__(self, scoring: Scoring, out: Place, run: dict[str, Any], settings: dict[str, str]) -> None:
         os.environ.update(settings)
         self.scoring, self.out, self.run = scoring, out, run
-        self.detector: Pipeline | None = None
+        self.detector: Detector | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Score the partition of this number, unless it is there; answer with its counts, or an error."""
@@ -105,7 +105,7 @@ class Worker:
         with self.out.whole(name) as part:
             return write_rows(rows, part)
 
-    def _load(self) -> Pipeline:
+    def _load(self) -> Detector:
         """Load the run's model, once this node proved to be fit. Raises BlemishError."""
         node = os.uname().nodename
         if self.out.read(RUN) is None:

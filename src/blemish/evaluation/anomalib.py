@@ -31,8 +31,8 @@ from blemish.evaluation.evaluate import evaluate
 from blemish.images import decode, preprocess
 from blemish.inference import postprocess
 from blemish.inference.calibration import calibrate
-from blemish.inference.detector import Pipeline
-from blemish.inference.model_file import Bundle
+from blemish.inference.detector import Detector
+from blemish.inference.model_file import ModelFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,7 +55,7 @@ class Raw:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peer(Pipeline):
+class Peer(Detector):
     """A detector that asks somebody else: `ask` gives an answer for each path, in order."""
 
     ask: Callable[[Sequence[Path]], list[Raw]]
@@ -66,7 +66,7 @@ class Peer(Pipeline):
         for path, answer in zip(asked, self.ask(asked), strict=True):
             small = np.zeros((1, 1), np.float32) if answer.map is None else answer.map
             anomaly_map = postprocess.to_original_size(small, decode.read(path).shape[:2])
-            calibration, threshold = self.bundle.calibration, self.threshold
+            calibration, threshold = self.model_file.calibration, self.threshold
             yield Prediction(
                 path=str(path),
                 score=answer.score,
@@ -97,11 +97,11 @@ def train_and_evaluate(model: str, data: Path, seed: int, out: Path) -> dict[str
     ask = _train(model, [s.path for s in split.train], seed, out)
     seconds = time.monotonic() - began
     held_out = ask([s.path for s in split.calibration])
-    bundle = _bundle(model, dataset.name, split, held_out, seed)
-    _write_run(out, bundle, seconds)
+    model_file = _model_file(model, dataset.name, split, held_out, seed)
+    _write_run(out, model_file, seconds)
     has_maps = all(answer.map is not None for answer in held_out)
     measured = replace(dataset, has_masks=dataset.has_masks and has_maps)
-    return evaluate(Peer(bundle=bundle, network=_unused, ask=ask), measured, out / "evaluation")
+    return evaluate(Peer(model_file=model_file, network=_unused, ask=ask), measured, out / "evaluation")
 
 
 def _train(model: str, good: Sequence[Path], seed: int, out: Path) -> Callable[[Sequence[Path]], list[Raw]]:
@@ -151,7 +151,7 @@ def _train(model: str, good: Sequence[Path], seed: int, out: Path) -> Callable[[
     return ask
 
 
-def _bundle(model: str, dataset: str, split: Split, held_out: Sequence[Raw], seed: int) -> Bundle:
+def _model_file(model: str, dataset: str, split: Split, held_out: Sequence[Raw], seed: int) -> ModelFile:
     """Describe the peer as our models are described; its weights stay with it."""
     maps = [answer.map for answer in held_out if answer.map is not None]
     scores = np.array([answer.score for answer in held_out])
@@ -159,7 +159,7 @@ def _bundle(model: str, dataset: str, split: Split, held_out: Sequence[Raw], see
     low = float(np.median([np.median(m) for m in maps])) if maps else 0.0
     first = split.train[0].path
     digests = {file_digest(s.path): s.path.name for s in split.train}
-    return Bundle(
+    return ModelFile(
         method=f"{METHOD}:{model}",
         preset="default",
         config={},
@@ -179,13 +179,13 @@ def _bundle(model: str, dataset: str, split: Split, held_out: Sequence[Raw], see
     )
 
 
-def _write_run(out: Path, bundle: Bundle, seconds: float) -> None:
+def _write_run(out: Path, model_file: ModelFile, seconds: float) -> None:
     import torch
 
     out.mkdir(parents=True, exist_ok=True)
     run = {
-        "method": bundle.method,
-        **{k: v for k, v in bundle.provenance.items() if k != "training_digests"},
+        "method": model_file.method,
+        **{k: v for k, v in model_file.provenance.items() if k != "training_digests"},
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "result": {"seconds": seconds},
     }

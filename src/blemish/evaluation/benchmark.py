@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import DataError, UsageError
+from blemish.core.files import write_whole
 from blemish.data import mvtec
 from blemish.data.dataset import check_evaluable, dataset_fingerprint, open_dataset
 from blemish.data.hashing import source_digest
@@ -24,7 +25,6 @@ from blemish.evaluation import anomalib
 from blemish.evaluation.jobs import Processes, Progress, follow
 from blemish.inference import torch_backend
 from blemish.methods.registry import METHODS
-from blemish.report.html import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

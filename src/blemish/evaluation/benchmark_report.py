@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from blemish.core.files import write_whole
 from blemish.evaluation import published
 from blemish.evaluation.benchmark import label_of
-from blemish.report.html import DASH, MEASURES, format_area, format_seconds, write_page, write_whole
+from blemish.report.html import DASH, MEASURES, format_area, format_seconds, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blemish.inference.detector import Pipeline
+    from blemish.inference.detector import Detector
 
 PIXELS_NAME = "pixels.npz"
 """What `blemish compare` needs to compare maps: a sample of each image's pixels."""
@@ -50,7 +50,7 @@ class Scored:
 
 
 def evaluate(
-    detector: Pipeline,
+    detector: Detector,
     dataset: Dataset,
     out: Path,
     *,
@@ -65,7 +65,7 @@ def evaluate(
     """
     check_evaluable(dataset)
     out.mkdir(parents=True, exist_ok=True)
-    leaks = leakage(detector.bundle.provenance.get("training_digests", {}), dataset.test)
+    leaks = leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
     pool = metrics.PixelPool() if dataset.has_masks else None
     resampler = confidence.PixelResampler()
     scored, seconds = [], 0.0
@@ -83,8 +83,8 @@ def evaluate(
     evaluation |= {
         "seconds_per_image": seconds / len(scored),
         "leakage": [list(pair) for pair in leaks],
-        "method": detector.bundle.method,
-        "preset": detector.bundle.preset,
+        "method": detector.model_file.method,
+        "preset": detector.model_file.preset,
         "dataset": dataset.name,
         "test_fingerprint": dataset_fingerprint(replace(dataset, train=[], calibration=[])),
     }
@@ -94,7 +94,7 @@ def evaluate(
         resampler.save(out / PIXELS_NAME)
     write_report(
         out,
-        title=f"{dataset.name}: {detector.bundle.method}",
+        title=f"{dataset.name}: {detector.model_file.method}",
         evaluation=evaluation,
         images=[_report_image(s) for s in scored],
         curves=curves,
@@ -105,7 +105,7 @@ def evaluate(
 
 
 def _predictions(
-    detector: Pipeline, dataset: Dataset, out: Path
+    detector: Detector, dataset: Dataset, out: Path
 ) -> Iterator[tuple[Sample, Prediction, float]]:
     """Yield (sample, prediction, seconds the detector took) in order; pictures are drawn meanwhile."""
     drawing: deque[tuple[Future, int]] = deque()
@@ -127,7 +127,7 @@ def _predictions(
             future.result()
 
 
-def _write_pictures(detector: Pipeline, path: Path, prediction: Prediction, out: Path, name: str) -> None:
+def _write_pictures(detector: Detector, path: Path, prediction: Prediction, out: Path, name: str) -> None:
     image = decode.read(path)
     write_overlay(detector, image, prediction, out / overlay_name(name))
     write_thumbnail(out / thumbnail_name(name), image)
@@ -164,7 +164,7 @@ def _scored(sample: Sample, prediction: Prediction, dataset: Dataset) -> Scored:
 
 
 def _measure(
-    detector: Pipeline, scored: list[Scored], pool: metrics.PixelPool | None
+    detector: Detector, scored: list[Scored], pool: metrics.PixelPool | None
 ) -> tuple[dict[str, Any], list[ReportCurve]]:
     scores = np.array([s.score for s in scored])
     defective = np.array([s.sample.is_defect for s in scored])
@@ -218,9 +218,9 @@ def _share_rejected(scored: Iterator[Scored]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _false_alarm_p_value(detector: Pipeline, scored: list[Scored]) -> float | None:
+def _false_alarm_p_value(detector: Detector, scored: list[Scored]) -> float | None:
     """The chance of so many false alarms if the good test images are like those of the calibration."""
-    calibration, rate = detector.bundle.calibration, detector.rate
+    calibration, rate = detector.model_file.calibration, detector.rate
     if calibration is None or rate is None:
         return None
     rejected = [s.anomalous is True for s in scored if not s.sample.is_defect]
@@ -275,17 +275,17 @@ def _report_image(s: Scored) -> ReportImage:
     )
 
 
-def _facts(detector: Pipeline) -> dict[str, str]:
-    bundle = detector.bundle
-    known = bundle.provenance
+def _facts(detector: Detector) -> dict[str, str]:
+    model_file = detector.model_file
+    known = model_file.provenance
     counts = known.get("images", {})
     return {
-        "Method": f"{bundle.method}, preset {bundle.preset}",
-        "Image format": bundle.image_format.describe(),
-        "Network input": f"{bundle.size[0]}×{bundle.size[1]} px",
+        "Method": f"{model_file.method}, preset {model_file.preset}",
+        "Image format": model_file.image_format.describe(),
+        "Network input": f"{model_file.size[0]}×{model_file.size[1]} px",
         "Good images": ", ".join(f"{n} {part}" for part, n in counts.items()),
         "Training set": f"{known.get('dataset', '')} (fingerprint {known.get('fingerprint', '')[:16]})",
         "Seed": str(known.get("seed", "")),
-        "Options": ", ".join(f"{k} {v}" for k, v in bundle.config.items()),
+        "Options": ", ".join(f"{k} {v}" for k, v in model_file.config.items()),
         "Versions": ", ".join(f"{k} {v}" for k, v in known.get("versions", {}).items()),
     }

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.core.errors import DataError, ImageError, ModelError
+from blemish.core.files import write_whole
 from blemish.data.dataset import open_dataset, read_mask, split_good
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.export.onnx import export
 from blemish.inference import torch_backend
-from blemish.inference.model_file import load_bundle
+from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import INPUT, OnnxDetector, attach, portion_of
 from blemish.metrics import roc
 from blemish.training import fit
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
     from blemish.core.types import Sample
     from blemish.data.dataset import Dataset, Split
-    from blemish.inference.detector import Pipeline
-    from blemish.inference.model_file import Bundle
+    from blemish.inference.detector import Detector
+    from blemish.inference.model_file import ModelFile
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """The ONNX operators that onnxruntime multiplies in 8 bits."""
@@ -78,30 +79,30 @@ def quantise(model: Path, data: Path, out: Path) -> Comparison:
 
     Raises DataError for other data, ModelError for a method without trained layers, and what `export` raises.
     """
-    bundle, dataset = load_bundle(model), open_dataset(data)
-    split = split_of(bundle, dataset, data, model)
+    model_file, dataset = load_model_file(model), open_dataset(data)
+    split = split_of(model_file, dataset, data, model)
     with tempfile.TemporaryDirectory(prefix=".blemish-") as temporary:
         file, rounded = Path(temporary) / "fp32.onnx", Path(temporary) / "int8.onnx"
         export(model, file)
         exact = OnnxDetector.load(file)
-        _check_held_out(bundle, exact, split, data)
-        layers = _round(file, rounded, bundle, exact, [s.path for s in split.train[:IMAGES]], model)
+        _check_held_out(model_file, exact, split, data)
+        layers = _round(file, rounded, model_file, exact, [s.path for s in split.train[:IMAGES]], model)
         network = OnnxDetector.load(rounded).network
-        noted = replace(bundle, provenance=bundle.provenance | {QUANTISATION: "int8"})
+        noted = replace(model_file, provenance=model_file.provenance | {QUANTISATION: "int8"})
         _write(rounded, fit.calibrated(noted, network, split), out)
     return _compare(layers, exact, OnnxDetector.load(out), dataset, split)
 
 
-def split_of(bundle: Bundle, dataset: Dataset, data: Path, model: Path) -> Split:
+def split_of(model_file: ModelFile, dataset: Dataset, data: Path, model: Path) -> Split:
     """Cut a data set as the training of a model cut it. Raises DataError when it is not the same images."""
     split = split_good(
         dataset,
-        validation_fraction=bundle.config.get("validation_fraction", 0.0),
-        calibration_fraction=bundle.config["calibration_fraction"],
-        seed=bundle.provenance["seed"],
+        validation_fraction=model_file.config.get("validation_fraction", 0.0),
+        calibration_fraction=model_file.config["calibration_fraction"],
+        seed=model_file.provenance["seed"],
     )
     found = fingerprint([file_digest(s.path) for s in (*split.train, *split.validation)])
-    if found != bundle.provenance["fingerprint"]:
+    if found != model_file.provenance["fingerprint"]:
         raise _other_data(data, f"its good images are not those that {model} was trained on")
     return split
 
@@ -110,16 +111,16 @@ def _other_data(data: Path, why: str) -> DataError:
     return DataError(f"--data {data}: {why}; give that training's, whose held-out images set the thresholds")
 
 
-def _check_held_out(bundle: Bundle, exact: Pipeline, split: Split, data: Path) -> None:
+def _check_held_out(model_file: ModelFile, exact: Detector, split: Split, data: Path) -> None:
     """The fingerprint is of what was trained on; the held-out images are known by their scores."""
-    known = bundle.calibration
+    known = model_file.calibration
     if (known is None) != (not split.calibration) or (known and known.n != len(split.calibration)):
         raise _other_data(
             data, f"{len(split.calibration)} images are held out, not {known.n if known else 0}"
         )
     if known is None:
         return
-    again = fit.calibrated(bundle, exact.network, split).calibration
+    again = fit.calibrated(model_file, exact.network, split).calibration
     assert again is not None
     if np.abs(again.scores - known.scores).max() > SAME * np.abs(known.scores).max():
         raise _other_data(data, "the images held out are not those that calibrated the model")
@@ -143,14 +144,14 @@ def trained_layers(graph: onnx.GraphProto, network: torch.nn.Module) -> list[str
 class _GoodImages:
     """What the network is given of good images, one input at a time, as onnxruntime asks for it."""
 
-    def __init__(self, detector: Pipeline, paths: Sequence[Path]) -> None:
+    def __init__(self, detector: Detector, paths: Sequence[Path]) -> None:
         self.inputs = self._of(detector, paths)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next input, or None after the last."""
         return next(self.inputs, None)
 
-    def _of(self, detector: Pipeline, paths: Sequence[Path]) -> Iterator[dict[str, np.ndarray]]:
+    def _of(self, detector: Detector, paths: Sequence[Path]) -> Iterator[dict[str, np.ndarray]]:
         seen: list[np.ndarray] = []
 
         def network(x: np.ndarray) -> np.ndarray:
@@ -165,7 +166,7 @@ class _GoodImages:
 
 
 def _round(
-    file: Path, rounded: Path, bundle: Bundle, exact: Pipeline, good: Sequence[Path], model: Path
+    file: Path, rounded: Path, model_file: ModelFile, exact: Detector, good: Sequence[Path], model: Path
 ) -> int:
     """Write an exported graph with its trained layers in 8 bits; returns how many these are.
 
@@ -175,10 +176,10 @@ def _round(
     import onnx
     from onnxruntime import quantization
 
-    layers = trained_layers(onnx.load(file).graph, torch_backend.network_of(bundle, name=str(model)))
+    layers = trained_layers(onnx.load(file).graph, torch_backend.network_of(model_file, name=str(model)))
     if not layers:
         raise ModelError(
-            f"{model}: {bundle.method} has no trained layer that 8 bits would speed up; leave --int8 out"
+            f"{model}: {model_file.method} has no trained layer that 8 bits would speed up; leave --int8 out"
         )
     with _quiet():
         quantization.quantize_static(
@@ -207,25 +208,20 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _write(rounded: Path, bundle: Bundle, out: Path) -> None:
+def _write(rounded: Path, model_file: ModelFile, out: Path) -> None:
     """Write the rounded graph with its own calibration: whole or not at all."""
     import onnx
 
     graph = onnx.load(rounded)
-    attach(graph, bundle, portion=portion_of(graph))
+    attach(graph, model_file, portion=portion_of(graph))
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.stem}.tmp.onnx")
-    try:
-        part.write_bytes(graph.SerializeToString())
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(out, graph.SerializeToString())
 
 
 # --- what it costs --------------------------------------------------------------------------------------
 
 
-def _compare(layers: int, exact: Pipeline, rounded: Pipeline, dataset: Dataset, split: Split) -> Comparison:
+def _compare(layers: int, exact: Detector, rounded: Detector, dataset: Dataset, split: Split) -> Comparison:
     defective = np.array([s.is_defect for s in dataset.test])
     tells = bool(defective.any() and not defective.all())
     samples = dataset.test if tells else (split.calibration or split.train[:IMAGES])
@@ -246,7 +242,7 @@ def _compare(layers: int, exact: Pipeline, rounded: Pipeline, dataset: Dataset, 
     )
 
 
-def _scored(detector: Pipeline, samples: Sequence[Sample], masks: bool) -> tuple[np.ndarray, float | None]:
+def _scored(detector: Detector, samples: Sequence[Sample], masks: bool) -> tuple[np.ndarray, float | None]:
     """Scores (n,) of images and, with their masks, the pixel AUROC."""
     pool, scores = roc.PixelPool(), []
     for sample, prediction in zip(samples, detector.predict_many(s.path for s in samples), strict=True):

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from blemish.core.errors import ModelError, UsageError
+from blemish.core.files import temporary_for
 from blemish.inference import torch_backend
-from blemish.inference.model_file import load_bundle
+from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import INPUT, OUTPUT, OnnxDetector, attach
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from blemish.inference.model_file import Bundle
+    from blemish.inference.model_file import ModelFile
 
 OPSET = 18
 TOLERANCE = {"noise": 1e-4, "flat images": 1e-3}
@@ -40,35 +41,31 @@ def export(model: Path, out: Path) -> float:
     """
     if out.suffix != ".onnx":
         raise UsageError(f"--out {out}: an exported model's name ends in .onnx")
-    bundle = load_bundle(model)
-    network = torch_backend.network_of(bundle, name=str(model))
-    graph = _graph_of(network, bundle)
-    attach(graph, bundle, portion=getattr(network, "scoring_batch", None))
+    model_file = load_model_file(model)
+    network = torch_backend.network_of(model_file, name=str(model))
+    graph = _graph_of(network, model_file)
+    attach(graph, model_file, portion=getattr(network, "scoring_batch", None))
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.stem}.tmp.onnx")
-    try:
+    with temporary_for(out) as part:
         part.write_bytes(graph.SerializeToString())
-        differences = _differences(network, part, bundle)
+        differences = _differences(network, part, model_file)
         for kind, most in TOLERANCE.items():
             if not differences[kind] <= most:
                 raise ModelError(
                     f"{model}: its exported graph differs from it by {differences[kind]:.2g} of the output's "
                     f"range on {kind}, more than {most:g}; nothing was written"
                 )
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
     return differences["noise"]
 
 
-def _graph_of(network: torch.nn.Module, bundle: Bundle) -> onnx.ModelProto:
+def _graph_of(network: torch.nn.Module, model_file: ModelFile) -> onnx.ModelProto:
     """Trace the network's forward for any number of images at the model's size."""
     try:
         import onnx
         import onnxscript  # noqa: F401  the exporter's own dependency
     except ImportError as error:
         raise UsageError(f"export: {error.name} is missing; pip install 'blemish[onnx]'") from error
-    example = torch.zeros(2, bundle.image_format.channels, *bundle.size)
+    example = torch.zeros(2, model_file.image_format.channels, *model_file.size)
     with warnings.catch_warnings(), redirect_stdout(None), _quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -99,13 +96,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _differences(network: torch.nn.Module, file: Path, bundle: Bundle) -> dict[str, float]:
+def _differences(network: torch.nn.Module, file: Path, model_file: ModelFile) -> dict[str, float]:
     """Compare the exported graph with the network, as shares of the output's range on noise.
 
     Flat images, black, grey and white, are what a saturated camera sees: there all training images are the
     same, and a method that has learnt so may take the last bit of another library's sums for a defect.
     """
-    shape = (3, bundle.image_format.channels, *bundle.size)
+    shape = (3, model_file.image_format.channels, *model_file.size)
     images = {
         "noise": np.random.default_rng(0).random(shape, np.float32),
         "flat images": np.full(shape, np.array([0, 0.5, 1], np.float32)[:, None, None, None]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ENOSPC
@@ -14,6 +13,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from blemish.core.files import temporary_for
 from blemish.images.limits import refusal
 from blemish.images.preprocess import resize
 
@@ -141,13 +141,10 @@ def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write in one step: a reader sees the old file or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        yield part
-        part.replace(path)
+        with temporary_for(path) as part:
+            yield part
     except OSError as error:
         if error.errno is None:  # numpy says of a write that came short only how short
             raise OSError(ENOSPC, os.strerror(ENOSPC), str(path)) from error
         raise
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """The one inference path: decode, convert, resize, network, map, score, regions.
 
-A `Pipeline` owns everything but the network, which is a function from images to maps and may be run by any
+A `Detector` owns everything but the network, which is a function from images to maps and may be run by any
 library. Evaluation, prediction and every service go through it.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from blemish.core.types import Tiling
     from blemish.images.decode import Named
     from blemish.images.tiling import Box
-    from blemish.inference.model_file import Bundle
+    from blemish.inference.model_file import ModelFile
 
 Prepared = tuple[np.ndarray, tuple[int, int]]
 """An image as the network sees it, float32 (C, h, w), and its own (H, W)."""
@@ -41,11 +41,11 @@ DEFAULT_FALSE_ALARM_RATE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pipeline:
+class Detector:
     """A trained detector: `predict` one image, or `predict_many` files.
 
     Args:
-        bundle: the model.
+        model_file: the model.
         network: float32 images (B, C, h, w) in [0, 1] -> float32 maps (B, h, w).
         false_alarm_rate: share of good parts that may be rejected, in (0, 1); None: 5 %, or the lowest
             that the calibration can promise if that is higher.
@@ -53,7 +53,7 @@ class Pipeline:
         batch_size: images in a call of the network.
     """
 
-    bundle: Bundle
+    model_file: ModelFile
     network: Callable[[np.ndarray], np.ndarray]
     false_alarm_rate: float | None = None
     allow: frozenset[str] = frozenset()
@@ -63,7 +63,7 @@ class Pipeline:
         """Refuse a false-alarm rate that cannot be promised, before any image is read."""
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size}: must be 1 or larger")
-        calibration = self.bundle.calibration
+        calibration = self.model_file.calibration
         if self.false_alarm_rate is None:
             return
         if calibration is None:
@@ -76,7 +76,7 @@ class Pipeline:
     @property
     def rate(self) -> float | None:
         """The false-alarm rate in force, or None without a calibration."""
-        calibration = self.bundle.calibration
+        calibration = self.model_file.calibration
         if calibration is None:
             return None
         if self.false_alarm_rate is not None:
@@ -86,16 +86,16 @@ class Pipeline:
     @property
     def threshold(self) -> float | None:
         """The image score above which a part is rejected, or None without a calibration."""
-        calibration, rate = self.bundle.calibration, self.rate
+        calibration, rate = self.model_file.calibration, self.rate
         return None if calibration is None or rate is None else calibration.threshold(rate)
 
     @property
     def pixel_threshold(self) -> float | None:
         """The map value above which a pixel belongs to a region, or None without a calibration."""
-        calibration, rate = self.bundle.calibration, self.rate
+        calibration, rate = self.model_file.calibration, self.rate
         return None if calibration is None or rate is None else calibration.pixel_threshold(rate)
 
-    def at_rate(self, false_alarm_rate: float) -> Pipeline:
+    def at_rate(self, false_alarm_rate: float) -> Detector:
         """Return the same detector with another false-alarm rate."""
         return replace(self, false_alarm_rate=false_alarm_rate)
 
@@ -105,8 +105,8 @@ class Pipeline:
         Raises ImageError when it cannot be read or does not fit the model.
         """
         path = str(image) if isinstance(image, (str, Path, Frame, Stored)) else None
-        if self.bundle.tiling is not None:
-            return self._predict_tiled(image, self.bundle.tiling, path)
+        if self.model_file.tiling is not None:
+            return self._predict_tiled(image, self.model_file.tiling, path)
         pixels, size = self.prepare(image)
         maps = self.network(pixels[np.newaxis])
         return self._finish(maps[0], size, path)
@@ -121,7 +121,7 @@ class Pipeline:
         and as many read maps off; None: as many as there are cores, two at least.
         """
         waiting = iter(paths)
-        if self.bundle.tiling is not None:
+        if self.model_file.tiling is not None:
             yield from map(self._try_predict, waiting)
             return
         workers = threads or max(2, os.cpu_count() or 2)
@@ -173,9 +173,9 @@ class Pipeline:
         scores: list[float] = []
 
         def cut(box: Box) -> np.ndarray:
-            allow = self.allow | self.bundle.allow
+            allow = self.allow | self.model_file.allow
             return preprocess.prepare(
-                image[box], self.bundle.image_format, self.bundle.size, allow=allow, name=name
+                image[box], self.model_file.image_format, self.model_file.size, allow=allow, name=name
             )
 
         def maps() -> Iterator[np.ndarray]:
@@ -192,7 +192,10 @@ class Pipeline:
     def prepare(self, source: object) -> Prepared:
         """Take an image to float32 (C, h, w) as the network sees it, with its own (H, W). Or ImageError."""
         return preprocess.load(
-            source, self.bundle.image_format, self.bundle.size, allow=self.allow | self.bundle.allow
+            source,
+            self.model_file.image_format,
+            self.model_file.size,
+            allow=self.allow | self.model_file.allow,
         )
 
     def try_prepare(self, path: Named) -> Prepared | ImageError:
@@ -217,17 +220,17 @@ class Pipeline:
         if not np.isfinite(small_map).all():
             raise ImageError(
                 f"{path or 'image'}: its anomaly map is not finite; its values lie far from what the model "
-                f"takes, {self.bundle.image_format.describe()}: check its scale"
+                f"takes, {self.model_file.image_format.describe()}: check its scale"
             )
-        how = cast("postprocess.ImageScore", self.bundle.image_score)
+        how = cast("postprocess.ImageScore", self.model_file.image_score)
         score = postprocess.image_score(small_map, how)
-        return score, postprocess.pixel_map(small_map, self.bundle.size, self.bundle.patch_map)
+        return score, postprocess.pixel_map(small_map, self.model_file.size, self.model_file.patch_map)
 
     def _judge(
         self, score: float, coarse_map: np.ndarray, anomaly_map: np.ndarray, path: str | None
     ) -> Prediction:
         """Put what the calibration says of it beside a score and its maps."""
-        calibration, threshold, level = self.bundle.calibration, self.threshold, self.pixel_threshold
+        calibration, threshold, level = self.model_file.calibration, self.threshold, self.pixel_threshold
         return Prediction(
             path=path,
             score=score,

@@ -10,7 +10,7 @@ from blemish.core.errors import UsageError
 from blemish.inference.onnx_backend import SUFFIX, OnnxDetector
 
 if TYPE_CHECKING:
-    from blemish.inference.detector import Pipeline
+    from blemish.inference.detector import Detector
 
 
 def load(
@@ -21,7 +21,7 @@ def load(
     false_alarm_rate: float | None = None,
     batch_size: int = 16,
     threads: int | None = None,
-) -> Pipeline:
+) -> Detector:
     """Load a run folder, a model file or an exported model.
 
     Args:
@@ -46,14 +46,14 @@ def load(
             f"{path}: a trained model needs torch; pip install 'blemish[train]', or use its export (.onnx)"
         )
     from blemish.inference import torch_backend
-    from blemish.inference.model_file import load_bundle
+    from blemish.inference.model_file import load_model_file
 
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
     return torch_backend.detector_of(
-        load_bundle(Path(path)),
+        load_model_file(Path(path)),
         name=str(path),
         device=device,
         allow=allow,

@@ -8,12 +8,12 @@ gives the same bytes.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import BlemishError, ModelError
+from blemish.core.files import write_whole
 from blemish.core.types import PatchMap, Tiling
 from blemish.images.preprocess import ImageFormat
 from blemish.inference.calibration import Calibration, calibrate
@@ -29,7 +29,7 @@ _SCORES, _MAXIMA = "calibration.scores", "calibration.map_maxima"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundle:
+class ModelFile:
     """A trained model, free of any network library.
 
     `config` holds the method's options, `size` the resized image's height and width,
@@ -65,49 +65,41 @@ def find_model(path: Path) -> Path:
     return file
 
 
-def calibration_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
+def calibration_tensors(model_file: ModelFile) -> dict[str, np.ndarray]:
     """Return the calibration's scores and map maxima, float64 (n,) each, by the name they have in a file."""
-    calibration = bundle.calibration
+    calibration = model_file.calibration
     return {} if calibration is None else {_SCORES: calibration.scores, _MAXIMA: calibration.map_maxima}
 
 
-def describe(bundle: Bundle) -> str:
-    """Write all of a bundle but its tensors and calibration as JSON, for a model file's metadata."""
+def describe(model_file: ModelFile) -> str:
+    """Write all of a model file but its tensors and calibration as JSON, for a model file's metadata."""
     header = {
         "format_version": FORMAT_VERSION,
-        "method": bundle.method,
-        "preset": bundle.preset,
-        "config": bundle.config,
-        "image_format": asdict(bundle.image_format),
-        "allow": sorted(bundle.allow),
-        "size": bundle.size,
-        "image_score": bundle.image_score,
-        "patch_map": bundle.patch_map,
-        "tiling": None if bundle.tiling is None else asdict(bundle.tiling),
-        "display_range": bundle.display_range,
-        "provenance": bundle.provenance,
+        "method": model_file.method,
+        "preset": model_file.preset,
+        "config": model_file.config,
+        "image_format": asdict(model_file.image_format),
+        "allow": sorted(model_file.allow),
+        "size": model_file.size,
+        "image_score": model_file.image_score,
+        "patch_map": model_file.patch_map,
+        "tiling": None if model_file.tiling is None else asdict(model_file.tiling),
+        "display_range": model_file.display_range,
+        "provenance": model_file.provenance,
     }
     return json.dumps(header, sort_keys=True)
 
 
-def save_bundle(path: Path, bundle: Bundle) -> None:
-    """Write the model file: whole or not at all (a temporary file beside it, then a rename)."""
+def save_model_file(path: Path, model_file: ModelFile) -> None:
+    """Write the model file, whole or not at all, and force it to disk."""
     from safetensors.numpy import save
 
-    tensors = bundle.tensors | calibration_tensors(bundle)
-    data = save(tensors, metadata={"blemish": describe(bundle)})
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    tensors = model_file.tensors | calibration_tensors(model_file)
+    data = save(tensors, metadata={"blemish": describe(model_file)})
+    write_whole(path, data, durable=True)
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_model_file(path: Path) -> ModelFile:
     """Read a model file or a run folder's. Raises ModelError, one line, on anything that is not one."""
     from safetensors import SafetensorError, safe_open
 
@@ -125,15 +117,15 @@ def load_bundle(path: Path) -> Bundle:
         raise ModelError(
             f"{file}: a safetensors file, but not a blemish model; train one with `blemish train`"
         )
-    return bundle_of(file, text, tensors)
+    return model_file_of(file, text, tensors)
 
 
-def bundle_of(file: Path, description: str, tensors: dict[str, np.ndarray]) -> Bundle:
-    """Make a bundle of what `describe` wrote into `file` and of its tensors, calibration scores included.
+def model_file_of(file: Path, description: str, tensors: dict[str, np.ndarray]) -> ModelFile:
+    """Make a model file of what `describe` wrote into `file` and of its tensors, calibration scores included.
 
     Raises ModelError, one line, for a description that is damaged or newer than this blemish.
     """
-    return _bundle_of(file, _header_of(file, description), tensors)
+    return _model_file_of(file, _header_of(file, description), tensors)
 
 
 def _header_of(file: Path, text: str) -> dict[str, Any]:
@@ -150,12 +142,12 @@ def _header_of(file: Path, text: str) -> dict[str, Any]:
     return header
 
 
-def _bundle_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Bundle:
+def _model_file_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> ModelFile:
     try:
         scores, maxima = tensors.pop(_SCORES, None), tensors.pop(_MAXIMA, None)
         image_format = dict(header["image_format"])
         image_format["value_range"] = tuple(image_format["value_range"])
-        return Bundle(
+        return ModelFile(
             method=header["method"],
             preset=header["preset"],
             config=header["config"],

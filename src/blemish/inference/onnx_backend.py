@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.core.errors import ModelError, UsageError
-from blemish.inference.detector import Pipeline
-from blemish.inference.model_file import bundle_of, calibration_tensors, describe
+from blemish.inference.detector import Detector
+from blemish.inference.model_file import calibration_tensors, describe, model_file_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-    from blemish.inference.model_file import Bundle
+    from blemish.inference.model_file import ModelFile
 
 SUFFIX = ".onnx"
 DESCRIPTION, CALIBRATION, PORTION = "blemish", "blemish.inference.calibration", "blemish.scoring_batch"
@@ -30,7 +30,7 @@ DESCRIPTION, CALIBRATION, PORTION = "blemish", "blemish.inference.calibration", 
 INPUT, OUTPUT = "input_images", "output_scores"
 
 
-class OnnxDetector(Pipeline):
+class OnnxDetector(Detector):
     """A detector whose network is run by onnxruntime; make one with `OnnxDetector.load`."""
 
     @classmethod
@@ -45,7 +45,7 @@ class OnnxDetector(Pipeline):
     ) -> OnnxDetector:
         """Load an exported model.
 
-        `allow`, `false_alarm_rate` and `batch_size` are those of `Pipeline`; `threads` run the graph, None:
+        `allow`, `false_alarm_rate` and `batch_size` are those of `Detector`; `threads` run the graph, None:
         as many as there are cores. Raises ModelError, one line, for a file that is not an exported
         blemish model, UsageError for a rate that cannot be promised.
         """
@@ -60,10 +60,10 @@ class OnnxDetector(Pipeline):
             portion = int(metadata.get(PORTION, 0)) or None
         except (ValueError, AttributeError, TypeError) as error:
             raise ModelError(f"{file}: its calibration is damaged ({error}); export it again") from error
-        bundle = bundle_of(file, metadata[DESCRIPTION], calibration)
-        _check_shape(file, session, (bundle.image_format.channels, *bundle.size))
+        model_file = model_file_of(file, metadata[DESCRIPTION], calibration)
+        _check_shape(file, session, (model_file.image_format.channels, *model_file.size))
         return cls(
-            bundle=bundle,
+            model_file=model_file,
             network=_runner(session, portion),
             allow=allow,
             false_alarm_rate=false_alarm_rate,
@@ -71,11 +71,11 @@ class OnnxDetector(Pipeline):
         )
 
 
-def attach(graph: onnx.ModelProto, bundle: Bundle, *, portion: int | None) -> None:
-    """Make a graph's metadata what inference needs of a bundle: all but its tensors, and images per call."""
+def attach(graph: onnx.ModelProto, model_file: ModelFile, *, portion: int | None) -> None:
+    """Put into a graph's metadata what inference needs: a model file without its tensors, images per call."""
     described = {
-        DESCRIPTION: describe(bundle),
-        CALIBRATION: json.dumps({k: v.tolist() for k, v in calibration_tensors(bundle).items()}),
+        DESCRIPTION: describe(model_file),
+        CALIBRATION: json.dumps({k: v.tolist() for k, v in calibration_tensors(model_file).items()}),
         **({} if portion is None else {PORTION: str(portion)}),
     }
     del graph.metadata_props[:]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from blemish.images.decode import Frame
-    from blemish.inference.detector import Pipeline
+    from blemish.inference.detector import Detector
 
 COLUMNS = ("path", "score", "p_value", "threshold", "anomalous", "n_regions", "map", "overlay", "error")
 """The columns of predictions.csv."""
@@ -107,7 +107,7 @@ def _absolute(path: Path) -> str:
 
 
 def predict_to_folder(
-    detector: Pipeline,
+    detector: Detector,
     inputs: Iterable[tuple[Path | Frame, Path]],
     out: Path,
     *,
@@ -150,7 +150,7 @@ def _write_row(row: dict[str, Any], lines: IO[str], writer: csv.DictWriter, tabl
 
 
 def inspect(
-    detector: Pipeline, inputs: Iterable[tuple[Path | Frame, Path]], out: Path
+    detector: Detector, inputs: Iterable[tuple[Path | Frame, Path]], out: Path
 ) -> Iterator[dict[str, Any]]:
     """Score (file, its place below `out`) in order and yield their rows, each when its pictures are on disk.
 
@@ -211,16 +211,16 @@ def row_of(path: str, result: Prediction | ImageError) -> dict[str, Any]:
 
 
 def _write_pictures(
-    detector: Pipeline, path: Path | Frame, row: dict[str, Any], prediction: Prediction, out: Path
+    detector: Detector, path: Path | Frame, row: dict[str, Any], prediction: Prediction, out: Path
 ) -> None:
     image = decode.as_image(path)  # this and the overlay first, as they can fail for the image
     write_overlay(detector, image, prediction, out / row["overlay"])
     draw.write_map(out / row["map"], prediction.anomaly_map)
 
 
-def write_overlay(detector: Pipeline, image: np.ndarray, prediction: Prediction, target: Path) -> None:
+def write_overlay(detector: Detector, image: np.ndarray, prediction: Prediction, target: Path) -> None:
     """Draw an image (H, W, C) with its heat map and, when the model is calibrated, its regions' contours."""
-    low, high = detector.bundle.display_range
+    low, high = detector.model_file.display_range
     draw.write_overlay(
         target,
         image,

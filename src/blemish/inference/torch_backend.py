@@ -9,7 +9,7 @@ import torch
 
 from blemish.core.errors import ModelError, UsageError
 from blemish.core.types import DetectorConfig
-from blemish.inference.detector import Pipeline
+from blemish.inference.detector import Detector
 from blemish.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from blemish.inference.model_file import Bundle
+    from blemish.inference.model_file import ModelFile
 
 
 def detector_of(
-    bundle: Bundle,
+    model_file: ModelFile,
     *,
     name: str,
     device: str = "auto",
     allow: frozenset[str] = frozenset(),
     false_alarm_rate: float | None = None,
     batch_size: int = 16,
-) -> Pipeline:
-    """Build the network that a bundle describes and put its pipeline around it.
+) -> Detector:
+    """Build the network that a model file describes and put its detector around it.
 
     Raises ModelError when they do not fit, UsageError for a device or rate that cannot be had.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
-    network = network_of(bundle, name=name)
+    network = network_of(model_file, name=name)
     where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    return Pipeline(
-        bundle=bundle,
+    return Detector(
+        model_file=model_file,
         network=runner(network.to(where), where),
         allow=allow,
         false_alarm_rate=false_alarm_rate,
@@ -46,18 +46,18 @@ def detector_of(
     )
 
 
-def network_of(bundle: Bundle, *, name: str) -> Any:
-    """Build the network that a bundle describes, with its weights. Raises ModelError if they do not fit."""
-    if bundle.method not in METHODS:
-        raise ModelError(f"{name}: method {bundle.method!r} is unknown to this blemish; upgrade it")
-    kind = METHODS[bundle.method]
+def network_of(model_file: ModelFile, *, name: str) -> Any:
+    """Build the network that a model file describes. Raises ModelError where its weights do not fit."""
+    if model_file.method not in METHODS:
+        raise ModelError(f"{name}: method {model_file.method!r} is unknown to this blemish; upgrade it")
+    kind = METHODS[model_file.method]
     known = {f.name for f in fields(kind.config_type)}
-    unknown = sorted(set(bundle.config) - known)
+    unknown = sorted(set(model_file.config) - known)
     if unknown:
         raise ModelError(f"{name}: option {unknown[0]!r} is unknown to this blemish; upgrade it")
-    network = kind(kind.config_type(**options_of(bundle)), bundle.image_format.channels)
+    network = kind(kind.config_type(**options_of(model_file)), model_file.image_format.channels)
     try:
-        network.load_state_dict({k: torch.from_numpy(v) for k, v in bundle.tensors.items()})
+        network.load_state_dict({k: torch.from_numpy(v) for k, v in model_file.tensors.items()})
     except RuntimeError as error:
         raise ModelError(f"{name}: its weights do not fit its description; train it again") from error
     return network.eval()
@@ -96,6 +96,6 @@ def preset_named(method: str, preset: str) -> DetectorConfig:
     return presets[preset]
 
 
-def options_of(bundle: Bundle) -> dict[str, Any]:
-    """Return a bundle's config as its dataclass has it: JSON knows no tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.config.items()}
+def options_of(model_file: ModelFile) -> dict[str, Any]:
+    """Return a model file's config as its dataclass has it: JSON knows no tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in model_file.config.items()}

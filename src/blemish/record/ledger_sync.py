@@ -25,7 +25,7 @@ from blemish.record.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blemish.inference.model_file import Bundle
+    from blemish.inference.model_file import ModelFile
 
 T = TypeVar("T")
 SQLITE = "sqlite"
@@ -50,12 +50,12 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="database", daemon=True)
         self._thread.start()
 
-    def use(self, digest: str, name: str, bundle: Bundle) -> None:
+    def use(self, digest: str, name: str, model_file: ModelFile) -> None:
         """Say which model makes the rows that follow."""
         if digest in self._used:
             return
         self._used.add(digest)
-        self._models.append(model_record(digest, name, bundle))
+        self._models.append(model_record(digest, name, model_file))
         self.tell()
 
     def put(self, file: Path, about: tuple[int, int], map_tiff: Path | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from blemish.core.errors import BlemishError, DataError
 from blemish.inference.model_file import describe
 
 if TYPE_CHECKING:
-    from blemish.inference.model_file import Bundle
+    from blemish.inference.model_file import ModelFile
 
 Judgement = Literal["good", "defect"]
 Decision = Literal["accepted", "rejected", "unjudged", "failed"]
@@ -84,7 +84,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """A model that was used, by the SHA-256 of its file; `description` is that of `bundle.describe`."""
+    """A model that was used, by the SHA-256 of its file; `description` is that of `model_file.describe`."""
 
     digest: str
     name: str
@@ -95,16 +95,16 @@ class ModelRecord:
     description: dict[str, Any]
 
 
-def model_record(digest: str, name: str, bundle: Bundle) -> ModelRecord:
+def model_record(digest: str, name: str, model_file: ModelFile) -> ModelRecord:
     """Describe a model that is used from now on."""
     return ModelRecord(
         digest=digest,
         name=name,
-        method=bundle.method,
-        preset=bundle.preset,
-        dataset=str(bundle.provenance.get("dataset", "")),
+        method=model_file.method,
+        preset=model_file.preset,
+        dataset=str(model_file.provenance.get("dataset", "")),
         first_used=datetime.now(UTC),
-        description=json.loads(describe(bundle)),
+        description=json.loads(describe(model_file)),
     )
 
 

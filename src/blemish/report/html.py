@@ -1,6 +1,6 @@
 """HTML pages: one file each, readable without network, script or installation.
 
-Templates lie in `pages/`; all of them extend `base.html.j2`, which holds the looks.
+Templates lie in `templates/`; all of them extend `base.html.j2`, which holds the looks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from blemish.core.errors import UsageError
+from blemish.core.files import write_whole
 
 DASH = "–"
 MEASURES = {
@@ -33,7 +34,7 @@ def need(*packages: str) -> None:
 
 
 def write_page(path: Path, template: str, content: dict[str, Any], **filters: Any) -> Path:
-    """Fill the template `pages/<template>.html.j2` and write it to `path`, whole or not at all.
+    """Fill the template `templates/<template>.html.j2` and write it to `path`, whole or not at all.
 
     `content` has at least `title` and `sentence`. `filters` are functions that the template may call.
     Raises UsageError without the packages of `blemish[report]`.
@@ -59,13 +60,6 @@ def write_page(path: Path, template: str, content: dict[str, Any], **filters: An
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
     return path
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8: a reader sees the old one or the new one, never a part."""
-    part = path.with_name(f".{path.name}.tmp")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace")
-    part.replace(path)
 
 
 def format_area(value: float) -> str:

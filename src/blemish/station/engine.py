@@ -36,7 +36,7 @@ from blemish.record.store import Inspection, new_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from blemish.inference.detector import Pipeline, Prepared
+    from blemish.inference.detector import Detector, Prepared
     from blemish.record.archive import Archive
     from blemish.record.store import Store
 
@@ -70,7 +70,7 @@ class Model:
     """A detector, and the digest of the file that it came from."""
 
     digest: str
-    detector: Pipeline
+    detector: Detector
 
 
 @dataclass(eq=False)
@@ -148,7 +148,7 @@ class Engine:
 
     @property
     def _tiled(self) -> bool:
-        return self.model.detector.bundle.tiling is not None
+        return self.model.detector.model_file.tiling is not None
 
     def _enter(self, size: int) -> None:
         if not self._room.acquire(blocking=False):
@@ -199,14 +199,14 @@ class Engine:
             return False
         for model in {job.model.digest: job.model for job in jobs}.values():
             batch = deque(job for job in jobs if job.model is model)
-            if model.detector.bundle.tiling is None:
+            if model.detector.model_file.tiling is None:
                 self._score_batch(model.detector, batch)
             else:
                 for job in batch:
                     self._score_tiled(job)
         return True
 
-    def _score_batch(self, detector: Pipeline, left: deque[_Job]) -> None:
+    def _score_batch(self, detector: Detector, left: deque[_Job]) -> None:
         try:
             loaded = [(Path(job.name), job.prepared) for job in left if job.prepared]
             for result in detector.predict_prepared(loaded):

@@ -16,14 +16,14 @@ import numpy as np
 from blemish.core.errors import DataError, UsageError
 from blemish.inference import postprocess
 from blemish.inference.calibration import calibrate
-from blemish.inference.model_file import save_bundle
+from blemish.inference.model_file import save_model_file
 from blemish.inference.onnx_backend import SUFFIX, attach, portion_of
 from blemish.station.render import read_map
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blemish.inference.model_file import Bundle
+    from blemish.inference.model_file import ModelFile
     from blemish.record.archive import Archive
     from blemish.record.rows import Inspection
     from blemish.record.store import Store
@@ -33,9 +33,9 @@ PARTS = 500
 
 
 def recalibrated(
-    bundle: Bundle, digest: str, store: Store, archive: Archive, *, parts: int = PARTS
-) -> Bundle:
-    """Return a model's bundle with a calibration of the newest good parts that it has scored.
+    model_file: ModelFile, digest: str, store: Store, archive: Archive, *, parts: int = PARTS
+) -> ModelFile:
+    """Return a model file with a calibration of the newest good parts that it has scored.
 
     Raises DataError while rejected parts among them wait for a verdict, and when fewer are left than the
     model was calibrated on; UsageError for fewer `parts` than 1.
@@ -52,7 +52,7 @@ def recalibrated(
             "judge them first, or take fewer parts"
         )
     good = [row for row in newest if verdicts.get(row.id) != "defect" and row.files_removed is None]
-    needed = bundle.calibration.n if bundle.calibration else 1
+    needed = model_file.calibration.n if model_file.calibration else 1
     if len(good) < needed:
         raise DataError(
             f"{len(good)} good parts are on record with their maps, and this model was calibrated on "
@@ -62,9 +62,9 @@ def recalibrated(
     maxima = np.array([_maximum(row, archive) for row in good])
     about = {"from": digest, "parts": len(good), "first": good[-1].id, "last": good[0].id}
     return replace(
-        bundle,
+        model_file,
         calibration=calibrate(scores, maxima),
-        provenance=bundle.provenance | {"recalibrated": about},
+        provenance=model_file.provenance | {"recalibrated": about},
     )
 
 
@@ -77,22 +77,22 @@ def _maximum(row: Inspection, archive: Archive) -> float:
     return float(postprocess.to_original_size(coarse_map, (row.height, row.width)).max())
 
 
-def write_version(source: Path, bundle: Bundle, folder: Path) -> Path:
-    """Write `bundle` as a model file of the kind of `source`, whose network it has. Returns the file.
+def write_version(source: Path, model_file: ModelFile, folder: Path) -> Path:
+    """Write a model file of the kind of `source`, whose network it has. Returns the file.
 
     Raises UsageError where an exported model needs the package onnx and it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if source.suffix.lower() != SUFFIX:
         file = folder / "new.safetensors"
-        save_bundle(file, bundle)
+        save_model_file(file, model_file)
         return file
     try:
         import onnx
     except ImportError as error:
         raise UsageError("a new version of an exported model needs onnx; pip install onnx") from error
     graph = onnx.load(str(source))
-    attach(graph, bundle, portion=portion_of(graph))
+    attach(graph, model_file, portion=portion_of(graph))
     file, part = folder / f"new{SUFFIX}", folder / f".new.tmp{SUFFIX}"
     part.write_bytes(graph.SerializeToString())
     shutil.move(part, file)

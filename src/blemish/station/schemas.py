@@ -154,7 +154,7 @@ def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
     """Make the answer of a model that is, or was, in use."""
     engine = station.engines.get(record.digest)
     detector = engine and engine.model.detector
-    calibration = detector and detector.bundle.calibration
+    calibration = detector and detector.model_file.calibration
     first = record.description.get("first_use", {})  # what an earlier version said when it was in use
     return ModelAnswer(
         digest=record.digest,
@@ -165,12 +165,12 @@ def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
         first_used=record.first_used,
         active=detector is not None,
         origin=station.versions.origin(record.digest),
-        takes=detector.bundle.image_format.describe() if detector else "",
+        takes=detector.model_file.image_format.describe() if detector else "",
         calibration_images=calibration.n if calibration else first.get("calibration_images", 0),
         lowest_false_alarm_rate=calibration.lowest_rate if calibration else None,
         false_alarm_rate=detector.rate if detector else first.get("false_alarm_rate"),
         threshold=detector.threshold if detector else first.get("threshold"),
-        display_range=detector.bundle.display_range if detector else record.description["display_range"],
+        display_range=detector.model_file.display_range if detector else record.description["display_range"],
         drift=_drift_of(record.digest, station),
     )
 

@@ -102,8 +102,8 @@ class Station:
         """Load a version of a model, note that it is used, and begin to watch its scores for drift."""
         detector = self._load(self.versions.file(digest))
         self._names[digest] = name
-        calibration = detector.bundle.calibration
-        record = model_record(digest, name, detector.bundle)
+        calibration = detector.model_file.calibration
+        record = model_record(digest, name, detector.model_file)
         first_use = {
             "calibration_images": calibration.n if calibration else 0,
             "false_alarm_rate": detector.rate,
@@ -139,8 +139,10 @@ class Station:
         engine = self.engines.get(digest)
         if engine is None:
             raise UsageError(f"model {digest}: is not in use here")
-        bundle = recalibrated(engine.model.detector.bundle, digest, self.store, self.archive, parts=parts)
-        made = write_version(self.versions.file(digest), bundle, self.versions.folder)
+        model_file = recalibrated(
+            engine.model.detector.model_file, digest, self.store, self.archive, parts=parts
+        )
+        made = write_version(self.versions.file(digest), model_file, self.versions.folder)
         new = self.versions.add(made, of=digest)
         self.use(new)
         return new
@@ -164,7 +166,7 @@ class Station:
         engine = self.engines.get(digest)
         if engine is not None:
             detector = engine.model.detector
-            return Look(detector.bundle.display_range, detector.pixel_threshold)
+            return Look(detector.model_file.display_range, detector.pixel_threshold)
         record = next((r for r in self.store.models() if r.digest == digest), None)
         low, high = record.description["display_range"] if record else (0.0, 1.0)
         return Look((low, high), None)

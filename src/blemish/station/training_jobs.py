@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.core.errors import DataError, UsageError
+from blemish.core.files import write_whole
 from blemish.images.decode import decode
 from blemish.images.limits import at_most
 from blemish.images.preprocess import list_images
 from blemish.record.rows import new_id
-from blemish.report.html import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import BlemishError
-from blemish.report.html import write_whole
+from blemish.core.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,9 +7,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import DataError, UsageError
+from blemish.core.files import write_whole
 from blemish.data.hashing import file_digest
 from blemish.inference.model_file import find_model
-from blemish.report.html import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 
 from blemish.core.errors import ImageError, TrainingError, UsageError
+from blemish.core.files import write_whole
 from blemish.core.types import DetectorConfig, TrainedConfig
 from blemish.data.cache import CACHE_BYTES, ImageCache
 from blemish.data.dataset import open_dataset, split_good
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.images import decode, preprocess
 from blemish.inference.calibration import calibrate
-from blemish.inference.detector import Pipeline
-from blemish.inference.model_file import MODEL_NAME, Bundle, load_bundle, save_bundle
+from blemish.inference.detector import Detector
+from blemish.inference.model_file import MODEL_NAME, ModelFile, load_model_file, save_model_file
 from blemish.inference.torch_backend import detector_of, method_named, options_of, preset_named, runner
 from blemish.training.trainer import Outcome, Trainer, in_order, make_accelerator
 
@@ -87,7 +88,7 @@ def fit(
     resume: bool = False,
     image_options: ImageOptions | None = None,
     watcher: Watcher | None = None,
-) -> Pipeline:
+) -> Detector:
     """Learn what good looks like from the good images of `data`, and return the detector.
 
     Args:
@@ -151,7 +152,7 @@ def fit(
     else:
         outcome = _look(network.to(accelerator.device), train_images, accelerator.device, seed)
     run_network = runner(network, accelerator.device)
-    bundle = Bundle(
+    model_file = ModelFile(
         method=method,
         preset=preset,
         config=asdict(config),
@@ -165,12 +166,14 @@ def fit(
         provenance=provenance,
         tensors={k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()},
     )
-    bundle = calibrated(bundle, run_network, split)
+    model_file = calibrated(model_file, run_network, split)
     if folder is not None and accelerator.is_main_process:
-        _write_run(folder, bundle, outcome, accelerator, split)
-        save_bundle(folder / MODEL_NAME, bundle)  # last, as this file is what says that a run is finished
+        _write_run(folder, model_file, outcome, accelerator, split)
+        save_model_file(
+            folder / MODEL_NAME, model_file
+        )  # last, as this file is what says that a run is finished
         _remove_checkpoint(folder)
-    return Pipeline(bundle=bundle, network=run_network)
+    return Detector(model_file=model_file, network=run_network)
 
 
 def _refuse_to_overwrite(folder: Path) -> None:
@@ -190,11 +193,11 @@ def _identity(method: str, config: dict[str, Any], provenance: dict[str, Any]) -
     }
 
 
-def _finished_run(folder: Path, wanted: dict[str, Any], device: str) -> Pipeline:
+def _finished_run(folder: Path, wanted: dict[str, Any], device: str) -> Detector:
     """Load the finished run that `resume` met, if it is the one that is asked for."""
-    detector = detector_of(load_bundle(folder), name=str(folder), device=device)
-    bundle = detector.bundle
-    found = _identity(bundle.method, options_of(bundle), bundle.provenance)
+    detector = detector_of(load_model_file(folder), name=str(folder), device=device)
+    model_file = detector.model_file
+    found = _identity(model_file.method, options_of(model_file), model_file.provenance)
     for key in wanted:
         if wanted[key] != found.get(key):
             raise UsageError(
@@ -278,7 +281,7 @@ def _look(network: Any, images: ImageCache, device: torch.device, seed: int) -> 
     return Outcome(seconds=time.monotonic() - began)
 
 
-def calibrated(bundle: Bundle, network: Callable[[np.ndarray], np.ndarray], split: Split) -> Bundle:
+def calibrated(model_file: ModelFile, network: Callable[[np.ndarray], np.ndarray], split: Split) -> ModelFile:
     """Score good images with the finished model: their scores set thresholds, their maps the colours.
 
     The colours of an overlay begin at a good image's median and end three times as far above it as its
@@ -286,7 +289,7 @@ def calibrated(bundle: Bundle, network: Callable[[np.ndarray], np.ndarray], spli
     of a model. Calibration images, if there are any, say it best: they were not trained on.
     """
     seen = split.calibration or (split.validation or split.train)[:DISPLAY_IMAGES]
-    detector = Pipeline(bundle=bundle, network=network)
+    detector = Detector(model_file=model_file, network=network)
     scores, maxima, medians = [], [], []
     for prediction in detector.predict_many([s.path for s in seen]):
         if isinstance(prediction, ImageError):
@@ -296,19 +299,19 @@ def calibrated(bundle: Bundle, network: Callable[[np.ndarray], np.ndarray], spli
         medians.append(float(np.median(prediction.anomaly_map)))
     low = float(np.median(medians))
     return replace(
-        bundle,
+        model_file,
         calibration=calibrate(np.asarray(scores), np.asarray(maxima)) if split.calibration else None,
         display_range=(low, low + 3 * (float(np.median(maxima)) - low)),
     )
 
 
-def _write_run(folder: Path, bundle: Bundle, outcome: Outcome, accelerator: Any, split: Split) -> None:
+def _write_run(folder: Path, model_file: ModelFile, outcome: Outcome, accelerator: Any, split: Split) -> None:
     run = {
-        "method": bundle.method,
-        "preset": bundle.preset,
-        "config": bundle.config,
-        "image_format": asdict(bundle.image_format),
-        **{k: v for k, v in bundle.provenance.items() if k != "training_digests"},
+        "method": model_file.method,
+        "preset": model_file.preset,
+        "config": model_file.config,
+        "image_format": asdict(model_file.image_format),
+        **{k: v for k, v in model_file.provenance.items() if k != "training_digests"},
         "machine": {
             "platform": platform.platform(),
             "processor": platform.processor() or platform.machine(),
@@ -321,9 +324,7 @@ def _write_run(folder: Path, bundle: Bundle, outcome: Outcome, accelerator: Any,
         "command": sys.argv,
         "result": asdict(outcome),
     }
-    temporary = folder / ".run.json.tmp"
-    temporary.write_text(json.dumps(run, indent=2) + "\n")
-    temporary.replace(folder / "run.json")
+    write_whole(folder / "run.json", json.dumps(run, indent=2) + "\n")
 
 
 def _remove_checkpoint(folder: Path) -> None:

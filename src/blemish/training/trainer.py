@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import ctypes
 import math
-import os
 import pickle
 import signal
 import time
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.core.errors import Interrupted, TrainingError
+from blemish.core.files import temporary_for
 from blemish.core.types import TrainedConfig
 from blemish.methods.components.distributed import share_of
 
@@ -388,18 +388,12 @@ class Trainer:
             "best": self.best,
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_suffix(".tmp")
         try:
-            with temporary.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.checkpoint)
+            with temporary_for(self.checkpoint, durable=True) as part:
+                torch.save(content, part)
         except RuntimeError as error:
             # torch hides the disk's refusal behind an error of its own
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-        finally:
-            temporary.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
 
     def _load_checkpoint(self) -> bool:
@@ -433,12 +427,10 @@ class Trainer:
         """Write log.csv anew: a row per finished epoch, so that a resumed run has each once."""
         if self.folder is None or not self.accelerator.is_main_process:
             return
-        temporary = self.folder / ".log.csv.tmp"
-        with temporary.open("w", newline="") as file:
+        with temporary_for(self.folder / "log.csv") as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(self.state.rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.state.rows)
-        temporary.replace(self.folder / "log.csv")
 
     def ask_to_stop(self) -> None:
         """Stop after the step under way, with a checkpoint."""

@@ -27,7 +27,7 @@ from blemish.record.rows import new_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from blemish.inference.detector import Pipeline
+    from blemish.inference.detector import Detector
     from blemish.record.ledger_sync import Keeper
 
 LEDGER = "inspections.jsonl"
@@ -148,7 +148,7 @@ class Model:
     """A model that is loaded again when its file changes."""
 
     def __init__(
-        self, path: Path, open_model: Callable[[Path], Pipeline], say: Callable[[str], None]
+        self, path: Path, open_model: Callable[[Path], Detector], say: Callable[[str], None]
     ) -> None:
         self.path, self.open_model, self.say = path, open_model, say
         self.signature = self._signature()
@@ -156,7 +156,7 @@ class Model:
         self.detector = open_model(path)
         self.digest = file_digest(self._file())
 
-    def current(self) -> Pipeline:
+    def current(self) -> Detector:
         """Return the detector; a changed file is loaded once it has kept still for two calls."""
         try:
             signature = self._signature()
@@ -223,7 +223,7 @@ def watch(
             f"--folder {folder}: no such folder; make it, or name the one the cameras write into"
         )
 
-    def open_model(path: Path) -> Pipeline:
+    def open_model(path: Path) -> Detector:
         return load(path, device=device, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=PORTION)
 
     for option, path in (("--out", out), ("--move-to", move_to)):
@@ -275,7 +275,7 @@ def _inspected(
     """Score files and record them; yields each row once it is on disk."""
     detector = model.current()
     if keeper is not None:
-        keeper.use(model.digest, model.path.stem, detector.bundle)
+        keeper.use(model.digest, model.path.stem, detector.model_file)
     began = time.monotonic()
     files = [(folder / arrival.path, Path(arrival.path)) for arrival in new]
     for arrival, row in zip(new, inspect(detector, files, out), strict=True):

@@ -50,7 +50,7 @@ def train(arguments: list[str]) -> int:
     if not is_first_process():
         return 0
     print(f"model: {out / 'model.safetensors'}")
-    calibration = detector.bundle.calibration
+    calibration = detector.model_file.calibration
     if calibration is None:
         print("no calibration images: scores and maps, but no threshold")
     else:

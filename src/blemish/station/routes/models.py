@@ -84,7 +84,7 @@ def models(station: Here) -> list[ModelAnswer]:
 def calibration(station: Here, digest: Digest) -> CalibrationAnswer:
     """Return what the calibration images scored: thresholds of all rates follow from it."""
     engine = station.engines.get(digest)
-    known = engine and engine.model.detector.bundle.calibration
+    known = engine and engine.model.detector.model_file.calibration
     if not known:
         raise HTTPException(404, f"model {digest}: is not in use here, or has no calibration")
     return CalibrationAnswer(scores=known.scores.tolist(), map_maxima=known.map_maxima.tolist())

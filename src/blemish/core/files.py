@@ -1,0 +1,56 @@
+"""The one writer of whole files: a reader finds the old content or the new, never a part of either.
+
+The bytes go into a temporary file in the same folder, whose name no other call has, and a rename puts it in
+place. `durable` also forces the file and its folder to disk, so that it outlasts a power cut: for what is
+promised once it is answered. Leftovers of killed processes end in `.tmp` and begin with a dot.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def temporary_for(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Give a temporary path to write to, which takes the place of `path` when the block ends well.
+
+    When it does not, the temporary file is removed and `path` stays as it was. Raises OSError where the
+    folder cannot be written.
+    """
+    part = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        yield part
+        if durable:
+            _sync(part)
+        part.replace(path)
+        if durable:
+            sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+    """Write a file at once: bytes as they are, text as UTF-8 (what is not, as from file names, escaped)."""
+    data = content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content
+    with temporary_for(path, durable=durable) as part:
+        part.write_bytes(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to disk, so that a new or renamed file is found after a power cut."""
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
