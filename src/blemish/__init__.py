@@ -3,23 +3,29 @@
     detector = blemish.fit("data/bottle", method="metal")  # or blemish.load("run/")
     prediction = detector.predict("part.png")
 
-Importing this does not import torch; `fit` does when it is first used, and `load` of a trained model.
+Importing this does not import torch; `fit` and `METHODS` do when they are first used, and `load` of a
+trained model.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import BlemishError, DataError, ImageError, ModelError, TrainingError, UsageError
 from blemish.core.types import Prediction, Region
 
 if TYPE_CHECKING:
+    from blemish.inference.detector import Detector
     from blemish.inference.load import load
+    from blemish.methods.registry import METHODS
     from blemish.training.fit import fit
 
 __all__ = [
+    "METHODS",
     "BlemishError",
     "DataError",
+    "Detector",
     "ImageError",
     "ModelError",
     "Prediction",
@@ -30,15 +36,22 @@ __all__ = [
     "load",
 ]
 
+_WHERE = {
+    "METHODS": "blemish.methods.registry",
+    "Detector": "blemish.inference.detector",
+    "fit": "blemish.training.fit",
+    "load": "blemish.inference.load",
+}
+"""The module of each name that is imported when it is first used."""
+
 
 def __getattr__(name: str) -> Any:
-    """Import `fit` (and torch with it) and `load` when they are first used."""
-    if name == "fit":
-        from blemish.training.fit import fit
+    """Import what needs more than the core when it is first used."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'blemish' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
 
-        return fit
-    if name == "load":
-        from blemish.inference.load import load
 
-        return load
-    raise AttributeError(f"module 'blemish' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    """Name what there is, also what is not imported yet."""
+    return sorted({*globals(), *__all__})
