@@ -22,7 +22,7 @@ from PIL import Image
 def run(*arguments: str) -> dict[str, float]:
     """Run the command line in a process that reports its own peak memory and time."""
     code = (
-        "import resource, sys; from blemish.cli import main; code = main(sys.argv[1:]);"
+        "import resource, sys; from blemish.cli.main import main; code = main(sys.argv[1:]);"
         "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
     )
     began = time.perf_counter()

@@ -405,7 +405,7 @@ def test_without_ray_it_is_one_line(model: Path, inputs: Path, tmp_path: Path):
         "    def find_spec(self, name, *_):\n"
         "        if name.split('.')[0] == 'ray': raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Missing())\n"
-        "from blemish.cli import main\n"
+        "from blemish.cli.main import main\n"
         f"sys.exit(main(['predict', '--model', {str(model)!r}, {str(inputs)!r}, '--cluster', 'local']))\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

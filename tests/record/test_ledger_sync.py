@@ -261,16 +261,16 @@ import sys, time
 from pathlib import Path
 import pytest
 from watched import Place
-from blemish.station import keeping
-from blemish.station.store import Store
-from blemish.watching import LEDGER
+from blemish.record import ledger_sync
+from blemish.record.store import Store
+from blemish.watch.folder import LEDGER
 
 with pytest.MonkeyPatch.context() as patch:
     with pytest.MonkeyPatch.context() as there:
         there.setattr(Path, "mkdir", lambda *_: None)
         place = Place(Path(sys.argv[1]), patch)
     Store.record = lambda *_: time.sleep(1000)  # between the ledger and the store
-    with keeping.keeping("sqlite", place.out / LEDGER, print) as keeper:
+    with ledger_sync.keeping("sqlite", place.out / LEDGER, print) as keeper:
         place.watch(iter([5.0, 1e9]), keeper=keeper)
 """
 

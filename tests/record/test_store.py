@@ -511,7 +511,7 @@ def test_two_that_open_an_empty_database_at_once(new_url: Callable[[], str], tmp
 OPEN = """
 import sys
 from pathlib import Path
-from blemish.station.store import Store
+from blemish.record.store import Store
 Store.open(sys.argv[1], Path(sys.argv[2])).close()
 """
 

@@ -65,7 +65,7 @@ def test_each_frame_becomes_a_file_that_is_whole_when_it_has_its_name(
 ):
     red = level(0)
     red[..., 0] = 200
-    rename: Callable = Path.rename
+    replace: Callable = Path.replace
     seen: list[int] = []
 
     def watched(self: Path, target: Path) -> Path:
@@ -73,9 +73,9 @@ def test_each_frame_becomes_a_file_that_is_whole_when_it_has_its_name(
         with Image.open(self) as picture:
             assert picture.size == (SIDE, SIDE)
             picture.load()
-        return rename(self, target)
+        return replace(self, target)
 
-    monkeypatch.setattr(Path, "rename", watched)
+    monkeypatch.setattr(Path, "replace", watched)
     camera = Camera()
     setup.start(camera).tell(0)
     camera.give(red, level(1), level(2))

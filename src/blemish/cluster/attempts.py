@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from blemish.core.files import temporary_for
 from blemish.evaluation import benchmark
 from blemish.evaluation.jobs import OUTPUT_NAME, call, threads_of
 from blemish.inference.model_file import MODEL_NAME
@@ -104,9 +105,5 @@ def _take_over(folder: Path, mine: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
-    part = target.with_name(f".{target.name}.tmp")
-    try:
+    with temporary_for(target) as part:
         shutil.copy2(source, part)  # with its time, which says how far it is
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)

@@ -198,7 +198,7 @@ def _settle(job: Job, ended: Attempt) -> str | None:
         return f"{folder}: written by a worker, and not there; {SHARED}"
     there, here = str(folder.absolute()), str(job.folder)
     output = folder / OUTPUT_NAME
-    output.write_bytes(output.read_bytes().replace(os.fsencode(there), os.fsencode(here)))
+    write_whole(output, output.read_bytes().replace(os.fsencode(there), os.fsencode(here)))
     _note_command(job, folder / "run.json")
     if ended.error is None:
         job.complete(folder, ended.seconds)

@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import uuid4
 
 from blemish.core.errors import BlemishError, DataError, ImageError, UsageError
+from blemish.core.files import temporary_for
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -138,14 +138,8 @@ class Place:
             return
         target = Path(full)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
-        try:
+        with temporary_for(target, durable=True) as part:
             yield part
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         """Return the names of what is in it; none where it is not there yet. Raises StoreError."""

@@ -28,7 +28,7 @@ def temporary_for(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield part
         if durable:
-            _sync(part)
+            _sync(part, os.O_RDWR)
         part.replace(path)
         if durable:
             sync_folder(path.parent)
@@ -45,11 +45,12 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> N
 
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to disk, so that a new or renamed file is found after a power cut."""
-    _sync(folder)
+    if hasattr(os, "O_DIRECTORY"):  # Windows has no such thing
+        _sync(folder, os.O_RDONLY)
 
 
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
+def _sync(path: Path, flags: int) -> None:
+    opened = os.open(path, flags)
     try:
         os.fsync(opened)
     finally:

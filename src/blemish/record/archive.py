@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blemish.core.errors import DataError
+from blemish.core.files import sync_folder, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Archive:
         except FileNotFoundError:
             self._write(target, data)
         else:
-            _force(target.parent)  # another thread may have renamed it, but not forced it to disk yet
+            sync_folder(target.parent)  # another thread may have renamed it, but not forced it to disk yet
         return found
 
     def path(self, hash: str, kind: Kind) -> Path:
@@ -69,16 +70,16 @@ class Archive:
     def delete(self, hash: str, kind: Kind, *, put_before: datetime | None = None) -> int:
         """Remove a file if it is there, and was last put before that time; returns the bytes freed."""
         target = self.path(hash, kind)
-        taken = target.with_name(f".{secrets.token_hex(8)}.tmp")
+        aside = target.with_name(f".{secrets.token_hex(8)}.tmp")
         try:
-            target.rename(taken)  # from here on, whoever puts it writes it anew
+            target.rename(aside)  # from here on, whoever puts it writes it anew
         except FileNotFoundError:
             return 0
-        about = taken.stat()
+        about = aside.stat()
         if put_before is not None and about.st_mtime >= put_before.timestamp():
-            taken.replace(target)
+            aside.replace(target)
             return 0
-        taken.unlink()
+        aside.unlink()
         return about.st_size
 
     def files(self) -> Iterator[Stored]:
@@ -103,26 +104,8 @@ class Archive:
                 yield from list(entries)
 
     def _write(self, target: Path, data: bytes) -> None:
-        part = target.with_name(f".{secrets.token_hex(8)}.tmp")
-        made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+        new_folders = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-        for folder in (target.parent, *(folder.parent for folder in made)):
-            _force(folder)
-
-
-def _force(folder: Path) -> None:
-    """Force a folder's list of names to disk, where the system has such a thing."""
-    if hasattr(os, "O_DIRECTORY"):
-        opened = os.open(folder, os.O_DIRECTORY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        write_whole(target, data, durable=True)
+        for folder in new_folders:
+            sync_folder(folder.parent)

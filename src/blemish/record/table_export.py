@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import secrets
 from dataclasses import fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
+from blemish.core.files import temporary_for
 from blemish.record.rows import Inspection
 
 if TYPE_CHECKING:
@@ -40,13 +40,8 @@ def write(path: Path, rows: Iterable[tuple[Inspection, Judgement | None]]) -> in
     if kind is None:
         raise UsageError(f"{path}: must end in .csv or .parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        number = kind(part, (_row(*row) for row in rows))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return number
+    with temporary_for(path) as part:
+        return kind(part, (_row(*row) for row in rows))
 
 
 def _row(inspection: Inspection, verdict: Judgement | None) -> dict[str, Any]:

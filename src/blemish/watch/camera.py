@@ -8,7 +8,6 @@ be written, its frames are dropped and counted. A film can.
 from __future__ import annotations
 
 import datetime
-import os
 import re
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from blemish.core.errors import ImageError, UsageError
+from blemish.core.files import temporary_for
 from blemish.images import decode, video
 
 if TYPE_CHECKING:
@@ -167,10 +167,9 @@ class Grabber:
         """Write a frame as PNG, named by the time and its number; a reader sees it whole or not at all."""
         moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         file = self.folder / f"{moment}-{frame.path.rpartition('#')[2]}.png"
-        hidden = self.folder / f".{os.getpid()}.png"
         try:
-            Image.fromarray(decode.as_image(frame)).save(hidden, compress_level=1)
-            hidden.rename(file)
+            with temporary_for(file) as part:
+                Image.fromarray(decode.as_image(frame)).save(part, "PNG", compress_level=1)
         except (OSError, ImageError) as error:
             self._drop(f"a frame cannot be written ({error})")
             return
