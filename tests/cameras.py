@@ -58,7 +58,7 @@ class Camera:
         self.released = True
 
 
-def wait_for(true: Callable[[], Any], seconds: float = 10.0) -> None:
+def wait_for(true: Callable[[], Any], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, "waited in vain"

@@ -52,7 +52,7 @@ def test_serve_names_what_brings_a_package_that_is_missing(tmp_path: Path):
         "    def find_spec(self, name, *_):\n"
         "        if name.split('.')[0] == 'starlette': raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Missing())\n"
-        "from blemish.cli import main\n"
+        "from blemish.cli.main import main\n"
         f"sys.exit(main(['serve', '--model', {str(tmp_path / 'x.onnx')!r}]))\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -410,7 +410,7 @@ def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_overview_and_a_typo_do_not_wait_for_torch():
     code = (
-        "import sys; from blemish.cli import main; main(['--help']); main(['--version']); main(['x']);"
+        "import sys; from blemish.cli.main import main; main(['--help']); main(['--version']); main(['x']);"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -236,24 +236,30 @@ def test_the_folder_follows_seed_options_and_libraries(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("method", "file", "moves"),
     [
-        *(("pca", f"{name}.py", True) for name in ("pca", "layers", "metrics", "fitting", "evaluate")),
-        *(("pca", f"{name}.py", True) for name in ("images", "training", "calibration", "uncertainty")),
-        *(("pca", f"{name}.py", False) for name in ("metal", "kde", "cpc_ad", "report", "published")),
-        *(("pca", f"{name}.py", False) for name in ("benchmark", "comparison", "cli", "page", "__init__")),
-        ("pca", "demo.py", False),
-        *(("metal", f"{name}.py", moves) for name, moves in (("metal", True), ("pca", False))),
-        *(("anomalib", f"{name}.py", moves) for name, moves in (("peer", True), ("metal", False))),
+        *(("pca", file, True) for file in ("methods/baselines/pca.py", "methods/components/encoders.py")),
+        *(("pca", file, True) for file in ("metrics/roc.py", "metrics/confidence.py", "core/types.py")),
+        *(("pca", file, True) for file in ("training/fit.py", "training/trainer.py", "data/dataset.py")),
+        *(("pca", file, True) for file in ("images/preprocess.py", "inference/calibration.py")),
+        *(("pca", file, True) for file in ("evaluation/evaluate.py", "methods/__init__.py")),
+        *(("pca", file, False) for file in ("methods/metal.py", "methods/baselines/kde.py")),
+        *(("pca", file, False) for file in ("methods/cpc_ad.py", "report/evaluation.py", "cli/main.py")),
+        *(("pca", file, False) for file in ("cli/commands/demo.py", "station/app.py", "__init__.py")),
+        *(("metal", f"methods/{file}.py", moves) for file, moves in (("metal", True), ("cpc_ad", False))),
+        *(("anomalib", file, True) for file in ("evaluation/anomalib.py",)),
+        *(("anomalib", f"methods/{file}.py", False) for file in ("metal", "baselines/pca")),
     ],
 )
 def test_the_fingerprint_sees_the_code_that_makes_figures(monkeypatch, method: str, file: str, moves: bool):
-    before, read = benchmark.code_fingerprint(method), Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + (b"\n" if self.name == file else b""))
+    changed, read = Path(benchmark.__file__).parents[1] / file, Path.read_bytes
+    assert changed.is_file()
+    before = benchmark.code_fingerprint(method)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + (b"\n" if self == changed else b""))
     assert (benchmark.code_fingerprint(method) != before) == moves
 
 
-def test_what_the_fingerprint_leaves_out_exists(tmp_path: Path):
-    modules = {file.stem for file in Path(benchmark.__file__).parent.glob("*.py")}
-    assert modules >= benchmark.LOOKS
+def test_the_rooms_of_the_fingerprint_exist():
+    package = Path(benchmark.__file__).parents[1]
+    assert all((package / room / "__init__.py").is_file() for room in benchmark.FIGURES)
 
 
 def test_results_of_older_code_stay_on_disk_and_out_of_the_results(tmp_path: Path, monkeypatch):
@@ -442,11 +448,10 @@ def test_whatever_ends_the_bench_ends_its_children(tmp_path: Path, told, error):
             wait_for(cells[0].folder / "began")
             raise error
 
-    began = time.monotonic()
     with pytest.raises(error):
         benchmark.run(cells, jobs=2, on_change=stop_at_the_second)
-    assert time.monotonic() - began < 30
     assert processes_of(tmp_path) == []
+    assert not (cells[0].folder / "run.json").exists()  # it did not come to its end
     assert cells[0].result() is None
     assert cells[1].result() is not None
 
@@ -600,7 +605,7 @@ def test_a_bench_that_is_stopped_and_killed_goes_on_where_it_stood(tmp_path: Pat
     kept, trained = stamp(pca), rows(metal / "log.csv")
 
     assert ended_at(len(trained) + 10, signal.SIGKILL)[0] == -signal.SIGKILL
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while processes_of(out):
         assert time.monotonic() < end, "an orphan goes on"
         time.sleep(0.05)

@@ -118,7 +118,7 @@ def test_an_exported_model_runs_where_torch_is_not(tiny_onnx: Path, tiny_categor
         "    def find_spec(self, name, *_):\n"
         "        if name.split('.')[0] == 'torch': raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, NoTorch())\n"
-        "from blemish.cli import main\n"
+        "from blemish.cli.main import main\n"
         f"code = main(['predict', '--model', {str(tiny_onnx)!r}, '--out', {str(tmp_path / 'out')!r}, "
         f"{str(image)!r}])\n"
         "assert code == 0, code\n"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import struct
-import time
 import warnings
 
 import numpy as np
@@ -75,7 +74,18 @@ def test_damaged_and_incomplete_data_is_refused():
     refused("truncated", decode, tiff_header([*tags[:-1], (279, 0)], pixels.tobytes()), name="sparse.tif")
 
 
-def test_size_bombs_are_refused_before_decoding():
+def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on nothing may be decoded, and no picture be given its memory."""
+    for decoder in (
+        "imagecodecs.png_decode",
+        "PIL.ImageFile.ImageFile.load",
+        "PIL.WebPImagePlugin._webp.WebPAnimDecoder",
+        "tifffile.TiffPageSeries.asarray",
+    ):
+        monkeypatch.setattr(decoder, lambda *_, name=decoder, **__: pytest.fail(f"{name} was called"))
+
+
+def test_size_bombs_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch):
     side = 30_000
     bmp = struct.pack("<2sIHHI", b"BM", 100, 0, 0, 54) + struct.pack("<IiiHHI", 40, side, side, 1, 24, 0)
     tags = [(256, side), (257, side), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, side)]
@@ -90,10 +100,9 @@ def test_size_bombs_are_refused_before_decoding():
         "jpeg": jpeg[: frame + 5] + struct.pack(">HH", side, side) + jpeg[frame + 9 :],
         "webp": b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + size + size,
     }
+    forbid_decoding(monkeypatch)
     for name, data in bombs.items():
-        start = time.perf_counter()
         refused(f"{name}: 30000 x 30000 px is more than the 268435456 px", decode, data, name=name)
-        assert time.perf_counter() - start < 1
     many = [(256, 16_000), (257, 16_000), (258, 8), (259, 1), (262, 1), (273, 8), (277, 60_000), (279, 9)]
     refused("16000 x 16000 px x 60000 channels is more", decode, tiff_header(many, b"x" * 100), name="a.tif")
     tiled = [(256, 20), (257, 20), (258, 8), (259, 1), (262, 1), (277, 1), (322, 60_000), (323, 60_000)]
@@ -175,11 +184,10 @@ def test_a_jpeg_that_lacks_only_its_last_byte_is_refused():
         refused("truncated", decode, pillow(image, "JPEG")[:-1])
 
 
-def test_a_jpeg_of_many_scans_is_refused_undecoded():
+def test_a_jpeg_of_many_scans_is_refused_undecoded(monkeypatch: pytest.MonkeyPatch):
     data = pillow(noise(1000, 1000, 3), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     image = decode(data[:-2] + 20 * last + data[-2:])  # a scan may be repeated
     assert image.shape == (1000, 1000, 3)
-    began = time.perf_counter()
+    forbid_decoding(monkeypatch)
     refused("is a JPEG of more than 100 scans", decode, data[:-2] + 100 * last + data[-2:])
-    assert time.perf_counter() - began < 1

@@ -294,7 +294,7 @@ def test_frames_in_memory_do_not_grow_with_the_film(tmp_path: Path, monkeypatch:
     path = write(tmp_path / "long.avi", (level(k % 80) for k in range(2000)))
     detector = fake_detector(grey_levels=LEVELS, batch_size=4)
     monkeypatch.setattr(predict_folder, "write_overlay", lambda *_: None)
-    monkeypatch.setattr(predict_folder.drawing, "write_map", lambda *_: None)
+    monkeypatch.setattr(predict_folder.draw, "write_map", lambda *_: None)
     alive: weakref.WeakSet[Frame] = weakref.WeakSet()
     most = 0
 

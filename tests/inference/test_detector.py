@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import re
-import time
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -169,28 +169,32 @@ def test_stopping_early_reads_no_further(tmp_path: Path):
 
 
 def test_decoding_overlaps_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # The first file of each later batch is decoded only while the network has the batch before, and the
+    # network gives that batch back only when this is done: taking turns, neither would go on.
     paths = [grey(tmp_path / f"{i}.png", i) for i in range(32)]
-    load = preprocess.load
+    begun, decoded = ([threading.Event() for _ in range(8)] for _ in range(2))
+    load, batches = preprocess.load, iter(range(8))
 
-    def slow_load(*args, **options):
-        time.sleep(0.02)
-        return load(*args, **options)
+    def waiting_load(path: Path, *args, **options):
+        batch, first = divmod(paths.index(path), 4)
+        if batch and not first:
+            assert begun[batch - 1].wait(60), "the network does not run"
+        try:
+            return load(path, *args, **options)
+        finally:
+            if not first:
+                decoded[batch].set()
 
-    def slow_network(x: np.ndarray) -> np.ndarray:
-        time.sleep(0.04)
+    def waiting_network(x: np.ndarray) -> np.ndarray:
+        batch = next(batches)
+        begun[batch].set()
+        assert batch == 7 or decoded[batch + 1].wait(60), "nothing is decoded meanwhile"
         return mean_of_channels(x)
 
-    def seconds(detector: Detector) -> float:
-        began = time.perf_counter()
-        assert [ok(r).path for r in detector.predict_many(paths)] == [str(p) for p in paths]
-        return time.perf_counter() - began
-
-    slow = fake_detector(network=slow_network, batch_size=4)
-    network_alone = seconds(slow)
-    monkeypatch.setattr(preprocess, "load", slow_load)
-    decoding_alone = seconds(fake_detector(batch_size=4))
-    # With two decoders both take about 8 x 0.04 s; perfect overlap would halve the sum.
-    assert seconds(slow) < 0.85 * (network_alone + decoding_alone)
+    monkeypatch.setattr(preprocess, "load", waiting_load)
+    results = fake_detector(network=waiting_network, batch_size=4).predict_many(paths, threads=2)
+    assert [ok(r).path for r in results] == [str(p) for p in paths]
+    assert next(batches, None) is None
 
 
 # --- verdicts ---

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,10 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 
 import tifffile
 from fastapi.testclient import TestClient
+from requests_to_station import png, send, served
 
 from blemish.inference import load
-from blemish.station.app import create
 from blemish.station.security import Tokens
-from blemish.station.station import Station
-
-
-@contextmanager
-def served(model: Path, folder: Path, **options) -> Iterator[TestClient]:
-    limits = {k: options.pop(k) for k in ("max_bytes", "time_limit") if k in options}
-    station = Station([model], folder, device="cpu", **options)
-    with TestClient(create(station, tokens=Tokens(folder), **limits)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -41,16 +31,6 @@ def client(tiny_model: Path, tmp_path: Path) -> Iterator[TestClient]:
 def parts(tiny_category: Path) -> dict[str, bytes]:
     good, bad = (sorted((tiny_category / "test" / kind).iterdir())[0] for kind in ("good", "hole"))
     return {"good": good.read_bytes(), "bad": bad.read_bytes()}
-
-
-def png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def send(client: TestClient, data: bytes, **query: str):
-    return client.post("/v1/inspections", content=data, params=query)
 
 
 def test_an_upload_is_scored_as_a_file_is(client: TestClient, parts, tiny_model: Path, tmp_path: Path):

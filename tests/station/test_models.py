@@ -13,7 +13,7 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 
 from conftest import tiny_image
 from fastapi.testclient import TestClient
-from test_station_service import png, send, served
+from requests_to_station import png, send, served
 
 from blemish.inference import load
 from blemish.station.app import create

@@ -21,8 +21,8 @@ RECORDING = """
 import os, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from blemish.station.archive import Archive
-from blemish.station.store import Inspection, Store, new_id
+from blemish.record.archive import Archive
+from blemish.record.store import Inspection, Store, new_id
 
 store, archive = Store.open(sys.argv[1], Path(sys.argv[2])), Archive(Path(sys.argv[2]))
 while True:

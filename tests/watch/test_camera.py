@@ -30,6 +30,7 @@ class Setup:
         self.opened: list[Any] = []
         self.grabbers: list[Grabber] = []
         monkeypatch.setattr(video, "capture", self.capture)
+        monkeypatch.setattr(grabbing, "LAST_CALL", 60.0)  # on a busy machine
 
     def capture(self, source: Any) -> Camera:
         self.opened.append(source)
@@ -187,16 +188,14 @@ def test_a_camera_that_goes_away_is_opened_again_with_growing_waits(
 
 
 def test_the_end_of_the_watch_cuts_a_wait_short(setup: Setup, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(grabbing, "FIRST_WAIT", 60.0)
+    monkeypatch.setattr(grabbing, "FIRST_WAIT", 3600.0)
     camera = Camera()
     grabber = setup.start(camera)
     camera.frames.put(None)
     grabber.tell(0)
     wait_for(lambda: setup.said)
-    began = time.monotonic()
     grabber.close()
-    assert time.monotonic() - began < 2
-    assert not grabber.thread.is_alive()
+    assert not grabber.thread.is_alive()  # an hour too early
 
 
 def test_what_cannot_be_opened_at_the_start_is_refused_and_passwords_are_not_shown(setup: Setup):

@@ -38,7 +38,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def watch_film(model: Path, source: Path, *, every: float = 0.0) -> tuple[list[dict[str, Any]], list[str]]:
     """Watch a film until its end was said and every file is in the ledger; returns rows and what was said."""
     folder, out = source.parent / "new" / "in", source.parent / "out"
-    until, told, said = time.monotonic() + 30, list[dict[str, Any]](), list[str]()
+    until, told, said = time.monotonic() + 60, list[dict[str, Any]](), list[str]()
     with camera.grabbing(str(source), folder, every=every, say=said.append) as on_look:
         watching.watch(
             model,
