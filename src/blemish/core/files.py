@@ -2,7 +2,8 @@
 
 The bytes go into a temporary file in the same folder, whose name no other call has, and a rename puts it in
 place. `durable` also forces the file and its folder to disk, so that it outlasts a power cut: for what is
-promised once it is answered. Leftovers of killed processes end in `.tmp` and begin with a dot.
+promised once it is answered. `mode` is the file's permissions, which hold from its first byte on. Leftovers
+of killed processes end in `.tmp` and begin with a dot.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def temporary_for(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def temporary_for(path: Path, *, durable: bool = False, mode: int | None = None) -> Iterator[Path]:
     """Give a temporary path to write to, which takes the place of `path` when the block ends well.
 
-    When it does not, the temporary file is removed and `path` stays as it was. Raises OSError where the
-    folder cannot be written.
+    When it does not, the temporary file is removed and `path` stays as it was. With a `mode` the file is
+    there already, empty, with these permissions. Raises OSError where the folder cannot be written.
     """
     part = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
+        if mode is not None:
+            part.touch(mode, exist_ok=False)
         yield part
         if durable:
             _sync(part, os.O_RDWR)
@@ -36,11 +39,19 @@ def temporary_for(path: Path, *, durable: bool = False) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+def write_whole(path: Path, content: str | bytes, *, durable: bool = False, mode: int | None = None) -> None:
     """Write a file at once: bytes as they are, text as UTF-8 (what is not, as from file names, escaped)."""
     data = content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content
-    with temporary_for(path, durable=durable) as part:
+    with temporary_for(path, durable=durable, mode=mode) as part:
         part.write_bytes(data)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and force their entries to disk; one that is there stays as it is."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
 
 
 def sync_folder(folder: Path) -> None:

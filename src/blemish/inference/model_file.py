@@ -92,11 +92,15 @@ def describe(model_file: ModelFile) -> str:
 
 def save_model_file(path: Path, model_file: ModelFile) -> None:
     """Write the model file, whole or not at all, and force it to disk."""
+    write_whole(path, model_file_bytes(model_file), durable=True)
+
+
+def model_file_bytes(model_file: ModelFile) -> bytes:
+    """Return the content of a model file: safetensors, with its description as metadata."""
     from safetensors.numpy import save
 
     tensors = model_file.tensors | calibration_tensors(model_file)
-    data = save(tensors, metadata={"blemish": describe(model_file)})
-    write_whole(path, data, durable=True)
+    return save(tensors, metadata={"blemish": describe(model_file)})
 
 
 def load_model_file(path: Path) -> ModelFile:

@@ -7,7 +7,6 @@ very tail that thresholds are made of, and taking only judged ones would take no
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ import numpy as np
 from blemish.core.errors import DataError, UsageError
 from blemish.inference import postprocess
 from blemish.inference.calibration import calibrate
-from blemish.inference.model_file import save_model_file
+from blemish.inference.model_file import model_file_bytes
 from blemish.inference.onnx_backend import SUFFIX, attach, portion_of
 from blemish.station.render import read_map
 
@@ -77,23 +76,17 @@ def _maximum(row: Inspection, archive: Archive) -> float:
     return float(postprocess.to_original_size(coarse_map, (row.height, row.width)).max())
 
 
-def write_version(source: Path, model_file: ModelFile, folder: Path) -> Path:
-    """Write a model file of the kind of `source`, whose network it has. Returns the file.
+def version_bytes(source: Path, model_file: ModelFile) -> bytes:
+    """Return the content of a model file of the kind of `source`, whose network it has.
 
     Raises UsageError where an exported model needs the package onnx and it is missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if source.suffix.lower() != SUFFIX:
-        file = folder / "new.safetensors"
-        save_model_file(file, model_file)
-        return file
+        return model_file_bytes(model_file)
     try:
         import onnx
     except ImportError as error:
         raise UsageError("a new version of an exported model needs onnx; pip install onnx") from error
     graph = onnx.load(str(source))
     attach(graph, model_file, portion=portion_of(graph))
-    file, part = folder / f"new{SUFFIX}", folder / f".new.tmp{SUFFIX}"
-    part.write_bytes(graph.SerializeToString())
-    shutil.move(part, file)
-    return file
+    return graph.SerializeToString()

@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from blemish.core.errors import DataError, UsageError
+from blemish.core.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,10 +101,8 @@ class Tokens:
 
     def _write(self, tokens: list[Token]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_name(f".{self.file.name}.tmp")
-        part.touch(mode=0o600)
-        part.write_text(json.dumps([asdict(token) for token in tokens], indent=2) + "\n")
-        part.replace(self.file)
+        content = json.dumps([asdict(token) for token in tokens], indent=2) + "\n"
+        write_whole(self.file, content, durable=True, mode=0o600)
         self.known = tokens
 
 

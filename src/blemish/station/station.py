@@ -21,7 +21,7 @@ from blemish.record.rows import model_record
 from blemish.record.store import Alarm, Store, new_id
 from blemish.station.drift import Drift
 from blemish.station.engine import Engine, Model
-from blemish.station.recalibration import recalibrated, write_version
+from blemish.station.recalibration import recalibrated, version_bytes
 from blemish.station.training_jobs import Trainings
 from blemish.station.versions import Versions
 
@@ -121,20 +121,13 @@ class Station:
 
     def use(self, digest: str) -> None:
         """Let the engine of a model go on with another version of it. Raises BlemishError if it cannot."""
-        siblings = self.versions.siblings(digest)
-        old = next((d for d in self.engines if d in siblings), None)
-        if old is None:
-            raise UsageError(f"model {digest}: is no version of a model that is in use here")
         with self._changing:
-            model = self._opened(digest, self._names[old])
-            self.engines[old].model = model
-            self.engines = {digest if d == old else d: engine for d, engine in self.engines.items()}
-            self.versions.use(digest)
+            self._use(digest)
 
     def recalibrate(self, digest: str, *, parts: int) -> str:
         """Make a new version of a model, calibrated on the newest good parts, use it, return its digest.
 
-        Raises BlemishError as `recalibrated` and `write_version` do.
+        Raises BlemishError as `recalibrated` and `version_bytes` do.
         """
         engine = self.engines.get(digest)
         if engine is None:
@@ -142,10 +135,25 @@ class Station:
         model_file = recalibrated(
             engine.model.detector.model_file, digest, self.store, self.archive, parts=parts
         )
-        made = write_version(self.versions.file(digest), model_file, self.versions.folder)
-        new = self.versions.add(made, of=digest)
-        self.use(new)
+        source = self.versions.file(digest)
+        content = version_bytes(source, model_file)
+        with self._changing:  # from its file to its use: what another one makes meanwhile waits
+            new = self.versions.add(content, suffix=source.suffix, of=digest)
+            self._use(new)
         return new
+
+    def _use(self, digest: str) -> None:
+        """Let an engine go on with another version; `_changing` is held."""
+        siblings = self.versions.siblings(digest)
+        old = next((each for each in self.engines if each in siblings), None)
+        if old is None:
+            raise UsageError(f"model {digest}: is no version of a model that is in use here")
+        if digest == old:
+            return
+        model = self._opened(digest, self._names[old])
+        self.versions.use(digest)
+        self.engines[old].model = model
+        self.engines = {digest if d == old else d: engine for d, engine in self.engines.items()}
 
     def engine(self, model: str | None = None) -> Engine:
         """Return the engine of a model, named by its digest or its name; None: the first one's."""

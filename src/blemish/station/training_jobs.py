@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.core.errors import DataError, UsageError
-from blemish.core.files import write_whole
+from blemish.core.files import make_folder, write_whole
 from blemish.images.decode import decode
 from blemish.images.limits import at_most
 from blemish.images.preprocess import list_images
@@ -100,7 +100,7 @@ class Trainings:
             created=now.isoformat(timespec="seconds"),
             source=source,
         )
-        (self._place(made.id) / "images").mkdir(parents=True)
+        make_folder(self._place(made.id) / "images")
         self._write(made)
         return made
 
@@ -113,10 +113,7 @@ class Trainings:
             decode(data)
         suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".tif")
         images = self._place(id) / "images"
-        target = images / f"{hashlib.sha256(data).hexdigest()}{suffix}"
-        part = images / f".{target.name}.tmp"
-        part.write_bytes(data)
-        part.replace(target)
+        write_whole(images / f"{hashlib.sha256(data).hexdigest()}{suffix}", data, durable=True)
         return len(list_images(images))
 
     def start(self, id: str) -> Training:
@@ -241,5 +238,5 @@ class Trainings:
         return self.folder / id
 
     def _write(self, job: Training) -> Training:
-        write_whole(self._place(job.id) / "job.json", json.dumps(asdict(job), indent=2) + "\n")
+        write_whole(self._place(job.id) / "job.json", json.dumps(asdict(job), indent=2) + "\n", durable=True)
         return job

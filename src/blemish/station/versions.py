@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import DataError, UsageError
-from blemish.core.files import write_whole
+from blemish.core.files import make_folder, temporary_for, write_whole
 from blemish.data.hashing import file_digest
 from blemish.inference.model_file import find_model
 
@@ -17,97 +19,126 @@ if TYPE_CHECKING:
 FILE = "versions.json"
 
 
+@dataclass(frozen=True)
+class _Index:
+    """What is known of the versions. A change makes a new index, so that a reader needs no lock."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    """The file of each digest."""
+    origin: dict[str, str] = field(default_factory=dict)
+    """The digest of the model that each digest is a version of."""
+    active: dict[str, str] = field(default_factory=dict)
+    """The digest in use of each origin."""
+    adopted: dict[str, str] = field(default_factory=dict)
+    """The name of each digest that was trained here."""
+
+
 class Versions:
     """Model files by digest: those a station was started with, and those made of them since.
 
-    What was made lies in `folder`, with a file that says of which model each is a version, and which one is
-    in use; it is read at the next start. Nothing is ever removed.
+    What was made lies in `folder`, with an index that says of which model each is a version, and which one is
+    in use; it is read at the next start. Nothing is ever removed. A file is on disk before the index names
+    it, and an index before a method that changes it returns. Methods that change it are called one at a time.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read what was made before. Raises DataError when the file that says so is damaged."""
+        """Read what was made before. Raises DataError when the index is damaged."""
         self.folder, self._file = folder, folder / FILE
-        self._files: dict[str, Path] = {}
-        self._origin: dict[str, str] = {}
-        self._active: dict[str, str] = {}
-        self.adopted: dict[str, str] = {}
-        """Names, by digest, of models that were trained here."""
-        if self._file.exists():
-            try:
-                known = json.loads(self._file.read_text())
-                self._origin = dict(known["origin"])
-                self._active = dict(known["active"])
-                self.adopted = dict(known["adopted"])
-                self._files = {digest: folder / name for digest, name in known["files"].items()}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"{self._file}: is damaged ({error}); remove it") from error
+        self._index = self._read() if self._file.exists() else _Index()
+
+    def _read(self) -> _Index:
+        try:
+            known = json.loads(self._file.read_text())
+            return _Index(
+                files={digest: self.folder / name for digest, name in known["files"].items()},
+                origin=dict(known["origin"]),
+                active=dict(known["active"]),
+                adopted=dict(known["adopted"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{self._file}: is damaged ({error}); remove it") from error
 
     def start(self, model: Path) -> str:
         """Take a model that the station is started with; returns the digest of its version in use."""
         file = find_model(model)
-        digest = file_digest(file)
-        self._files[digest] = file
-        self._origin.setdefault(digest, digest)
+        digest, index = file_digest(file), self._index
+        self._index = replace(
+            index, files=index.files | {digest: file}, origin={digest: digest} | index.origin
+        )
         return self.active(digest)
 
-    def add(self, file: Path, of: str) -> str:
-        """Move a new file here, as a version of the model `of`; returns its digest."""
-        digest = self._keep(file)
-        file.unlink()
-        self._origin[digest] = self._origin[of]
-        self._write()
+    def add(self, content: bytes, *, suffix: str, of: str) -> str:
+        """Keep the content of a new model file, as a version of the model `of`; returns its digest."""
+        digest = hashlib.sha256(content).hexdigest()
+        file = self._place(digest, suffix)
+        write_whole(file, content, durable=True)
+        index = self._index
+        self._write(
+            replace(
+                index,
+                files=index.files | {digest: file},
+                origin=index.origin | {digest: index.origin[of]},
+            )
+        )
         return digest
 
-    def adopt(self, file: Path, name: str) -> str:
+    def adopt(self, model: Path, name: str) -> str:
         """Copy the file of a model that was trained here; returns its digest."""
-        digest = self._keep(file)
-        self._origin[digest] = digest
-        self.adopted[digest] = name
-        self._write()
+        digest = file_digest(model)
+        file = self._place(digest, model.suffix)
+        with temporary_for(file, durable=True) as part:
+            shutil.copyfile(model, part)
+        index = self._index
+        self._write(
+            replace(
+                index,
+                files=index.files | {digest: file},
+                origin=index.origin | {digest: digest},
+                adopted=index.adopted | {digest: name},
+            )
+        )
         return digest
-
-    def active(self, origin: str) -> str:
-        """Return the digest of the version in use of a model."""
-        return self._active.get(origin, origin)
 
     def use(self, digest: str) -> None:
         """Say which version of its model is in use from now on. Raises UsageError for an unknown one."""
-        if digest not in self._origin:
+        index = self._index
+        if digest not in index.origin:
             raise UsageError(f"model {digest}: is no version of a model of this station")
-        self._active[self._origin[digest]] = digest
-        self._write()
+        self._write(replace(index, active=index.active | {index.origin[digest]: digest}))
 
-    def _keep(self, file: Path) -> str:
-        digest = file_digest(file)
-        target = self.folder / f"{digest}{file.suffix}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f".{digest}.tmp"
-        shutil.copyfile(file, part)
-        part.replace(target)
-        self._files[digest] = target
-        return digest
+    def _place(self, digest: str, suffix: str) -> Path:
+        make_folder(self.folder)
+        return self.folder / f"{digest}{suffix}"
 
-    def _write(self) -> None:
-        made = {d: file.name for d, file in self._files.items() if file.parent == self.folder}
-        known = {
-            "files": made,
-            "origin": self._origin,
-            "active": self._active,
-            "adopted": self.adopted,
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._file, json.dumps(known, indent=2) + "\n")
+    def _write(self, index: _Index) -> None:
+        made = {digest: file.name for digest, file in index.files.items() if file.parent == self.folder}
+        known = {"files": made, "origin": index.origin, "active": index.active, "adopted": index.adopted}
+        make_folder(self.folder)
+        write_whole(self._file, json.dumps(known, indent=2) + "\n", durable=True)
+        self._index = index
+
+    @property
+    def adopted(self) -> dict[str, str]:
+        """Names, by digest, of models that were trained here."""
+        return self._index.adopted
+
+    def active(self, origin: str) -> str:
+        """Return the digest of the version in use of a model."""
+        return self._index.active.get(origin, origin)
 
     def file(self, digest: str) -> Path:
         """Return a version's file. Raises UsageError for an unknown one."""
-        if digest not in self._files:
+        file = self._index.files.get(digest)
+        if file is None:
             raise UsageError(f"model {digest}: its file is not here; start the station with it")
-        return self._files[digest]
+        return file
 
     def origin(self, digest: str) -> str | None:
         """Return the digest of the model that this is a version of; None when its file is not here."""
-        return self._origin.get(digest) if digest in self._files else None
+        index = self._index
+        return index.origin.get(digest) if digest in index.files else None
 
     def siblings(self, digest: str) -> set[str]:
-        """Return the digests of all versions of the same model, this one included."""
-        return {d for d, origin in self._origin.items() if origin == self._origin.get(digest)}
+        """Return the digests of all versions of the same model, this one included; none of an unknown one."""
+        origins = self._index.origin
+        return {each for each, origin in origins.items() if origin == origins.get(digest)}

@@ -1,0 +1,128 @@
+"""Recalibrations of several models, one after another and at once: each goes on with its own version."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the station's packages are not installed")
+
+from conftest import tiny_image
+from station_client import png
+
+from blemish.methods.baselines.pca import PcaConfig
+from blemish.record.store import Verdict, new_id
+from blemish.station.engine import Request
+from blemish.station.station import Station
+from blemish.training import fit
+
+PARTS = 20
+
+
+@pytest.fixture(scope="module")
+def pca_model(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "pca"
+    config = PcaConfig(image_size=32, components=3, calibration_fraction=0.4)
+    fit.fit(tiny_category, method="pca", config=config, out=run, device="cpu")
+    return run
+
+
+@pytest.fixture
+def station(tiny_model: Path, pca_model: Path, tmp_path: Path) -> Iterator[Station]:
+    """Two models, each with twenty parts on record that a person called good."""
+    station = Station([tiny_model, pca_model], tmp_path / "station", device="cpu")
+    for engine in station.engines.values():
+        for i in range(PARTS):
+            data = png((tiny_image(i) * 0.97).astype(np.uint8))
+            row = engine.submit(Request(data=data, source="api", name=f"{i}.png")).result(30)
+            said = Verdict(id=new_id(row.time), inspection=row.id, time=row.time, verdict="good")
+            station.store.add_verdict(said)
+    yield station
+    station.close()
+
+
+def method(station: Station, digest: str) -> str:
+    return station.engines[digest].model.detector.model_file.method
+
+
+def linger(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a recalibration that has a new model pause before it is among the versions."""
+    add = station.versions.add
+
+    def late(*made, **of) -> str:
+        time.sleep(0.3)
+        return add(*made, **of)
+
+    monkeypatch.setattr(station.versions, "add", late)
+
+
+def test_two_models_at_once_keep_their_own_versions(station: Station, monkeypatch: pytest.MonkeyPatch):
+    linger(station, monkeypatch)
+    old = list(station.engines)
+    methods = [method(station, digest) for digest in old]
+    with ThreadPoolExecutor(2) as pool:
+        new = list(pool.map(lambda digest: station.recalibrate(digest, parts=PARTS), old))
+    assert set(station.engines) == set(new)
+    assert [method(station, digest) for digest in new] == methods == ["metal", "pca"]
+    for before, after in zip(old, new, strict=True):
+        assert station.versions.origin(after) == before
+        assert station.versions.active(before) == after
+        about = station.engines[after].model.detector.model_file.provenance["recalibrated"]
+        assert about["from"] == before
+    assert not [f for f in station.versions.folder.iterdir() if f.stem not in (*new, "versions")]
+
+
+def test_one_model_twice_at_once_has_two_versions(station: Station, monkeypatch: pytest.MonkeyPatch):
+    linger(station, monkeypatch)
+    (old, other) = station.engines
+    with ThreadPoolExecutor(2) as pool:
+        new = list(pool.map(lambda parts: station.recalibrate(old, parts=parts), (PARTS, PARTS - 1)))
+    assert len({old, *new}) == 3
+    assert station.versions.siblings(old) == {old, *new}
+    assert station.versions.active(old) in new
+    assert set(station.engines) == {station.versions.active(old), other}
+    for digest, parts in zip(new, (PARTS, PARTS - 1), strict=True):
+        station.use(digest)
+        assert station.engines[digest].model.detector.model_file.calibration.n == parts
+
+
+def test_a_version_is_on_disk_before_it_is_named(station: Station, monkeypatch: pytest.MonkeyPatch):
+    done: list[Path] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def log_fsync(opened: int) -> None:
+        done.append(Path(f"/proc/self/fd/{opened}").readlink())
+        fsync(opened)
+
+    def log_replace(self: Path, target: Path) -> Path:
+        done.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", log_fsync)
+    monkeypatch.setattr(Path, "replace", log_replace)
+    folder = station.versions.folder
+    new = station.recalibrate(next(iter(station.engines)), parts=PARTS)
+    steps = [path.name if path.suffix != ".tmp" else "part" for path in done]
+    model, versions = ["part", f"{new}.safetensors", "models"], ["part", "versions.json", "models"]
+    assert steps == ["station", *model, *versions, *versions]  # the folder, the file, its name, its use
+    assert folder.name == "models"
+
+
+def test_a_version_that_cannot_be_noted_is_not_used(station: Station, monkeypatch: pytest.MonkeyPatch):
+    old = list(station.engines)
+    new = station.recalibrate(old[0], parts=PARTS)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("blemish.station.versions.write_whole", full)
+    with pytest.raises(OSError, match="No space"):
+        station.use(old[0])
+    assert set(station.engines) == {new, old[1]}
+    assert station.versions.active(old[0]) == new
