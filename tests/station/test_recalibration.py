@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
 from conftest import tiny_image
-from station_client import png
+from requests_to_station import png
 
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.record.store import Verdict, new_id
