@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from blemish.core.types import Region
 from blemish.record.store import Inspection, new_id
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -88,8 +89,7 @@ def inspection(k: int, *, seed: int = 0, **given: object) -> Inspection:
         "p_value": draw.choice([None, draw.random()]),
         "threshold": draw.choice([None, draw.random()]),
         "anomalous": None if failed else draw.choice([True, False, None]),
-        "regions": [{"x0": 0, "y0": 1, "x1": 2, "y1": 3, "area_px": 4, "peak": draw.gauss()}]
-        * draw.randrange(3),
+        "regions": [Region(x0=0, y0=1, x1=2, y1=3, area_px=4, peak=draw.gauss())] * draw.randrange(3),
         "error": f"{k}.png: is no image\n" if failed else None,
         "seconds": draw.random(),
     }

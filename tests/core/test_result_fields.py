@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +35,47 @@ LEDGER_ROW = {
     "seconds": 1.5,
     "archived": {"image": "1" * 64, "map": "2" * 64, "width": 8, "height": 4},
 } | row_of("a.png", RESULT)
+
+
+ADD_A_FIELD = """
+import importlib.util, sys
+import blemish.core
+spec = importlib.util.find_spec("blemish.core.types")
+source = spec.loader.get_source(spec.name)
+last = "    regions: list[Region] = field(default_factory=list)\\n"
+assert source.count(last) == 1
+blemish.core.types = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+exec(source.replace(last, last + "    glare: float | None = None\\n"), vars(blemish.core.types))
+"""
+SAY_WHO_HAS_IT = """
+import json
+from blemish.core.errors import ImageError
+from blemish.cluster.predict_worker import schema
+from blemish.inference.predict_folder import COLUMNS, row_of
+from blemish.record import table_export, tables
+from blemish.station.schemas import InspectionAnswer
+print(json.dumps({
+    "row": list(row_of("a.png", ImageError("no image"))),
+    "csv": list(COLUMNS),
+    "parquet": schema().names,
+    "table": [column.name for column in tables.inspections.columns],
+    "export": list(table_export.COLUMNS),
+    "answer": list(InspectionAnswer.model_fields),
+}))
+"""
+
+
+def names(code: str) -> dict[str, list[str]]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_new_field_of_a_result_follows_into_every_row_table_and_answer():
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    before, after = names(SAY_WHO_HAS_IT), names(ADD_A_FIELD + SAY_WHO_HAS_IT)
+    for place, given in after.items():
+        assert [name for name in given if name != "glare"] == before[place], place
+        assert given.count("glare") == 1, place
 
 
 def test_a_row_of_predictions_jsonl():

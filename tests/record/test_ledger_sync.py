@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def check(place: Place, store: Store) -> None:
         inspection = store.get(row["id"])
         assert inspection is not None
         same = ("path", "model", "score", "p_value", "threshold", "anomalous", "regions", "error", "seconds")
-        assert {name: getattr(inspection, name) for name in same} == {name: row[name] for name in same}
+        said = asdict(inspection)
+        assert {name: said[name] for name in same} == {name: row[name] for name in same}
         assert (inspection.time.isoformat(timespec="milliseconds"), inspection.source) == (
             row["time"],
             "watch",

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from databases import BEGIN, MODELS, inspection, new_database, postgres_server
 
 from blemish.core.errors import DataError, UsageError
+from blemish.core.types import Region
 from blemish.record import database, tables
 from blemish.record import rows as records
 from blemish.record.rows import first_id, time_of
@@ -389,6 +390,10 @@ def test_a_summary_counts_what_plain_python_counts(store: Store):
 # --- exported ---
 
 
+def read_regions(text: str) -> list[Region]:
+    return [Region(**region) for region in json.loads(text)]
+
+
 def test_csv_gives_every_value_back(store: Store, tmp_path: Path):
     given = [inspection(k, path='a "b",\n=c.png' if k % 2 else None) for k in range(50)]
     store.record(given)
@@ -398,7 +403,7 @@ def test_csv_gives_every_value_back(store: Store, tmp_path: Path):
         rows = list(csv.DictReader(file))
     readers = dict.fromkeys(("score", "p_value", "threshold", "seconds"), float)
     readers |= {"width": int, "height": int, "anomalous": {"True": True, "False": False}.get}  # type: ignore[dict-item]
-    readers |= {"time": datetime.fromisoformat, "regions": json.loads}  # type: ignore[dict-item]
+    readers |= {"time": datetime.fromisoformat, "regions": read_regions}  # type: ignore[dict-item]
     for row, wanted in zip(rows, given, strict=True):
         assert (row.pop("decision"), row.pop("verdict")) == (
             wanted.decision,
@@ -428,7 +433,7 @@ def test_parquet_gives_every_value_back(store: Store, tmp_path: Path):
             wanted.decision,
             "defect" if wanted == given[7] else None,
         )
-        assert Inspection(**row | {"regions": json.loads(row["regions"])}) == wanted
+        assert Inspection(**row | {"regions": read_regions(row["regions"])}) == wanted
 
 
 def test_an_export_of_another_kind_or_without_pyarrow_is_refused(

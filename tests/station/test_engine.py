@@ -90,7 +90,7 @@ def test_an_answer_is_the_detector_s(tmp_path: Path):
         expected = detector.predict(path)
         assert said.score == expected.score
         assert (said.p_value, said.threshold, said.anomalous) == (0.25, expected.threshold, True)
-        assert [r["area_px"] for r in said.regions] == [48 * 48]
+        assert [r.area_px for r in said.regions] == [48 * 48]
         assert (said.path, said.part, said.width, said.height) == ("150.png", "A-7", 48, 48)
         assert (said.model, said.source, said.error) == ("d" * 64, "api", None)
         assert engine.store.rows == [said]

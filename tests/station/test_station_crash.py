@@ -30,7 +30,7 @@ while True:
     for _ in range(3):
         time, data = datetime.now(UTC), os.urandom(20_000)
         image, map = archive.put(data, "image"), archive.put(data[:5000], "map")
-        same = {"source": "api", "model": "a" * 64, "seconds": 0.0}
+        same = {"source": "api", "model": "a" * 64, "score": None, "seconds": 0.0}
         rows.append(Inspection(id=new_id(time), time=time, image=image, map=map, **same))
     store.record(rows)
     print(*(row.id for row in rows), flush=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from blemish.cluster import listing
 from blemish.cluster.storage import Place, is_url, parquet
 from blemish.core.errors import BlemishError, UsageError
+from blemish.core.types import ResultRow, field_types
 from blemish.data.hashing import source_digest
 from blemish.inference import load as opening
 from blemish.inference.predict_folder import PredictionCounts, row_of
@@ -27,6 +28,8 @@ RUN = "run.json"
 """What a run scores and how; written when its listing is whole."""
 ROW_GROUP = 1024
 """Rows that are written at a time."""
+PICTURES = ("map", "overlay")
+"""Fields of a row that are not written: millions of pictures are nobody's wish."""
 THREADS = 4
 """Threads of a worker that fetch and decode; its network has one."""
 
@@ -126,16 +129,19 @@ def schema() -> pa.Schema:
     """Return the columns of the rows: what predictions.jsonl has, without maps and overlays."""
     import pyarrow as pa
 
-    region = [*((name, pa.int64()) for name in ("x0", "y0", "x1", "y1", "area_px")), ("peak", pa.float64())]
-    return pa.schema(
-        [
-            ("path", pa.string()),
-            *((name, pa.float64()) for name in ("score", "p_value", "threshold")),
-            ("anomalous", pa.bool_()),
-            ("regions", pa.list_(pa.struct(region))),
-            ("error", pa.string()),
-        ]
-    )
+    columns = field_types(ResultRow).items()
+    return pa.schema([(name, _arrow_type(kind)) for name, kind in columns if name not in PICTURES])
+
+
+def _arrow_type(kind: Any) -> pa.DataType:
+    """Return what Parquet has for a field's type: a number, a text, a dataclass of them, or a list of one."""
+    import pyarrow as pa
+
+    if get_origin(kind) is list:
+        return pa.list_(_arrow_type(get_args(kind)[0]))
+    if isinstance(kind, type) and is_dataclass(kind):
+        return pa.struct([(name, _arrow_type(inner)) for name, inner in field_types(kind).items()])
+    return {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}[kind]
 
 
 def write_rows(rows: Iterator[dict[str, Any]], part: Path) -> PredictionCounts:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from blemish.core.errors import UsageError
 
@@ -62,23 +63,65 @@ class Region:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a detector says of one image.
+class Result:
+    """What is said of one image wherever it is said: in predictions, rows, tables, answers of the service.
 
-    `score` is the raw image score (unbounded; larger is more anomalous). `p_value` in (0, 1],
-    `threshold` (unit of the score), `anomalous` and `regions` need a calibration: without one they
-    are None, None, None and empty. `anomaly_map` is float32 (H, W) at the size of the original image,
-    resized from `coarse_map` (h, w) at the model's resolution.
+    These all take the fields from here, in this order. `p_value`, `threshold`, `anomalous` and `regions`
+    need a calibration: without one they are None, None, None and empty.
     """
 
-    path: str | None
+    path: str | None = None
+    """What the image is called."""
+    score: float | None
+    """Raw image score, unbounded, larger is more anomalous; None when the image could not be used."""
+    p_value: float | None = None
+    """How extreme the score is among good images, in (0, 1]."""
+    threshold: float | None = None
+    """The score above which a part is rejected, in the unit of the score."""
+    anomalous: bool | None = None
+    """Whether the score lies above the threshold."""
+    regions: list[Region] = field(default_factory=list)
+    """Where the anomaly map lies above the pixel threshold, the highest peak first."""
+
+    def shared_fields(self) -> dict[str, Any]:
+        """Return the fields that every result has, by name, without those that a subclass adds."""
+        return {each.name: getattr(self, each.name) for each in fields(Result)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Result):
+    """What a detector says of one image that it could use.
+
+    `anomaly_map` is float32 (H, W) at the size of the original image, resized from `coarse_map` (h, w) at
+    the model's resolution; both are unbounded, in the unit of the score.
+    """
+
     score: float
-    p_value: float | None
-    threshold: float | None
-    anomalous: bool | None
     anomaly_map: np.ndarray
     coarse_map: np.ndarray | None = field(default=None, compare=False, repr=False)
-    regions: list[Region] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow(Result):
+    """A row of predictions.jsonl: the result, its pictures, or the error of an image that cannot be used."""
+
+    map: str | None = None
+    """The anomaly map's file, relative to the output folder."""
+    overlay: str | None = None
+    """The picture with the map over it, relative to the output folder."""
+    error: str | None = None
+    """Why the image could not be used, in one line."""
+
+
+def field_types(kind: type) -> dict[str, Any]:
+    """Return the fields of a dataclass in order, each with its type; of `X | None` it is X."""
+    hints = get_type_hints(kind)
+    return {each.name: _without_none(hints[each.name]) for each in fields(kind)}
+
+
+def _without_none(hint: Any) -> Any:
+    given = [member for member in get_args(hint) if member is not type(None)]
+    return given[0] if get_origin(hint) in (Union, UnionType) and len(given) == 1 else hint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, get_origin
 
 from blemish.core.errors import ImageError, UsageError
-from blemish.core.types import Prediction
+from blemish.core.types import Prediction, ResultRow, field_types
 from blemish.images import decode, draw, preprocess, video
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from blemish.images.decode import Frame
     from blemish.inference.detector import Detector
 
-COLUMNS = ("path", "score", "p_value", "threshold", "anomalous", "n_regions", "map", "overlay", "error")
+LISTS = tuple(name for name, kind in field_types(ResultRow).items() if get_origin(kind) is list)
+"""Fields of a row that are lists, of which predictions.csv has the number of entries."""
+COLUMNS = tuple(f"n_{name}" if name in LISTS else name for name in field_types(ResultRow))
 """The columns of predictions.csv."""
-ROW = ("path", "score", "p_value", "threshold", "anomalous", "regions", "map", "overlay", "error")
-"""The names in a row of predictions.jsonl."""
 
 ERRORS_TOLD = 20
 """Failures whose errors are kept with the counts."""
@@ -144,7 +144,7 @@ def predict_to_folder(
 
 def _write_row(row: dict[str, Any], lines: IO[str], writer: csv.DictWriter, table: IO[str]) -> None:
     lines.write(json.dumps(row) + "\n")
-    writer.writerow(row | {"n_regions": len(row["regions"])})
+    writer.writerow(row | {f"n_{name}": len(row[name]) for name in LISTS})
     lines.flush()
     table.flush()
 
@@ -203,11 +203,9 @@ def _finished(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
 
 def row_of(path: str, result: Prediction | ImageError) -> dict[str, Any]:
     """Say in a row what came of an input, before it has any picture."""
-    row: dict[str, Any] = dict.fromkeys(ROW) | {"path": path, "regions": []}
     if isinstance(result, ImageError):
-        return row | {"error": str(result)}
-    said = {name: getattr(result, name) for name in ("score", "p_value", "threshold", "anomalous")}
-    return row | said | {"regions": [asdict(region) for region in result.regions]}
+        return asdict(ResultRow(path=path, score=None, error=str(result)))
+    return asdict(ResultRow(**result.shared_fields())) | {"path": path}
 
 
 def _write_pictures(

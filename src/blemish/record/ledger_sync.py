@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blemish.core.errors import ImageError
+from blemish.core.types import Region, Result, field_types
 from blemish.data.hashing import file_digest
 from blemish.images.draw import map_file
 from blemish.record.archive import Archive
@@ -149,19 +150,9 @@ class Keeper:
 
 def inspection_of(row: dict[str, Any]) -> Inspection:
     """Return the inspection that a row of the ledger is about; without `archived` its files are not kept."""
-    same = (
-        "id",
-        "path",
-        "model",
-        "score",
-        "p_value",
-        "threshold",
-        "anomalous",
-        "regions",
-        "error",
-        "seconds",
-    )
+    same = ("id", *field_types(Result), "model", "error", "seconds")
     values: dict[str, Any] = {name: row[name] for name in same} | row.get("archived", {})
+    values["regions"] = [Region(**region) for region in row["regions"]]
     return Inspection(**values, time=datetime.fromisoformat(row["time"]), source="watch")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.core.errors import BlemishError, DataError
+from blemish.core.types import Result
 from blemish.inference.model_file import describe
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ class StoreError(BlemishError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """What was found in one image, by which model. Times are UTC, to the millisecond."""
+class Inspection(Result):
+    """What was found in one image, by which model. Times are UTC, to the millisecond.
+
+    `path` is a name that the sender gave; it is never opened.
+    """
 
     id: str
     """26 characters, made by `new_id(time)`."""
@@ -39,8 +43,6 @@ class Inspection:
     """Who asked: api, page or watch."""
     part: str | None = None
     """What the sender calls the part."""
-    path: str | None = None
-    """A name that the sender gave; never opened."""
     model: str
     """SHA-256 of the model file, 64 hex digits."""
     image: str | None = None
@@ -49,14 +51,6 @@ class Inspection:
     """SHA-256 of the map's file, as `image`."""
     width: int | None = None
     height: int | None = None
-    score: float | None = None
-    """Raw image score; None when the image could not be used."""
-    p_value: float | None = None
-    threshold: float | None = None
-    anomalous: bool | None = None
-    """None without a calibration."""
-    regions: list[dict[str, Any]] = field(default_factory=list)
-    """As in predictions.jsonl."""
     error: str | None = None
     seconds: float
     files_removed: datetime | None = None

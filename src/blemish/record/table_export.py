@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
-from dataclasses import fields
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
 from blemish.core.files import temporary_for
+from blemish.core.types import Result, field_types
 from blemish.record.rows import Inspection
+from blemish.record.tables import regions_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,16 +19,11 @@ if TYPE_CHECKING:
 
     from blemish.record.rows import Judgement
 
-COLUMNS = (*(field.name for field in fields(Inspection)), "decision", "verdict")
+_NAMED = ("id", "time", "source", "part", "path", "model", "image", "map", "width", "height")
+_RESULT = tuple(name for name in field_types(Result) if name not in _NAMED)
+COLUMNS = (*_NAMED, *_RESULT, "error", "seconds", "files_removed", "decision", "verdict")
 """Times are ISO 8601 in CSV and timestamps in Parquet, `regions` JSON in both; in CSV None is empty."""
 _PORTION = 1000  # rows of Parquet written at a time
-_TYPES = {
-    "time": "time",
-    "files_removed": "time",
-    "width": "int32",
-    "height": "int32",
-    "anomalous": "bool_",
-} | dict.fromkeys(("score", "p_value", "threshold", "seconds"), "float64")
 
 
 def write(path: Path, rows: Iterable[tuple[Inspection, Judgement | None]]) -> int:
@@ -46,7 +42,7 @@ def write(path: Path, rows: Iterable[tuple[Inspection, Judgement | None]]) -> in
 
 def _row(inspection: Inspection, verdict: Judgement | None) -> dict[str, Any]:
     row = {name: getattr(inspection, name) for name in COLUMNS[:-1]}
-    return row | {"regions": json.dumps(inspection.regions), "verdict": verdict}
+    return row | {"regions": regions_json(inspection), "verdict": verdict}
 
 
 def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> int:
@@ -69,10 +65,9 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
         from pyarrow import parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UsageError(f"{path}: pyarrow is missing; pip install pyarrow, or write .csv") from error
-    types = {"time": pa.timestamp("ms", tz="UTC")} | {
-        k: getattr(pa, k)() for k in ("int32", "bool_", "float64")
-    }
-    schema = pa.schema([(name, types.get(_TYPES.get(name, ""), pa.string())) for name in COLUMNS])
+    types = {datetime: pa.timestamp("ms", tz="UTC"), int: pa.int32(), bool: pa.bool_(), float: pa.float64()}
+    kinds = field_types(Inspection)
+    schema = pa.schema([(name, types.get(kinds.get(name), pa.string())) for name in COLUMNS])
     number = 0
     with parquet.ParquetWriter(path, schema) as writer:
         while portion := list(islice(rows, _PORTION)):

@@ -7,6 +7,7 @@ both can be searched for by an index.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import (
@@ -24,6 +25,7 @@ from sqlalchemy import (
     or_,
 )
 
+from blemish.core.types import Region, Result, field_types
 from blemish.record.rows import (
     Alarm,
     Inspection,
@@ -46,6 +48,9 @@ def _id() -> String:
     """Identifiers sort by their bytes, whatever the language of a PostgreSQL database."""
     return String(26).with_variant(String(26, collation="C"), "postgresql")
 
+
+FIGURES = tuple(name for name, kind in field_types(Result).items() if kind is float)
+"""The numbers of a result; `anomalous` is kept as the decision, `regions` as JSON."""
 
 metadata = MetaData()
 
@@ -74,9 +79,7 @@ inspections = Table(
     Column("map", String(64)),
     Column("width", Integer),
     Column("height", Integer),
-    Column("score", Double),
-    Column("p_value", Double),
-    Column("threshold", Double),
+    *(Column(name, Double) for name in FIGURES),
     Column("decision", Text, nullable=False),
     Column("regions", Text, nullable=False),
     Column("error", Text),
@@ -143,6 +146,11 @@ def where(
     return found
 
 
+def regions_json(inspection: Inspection) -> str:
+    """Write the regions of an inspection as predictions.jsonl has them."""
+    return json.dumps([asdict(region) for region in inspection.regions])
+
+
 def row_of(inspection: Inspection) -> dict[str, Any]:
     """Return the row of an inspection that nobody has judged yet."""
     row = dict(vars(inspection))
@@ -153,7 +161,7 @@ def row_of(inspection: Inspection) -> dict[str, Any]:
         "path": clean(inspection.path),
         "error": clean(inspection.error),
         "decision": inspection.decision,
-        "regions": json.dumps(inspection.regions),
+        "regions": regions_json(inspection),
         "files_removed": None,
     }
 
@@ -168,7 +176,7 @@ def inspection_of(row: Row) -> Inspection:
     changed = {
         "time": from_milliseconds(row.time),
         "anomalous": {"accepted": False, "rejected": True}.get(row.decision),
-        "regions": json.loads(row.regions),
+        "regions": [Region(**region) for region in json.loads(row.regions)],
         "image": None if removed else row.image,
         "map": None if removed else row.map,
         "files_removed": from_milliseconds(row.files_removed) if removed else None,

@@ -20,10 +20,10 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blemish.core.errors import BlemishError, ImageError
 from blemish.core.types import Prediction
@@ -296,23 +296,19 @@ def _inspection(
     now = datetime.now(UTC)
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
     height, width = job.size or (None, None)
-    scored = result if isinstance(result, Prediction) else None
+    found: dict[str, Any] = result.shared_fields() if isinstance(result, Prediction) else {"score": None}
+    found["path"] = job.request.name
     return Inspection(
+        **found,
         id=new_id(now),
         time=now,
         source=job.request.source,
         part=job.request.part,
-        path=job.request.name,
         model=job.model.digest,
         image=image_hash,
         map=map_hash,
         height=height,
         width=width,
-        score=scored and scored.score,
-        p_value=scored and scored.p_value,
-        threshold=scored and scored.threshold,
-        anomalous=scored and scored.anomalous,
-        regions=[asdict(region) for region in scored.regions] if scored else [],
-        error=None if scored else str(result),
+        error=str(result) if isinstance(result, ImageError) else None,
         seconds=time.monotonic() - job.began,
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from dataclasses import fields as fields_of
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints, create_model
 
+from blemish.core.types import Region, Result
 from blemish.record.rows import Decision, Judgement
 
 if TYPE_CHECKING:
@@ -23,15 +26,14 @@ Part = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 """What a sender calls a part."""
 
 
-class RegionAnswer(BaseModel):
-    """A connected region above the pixel threshold, in pixels of the image; the box is half open."""
+def _answered(kind: type) -> dict[str, Any]:
+    """Return the fields of a dataclass as `create_model` takes them, all of them required."""
+    hints = get_type_hints(kind)
+    return {each.name: (hints[each.name], ...) for each in fields_of(kind)}
 
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-    area_px: int
-    peak: float
+
+class RegionAnswer(create_model("RegionFields", **_answered(Region))):
+    """A connected region above the pixel threshold, in pixels of the image; the box is half open."""
 
 
 class VerdictAnswer(BaseModel):
@@ -44,9 +46,7 @@ class VerdictAnswer(BaseModel):
     by: str
 
 
-class InspectionAnswer(BaseModel):
-    """An inspection: the fields of predictions.jsonl, and where, when and by which model it was made."""
-
+class _Origin(BaseModel):
     id: Id
     time: datetime
     source: str
@@ -56,10 +56,15 @@ class InspectionAnswer(BaseModel):
     image_sha256: Digest | None
     width: int | None
     height: int | None
-    score: float | None
-    p_value: float | None
-    threshold: float | None
-    anomalous: bool | None
+
+
+_NAMED = {*_Origin.model_fields, "regions"}  # said where they stand in the answer
+_FIGURES = {name: field for name, field in _answered(Result).items() if name not in _NAMED}
+
+
+class InspectionAnswer(create_model("OriginAndFigures", __base__=_Origin, **_FIGURES)):
+    """An inspection: the fields of predictions.jsonl, and where, when and by which model it was made."""
+
     decision: Decision
     regions: list[RegionAnswer]
     image: str | None = Field(description="path of the image as it was sent, while it is kept")
@@ -192,6 +197,7 @@ def answer_of(inspection: Inspection, verdicts: Sequence[Verdict] = ()) -> Inspe
         for name in InspectionAnswer.model_fields
         if hasattr(inspection, name) and name not in ("image", "map")
     }
+    fields["regions"] = [asdict(region) for region in inspection.regions]
     return InspectionAnswer(
         **fields,
         image_sha256=inspection.image,
