@@ -25,13 +25,13 @@ from blemish.data.synthetic import generate
 from blemish.methods.baselines.pca import PcaConfig
 
 
-def ask(url: str, *, data: bytes | None = None, method: str = "GET") -> Any:
-    """Send a request and return its JSON; while the station is full (503) wait as long as it says."""
+def ask(url: str, data: bytes | None = None, content_type: str = "application/octet-stream") -> Any:
+    """Get a URL, or post data to it, and return its JSON; while the station is full (503), wait."""
+    # On another address than this machine's own, add the header "Authorization": "Bearer <token>".
+    request = Request(url, data=data, headers={"Content-Type": content_type})
     while True:
-        # On another address than this machine's own a token is needed:
-        # headers={"Authorization": "Bearer <token>"}
         try:
-            with urlopen(Request(url, data=data, method=method), timeout=60) as answer:
+            with urlopen(request, timeout=60) as answer:
                 return json.load(answer)
         except HTTPError as error:
             if error.code != 503:
@@ -42,16 +42,13 @@ def ask(url: str, *, data: bytes | None = None, method: str = "GET") -> Any:
 def send(station: str, image: Path, part: str) -> Any:
     """Inspect an image file; its row is on disk when the answer comes."""
     url = f"{station}/v1/inspections?part={quote(part)}&name={quote(image.name)}"
-    return ask(url, data=image.read_bytes(), method="POST")
+    return ask(url, image.read_bytes())
 
 
 def judge(station: str, inspection: str, verdict: str, note: str) -> Any:
     """Add a person's verdict, "good" or "defect", to an inspection."""
     body = json.dumps({"verdict": verdict, "note": note}).encode()
-    url = f"{station}/v1/inspections/{inspection}/verdict"
-    request = Request(url, data=body, method="POST", headers={"Content-Type": "application/json"})
-    with urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+    return ask(f"{station}/v1/inspections/{inspection}/verdict", body, "application/json")
 
 
 def listed(station: str, decision: str) -> Any:
@@ -69,8 +66,7 @@ def station_with(model: Path, folder: Path) -> Iterator[str]:
         assert process.stdout is not None
         first_line = process.stdout.readline()
         address = next(word for word in first_line.split() if word.startswith("http://")).rstrip("/")
-        while ask(f"{address}/readyz") is None:
-            time.sleep(0.1)
+        ask(f"{address}/readyz")
         yield address
     finally:
         process.terminate()
