@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from blemish.inference.model_file import ModelFile
 
 SUFFIX = ".onnx"
-DESCRIPTION, CALIBRATION, PORTION = "blemish", "blemish.inference.calibration", "blemish.scoring_batch"
+DESCRIPTION, CALIBRATION, PORTION = "blemish", "blemish.calibration", "blemish.scoring_batch"
 """Keys of the metadata: the description as in a model file, the calibration's scores, images per call."""
 INPUT, OUTPUT = "input_images", "output_scores"
 
