@@ -19,8 +19,11 @@ import torch
 
 from blemish.data.cache import ImageFiles
 from blemish.data.dataset import open_dataset, read_mask, split_good
-from blemish.inference import postprocess, torch_backend
+from blemish.inference import postprocess
+from blemish.inference.backend import Output
 from blemish.inference.detector import Detector
+from blemish.inference.model_file import options_of
+from blemish.inference.torch_backend import TorchBackend
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
 from blemish.metrics.roc import PixelPool, image_roc
 from blemish.training import fit
@@ -74,12 +77,16 @@ def measure(detector: Detector, data: Path) -> dict[str, float]:
     labels = [s.is_defect for s in dataset.test]
     grids: list[np.ndarray] = []
 
-    def kept(x: np.ndarray) -> np.ndarray:
-        grids.extend(detector.network(x))
-        return np.stack(grids[-len(x) :])
+    class Keeping:
+        """Runs the detector's network, and keeps its maps."""
+
+        def run(self, images: np.ndarray) -> Output:
+            output = detector.backend.run(images)
+            grids.extend(output.maps)
+            return output
 
     pool, has_masks = PixelPool(), any(s.mask for s in dataset.test)
-    watched = replace(detector, network=kept)
+    watched = replace(detector, backend=Keeping())
     for sample, prediction in zip(
         dataset.test, watched.predict_many([s.path for s in dataset.test]), strict=True
     ):
@@ -99,7 +106,7 @@ def measure(detector: Detector, data: Path) -> dict[str, float]:
 def rescored(detector: Detector, changes: dict, data: Path, seed: int) -> Detector:
     """Keep the encoder and W; make bank and place statistics anew as `changes` ask."""
     model_file = detector.model_file
-    config = CpcAdConfig(**(torch_backend.options_of(model_file) | changes))
+    config = CpcAdConfig(**(options_of(model_file) | changes))
     network = CpcAd(config, model_file.image_format.channels)
     made = ("bank", "place_mean", "place_spread", "place_encoding", "place_whitening")
     kept = {k: torch.from_numpy(v) for k, v in model_file.tensors.items() if k not in made}
@@ -116,8 +123,8 @@ def rescored(detector: Detector, changes: dict, data: Path, seed: int) -> Detect
         [s.path for s in split.train], model_file.image_format, config.size, allow=model_file.allow
     )
     network.finish(lambda: _batches(files))
-    model_file = replace(model_file, config=asdict(config), calibration=None, patch_map=config.patch_map)
-    return Detector(model_file=model_file, network=torch_backend.runner(network, torch.device("cpu")))
+    model_file = replace(model_file, config=asdict(config), calibration=None)
+    return Detector(model_file=model_file, backend=TorchBackend(network, torch.device("cpu")))
 
 
 def _batches(files: ImageFiles) -> Iterator[torch.Tensor]:

@@ -37,7 +37,7 @@ import numpy as np
 from blemish.core.errors import ImageError
 from blemish.data.dataset import open_dataset
 from blemish.inference.load import load
-from blemish.inference.onnx_backend import SUFFIX, OnnxDetector
+from blemish.inference.onnx_backend import SUFFIX, OnnxBackend, load_exported
 from blemish.inference.predict_folder import predict_to_folder
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ GOAL = 0.85
 def opened(model: Path, threads: int) -> Detector:
     """Load a model of either kind for the CPU, its network on so many threads."""
     if model.suffix.lower() == SUFFIX:
-        return OnnxDetector.load(model, threads=threads)
+        return load_exported(model, threads=threads)
     import torch
 
     torch.set_num_threads(threads)
@@ -71,7 +71,7 @@ def parts_of(detector: Detector, files: Sequence[Path]) -> dict[str, Callable[[]
         loaded = list(pool.map(detector.prepare, files))
     step = detector.batch_size
     batches = [np.stack([x for x, _ in loaded[i : i + step]]) for i in range(0, len(files), step)]
-    maps = np.concatenate([detector.network(batch) for batch in batches])
+    maps = np.concatenate([detector.backend.run(batch).maps for batch in batches])
     sizes = [size for _, size in loaded]
     inputs = [(file, Path(f"{i:04d}")) for i, file in enumerate(files)]
 
@@ -82,7 +82,7 @@ def parts_of(detector: Detector, files: Sequence[Path]) -> dict[str, Callable[[]
 
     def infer() -> None:
         for batch in batches:
-            detector.network(batch)
+            detector.backend.run(batch)
 
     def finish() -> None:
         for small_map, size in zip(maps, sizes, strict=True):
@@ -213,7 +213,7 @@ def main() -> None:
         models[name] = {
             "method": detector.model_file.method,
             "preset": detector.model_file.preset,
-            "runs_on": "onnxruntime" if isinstance(detector, OnnxDetector) else "torch",
+            "runs_on": "onnxruntime" if isinstance(detector.backend, OnnxBackend) else "torch",
             "input": [detector.model_file.image_format.channels, *detector.model_file.size],
             "batch_size": detector.batch_size,
             **throughput(detector, files, options.rounds),

@@ -158,7 +158,7 @@ def real_scores(data: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
         detector = load(Path(folder) / "run")
 
     def score(pixels: np.ndarray) -> float:
-        return image_score(detector.network(pixels[np.newaxis])[0], PcaConfig().image_score)
+        return image_score(detector.backend.run(pixels[np.newaxis]).maps[0], PcaConfig().image_score)
 
     rest = [detector.prepare(good[i])[0] for i in order[third:]]
     scores = {"none": np.array([score(pixels) for pixels in rest])}

@@ -27,7 +27,7 @@ def aurocs(run: Path, data: Path) -> dict[str, float]:
         small, _ = preprocess.load(
             sample.path, model_file.image_format, model_file.size, allow=model_file.allow
         )
-        maps.append(detector.network(small[np.newaxis])[0])
+        maps.append(detector.backend.run(small[np.newaxis]).maps[0])
     defective = [s.is_defect for s in test]
     return {
         how: image_roc([postprocess.image_score(m, how) for m in maps], defective).auroc()

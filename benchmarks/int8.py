@@ -22,21 +22,21 @@ from blemish.export.int8 import quantise
 from blemish.export.onnx import export
 from blemish.images.preprocess import load
 from blemish.inference.model_file import load_model_file
-from blemish.inference.onnx_backend import OnnxDetector
+from blemish.inference.onnx_backend import load_exported
 
 ROUNDS = 30
 
 
 def seconds(files: list[Path], image: Path) -> list[float]:
     """Seconds per image of exported models that take turns."""
-    detectors = [OnnxDetector.load(file, threads=1) for file in files]
+    detectors = [load_exported(file, threads=1) for file in files]
     model_file = detectors[0].model_file
     x = load(image, model_file.image_format, model_file.size)[0][np.newaxis]
     fastest = [float("inf")] * len(detectors)
     for _ in range(ROUNDS):
         for i, detector in enumerate(detectors):
             began = time.perf_counter()
-            detector.network(x)
+            detector.backend.run(x)
             fastest[i] = min(fastest[i], time.perf_counter() - began)
     return fastest
 

@@ -40,7 +40,7 @@ from blemish.cluster.storage import Place
 from blemish.export.onnx import export
 from blemish.inference import torch_backend
 from blemish.inference.model_file import load_model_file
-from blemish.inference.onnx_backend import OnnxDetector
+from blemish.inference.onnx_backend import load_exported
 from blemish.inference.predict_folder import row_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def cpu_seconds(detector: Detector, files: Sequence[Path], rounds: int) -> dict[
     prepared = [detector.prepare(file) for file in files]
     step = detector.batch_size
     batches = [np.stack([x for x, _ in prepared[i : i + step]]) for i in range(0, len(prepared), step)]
-    maps = np.concatenate([detector.network(batch) for batch in batches])
+    maps = np.concatenate([detector.backend.run(batch).maps for batch in batches])
 
     def decode() -> None:
         for file in files:
@@ -76,7 +76,7 @@ def cpu_seconds(detector: Detector, files: Sequence[Path], rounds: int) -> dict[
 
     def infer() -> None:
         for batch in batches:
-            detector.network(batch)
+            detector.backend.run(batch)
 
     def finish() -> None:
         for small_map, (_, size) in zip(maps, prepared, strict=True):
@@ -107,7 +107,7 @@ def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         export(run, file)
-        detector = OnnxDetector.load(file, threads=1)
+        detector = load_exported(file, threads=1)
         parts = cpu_seconds(detector, files, rounds)
         row = row_bytes(detector, files)
     return {
@@ -121,7 +121,7 @@ def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
 
 def worker_seconds(folder: Path, first: int) -> float:
     """Score partitions as a worker of a cluster does, without a cluster; seconds an image, warm."""
-    detector = OnnxDetector.load(folder / "pca.onnx", threads=1)
+    detector = load_exported(folder / "pca.onnx", threads=1)
     place = Place(at=str(folder / "out-2"))
     began, images = 0.0, 0
     for number in range(first, first + PARTITIONS + 1):

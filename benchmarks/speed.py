@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blemish.methods.components.functional import ssim_map, valid_blur_matrix
 from blemish.methods.metal import Metal
-from blemish.training.trainer import keep_freed_memory, make_accelerator
+from blemish.training.device import keep_freed_memory, make_accelerator
 
 
 def training_step(preset: str, *, keep_memory: bool, repeats: int) -> dict[str, float]:

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blemish.methods.components.encoders import DenseEncoder, ResNetEncoder
 from blemish.methods.cpc_ad import CpcAd
-from blemish.training.trainer import keep_freed_memory, make_accelerator
+from blemish.training.device import keep_freed_memory, make_accelerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable

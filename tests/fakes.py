@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from conftest import save
 
 from blemish.images.preprocess import ImageFormat
+from blemish.inference.backend import Output
 from blemish.inference.calibration import calibrate
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import ModelFile
@@ -19,6 +21,22 @@ FLOAT = ImageFormat(dtype="float32", channels=1, value_range=(0.0, 1.0))
 
 def mean_of_channels(x: np.ndarray) -> np.ndarray:
     return x.mean(axis=1)
+
+
+@dataclass(frozen=True)
+class FunctionBackend:
+    """Runs a function of images (B, C, h, w) that returns maps (B, h, w)."""
+
+    function: Callable[[np.ndarray], np.ndarray]
+
+    def run(self, images: np.ndarray) -> Output:
+        return Output(self.function(images))
+
+
+def with_options(detector: Detector, **options: object) -> Detector:
+    """The same detector of a model with other options."""
+    model_file = detector.model_file
+    return replace(detector, model_file=replace(model_file, config=model_file.config | options))
 
 
 def fake_detector(
@@ -42,16 +60,17 @@ def fake_detector(
     model_file = ModelFile(
         method="mean",
         preset="default",
-        config={},
+        config={"image_size": side, "image_score": "max"},
         image_format=image_format,
-        size=(side, side),
-        image_score="max",
         display_range=(0.0, 1.0),
         calibration=calibrate(scores, maxima) if scores else None,
         provenance={"training_digests": {}, "images": {"train": 3}, "seed": 0},
     )
     return Detector(
-        model_file=model_file, network=network, batch_size=batch_size, false_alarm_rate=false_alarm_rate
+        model_file=model_file,
+        backend=FunctionBackend(network),
+        batch_size=batch_size,
+        false_alarm_rate=false_alarm_rate,
     )
 
 

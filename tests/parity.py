@@ -11,13 +11,13 @@ import pytest
 from blemish.core.errors import ImageError
 from blemish.core.types import Prediction
 from blemish.inference import load
-from blemish.inference.onnx_backend import OnnxDetector
+from blemish.inference.onnx_backend import OnnxBackend
 
 
 def assert_same_answers(trained: Path, exported: Path, images: Sequence[Path]) -> None:
     """Scores to 1e-4, maps to 1e-3 of their range, p-values, decisions and regions the same."""
     ours, theirs = load.load(trained, device="cpu"), load.load(exported)
-    assert isinstance(theirs, OnnxDetector)
+    assert isinstance(theirs.backend, OnnxBackend)
     assert theirs.threshold == ours.threshold
     assert theirs.model_file.provenance == ours.model_file.provenance
     pairs = zip(ours.predict_many(images), theirs.predict_many(images), strict=True)

@@ -15,8 +15,9 @@ from conftest import save, tiny_image
 
 from blemish.cli.main import COMMANDS
 from blemish.core.errors import Interrupted
-from blemish.core.types import TrainedConfig
 from blemish.inference import load, torch_backend
+from blemish.methods import registry
+from blemish.methods.config import TrainedConfig
 from blemish.training import fit as fitting
 
 TRAIN_OPTIONS = (
@@ -163,7 +164,7 @@ def test_a_preset_sets_the_defaults_and_options_change_them(
 
     monkeypatch.setattr(fitting, "fit", fit)
     run("train", "--data", tiny_category, "--preset", "paper-texture", "--hidden", "77")
-    paper, config = torch_backend.preset_named("metal", "paper-texture"), caught["config"]
+    paper, config = registry.preset_named("metal", "paper-texture"), caught["config"]
     assert isinstance(config, TrainedConfig)
     assert {k for k, v in vars(paper).items() if vars(config)[k] != v} == {"hidden"}
     assert vars(config)["hidden"] == 77
@@ -172,7 +173,7 @@ def test_a_preset_sets_the_defaults_and_options_change_them(
     assert caught["resume"] is False
     run("train", "--data", tiny_category, "--resume", "--channels", "1", "--value-range", "0", "2.5")
     assert caught["resume"] is True
-    assert caught["config"] == torch_backend.preset_named("metal", "default")
+    assert caught["config"] == registry.preset_named("metal", "default")
     assert (caught["image_options"].channels, caught["image_options"].value_range) == (1, (0.0, 2.5))
 
 

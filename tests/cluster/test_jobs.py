@@ -29,7 +29,7 @@ from blemish.cluster import jobs as cells
 from blemish.cluster.session import joined
 from blemish.evaluation import benchmark
 from blemish.evaluation.jobs import Progress
-from blemish.inference import torch_backend
+from blemish.methods import registry
 from blemish.methods.registry import METHODS
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
@@ -430,7 +430,7 @@ def test_what_cannot_be_done_is_one_line_of_each_job_and_nothing_is_lost(
 
 @pytest.mark.parametrize(("method", "preset"), [(m, p) for m in METHODS for p in METHODS[m].presets])
 def test_a_training_gets_the_options_that_were_given(method: str, preset: str):
-    usual = torch_backend.preset_named(method, preset)
+    usual = registry.preset_named(method, preset)
     kind = TrainArguments[type(usual)]
 
     def parsed(*words: str) -> TrainArguments:

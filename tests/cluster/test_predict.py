@@ -19,6 +19,8 @@ from commands import refused, run
 from conftest import save, tiny_image
 from faulty_s3 import SETTINGS, FaultyS3, client_of, faulty_s3
 
+from blemish.methods import registry
+
 pytest.importorskip("ray", reason="ray is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 psutil = pytest.importorskip("psutil", reason="psutil is not installed")
@@ -55,7 +57,6 @@ def two_nodes(environment: None) -> Iterator[Any]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Principal components of 32 x 32 pixels, exported."""
     from blemish.export.onnx import export
-    from blemish.inference import torch_backend
     from blemish.training import fit
 
     folder = tmp_path_factory.mktemp("model")
@@ -64,7 +65,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit.fit(
         folder / "good",
         method="pca",
-        config=replace(torch_backend.preset_named("pca", "default"), image_size=32, calibration_fraction=0.5),
+        config=replace(registry.preset_named("pca", "default"), image_size=32, calibration_fraction=0.5),
         out=folder / "run",
         device="cpu",
     )

@@ -6,21 +6,25 @@ import csv
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from commands import run
 from conftest import save, tiny_defect, tiny_image
-from fakes import fake_detector, mean_of_channels
+from fakes import fake_detector
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from blemish.core.errors import UsageError
-from blemish.core.types import Sample
+from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Split, open_dataset, split_good
 from blemish.evaluation import anomalib as peer
-from blemish.evaluation.anomalib import Peer, Raw
+from blemish.evaluation.anomalib import AnomalibBackend
+from blemish.inference.detector import Detector
 from blemish.inference.postprocess import to_original_size
+from blemish.training.calibrate import calibrate_model
 
 FAKE = Path(__file__).parents[1] / "fake_anomalib"
 
@@ -47,23 +51,34 @@ def scores_of(run_folder: Path) -> dict[str, float]:
         return {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
 
 
-# --- a detector that asks ---
+# --- a detector around somebody else's network ---
+
+
+def answers(scores: list[float], maps: np.ndarray | None) -> AnomalibBackend:
+    class Network:
+        device = torch.device("cpu")
+
+        def eval(self) -> Network:
+            return self
+
+        def __call__(self, batch: torch.Tensor) -> SimpleNamespace:
+            assert batch.shape[1] == 3
+            found = None if maps is None else torch.from_numpy(maps[: len(batch)])
+            return SimpleNamespace(pred_score=torch.tensor(scores[: len(batch)]), anomaly_map=found)
+
+    return AnomalibBackend(Network())
 
 
 def test_answers_come_back_as_they_are_and_at_the_images_own_size(tmp_path: Path):
     wide = save(tmp_path / "wide.png", np.zeros((24, 48, 3), np.uint8))
     tall = save(tmp_path / "tall.png", np.zeros((32, 16, 3), np.uint8))
-    small = np.array([[-500.0, 0.0, 500.0]], np.float32)
-    answers = {wide: Raw(score=250.0, map=small), tall: Raw(score=-3.5, map=None)}
-    detector = Peer(
-        model_file=fake_detector(grey_levels=(255, 0)).model_file,  # calibrated on scores 0 and 1
-        network=mean_of_channels,
-        ask=lambda paths: [answers[p] for p in paths],
-    )
-    first, second = detector.predict_many(iter([wide, tall]))
+    small = np.array([[[-500.0, 0.0, 500.0]]], np.float32)
+    calibrated = fake_detector(grey_levels=(255, 0)).model_file  # on scores 0 and 1
+    first = Detector(model_file=calibrated, backend=answers([250.0], small)).predict(wide)
+    second = Detector(model_file=calibrated, backend=answers([-3.5], None)).predict(tall)
     assert (first.score, second.score) == (250.0, -3.5)
     assert (first.path, second.path) == (str(wide), str(tall))
-    np.testing.assert_array_equal(first.anomaly_map, to_original_size(small, (24, 48)))
+    np.testing.assert_array_equal(first.anomaly_map, to_original_size(small[0], (24, 48)))
     assert (first.anomaly_map.min(), first.anomaly_map.max()) == (-500, 500)
     assert second.anomaly_map.shape == (32, 16)
     assert not second.anomaly_map.any()
@@ -72,11 +87,21 @@ def test_answers_come_back_as_they_are_and_at_the_images_own_size(tmp_path: Path
     assert (first.threshold, first.anomalous, second.anomalous) == (1.0, True, False)
 
 
-def test_one_answer_for_each_image(tmp_path: Path):
-    path = save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
-    model_file = fake_detector().model_file
-    with pytest.raises(ValueError, match="shorter"):
-        list(Peer(model_file=model_file, network=mean_of_channels, ask=lambda _: []).predict_many([path]))
+def test_each_image_has_its_own_score_and_map(tmp_path: Path):
+    paths = [save(tmp_path / f"{i}.png", np.zeros((32, 32, 3), np.uint8)) for i in range(3)]
+    maps = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((3, 1, 4, 4), np.float32)
+    detector = Detector(model_file=fake_detector().model_file, backend=answers([7.0, 8.0, 9.0], maps))
+    found = [p for p in detector.predict_many(paths) if isinstance(p, Prediction)]
+    assert [p.score for p in found] == [7.0, 8.0, 9.0]
+    assert [float(p.anomaly_map.max()) for p in found] == [0.0, 1.0, 2.0]
+
+
+def test_grey_images_become_rgb(tmp_path: Path):
+    grey = np.full((2, 1, 16, 16), 0.5, np.float32)
+    output = answers([1.0, 2.0], None).run(grey)  # the network asserts three channels
+    assert output.maps.shape == (2, 1, 1)
+    assert output.scores is not None
+    assert output.scores.tolist() == [1.0, 2.0]
 
 
 # --- training and evaluating with the stand-in ---
@@ -132,7 +157,7 @@ def test_it_trains_on_the_images_that_a_method_of_ours_trains_on(
 
     ours = fit.fit(tiny_category, method="pca", seed=5, device="cpu").model_file.provenance
     split = split_good(open_dataset(tiny_category), validation_fraction=0, calibration_fraction=0.1, seed=5)
-    theirs = peer._model_file("Fake", "tiny", split, [Raw(score=1.0, map=None)], 5).provenance
+    theirs = peer._model_file("Fake", "tiny", split, 5).provenance
     assert theirs["fingerprint"] == ours["fingerprint"]
     assert theirs["training_digests"] == ours["training_digests"]
 
@@ -162,19 +187,19 @@ def test_a_leak_is_found_as_for_a_method_of_ours(tmp_path: Path, anomalib, no_re
     assert len(seen) == 3
 
 
-def test_the_map_of_a_picture_is_drawn_between_colours_of_good_images(tmp_path: Path, anomalib):
-    first = Sample(path=save(tmp_path / "a.png", tiny_image(0)), split="train")
-    split = Split(train=[first], validation=[], calibration=[first])
-    held_out = [
-        Raw(score=0.0, map=np.array([[1.0, 2.0, 5.0]])),
-        Raw(score=0.0, map=np.array([[3.0, 4.0, 9.0]])),
-    ]
-    model_file = peer._model_file("Fake", "tiny", split, held_out, 0)
+def test_colours_and_thresholds_come_from_the_held_out_images(tmp_path: Path, anomalib):
+    files = [save(tmp_path / f"{i}.png", np.full((8, 24, 3), 0, np.uint8)) for i in range(2)]
+    first, second = (Sample(path=f, split="train") for f in files)
+    split = Split(train=[first], validation=[], calibration=[first, second])
+    maps = np.array([[[1.0, 2.0, 5.0]], [[3.0, 4.0, 9.0]]], np.float32).repeat(8, 1).repeat(8, 2)
+    described = peer._model_file("Fake", "tiny", split, 0)
+    assert described.size == (8, 24)
+    made = calibrate_model(described, answers([0.5, 0.25], maps[:, None]), split)
     # medians 2 and 4: from 3; maxima 5 and 9: their median 7 lies 4 above it, and the end three times as far
-    assert model_file.display_range == (3.0, 15.0)
-    assert model_file.size == (1, 3)
-    assert model_file.calibration is not None
-    np.testing.assert_array_equal(model_file.calibration.map_maxima, [5, 9])
+    assert made.display_range == (3.0, 15.0)
+    assert made.calibration is not None
+    np.testing.assert_array_equal(made.calibration.map_maxima, [5, 9])
+    np.testing.assert_array_equal(made.calibration.scores, [0.25, 0.5])
 
 
 # --- refusals ---

@@ -24,7 +24,7 @@ from blemish.core.errors import DataError
 from blemish.evaluation import benchmark
 from blemish.evaluation.benchmark import Cell, Progress
 from blemish.evaluation.benchmark_report import write_results
-from blemish.inference import torch_backend
+from blemish.methods import registry
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -220,9 +220,9 @@ def test_the_folder_follows_seed_options_and_libraries(tmp_path: Path, monkeypat
         return folder_of(tmp_path / "a", **options).rsplit("-", 1)[1]
 
     seen = [digest(), digest(seeds=(1,)), digest(methods=("kde",)), digest(methods=("metal:paper-object",))]
-    named = torch_backend.preset_named
+    named = registry.preset_named
     with monkeypatch.context() as changed:
-        changed.setattr(torch_backend, "preset_named", lambda *a: replace(named(*a), image_score="max"))
+        changed.setattr(registry, "preset_named", lambda *a: replace(named(*a), image_score="max"))
         seen.append(digest())
     with monkeypatch.context() as changed:
         changed.setattr("importlib.metadata.version", lambda name: "9" if name == "torch" else "1")
@@ -532,7 +532,7 @@ def names_in(out: Path, data: Path) -> list[str]:
     cells = content["cells"]
     assert (content["failed"], content["missing"]) == ({}, [])
     for cell in cells:
-        usual = torch_backend.preset_named(cell["method"], "default")
+        usual = registry.preset_named(cell["method"], "default")
         assert cell["config"] == json.loads(json.dumps(vars(usual)))
         assert cell["code"] == benchmark.code_fingerprint(cell["method"])
         assert len(cell["data"]) == 64

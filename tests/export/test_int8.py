@@ -18,7 +18,7 @@ from blemish.data.dataset import open_dataset, split_good
 from blemish.export.int8 import quantise, split_of, trained_layers
 from blemish.inference import torch_backend
 from blemish.inference.model_file import load_model_file
-from blemish.inference.onnx_backend import OnnxDetector
+from blemish.inference.onnx_backend import OnnxBackend
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.training import fit
 
@@ -49,7 +49,7 @@ def test_its_thresholds_are_those_of_the_images_that_were_held_out(
     int8: Path, tiny_model: Path, tiny_category: Path
 ):
     model = blemish.load(int8)
-    assert isinstance(model, OnnxDetector)
+    assert isinstance(model.backend, OnnxBackend)
     model_file = load_model_file(tiny_model)
     split = split_good(
         open_dataset(tiny_category),

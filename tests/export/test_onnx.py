@@ -21,10 +21,10 @@ from PIL import Image
 
 import blemish
 from blemish.core.errors import ImageError, ModelError, UsageError
-from blemish.core.types import DetectorConfig, TrainedConfig
 from blemish.export.onnx import export
 from blemish.inference import load
-from blemish.inference.onnx_backend import CALIBRATION, DESCRIPTION, OnnxDetector
+from blemish.inference.onnx_backend import CALIBRATION, DESCRIPTION, load_exported
+from blemish.methods.config import DetectorConfig, TrainedConfig
 from blemish.methods.metal import MetalConfig
 from blemish.methods.registry import METHODS
 from blemish.training import fit
@@ -150,7 +150,7 @@ def test_what_is_not_installed_is_named_with_what_brings_it(
 
 def test_batches_and_threads_do_not_matter(tiny_onnx: Path, tiny_category: Path):
     images = sorted((tiny_category / "test").rglob("*.png"))
-    detectors = [OnnxDetector.load(tiny_onnx, batch_size=n, threads=1) for n in (1, 3, 16)]
+    detectors = [load_exported(tiny_onnx, batch_size=n, threads=1) for n in (1, 3, 16)]
     scores = [[p.score for p in d.predict_many(images) if not isinstance(p, ImageError)] for d in detectors]
     assert len(scores[0]) == len(images)
     assert scores[1] == pytest.approx(scores[0], rel=1e-5)
@@ -264,4 +264,4 @@ def test_a_foreign_graph_is_refused(tmp_path: Path):
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ModelError, match="no blemish model"):
-        OnnxDetector.load(tmp_path / "other.onnx")
+        load_exported(tmp_path / "other.onnx")

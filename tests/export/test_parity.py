@@ -19,9 +19,9 @@ import tifffile
 from parity import assert_same_answers
 from PIL import Image
 
-from blemish.core.types import DetectorConfig
 from blemish.export.onnx import export
 from blemish.images import decode
+from blemish.methods.config import DetectorConfig
 from blemish.methods.registry import METHODS
 from blemish.training import fit
 

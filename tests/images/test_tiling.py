@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import run
 from conftest import save
-from fakes import RGB8, fake_detector
+from fakes import RGB8, fake_detector, with_options
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -102,9 +102,7 @@ def test_too_small_an_image_and_impossible_tiles_are_refused():
 
 def tiled(network, *, side: int = 32, overlap: float = 0.5) -> Detector:
     detector = fake_detector(network=network, side=side, grey_levels=[100, 120, 140])
-    return replace(
-        detector, model_file=replace(detector.model_file, tiling=Tiling(size=(side, side), overlap=overlap))
-    )
+    return with_options(detector, tile_size=side, tile_overlap=overlap)
 
 
 def blurred(x: np.ndarray) -> np.ndarray:
@@ -133,8 +131,7 @@ def test_one_that_looks_farther_does_not(size=(32, 75)):
 
 def test_an_image_of_one_tile_is_scored_as_without_tiles(tiny_model: Path, tiny_category: Path):
     plain = load.load(tiny_model, device="cpu")
-    tiling = Tiling(size=(64, 64), overlap=0.25)
-    cut = replace(plain, model_file=replace(plain.model_file, tiling=tiling))
+    cut = with_options(plain, tile_size=64, tile_overlap=0.25)
     for path in sorted((tiny_category / "test").rglob("*.png"))[:4]:
         a, b = plain.predict(path), cut.predict(path)
         np.testing.assert_array_equal(a.anomaly_map, b.anomaly_map)
@@ -146,7 +143,7 @@ def test_a_part_is_as_bad_as_its_worst_tile():
     picture[:, 70:] = 200  # only the last tile, from 64, is 200 on the average of its brightest hundredth
     picture[5, 5] = 255
     detector = tiled(lambda x: x.mean(axis=1), overlap=0.0)
-    top = replace(detector, model_file=replace(detector.model_file, image_score="mean"))
+    top = with_options(detector, image_score="mean")
     assert detector.predict(picture).score == 1.0
     assert top.predict(picture).score == pytest.approx((26 * 200 + 6 * 50) / 32 / 255, rel=1e-6)
     assert [(r.x0, r.x1) for r in detector.predict(picture).regions] == [(5, 6), (70, 96)]

@@ -33,11 +33,9 @@ from blemish.methods.metal import Metal, MetalConfig
 MODEL_FILE = ModelFile(
     method="metal",
     preset="default",
-    config={"image_size": [32, 48], "smoothing": 4.0, "patience": None},
+    config={"image_size": [32, 48], "image_score": "top5", "smoothing": 4.0, "patience": None},
     image_format=ImageFormat(dtype="uint16", channels=5, value_range=(0.0, 4095.0)),
     allow=frozenset({"channels"}),
-    size=(32, 48),
-    image_score="top5",
     display_range=(0.0, 0.1 + 0.2),
     calibration=calibrate([3.0, 1 / 3, 2.0], [5.0, 4.0, 6.0]),
     provenance={"dataset": "bottle", "seed": 3, "training_digests": {"ab": "ä.png"}},
@@ -194,8 +192,10 @@ def test_damaged_description(tmp_path, description):
 @pytest.mark.parametrize(
     "change",
     [
-        {"size": [32]},
-        {"size": None},
+        {"config": {"image_size": [32]}},
+        {"config": {"image_size": None}},
+        {"config": {"image_size": 32, "tile_size": 8}},
+        {"config": None},
         {"allow": 3},
         {"image_format": {"dtype": "uint8"}},
         {"image_format": None},
@@ -225,7 +225,6 @@ def model(tmp_path) -> Path:
     model_file = replace(
         MODEL_FILE,
         config={"image_size": [32, 32], "patch_size": 8, "embedding": 8, "hidden": 16, "heads": 2},
-        size=(32, 32),
         tensors={k: v.numpy() for k, v in network.state_dict().items()},
     )
     save_model_file(tmp_path / "model.safetensors", model_file)

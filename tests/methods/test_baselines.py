@@ -287,7 +287,7 @@ def test_pca_on_bottle(data_root):
     found, masks = np.zeros((2, len(test), 128, 128))
     for i, sample in enumerate(test):
         small, _ = load(sample.path, detector.model_file.image_format, config.size)
-        found[i] = detector.network(small[None])[0]
+        found[i] = detector.backend.run(small[None]).maps[0]
         if sample.mask is not None:
             with Image.open(sample.mask) as mask:
                 masks[i] = mask.convert("L").resize((128, 128), Image.Resampling.NEAREST)

@@ -745,7 +745,6 @@ def test_paper_preset_is_the_papers_numbers():
     assert (PAPER.validation_fraction, PAPER.calibration_fraction) == (0.0, 0.0)
     # Sec. 5.1 and 5.2
     assert (PAPER.image_score, PAPER.interpolation) == ("top5", "nearest")
-    assert PAPER.patch_map == "nearest"
     # the notes on what it leaves open; nothing of ours
     assert (PAPER.window, PAPER.skip, PAPER.steps_ahead, PAPER.combine) == ("patch", 1, 5, "mean")
     assert (PAPER.score, PAPER.place_statistics, PAPER.exposure) == ("infonce", False, False)

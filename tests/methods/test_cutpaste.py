@@ -9,7 +9,8 @@ from sklearn.covariance import EmpiricalCovariance
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
-from blemish.inference import load, torch_backend
+from blemish.inference import load
+from blemish.inference.torch_backend import TorchBackend
 from blemish.methods.baselines import cutpaste, cutpaste_augment
 from blemish.methods.baselines.cutpaste import CutPaste, CutPasteConfig
 from blemish.methods.baselines.cutpaste_backbones import BasicBlock, DenseTrunk, ResNet18
@@ -220,8 +221,8 @@ def test_a_map_spreads_the_density_or_its_root():
 def test_score_does_not_depend_on_the_company():
     x = images(6)
     network = finished(x)
-    run = torch_backend.runner(network, torch.device("cpu"))
-    together = run(x.numpy())
+    run = TorchBackend(network, torch.device("cpu"))
+    together = run.run(x.numpy()).maps
     for i in range(6):
         assert np.array_equal(together[i], run(x[i : i + 1].numpy())[0])
 

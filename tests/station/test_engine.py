@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import RGB8, fake_detector
+from fakes import RGB8, fake_detector, with_options
 from PIL import Image
 
 pytest.importorskip("sqlalchemy", reason="the station's packages are not installed")
@@ -314,13 +314,8 @@ def test_many_senders_get_each_their_own():
 
 
 def test_tiles_are_scored_too():
-    from dataclasses import replace
-
-    from blemish.core.types import Tiling
-
     detector = fake_detector(grey_levels=LEVELS)
-    tiling = Tiling(size=(32, 32), overlap=0.25)
-    cut = replace(detector, model_file=replace(detector.model_file, tiling=tiling))
+    cut = with_options(detector, tile_size=32, tile_overlap=0.25)
     with running(cut) as engine:
         said = answer(engine.submit(request(77, side=70)))
         assert said.score == pytest.approx(77 / 255)

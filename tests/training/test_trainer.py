@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from blemish.core.errors import Interrupted, TrainingError
-from blemish.core.types import TrainedConfig
+from blemish.methods.config import TrainedConfig
 from blemish.training import trainer as training
-from blemish.training.trainer import Trainer, learning_rate_at, make_accelerator
+from blemish.training.device import make_accelerator
+from blemish.training.trainer import Trainer, learning_rate_at
 
 FALLING = TrainedConfig(learning_rate=1.0, schedule="constant", batch_size=2, epochs=3)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from blemish.core.types import DetectorConfig
+from blemish.methods.config import DetectorConfig
 
 Config = TypeVar("Config", bound=DetectorConfig)
 Allowed = Literal["channels", "depth"]

@@ -1,24 +1,16 @@
-"""The words every room shares: samples, predictions, regions, tilings and the options of a method."""
+"""The words every room shares: samples, predictions, regions and tilings."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import numpy as np
-
-    from blemish.core.errors import ImageError
-
-PatchMap = Literal["nearest", "linear"]
-"""Scores of patches that overlap by half: blocks as they are, or smoothed (`scoring.pixel_map`)."""
 
 MIN_SIDE = 16
 """The shortest side in pixels. Our choice: below it there is no patch with surroundings to learn from."""
@@ -139,104 +131,3 @@ class Tiling:
             raise UsageError(f"--tile-size {min(self.size)}: must be {MIN_SIDE} or larger")
         if not 0 <= self.overlap <= 0.5:
             raise UsageError(f"--tile-overlap {self.overlap}: must lie between 0 and 0.5")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectorConfig:
-    """The options that every method has. Those without a training loop have no others but their own."""
-
-    image_size: int | tuple[int, int] = 128
-    """Images are resized to this: one number for a square, or height and width, in pixels."""
-    image_score: Literal["max", "mean", "top1", "top5"] = "top1"
-    """The image score: largest value, mean, or mean of the top 1 % or 5 % of the anomaly map."""
-    calibration_fraction: float = 0.1
-    """Share of the good images that set thresholds; they take no part in training or early stopping."""
-    tile_size: int | tuple[int, int] | None = None
-    """Cut images into tiles of this many pixels, each resized to `image_size`; None: resize them whole."""
-    tile_overlap: float = 0.25
-    """Share of a tile's side that neighbouring tiles have in common at least, in [0, 0.5]."""
-
-    def __post_init__(self) -> None:
-        """Refuse a size that no image has. Raises UsageError."""
-        if min(self.size) < 1:
-            raise UsageError(f"--image-size {min(self.size)}: must be 1 or larger")
-        _ = self.tiling  # which refuses as well
-
-    def check_counts(self, *options: str) -> None:
-        """Refuse options that count something and are below 1 (None is not). Raises UsageError."""
-        for option in options:
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise UsageError(f"--{option.replace('_', '-')} {value}: must be 1 or larger")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the resized image, in pixels."""
-        return _pair(self.image_size)
-
-    @property
-    def tiling(self) -> Tiling | None:
-        """How images are cut into tiles, or None: they are not."""
-        if self.tile_size is None:
-            return None
-        return Tiling(size=_pair(self.tile_size), overlap=self.tile_overlap)
-
-    @property
-    def loading_size(self) -> tuple[int, int]:
-        """Height and width at which training images are kept; larger than `size` for random crops."""
-        return self.size
-
-    @property
-    def patch_map(self) -> PatchMap | None:
-        """How the network's output becomes a map: None when its values are pixels of the resized image."""
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedConfig(DetectorConfig):
-    """The options that every method with a training loop has; each method's config adds its own."""
-
-    epochs: int | None = None
-    """Passes over the training images at most; None: as many as `steps` takes."""
-    steps: int = 400
-    """Optimiser steps when `epochs` is None."""
-    batch_size: int = 64
-    """Images in an optimiser step."""
-    learning_rate: float = 1e-3
-    """Adam's learning rate (its peak when the schedule is cosine)."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """constant, or a warm-up over the first tenth (50 steps at most), then half a cosine to zero."""
-    min_epochs: int = 0
-    """Early stopping begins after this epoch."""
-    patience: int | None = None
-    """Stop after this many epochs without a better validation loss; None: never stop early."""
-    validation_fraction: float = 0.0
-    """Share of the good images that choose the best epoch, whose weights are kept; 0: the last one's are."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that no training can use. Raises UsageError."""
-        super().__post_init__()
-        self.check_counts("epochs", "steps", "batch_size", "patience")
-        if self.min_epochs < 0:
-            raise UsageError(f"--min-epochs {self.min_epochs}: must be 0 or larger")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"--learning-rate {self.learning_rate}: must be a finite number above 0")
-
-        if self.patience is not None and not self.validation_fraction:
-            raise UsageError("--patience needs validation images: give --validation-fraction above 0")
-
-
-def _pair(side: int | tuple[int, int]) -> tuple[int, int]:
-    return (side, side) if isinstance(side, int) else side
-
-
-class Detector(Protocol):
-    """What every trained detector does, whichever library runs its network."""
-
-    def predict(self, image: object) -> Prediction:
-        """Score one image: a path, an array (H, W) or (H, W, C), or a PIL image."""
-        ...
-
-    def predict_many(self, paths: Sequence[Path]) -> Iterable[Prediction | ImageError]:
-        """Score many files in order, decoding ahead; an unreadable file yields its error."""
-        ...

@@ -17,25 +17,25 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blemish.core.errors import BlemishError, UsageError
-from blemish.core.types import Prediction
+from blemish.core.files import write_whole
 from blemish.data.dataset import open_dataset, split_good
-from blemish.data.hashing import file_digest, fingerprint
 from blemish.evaluation.evaluate import evaluate
 from blemish.images import decode, preprocess
-from blemish.inference import postprocess
-from blemish.inference.calibration import calibrate
+from blemish.inference.backend import Output
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import ModelFile
+from blemish.training.calibrate import calibrate_model
+from blemish.training.run_folder import provenance_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from blemish.data.dataset import Split
 
@@ -46,35 +46,26 @@ EPOCHS = 100
 configuration of GANomaly has this number, and an early stopping that we leave out, as it looks at labels."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Raw:
-    """What a model says of an image: its score, and its map (h, w) if it makes one; unbounded."""
+class AnomalibBackend:
+    """Runs a model of anomalib's, which resizes and normalises the images itself."""
 
-    score: float
-    map: np.ndarray | None
+    def __init__(self, network: Any) -> None:
+        """Take a trained `AnomalibModule` whose post-processor neither clamps nor thresholds."""
+        self.network = network.eval()
 
+    def run(self, images: np.ndarray) -> Output:
+        """Score images, float32 (B, 1 or 3, h, w) in [0, 1]; of a model without maps they are of one zero."""
+        import torch
 
-@dataclass(frozen=True, kw_only=True)
-class Peer(Detector):
-    """A detector that asks somebody else: `ask` gives an answer for each path, in order."""
-
-    ask: Callable[[Sequence[Path]], list[Raw]]
-
-    def predict_many(self, paths: Iterable[Path]) -> Iterator[Prediction]:  # type: ignore[override]  # no films
-        """Ask for all at once; maps are brought to the images' own size, scores stay as they came."""
-        asked = list(paths)
-        for path, answer in zip(asked, self.ask(asked), strict=True):
-            small = np.zeros((1, 1), np.float32) if answer.map is None else answer.map
-            anomaly_map = postprocess.to_original_size(small, decode.read(path).shape[:2])
-            calibration, threshold = self.model_file.calibration, self.threshold
-            yield Prediction(
-                path=str(path),
-                score=answer.score,
-                p_value=None if calibration is None else calibration.p_value(answer.score),
-                threshold=threshold,
-                anomalous=None if threshold is None else answer.score > threshold,
-                anomaly_map=anomaly_map,
-            )
+        x = torch.from_numpy(images)
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        with torch.inference_mode():
+            answer = self.network(x.to(self.network.device))
+        maps = np.zeros((len(x), 1, 1), np.float32)
+        if answer.anomaly_map is not None:
+            values = answer.anomaly_map.float().cpu().numpy()
+            maps = values.reshape(len(x), *values.shape[-2:])
+        return Output(maps, answer.pred_score.float().cpu().numpy().reshape(len(x)))
 
 
 def anomalib_version() -> str:
@@ -94,19 +85,19 @@ def train_and_evaluate(model: str, data: Path, seed: int, out: Path) -> dict[str
     dataset = open_dataset(data)
     split = split_good(dataset, validation_fraction=0, calibration_fraction=CALIBRATION_FRACTION, seed=seed)
     began = time.monotonic()
-    ask = _train(model, [s.path for s in split.train], seed, out)
+    backend = AnomalibBackend(_train(model, [s.path for s in split.train], seed, out))
     seconds = time.monotonic() - began
-    held_out = ask([s.path for s in split.calibration])
-    model_file = _model_file(model, dataset.name, split, held_out, seed)
+    model_file = calibrate_model(_model_file(model, dataset.name, split, seed), backend, split)
     _write_run(out, model_file, seconds)
-    has_maps = all(answer.map is not None for answer in held_out)
+    blank = np.zeros((1, model_file.image_format.channels, *model_file.size), np.float32)
+    has_maps = backend.run(blank).maps.size > 1
     measured = replace(dataset, has_masks=dataset.has_masks and has_maps)
-    return evaluate(Peer(model_file=model_file, network=_unused, ask=ask), measured, out / "evaluation")
+    return evaluate(Detector(model_file=model_file, backend=backend), measured, out / "evaluation")
 
 
-def _train(model: str, good: Sequence[Path], seed: int, out: Path) -> Callable[[Sequence[Path]], list[Raw]]:
-    """Train with anomalib's own engine and defaults; returns a function that scores images."""
-    from anomalib import models
+def _train(model: str, good: Sequence[Path], seed: int, out: Path) -> Any:
+    """Train with anomalib's own engine and defaults; returns its model."""
+    models = importlib.import_module("anomalib.models")
     from anomalib.callbacks import ModelCheckpoint
     from anomalib.data import Tabular
     from anomalib.engine import Engine
@@ -116,18 +107,6 @@ def _train(model: str, good: Sequence[Path], seed: int, out: Path) -> Callable[[
     kind = getattr(models, model, None)
     if kind is None:
         raise UsageError(f"anomalib:{model}: anomalib has no such model; names are as in anomalib.models")
-
-    def images_of(split: str, paths: Sequence[Path]) -> Any:
-        rows = [{"image_path": str(p.resolve()), "label_index": 0, "split": split} for p in paths]
-        return Tabular(
-            name=split,
-            samples=rows + ([] if split == "test" else [rows[0] | {"split": "test"}]),
-            num_workers=0,
-            test_split_mode="from_dir",
-            val_split_mode="same_as_test",
-            seed=seed,
-        )
-
     seed_everything(seed)
     raw = PostProcessor(enable_normalization=False, enable_thresholding=False)
     network = kind(post_processor=raw, evaluator=False, visualizer=False)
@@ -137,43 +116,36 @@ def _train(model: str, good: Sequence[Path], seed: int, out: Path) -> Callable[[
         max_epochs=EPOCHS,  # a model's own number replaces it
         callbacks=[ModelCheckpoint(save_top_k=0)],  # none: 2 GB after each epoch for some models
     )
-    engine.fit(model=network, datamodule=images_of("train", good))
+    rows = [{"image_path": str(p.resolve()), "label_index": 0, "split": "train"} for p in good]
+    images = Tabular(
+        name="train",
+        samples=[*rows, rows[0] | {"split": "test"}],  # it always wants something to test on
+        num_workers=0,
+        test_split_mode="from_dir",
+        val_split_mode="same_as_test",
+        seed=seed,
+    )
+    engine.fit(model=network, datamodule=images)
+    return network
 
-    def ask(paths: Sequence[Path]) -> list[Raw]:
-        found: dict[str, Raw] = {}
-        for batch in engine.predict(model=network, datamodule=images_of("test", paths)) or []:
-            maps = [None] * len(batch.image_path) if batch.anomaly_map is None else batch.anomaly_map
-            for path, score, one in zip(batch.image_path, batch.pred_score, maps, strict=True):
-                values = None if one is None else one.float().cpu().numpy().squeeze()
-                found[str(path)] = Raw(score=float(score), map=values)
-        return [found[str(path.resolve())] for path in paths]
 
-    return ask
+def _model_file(model: str, dataset: str, split: Split, seed: int) -> ModelFile:
+    """Describe the peer as our models are described; its weights stay with it.
 
-
-def _model_file(model: str, dataset: str, split: Split, held_out: Sequence[Raw], seed: int) -> ModelFile:
-    """Describe the peer as our models are described; its weights stay with it."""
-    maps = [answer.map for answer in held_out if answer.map is not None]
-    scores = np.array([answer.score for answer in held_out])
-    maxima = np.array([m.max() for m in maps]) if maps else scores
-    low = float(np.median([np.median(m) for m in maps])) if maps else 0.0
+    Images go to it at the size of the first training image, and are resized once more by its own rules.
+    """
     first = split.train[0].path
-    digests = {file_digest(s.path): s.path.name for s in split.train}
+    image = decode.read(first)
+    provenance = provenance_of(dataset, split, seed)
     return ModelFile(
         method=f"{METHOD}:{model}",
         preset="default",
-        config={},
-        image_format=preprocess.format_of([(str(first), decode.read(first))]),
-        size=maps[0].shape if maps else (1, 1),
-        image_score="max",
-        display_range=(low, low + 3 * (float(np.median(maxima)) - low)),
-        calibration=calibrate(scores, maxima),
-        provenance={
-            "dataset": dataset,
-            "fingerprint": fingerprint(list(digests)),
-            "training_digests": digests,
+        config={"image_size": list(image.shape[:2]), "image_score": "max"},
+        image_format=preprocess.format_of([(str(first), image)]),
+        display_range=(0.0, 1.0),
+        provenance=provenance
+        | {
             "images": {"train": len(split.train), "calibration": len(split.calibration)},
-            "seed": seed,
             "versions": {p: importlib.metadata.version(p) for p in ("blemish", "anomalib", "torch")},
         },
     )
@@ -189,11 +161,7 @@ def _write_run(out: Path, model_file: ModelFile, seconds: float) -> None:
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "result": {"seconds": seconds},
     }
-    (out / "run.json").write_text(json.dumps(run, indent=2) + "\n")
-
-
-def _unused(_: np.ndarray) -> np.ndarray:
-    raise NotImplementedError("a peer is asked, not run")
+    write_whole(out / "run.json", json.dumps(run, indent=2) + "\n")
 
 
 def main(arguments: Sequence[str]) -> int:

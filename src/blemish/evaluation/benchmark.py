@@ -23,7 +23,7 @@ from blemish.data.dataset import check_evaluable, dataset_fingerprint, open_data
 from blemish.data.hashing import source_digest
 from blemish.evaluation import anomalib
 from blemish.evaluation.jobs import Processes, Progress, follow
-from blemish.inference import torch_backend
+from blemish.methods import registry
 from blemish.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def plan(methods: Sequence[str], categories: dict[str, Path], seeds: Sequence[in
         if method == anomalib.METHOD and preset:
             config = {"anomalib": anomalib.anomalib_version()}
         else:
-            config = asdict(torch_backend.preset_named(method, preset or "default"))
+            config = asdict(registry.preset_named(method, preset or "default"))
         named = {"method": method, "preset": preset or "default", "config": config}
         chosen.append(named | software(method))
     fingerprints = {}

@@ -27,10 +27,11 @@ from blemish.data.dataset import open_dataset, read_mask, split_good
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.export.onnx import export
 from blemish.inference import torch_backend
+from blemish.inference.backend import Output
 from blemish.inference.model_file import load_model_file
-from blemish.inference.onnx_backend import INPUT, OnnxDetector, attach, portion_of
+from blemish.inference.onnx_backend import INPUT, attach, load_exported, portion_of
 from blemish.metrics import roc
-from blemish.training import fit
+from blemish.training.calibrate import calibrate_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,13 +85,13 @@ def quantise(model: Path, data: Path, out: Path) -> Comparison:
     with tempfile.TemporaryDirectory(prefix=".blemish-") as temporary:
         file, rounded = Path(temporary) / "fp32.onnx", Path(temporary) / "int8.onnx"
         export(model, file)
-        exact = OnnxDetector.load(file)
+        exact = load_exported(file)
         _check_held_out(model_file, exact, split, data)
         layers = _round(file, rounded, model_file, exact, [s.path for s in split.train[:IMAGES]], model)
-        network = OnnxDetector.load(rounded).network
+        backend = load_exported(rounded).backend
         noted = replace(model_file, provenance=model_file.provenance | {QUANTISATION: "int8"})
-        _write(rounded, fit.calibrated(noted, network, split), out)
-    return _compare(layers, exact, OnnxDetector.load(out), dataset, split)
+        _write(rounded, calibrate_model(noted, backend, split), out)
+    return _compare(layers, exact, load_exported(out), dataset, split)
 
 
 def split_of(model_file: ModelFile, dataset: Dataset, data: Path, model: Path) -> Split:
@@ -120,7 +121,7 @@ def _check_held_out(model_file: ModelFile, exact: Detector, split: Split, data: 
         )
     if known is None:
         return
-    again = fit.calibrated(model_file, exact.network, split).calibration
+    again = calibrate_model(model_file, exact.backend, split).calibration
     assert again is not None
     if np.abs(again.scores - known.scores).max() > SAME * np.abs(known.scores).max():
         raise _other_data(data, "the images held out are not those that calibrated the model")
@@ -154,11 +155,14 @@ class _GoodImages:
     def _of(self, detector: Detector, paths: Sequence[Path]) -> Iterator[dict[str, np.ndarray]]:
         seen: list[np.ndarray] = []
 
-        def network(x: np.ndarray) -> np.ndarray:
-            seen.extend(x)
-            return detector.network(x)
+        class Noting:
+            """Runs the detector's network, and keeps what it is given."""
 
-        noting = replace(detector, network=network)
+            def run(self, images: np.ndarray) -> Output:
+                seen.extend(images)
+                return detector.backend.run(images)
+
+        noting = replace(detector, backend=Noting())
         for path in paths:
             noting.predict(path)
             yield from ({INPUT: x[np.newaxis]} for x in seen)

@@ -6,16 +6,16 @@ import logging
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from blemish.core.errors import ModelError, UsageError
 from blemish.core.files import temporary_for
-from blemish.inference import torch_backend
 from blemish.inference.model_file import load_model_file
-from blemish.inference.onnx_backend import INPUT, OUTPUT, OnnxDetector, attach
+from blemish.inference.onnx_backend import INPUT, OUTPUT, attach, load_exported
+from blemish.inference.torch_backend import TorchBackend, network_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
     from blemish.inference.model_file import ModelFile
+    from blemish.methods.base import Method
 
 OPSET = 18
 TOLERANCE = {"noise": 1e-4, "flat images": 1e-3}
@@ -42,9 +43,9 @@ def export(model: Path, out: Path) -> float:
     if out.suffix != ".onnx":
         raise UsageError(f"--out {out}: an exported model's name ends in .onnx")
     model_file = load_model_file(model)
-    network = torch_backend.network_of(model_file, name=str(model))
+    network = network_of(model_file, name=str(model))
     graph = _graph_of(network, model_file)
-    attach(graph, model_file, portion=getattr(network, "scoring_batch", None))
+    attach(graph, model_file, portion=network.scoring_batch)
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(out) as part:
         part.write_bytes(graph.SerializeToString())
@@ -58,7 +59,7 @@ def export(model: Path, out: Path) -> float:
     return differences["noise"]
 
 
-def _graph_of(network: torch.nn.Module, model_file: ModelFile) -> onnx.ModelProto:
+def _graph_of(network: Method[Any], model_file: ModelFile) -> onnx.ModelProto:
     """Trace the network's forward for any number of images at the model's size."""
     try:
         import onnx
@@ -96,7 +97,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _differences(network: torch.nn.Module, file: Path, model_file: ModelFile) -> dict[str, float]:
+def _differences(network: Method[Any], file: Path, model_file: ModelFile) -> dict[str, float]:
     """Compare the exported graph with the network, as shares of the output's range on noise.
 
     Flat images, black, grey and white, are what a saturated camera sees: there all training images are the
@@ -107,6 +108,7 @@ def _differences(network: torch.nn.Module, file: Path, model_file: ModelFile) ->
         "noise": np.random.default_rng(0).random(shape, np.float32),
         "flat images": np.full(shape, np.array([0, 0.5, 1], np.float32)[:, None, None, None]),
     }
-    theirs, ours = OnnxDetector.load(file).network, torch_backend.runner(network, torch.device("cpu"))
-    spread = max(float(np.ptp(ours(images["noise"]))), 1e-12)
-    return {kind: float(np.abs(ours(x) - theirs(x)).max()) / spread for kind, x in images.items()}
+    exported, exact = load_exported(file).backend, TorchBackend(network, torch.device("cpu"))
+    theirs, ours = ({kind: one.run(x).maps for kind, x in images.items()} for one in (exported, exact))
+    width = max(float(np.ptp(ours["noise"])), 1e-12)
+    return {kind: float(np.abs(ours[kind] - theirs[kind]).max()) / width for kind in images}

@@ -1,7 +1,7 @@
 """The one inference path: decode, convert, resize, network, map, score, regions.
 
-A `Detector` owns everything but the network, which is a function from images to maps and may be run by any
-library. Evaluation, prediction and every service go through it.
+A `Detector` is a model file around a backend, which runs the network, whatever library that takes.
+Evaluation, prediction and every service go through it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,10 +32,13 @@ if TYPE_CHECKING:
     from blemish.core.types import Tiling
     from blemish.images.decode import Named
     from blemish.images.tiling import Box
+    from blemish.inference.backend import Backend, Output
     from blemish.inference.model_file import ModelFile
 
 Prepared = tuple[np.ndarray, tuple[int, int]]
 """An image as the network sees it, float32 (C, h, w), and its own (H, W)."""
+Answer = tuple[np.ndarray, float | None]
+"""What a network says of an image: its map (h, w), and a score of its own if it has one."""
 DEFAULT_FALSE_ALARM_RATE = 0.05
 """Used when nobody asks for a rate; raised to the lowest rate that the calibration can promise."""
 
@@ -46,7 +49,7 @@ class Detector:
 
     Args:
         model_file: the model.
-        network: float32 images (B, C, h, w) in [0, 1] -> float32 maps (B, h, w).
+        backend: runs the network.
         false_alarm_rate: share of good parts that may be rejected, in (0, 1); None: 5 %, or the lowest
             that the calibration can promise if that is higher.
         allow: conversions permitted beside those of training ("channels", "depth").
@@ -54,7 +57,7 @@ class Detector:
     """
 
     model_file: ModelFile
-    network: Callable[[np.ndarray], np.ndarray]
+    backend: Backend
     false_alarm_rate: float | None = None
     allow: frozenset[str] = frozenset()
     batch_size: int = 16
@@ -108,8 +111,8 @@ class Detector:
         if self.model_file.tiling is not None:
             return self._predict_tiled(image, self.model_file.tiling, path)
         pixels, size = self.prepare(image)
-        maps = self.network(pixels[np.newaxis])
-        return self._finish(maps[0], size, path)
+        output = self.backend.run(pixels[np.newaxis])
+        return self._finish(next(_each(output)), size, path)
 
     def predict_many(
         self, paths: Iterable[Named], *, threads: int | None = None
@@ -153,12 +156,12 @@ class Detector:
     ) -> Iterator[Callable[[], Prediction | ImageError]]:
         """Call the network, then yield for each file or frame what reads off its map."""
         readable = [item[0] for _, item in loaded if not isinstance(item, ImageError)]
-        maps = iter(self.network(np.stack(readable)) if readable else ())
+        answers = _each(self.backend.run(np.stack(readable))) if readable else iter(())
         for path, item in loaded:
             if isinstance(item, ImageError):
                 yield partial(_itself, item)
             else:
-                yield partial(self._try_finish, next(maps), item[1], str(path))
+                yield partial(self._try_finish, next(answers), item[1], str(path))
 
     def _try_predict(self, path: Named) -> Prediction | ImageError:
         try:
@@ -181,13 +184,13 @@ class Detector:
         def maps() -> Iterator[np.ndarray]:
             for start in range(0, len(grid), self.batch_size):
                 boxes = grid.boxes[start : start + self.batch_size]
-                for small_map in self.network(np.stack([cut(box) for box in boxes])):
-                    score, coarse_map = self._read_off(small_map, path)
+                for answer in _each(self.backend.run(np.stack([cut(box) for box in boxes]))):
+                    score, coarse_map = self._read_off(answer, path)
                     scores.append(score)
                     yield postprocess.to_original_size(coarse_map, tiling.size)
 
         whole = grid.stitch(maps())
-        return self._judge(max(scores), whole, whole, path)
+        return self._decide(max(scores), whole, whole, path)
 
     def prepare(self, source: object) -> Prepared:
         """Take an image to float32 (C, h, w) as the network sees it, with its own (H, W). Or ImageError."""
@@ -205,28 +208,29 @@ class Detector:
         except ImageError as error:
             return error
 
-    def _try_finish(self, small_map: np.ndarray, size: tuple[int, int], path: str) -> Prediction | ImageError:
+    def _try_finish(self, answer: Answer, size: tuple[int, int], path: str) -> Prediction | ImageError:
         try:
-            return self._finish(small_map, size, path)
+            return self._finish(answer, size, path)
         except ImageError as error:
             return error
 
-    def _finish(self, small_map: np.ndarray, size: tuple[int, int], path: str | None) -> Prediction:
-        score, coarse_map = self._read_off(small_map, path)
-        return self._judge(score, coarse_map, postprocess.to_original_size(coarse_map, size), path)
+    def _finish(self, answer: Answer, size: tuple[int, int], path: str | None) -> Prediction:
+        score, coarse_map = self._read_off(answer, path)
+        return self._decide(score, coarse_map, postprocess.to_original_size(coarse_map, size), path)
 
-    def _read_off(self, small_map: np.ndarray, path: str | None) -> tuple[float, np.ndarray]:
+    def _read_off(self, answer: Answer, path: str | None) -> tuple[float, np.ndarray]:
         """Return the score and the coarse map of what the network said."""
+        small_map, own_score = answer
         if not np.isfinite(small_map).all():
             raise ImageError(
                 f"{path or 'image'}: its anomaly map is not finite; its values lie far from what the model "
                 f"takes, {self.model_file.image_format.describe()}: check its scale"
             )
-        how = cast("postprocess.ImageScore", self.model_file.image_score)
-        score = postprocess.image_score(small_map, how)
+        how = self.model_file.common.image_score
+        score = postprocess.image_score(small_map, how) if own_score is None else own_score
         return score, postprocess.pixel_map(small_map, self.model_file.size, self.model_file.patch_map)
 
-    def _judge(
+    def _decide(
         self, score: float, coarse_map: np.ndarray, anomaly_map: np.ndarray, path: str | None
     ) -> Prediction:
         """Put what the calibration says of it beside a score and its maps."""
@@ -251,6 +255,12 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _each(output: Output) -> Iterator[Answer]:
+    """Yield what a network said, image by image."""
+    scores = repeat(None) if output.scores is None else map(float, output.scores)
+    return zip(output.maps, scores, strict=False)
 
 
 def _itself(error: ImageError) -> ImageError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import UsageError
-from blemish.inference.onnx_backend import SUFFIX, OnnxDetector
+from blemish.inference.onnx_backend import SUFFIX, load_exported
 
 if TYPE_CHECKING:
     from blemish.inference.detector import Detector
@@ -38,7 +38,7 @@ def load(
     if Path(path).suffix.lower() == SUFFIX:
         if device == "cuda":
             raise UsageError(f"--device cuda: {path} is exported and runs on the CPU; leave --device out")
-        return OnnxDetector.load(
+        return load_exported(
             path, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=batch_size, threads=threads
         )
     if importlib.util.find_spec("torch") is None:

@@ -8,18 +8,22 @@ gives the same bytes.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import BlemishError, ModelError
 from blemish.core.files import write_whole
-from blemish.core.types import PatchMap, Tiling
 from blemish.images.preprocess import ImageFormat
 from blemish.inference.calibration import Calibration, calibrate
+from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from blemish.core.types import Tiling
+    from blemish.inference.postprocess import PatchMap
 
 FORMAT_VERSION = 1
 """Raised when an older blemish could misread a newer file."""
@@ -32,11 +36,9 @@ _SCORES, _MAXIMA = "calibration.scores", "calibration.map_maxima"
 class ModelFile:
     """A trained model, free of any network library.
 
-    `config` holds the method's options, `size` the resized image's height and width,
-    `patch_map` how the network's output becomes a map (`scoring.pixel_map`), `tiling` how images are cut,
-    `display_range` the map values at the two ends of an overlay's colours, `provenance` what an
-    auditor asks for (data set, content fingerprint, training images' digests, seed, versions). `tensors`
-    are the network's, by name.
+    `config` holds the method's options, `display_range` the map values at the two ends of an overlay's
+    colours, `provenance` what an auditor asks for (data set, content fingerprint, training images' digests,
+    seed, versions). `tensors` are the network's, by name.
     """
 
     method: str
@@ -44,14 +46,39 @@ class ModelFile:
     config: dict[str, Any]
     image_format: ImageFormat
     allow: frozenset[str] = frozenset()
-    size: tuple[int, int]
-    image_score: str
-    patch_map: PatchMap | None = None
-    tiling: Tiling | None = None
     display_range: tuple[float, float]
     calibration: Calibration | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def common(self) -> DetectorConfig:
+        """The options that every method has. Raises TypeError or UsageError when they are damaged."""
+        names = {f.name for f in fields(DetectorConfig)}
+        return DetectorConfig(**{name: v for name, v in options_of(self).items() if name in names})
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the resized image, in pixels."""
+        return self.common.size
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How images are cut into tiles; None: they are not."""
+        return self.common.tiling
+
+    @property
+    def patch_map(self) -> PatchMap | None:
+        """How scores of half-overlapping patches become a map; None: the network scores pixels.
+
+        Methods that score patches have the option `interpolation`, and no others do.
+        """
+        return self.config.get("interpolation")
+
+
+def options_of(model_file: ModelFile) -> dict[str, Any]:
+    """Return a model file's options as the method's config has them: JSON knows no tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in model_file.config.items()}
 
 
 def find_model(path: Path) -> Path:
@@ -81,7 +108,7 @@ def describe(model_file: ModelFile) -> str:
         "image_format": asdict(model_file.image_format),
         "allow": sorted(model_file.allow),
         "size": model_file.size,
-        "image_score": model_file.image_score,
+        "image_score": model_file.common.image_score,
         "patch_map": model_file.patch_map,
         "tiling": None if model_file.tiling is None else asdict(model_file.tiling),
         "display_range": model_file.display_range,
@@ -151,30 +178,21 @@ def _model_file_of(file: Path, header: dict[str, Any], tensors: dict[str, np.nda
         scores, maxima = tensors.pop(_SCORES, None), tensors.pop(_MAXIMA, None)
         image_format = dict(header["image_format"])
         image_format["value_range"] = tuple(image_format["value_range"])
-        return ModelFile(
+        model_file = ModelFile(
             method=header["method"],
             preset=header["preset"],
             config=header["config"],
             image_format=ImageFormat(**image_format),
             allow=frozenset(header["allow"]),
-            size=(header["size"][0], header["size"][1]),
-            image_score=header["image_score"],
-            patch_map=header.get("patch_map"),
-            tiling=_tiling_of(header.get("tiling")),
             display_range=(header["display_range"][0], header["display_range"][1]),
             calibration=None if scores is None or maxima is None else calibrate(scores, maxima),
             provenance=header["provenance"],
             tensors=tensors,
         )
+        _ = model_file.common  # which refuses damaged options
+        return model_file
     except (KeyError, TypeError, ValueError, IndexError, BlemishError) as error:
         raise _damaged(file, error) from error
-
-
-def _tiling_of(header: dict[str, Any] | None) -> Tiling | None:
-    if header is None:
-        return None
-    height, width = header["size"]
-    return Tiling(size=(height, width), overlap=header["overlap"])
 
 
 def _damaged(file: Path, error: Exception) -> ModelError:

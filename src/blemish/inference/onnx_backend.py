@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.core.errors import ModelError, UsageError
+from blemish.inference.backend import Output
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import calibration_tensors, describe, model_file_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import onnx
     import onnxruntime
 
@@ -30,45 +29,56 @@ DESCRIPTION, CALIBRATION, PORTION = "blemish", "blemish.calibration", "blemish.s
 INPUT, OUTPUT = "input_images", "output_scores"
 
 
-class OnnxDetector(Detector):
-    """A detector whose network is run by onnxruntime; make one with `OnnxDetector.load`."""
+class OnnxBackend:
+    """Runs an exported graph by ONNX Runtime."""
 
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        *,
-        allow: frozenset[str] = frozenset(),
-        false_alarm_rate: float | None = None,
-        batch_size: int = 16,
-        threads: int | None = None,
-    ) -> OnnxDetector:
-        """Load an exported model.
+    def __init__(self, session: onnxruntime.InferenceSession, portion: int | None) -> None:
+        """Take an open session; it is given `portion` images at a time at most, None: any number."""
+        self.session, self.portion = session, portion
 
-        `allow`, `false_alarm_rate` and `batch_size` are those of `Detector`; `threads` run the graph, None:
-        as many as there are cores. Raises ModelError, one line, for a file that is not an exported
-        blemish model, UsageError for a rate that cannot be promised.
-        """
-        file = Path(path)
-        session = _session(file, threads)
-        metadata = session.get_modelmeta().custom_metadata_map
-        if DESCRIPTION not in metadata:
-            raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
-        try:
-            arrays = json.loads(metadata.get(CALIBRATION, "{}"))
-            calibration = {name: np.array(values, np.float64) for name, values in arrays.items()}
-            portion = int(metadata.get(PORTION, 0)) or None
-        except (ValueError, AttributeError, TypeError) as error:
-            raise ModelError(f"{file}: its calibration is damaged ({error}); export it again") from error
-        model_file = model_file_of(file, metadata[DESCRIPTION], calibration)
-        _check_shape(file, session, (model_file.image_format.channels, *model_file.size))
-        return cls(
-            model_file=model_file,
-            network=_runner(session, portion),
-            allow=allow,
-            false_alarm_rate=false_alarm_rate,
-            batch_size=batch_size,
-        )
+    def run(self, images: np.ndarray) -> Output:
+        """Score images, float32 (B, C, h, w)."""
+        step = self.portion or len(images)
+        parts = [
+            self.session.run([OUTPUT], {INPUT: images[i : i + step]})[0] for i in range(0, len(images), step)
+        ]
+        return Output(np.concatenate([np.asarray(part) for part in parts]))
+
+
+def load_exported(
+    path: str | Path,
+    *,
+    allow: frozenset[str] = frozenset(),
+    false_alarm_rate: float | None = None,
+    batch_size: int = 16,
+    threads: int | None = None,
+) -> Detector:
+    """Load an exported model.
+
+    `allow`, `false_alarm_rate` and `batch_size` are those of `Detector`; `threads` run the graph, None:
+    as many as there are cores. Raises ModelError, one line, for a file that is not an exported
+    blemish model, UsageError for a rate that cannot be promised.
+    """
+    file = Path(path)
+    session = _session(file, threads)
+    metadata = session.get_modelmeta().custom_metadata_map
+    if DESCRIPTION not in metadata:
+        raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
+    try:
+        arrays = json.loads(metadata.get(CALIBRATION, "{}"))
+        calibration = {name: np.array(values, np.float64) for name, values in arrays.items()}
+        portion = int(metadata.get(PORTION, 0)) or None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ModelError(f"{file}: its calibration is damaged ({error}); export it again") from error
+    model_file = model_file_of(file, metadata[DESCRIPTION], calibration)
+    _check_shape(file, session, (model_file.image_format.channels, *model_file.size))
+    return Detector(
+        model_file=model_file,
+        backend=OnnxBackend(session, portion),
+        allow=allow,
+        false_alarm_rate=false_alarm_rate,
+        batch_size=batch_size,
+    )
 
 
 def attach(graph: onnx.ModelProto, model_file: ModelFile, *, portion: int | None) -> None:
@@ -122,14 +132,3 @@ def _check_shape(file: Path, session: onnxruntime.InferenceSession, shape: tuple
         raise ModelError(
             f"{file}: its graph takes images {taken}, its description says {shape}; export it again"
         )
-
-
-def _runner(session: onnxruntime.InferenceSession, portion: int | None) -> Callable[[np.ndarray], np.ndarray]:
-    """Wrap a session as a function: float32 (B, C, h, w) -> (B, h', w'), `portion` images at a time."""
-
-    def run(x: np.ndarray) -> np.ndarray:
-        step = portion or len(x)
-        parts = [session.run([OUTPUT], {INPUT: x[i : i + step]})[0] for i in range(0, len(x), step)]
-        return np.concatenate([np.asarray(part) for part in parts])
-
-    return run

@@ -11,9 +11,11 @@ from typing import Literal
 import numpy as np
 
 from blemish.core.errors import UsageError
-from blemish.core.types import PatchMap, Region
+from blemish.core.types import Region
 from blemish.images.preprocess import resize
 
+PatchMap = Literal["nearest", "linear"]
+"""Scores of patches that overlap by half: blocks as they are, or smoothed; see `pixel_map`."""
 ImageScore = Literal["max", "mean", "top1", "top5"]
 """How a map becomes the score of its image: see `image_score`."""
 

@@ -1,4 +1,4 @@
-"""From a model's description to the network that runs it: methods and presets by name, weights, devices."""
+"""From a model file to a network with its weights, run by torch on a device."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blemish.core.errors import ModelError, UsageError
-from blemish.core.types import DetectorConfig
+from blemish.inference.backend import Output
 from blemish.inference.detector import Detector
+from blemish.inference.model_file import options_of
 from blemish.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
 
     from blemish.inference.model_file import ModelFile
+    from blemish.methods.base import Method
 
 
 def detector_of(
@@ -29,7 +29,7 @@ def detector_of(
     false_alarm_rate: float | None = None,
     batch_size: int = 16,
 ) -> Detector:
-    """Build the network that a model file describes and put its detector around it.
+    """Build the detector of a model file, its network run by torch.
 
     Raises ModelError when they do not fit, UsageError for a device or rate that cannot be had.
     """
@@ -39,14 +39,14 @@ def detector_of(
     where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     return Detector(
         model_file=model_file,
-        network=runner(network.to(where), where),
+        backend=TorchBackend(network, where),
         allow=allow,
         false_alarm_rate=false_alarm_rate,
         batch_size=batch_size,
     )
 
 
-def network_of(model_file: ModelFile, *, name: str) -> Any:
+def network_of(model_file: ModelFile, *, name: str) -> Method[Any]:
     """Build the network that a model file describes. Raises ModelError where its weights do not fit."""
     if model_file.method not in METHODS:
         raise ModelError(f"{name}: method {model_file.method!r} is unknown to this blemish; upgrade it")
@@ -63,39 +63,15 @@ def network_of(model_file: ModelFile, *, name: str) -> Any:
     return network.eval()
 
 
-def runner(network: torch.nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """Wrap a torch network as a function of arrays, float32 (B, C, H, W) -> (B, h, w), in fp32.
+class TorchBackend:
+    """Runs a network of ours by torch, in fp32, on one device."""
 
-    A network with a `scoring_batch` is given that many images at a time, which bounds its memory.
-    """
-    network.eval()
-    most = getattr(network, "scoring_batch", None)
+    def __init__(self, network: Method[Any], device: torch.device) -> None:
+        """Take a network with its weights; it is moved to the device and set to score."""
+        self.network, self.device = network.to(device).eval(), device
 
-    def run(x: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(x).split(most or len(x))
+    def run(self, images: np.ndarray) -> Output:
+        """Score images, float32 (B, C, h, w), so many at a time as the method bounds it."""
+        parts = torch.from_numpy(images).split(self.network.scoring_batch or len(images))
         with torch.inference_mode():
-            return torch.cat([network(part.to(device)).cpu() for part in parts]).numpy()
-
-    return run
-
-
-def method_named(method: str) -> Any:
-    """Return the method's class. Raises UsageError when there is none of that name."""
-    if method not in METHODS:
-        raise UsageError(f"--method {method}: no such method; choose one of {', '.join(METHODS)}")
-    return METHODS[method]
-
-
-def preset_named(method: str, preset: str) -> DetectorConfig:
-    """Return a preset's options. Raises UsageError when the method has none of that name."""
-    presets = method_named(method).presets
-    if preset not in presets:
-        raise UsageError(
-            f"--preset {preset}: {method} has no such preset; choose one of {', '.join(presets)}"
-        )
-    return presets[preset]
-
-
-def options_of(model_file: ModelFile) -> dict[str, Any]:
-    """Return a model file's config as its dataclass has it: JSON knows no tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in model_file.config.items()}
+            return Output(torch.cat([self.network(part.to(self.device)).cpu() for part in parts]).numpy())

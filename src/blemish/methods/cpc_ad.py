@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
-from blemish.core.types import PatchMap, TrainedConfig
+from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.distributed import gathered, own
 from blemish.methods.components.encoders import DenseEncoder, ResNetEncoder
 from blemish.methods.components.functional import (
@@ -41,9 +41,10 @@ from blemish.methods.components.functional import (
     white_point,
     whitening,
 )
+from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from blemish.methods.components.distributed import Share
 
@@ -105,7 +106,7 @@ class CpcAdConfig(TrainedConfig):
     """Add how unlikely each encoding is at its place: a Gaussian over the good training images."""
     combine: Literal["mean", "sum"] = "mean"
     """Of the pairs that end in a sub-patch: mean or sum."""
-    interpolation: PatchMap = "linear"
+    interpolation: Literal["nearest", "linear"] = "linear"
     """nearest: the map has blocks of half a sub-patch, as in the paper; linear: their edges are smoothed."""
 
     def __post_init__(self) -> None:
@@ -150,11 +151,6 @@ class CpcAdConfig(TrainedConfig):
     def loading_size(self) -> tuple[int, int]:
         """Height and width at which training images are kept: the smallest crop of them has `size`."""
         return math.ceil(self.size[0] / self.crop), math.ceil(self.size[1] / self.crop)
-
-    @property
-    def patch_map(self) -> PatchMap:
-        """Sub-patches overlap by half; `interpolation` says how their blocks are drawn."""
-        return self.interpolation
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -289,10 +285,10 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 # --- the network ------------------------------------------------------------------------------------
 
 
-class CpcAd(nn.Module):
+class CpcAd(TrainedMethod[CpcAdConfig]):
     """CPC-AD's network. `forward` maps images to the scores of their sub-patches and is what is exported."""
 
-    config_type: ClassVar = CpcAdConfig
+    config_type = CpcAdConfig
     presets: ClassVar[dict[str, CpcAdConfig]] = {
         "default": CpcAdConfig(),
         "compact": CpcAdConfig(steps=400, place_density=False, image_score="top5"),
@@ -331,10 +327,9 @@ class CpcAd(nn.Module):
     weights: Tensor
 
     def __init__(self, config: CpcAdConfig, channels: int) -> None:
-        super().__init__()
+        super().__init__(config, channels)
         if config.grey and channels not in (1, 3):
             raise UsageError(f"--grey: images have {channels} channels, not 3 or 1; give --no-grey")
-        self.config, self.channels = config, channels
         E = 1 if config.shared_encoder else len(DIRECTIONS)
         make, inputs = _ENCODERS[config.encoder], 1 if config.grey else channels
         self.encoders = nn.ModuleList(make(inputs, config.sub_patch_size, config.width) for _ in range(E))
@@ -388,12 +383,16 @@ class CpcAd(nn.Module):
         ).unflatten(2, (-1, self.sources.shape[1]))
         return torch.stack([predict(W, z_t) for W, z_t in zip(self.W, contexts, strict=True)])
 
-    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
+    def loss(self, x: Tensor) -> Tensor:
         """Mean of L_k over all pairs of the four directions, Eq. (2). Images (B, C, H, W) -> a number.
 
         Each sub-patch draws its negatives from all sub-patches of the batch; the pairs that end in it share
-        them (our choice). `share` says which part of the batch x is; the pairs are those of x.
+        them (our choice).
         """
+        return self.loss_of_share(x, None)
+
+    def loss_of_share(self, x: Tensor, share: Share | None) -> Tensor:
+        """Return `loss` of the part of a batch that `share` says: the pairs are those of x alone."""
         config = self.config
         if self.training:
             x = random_crops(x, config.size, config.crop, config.flip, share)
@@ -453,7 +452,7 @@ class CpcAd(nn.Module):
         return values.permute(1, 0, 3, 2).flatten(1, 2)
 
     @torch.no_grad()
-    def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def prepare(self, batches: Batches) -> None:
         """Before training: white point, mean and spread of the training images (batches (B, C, H, W))."""
         if self.config.exposure:
             self.mean_white.copy_(mean_and_variance(white_point(self.grey(x)) for x in batches())[0])
@@ -471,7 +470,7 @@ class CpcAd(nn.Module):
             yield from x.split(self.scoring_batch)
 
     @torch.no_grad()
-    def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def finish(self, batches: Batches) -> None:
         """After training, from the good training images: the bank of negatives; then place statistics.
 
         Each sub-patch draws a number, and the smallest make the bank: a uniform draw in one pass.

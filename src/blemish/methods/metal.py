@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from blemish.core.errors import UsageError
-from blemish.core.types import TrainedConfig
+from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.functional import (
     SSIM_SIGMA,
     SSIM_WINDOW,
@@ -40,11 +40,7 @@ from blemish.methods.components.functional import (
     valid_blur_matrix,
     white_point,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from blemish.methods.components.distributed import Share
+from blemish.methods.config import TrainedConfig
 
 Masking = Literal["strict", "paper", "none"]
 Stripes = Literal["none", "rows", "cols", "both", "only"]
@@ -278,10 +274,10 @@ class TokenEncoder(nn.Module):
         return self.norm(x)
 
 
-class Metal(nn.Module):
+class Metal(TrainedMethod[MetalConfig]):
     """MeTAL's network. `forward` maps images to anomaly maps and is what an export contains."""
 
-    config_type: ClassVar = MetalConfig
+    config_type = MetalConfig
     presets: ClassVar[dict[str, MetalConfig]] = {
         "default": MetalConfig(),
         "paper-object": _PAPER,  # Table 2, products
@@ -301,8 +297,7 @@ class Metal(nn.Module):
     same_cols: Tensor
 
     def __init__(self, config: MetalConfig, channels: int) -> None:
-        super().__init__()
-        self.config, self.channels = config, channels
+        super().__init__(config, channels)
         (H, W), K, d = config.size, config.patch_size, config.embedding
         self.h, self.w = H // K, W // K
         encoders = nn.ModuleDict()
@@ -375,11 +370,8 @@ class Metal(nn.Module):
         x_hat = image_of(squares, self.channels, self.h, self.w, K)
         return x_hat + self.mean_image if self.config.center else x_hat
 
-    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
-        """L(X, X̂) = L1(X, X̂) + L_SSIM(X, X̂), Eq. (4). Images (B, C, H, W) in [0, 1] -> a number.
-
-        Each image counts by itself, whatever `share` of a batch x is.
-        """
+    def loss(self, x: Tensor) -> Tensor:
+        """L(X, X̂) = L1(X, X̂) + L_SSIM(X, X̂), Eq. (4). Images (B, C, H, W) in [0, 1] -> a number."""
         x = self.expose(x)
         x_hat = self.reconstruct(x).float()
         with torch.autocast(x.device.type, enabled=False):  # SSIM subtracts squares: not in bf16
@@ -421,7 +413,7 @@ class Metal(nn.Module):
         return errors.mean(dim=2).amax(dim=1)
 
     @torch.no_grad()
-    def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def prepare(self, batches: Batches) -> None:
         """Before training: mean white point, mean and range of the training images (batches (B, C, H, W))."""
         if self.config.exposure:
             mean, _ = mean_and_variance(white_point(x) for x in batches())
@@ -438,7 +430,7 @@ class Metal(nn.Module):
                 self.brightest.copy_(self.brightest.maximum(high))
 
     @torch.no_grad()
-    def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def finish(self, batches: Batches) -> None:
         """After training: take the error's mean and spread at each place from the good training images.
 
         Our choice: an edge that no context predicts to the pixel lights up on every image, good or not.

@@ -1,5 +1,18 @@
-"""The methods, by the name they have on the command line. Importing this imports torch."""
+"""The methods, by the name they have on the command line. Importing this imports torch.
 
+A package that brings a method of its own names it in its `pyproject.toml`; installing it is enough:
+
+    [project.entry-points."blemish.methods"]
+    my-method = "my_package.my_module:MyMethod"
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from blemish.core.errors import UsageError
+from blemish.methods.base import Method
 from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.ae_ssim import AeSsim
 from blemish.methods.baselines.cutpaste import CutPaste
@@ -7,10 +20,13 @@ from blemish.methods.baselines.kde import Kde
 from blemish.methods.baselines.pca import Pca
 from blemish.methods.baselines.texture_inspection import TextureInspection
 from blemish.methods.baselines.variation import Variation
+from blemish.methods.config import DetectorConfig
 from blemish.methods.cpc_ad import CpcAd
 from blemish.methods.metal import Metal
 
-METHODS = {
+ENTRY_POINTS = "blemish.methods"
+
+METHODS: dict[str, type[Method[Any]]] = {
     "metal": Metal,
     "cpc-ad": CpcAd,
     "pca": Pca,
@@ -21,3 +37,36 @@ METHODS = {
     "ae-ssim": AeSsim,
     "cutpaste": CutPaste,
 }
+
+
+def _installed() -> dict[str, type[Method[Any]]]:
+    """Load the methods of other packages. Raises UsageError for one that cannot be loaded."""
+    found: dict[str, type[Method[Any]]] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            found[entry.name] = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                f"method {entry.name}: {entry.value} cannot be loaded ({error}); mend or remove its package"
+            ) from error
+    return found
+
+
+METHODS = _installed() | METHODS
+
+
+def method_named(method: str) -> type[Method[Any]]:
+    """Return the method's class. Raises UsageError when there is none of that name."""
+    if method not in METHODS:
+        raise UsageError(f"--method {method}: no such method; choose one of {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+def preset_named(method: str, preset: str) -> DetectorConfig:
+    """Return a preset's options. Raises UsageError when the method has none of that name."""
+    presets = method_named(method).presets
+    if preset not in presets:
+        raise UsageError(
+            f"--preset {preset}: {method} has no such preset; choose one of {', '.join(presets)}"
+        )
+    return presets[preset]

@@ -8,13 +8,10 @@ bit on a CPU, as one that was left alone.
 from __future__ import annotations
 
 import csv
-import ctypes
 import math
-import pickle
-import signal
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,42 +21,22 @@ from torch import Tensor, nn
 
 from blemish.core.errors import Interrupted, TrainingError
 from blemish.core.files import temporary_for
-from blemish.core.types import TrainedConfig
 from blemish.methods.components.distributed import share_of
+from blemish.methods.config import TrainedConfig
+from blemish.training.checkpoint import CHECKPOINT_FOLDER, State, load_checkpoint, save_checkpoint
+from blemish.training.device import keep_freed_memory
+from blemish.training.stop_signals import StopSignals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from accelerate import Accelerator
 
+    from blemish.methods.base import TrainedMethod
     from blemish.methods.components.distributed import Share
 
 CHECKPOINT_SECONDS = 30.0
 """A checkpoint is written when the last one is older than this."""
-
-
-class Trainable(Protocol):
-    """What the loop needs of a network: a loss to follow, and statistics before and after."""
-
-    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> the mean loss over them; `share`: their part of a batch."""
-        ...
-
-    def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
-        """Take statistics of the training images before the first step."""
-        ...
-
-    def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
-        """Take statistics of the training images with the final weights."""
-        ...
-
-
-class Fittable(Protocol):
-    """What a method without a gradient has instead: it looks at the training images and is done."""
-
-    def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
-        """Images (B, C, H, W) in [0, 1], as often as it asks -> its buffers; draws from torch's generator."""
-        ...
 
 
 class ImageBatches(Protocol):
@@ -72,20 +49,6 @@ class ImageBatches(Protocol):
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """Images (B, C, H, W), float32 in [0, 1] or uint8 in [0, 255]."""
         ...
-
-
-@dataclass
-class State:
-    """Where the loop stands. Together with weights and optimiser this is a checkpoint."""
-
-    epoch: int = 0
-    step: int = 0  # within the epoch
-    loss_sum: float = 0.0  # over the epoch's images so far
-    images: int = 0
-    best_loss: float = math.inf
-    best_epoch: int = -1
-    seconds: float = 0.0
-    rows: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,54 +69,13 @@ class Outcome:
 class Loss(nn.Module):
     """The network seen by accelerate: its forward is the loss, so that wrapping applies to training."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: TrainedMethod[Any]) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor, share: Share | None) -> Tensor:
-        """Images (B, C, H, W) -> the mean loss."""
-        return self.network.loss(x, share)  # type: ignore[operator]
-
-
-def make_accelerator(device: str, precision: str) -> Accelerator:
-    """Choose the device and precision: `auto` is CUDA if there is one, and bf16 where it is native.
-
-    On a CPU bf16 pays only with instructions for it (AMX or AVX512-BF16); elsewhere it is emulated, and
-    measured three times slower than fp32. Started by torchrun or `accelerate launch`, it joins the other
-    processes of the training, and waits until all are there.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    if precision == "auto":
-        native = _cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported()
-        precision = "bf16" if native else "fp32"
-    # accelerate keeps one device and precision per process, and would hold a second training to the first's.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
-
-
-def _cpu_has_bf16() -> bool:
-    from torch import cpu
-
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(cpu, probe, bool)() for probe in probes)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory instead of handing it back to the kernel at every step.
-
-    A step frees and takes the same big tensors again; returning them costs a page fault for every 4 KiB.
-    Measured in `benchmarks/speed.py`. Other C libraries are left alone.
-    """
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        """Images (B, C, H, W), or one process's share of them -> the mean loss."""
+        return self.network.loss(x) if share is None else self.network.loss_of_share(x, share)
 
 
 def learning_rate_at(step: int, total: int, config: TrainedConfig) -> float:
@@ -181,7 +103,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: TrainedMethod[Any],
         config: TrainedConfig,
         train: ImageBatches,
         validation: ImageBatches | None,
@@ -213,9 +135,9 @@ class Trainer:
         """
         keep_freed_memory()
         if not (resume and self._load_checkpoint()):
-            self.network.prepare(lambda: self._batches(self.scored))  # type: ignore[operator]
+            self.network.prepare(lambda: self._batches(self.scored))
         began = time.monotonic() - self.state.seconds
-        with _StopSignals(self), self._others_may_die(), torch.random.fork_rng(self._cuda()):
+        with StopSignals(self.ask_to_stop), self._others_may_die(), torch.random.fork_rng(self._cuda()):
             while self.state.epoch < self.epochs and not self._is_over():
                 for x, share in self._rest_of_epoch():
                     self._step(x, share)
@@ -226,7 +148,7 @@ class Trainer:
         if self.best is not None:
             self.network.load_state_dict(self.best)
         self.network.eval()
-        self.network.finish(lambda: self._batches(self.scored))  # type: ignore[operator]
+        self.network.finish(lambda: self._batches(self.scored))
         return Outcome(
             epochs=self.state.epoch,
             steps=self.state.epoch * self.steps_per_epoch,
@@ -359,13 +281,6 @@ class Trainer:
             self._save_checkpoint()
         self._save_if_due()
 
-    # --- checkpoints: one file, written whole or not at all ---
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """The checkpoint file, or None when nothing is kept."""
-        return None if self.folder is None else self.folder / "checkpoint" / "state.pt"
-
     def _save_if_due(self) -> None:
         if self._mean_over_processes(float(self._stop_asked)) > 0:
             self._save_checkpoint()
@@ -377,51 +292,35 @@ class Trainer:
         if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
             self._save_checkpoint()
 
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint file, or None when nothing is kept."""
+        return None if self.folder is None else self.folder / CHECKPOINT_FOLDER / "state.pt"
+
     def _save_checkpoint(self) -> None:
         if self.checkpoint is None or not self.accelerator.is_main_process:
             return
-        content = {
-            "identity": self.identity,
-            "state": asdict(self.state),
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-        }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary_for(self.checkpoint, durable=True) as part:
-                torch.save(content, part)
-        except RuntimeError as error:
-            # torch hides the disk's refusal behind an error of its own
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        save_checkpoint(
+            self.checkpoint,
+            {
+                "identity": self.identity,
+                "state": asdict(self.state),
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "best": self.best,
+            },
+        )
         self._saved_at = time.monotonic()
 
     def _load_checkpoint(self) -> bool:
         """Take up a checkpoint, if there is one. Raises TrainingError when it is of another run."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return False
-        content = self._read_checkpoint(self.checkpoint)
-        before = content["identity"]
-        for key, value in self.identity.items():
-            if before.get(key) != value:
-                raise TrainingError(
-                    f"{self.checkpoint}: {key} was {before.get(key)} and is now {value}; "
-                    "resume with the same options and data, or train into another --out"
-                )
+        content = load_checkpoint(self.checkpoint, self.identity)
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.best, self.state = content["best"], State(**content["state"])
         return True
-
-    def _read_checkpoint(self, file: Path) -> dict[str, Any]:
-        damaged = TrainingError(f"{file}: not a whole checkpoint; remove it, and --resume starts anew")
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
-            raise damaged from error
-        if not isinstance(content, dict) or "identity" not in content:
-            raise damaged
-        return content
 
     def _write_log(self) -> None:
         """Write log.csv anew: a row per finished epoch, so that a resumed run has each once."""
@@ -435,26 +334,3 @@ class Trainer:
     def ask_to_stop(self) -> None:
         """Stop after the step under way, with a checkpoint."""
         self._stop_asked = True
-
-
-class _StopSignals:
-    """While inside, the first Ctrl-C or SIGTERM asks the trainer to stop; a second one is immediate."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.previous = trainer, {}
-
-    def __enter__(self) -> None:
-        import threading
-
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for name in (signal.SIGINT, signal.SIGTERM):
-            self.previous[name] = signal.signal(name, self._handle)
-
-    def _handle(self, number: int, _frame: object) -> None:
-        self.trainer.ask_to_stop()
-        signal.signal(number, self.previous[number])
-
-    def __exit__(self, *_: object) -> None:
-        for name, handler in self.previous.items():
-            signal.signal(name, handler)

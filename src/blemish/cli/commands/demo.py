@@ -13,11 +13,11 @@ def demo(arguments: list[str]) -> int:
     """Run `blemish demo`."""
     args: DemoArguments = parse("demo", DemoArguments, arguments)
     from blemish.data import synthetic
-    from blemish.inference import torch_backend
+    from blemish.methods import registry
     from blemish.training import fit
 
     # half the default's steps are enough for this part, and 19 calibration images promise 5 %
-    config = replace(torch_backend.preset_named("metal", "default"), steps=200, calibration_fraction=0.16)
+    config = replace(registry.preset_named("metal", "default"), steps=200, calibration_fraction=0.16)
     data, run = args.out / "data", args.out / "run"
     print(f"1/3 generating good and bad parts in {data}")
     synthetic.generate(data)

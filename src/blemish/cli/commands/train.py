@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def train(arguments: list[str]) -> int:
     """Run `blemish train`."""
     method, preset = peek(arguments, "--method", "metal"), peek(arguments, "--preset", "default")
-    from blemish.inference import torch_backend
+    from blemish.methods import registry
     from blemish.training import fit as fitting
 
-    defaults = torch_backend.preset_named(method, preset)
+    defaults = registry.preset_named(method, preset)
     import tyro
 
     from blemish.cli.arguments import TrainArguments

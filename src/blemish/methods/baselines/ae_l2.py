@@ -18,8 +18,6 @@ from blemish.methods.baselines.autoencoder import PRESETS, Autoencoder, Autoenco
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from blemish.methods.components.distributed import Share
-
 
 def squared_residual(x: Tensor, x_hat: Tensor) -> Tensor:
     """R(r, c) = Σ_channels (x(r, c) - x̂(r, c))²: the map, and the terms of L2 (Sec. 3).
@@ -41,11 +39,8 @@ class AeL2(Autoencoder):
         "default": AutoencoderConfig(steps=2000, learning_rate=2e-3),
     }
 
-    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
-        """L2(x, x̂) = Σ_rc R(r, c), the mean of it over images (B, C, H, W) in [0, 1], and weight decay.
-
-        Each image counts by itself, whatever `share` of a batch x is.
-        """
+    def loss(self, x: Tensor) -> Tensor:
+        """L2(x, x̂) = Σ_rc R(r, c), the mean of it over images (B, C, H, W) in [0, 1], and weight decay."""
         residual = squared_residual(x, self.reconstruct(x).float())
         return residual.flatten(1).sum(dim=1).mean() + weight_penalty(
             self.parameters(), self.config.weight_decay

@@ -25,8 +25,6 @@ from blemish.methods.components.functional import SSIM_SIGMA, SSIM_WINDOW, grey,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from blemish.methods.components.distributed import Share
-
 
 def dissimilarity(x: Tensor, x_hat: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """R = 1 - SSIM(x, x̂) at each place, the mean over channels (Sec. 3).
@@ -53,7 +51,7 @@ class AeSsim(Autoencoder):
         for side, n in zip(("rows", "cols"), config.size, strict=True):
             self.register_buffer(side, same_blur_matrix(n, SSIM_WINDOW, SSIM_SIGMA), persistent=False)
 
-    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
+    def loss(self, x: Tensor) -> Tensor:
         """Mean of R over all places, and weight decay. Images (B, C, H, W) in [0, 1] -> a number.
 
         Each image counts by itself, whatever `share` of a batch x is.

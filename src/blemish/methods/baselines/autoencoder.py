@@ -35,10 +35,11 @@ import torch
 from torch import Tensor, nn
 
 from blemish.core.errors import UsageError
-from blemish.core.types import TrainedConfig
+from blemish.methods.base import TrainedMethod
+from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 SLOPE = 0.2
 """Slope of the leaky ReLU below 0."""
@@ -105,15 +106,14 @@ def weight_penalty(parameters: Iterable[Tensor], weight_decay: float) -> Tensor:
     return 0.5 * weight_decay * torch.stack([p.square().sum() for p in parameters]).sum()
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(TrainedMethod[AutoencoderConfig]):
     """Encoder and decoder, without the difference of image and reconstruction that a method adds."""
 
-    config_type: ClassVar = AutoencoderConfig
+    config_type = AutoencoderConfig
     presets: ClassVar[dict[str, AutoencoderConfig]] = PRESETS
 
     def __init__(self, config: AutoencoderConfig, channels: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, channels)
         layers = [_FIRST] * (config.halvings - 2) + list(_REST)
         H, W = config.size
         code = (H >> config.halvings, W >> config.halvings)
@@ -131,12 +131,6 @@ class Autoencoder(nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """x̂: images (B, C, H, W) in [0, 1], through the code (B, d, 1, 1), to images, unbounded."""
         return self.decoder(self.encoder(x))
-
-    def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
-        """Before training: nothing to learn from the images."""
-
-    def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
-        """After training: nothing either; the map is the raw difference, as published."""
 
 
 def _initialise(module: nn.Module) -> None:

@@ -35,13 +35,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
-from blemish.core.types import TrainedConfig
+from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste_augment import draw_jitter, jitter, random_crops, three_ways
 from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18
 from blemish.methods.components.functional import blur, mean_and_variance, whitening
+from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from blemish.methods.components.distributed import Share
 
@@ -150,10 +151,10 @@ def upsampling_matrix(n: int, side: int, stride: int, border: str) -> Tensor:
 # --- the network ----------------------------------------------------------------------------------------
 
 
-class CutPaste(nn.Module):
+class CutPaste(TrainedMethod[CutPasteConfig]):
     """CutPaste's network. `forward` maps images to maps of their own size."""
 
-    config_type: ClassVar = CutPasteConfig
+    config_type = CutPasteConfig
     presets: ClassVar[dict[str, CutPasteConfig]] = {
         "default": CutPasteConfig(),
         "paper": CutPasteConfig(
@@ -180,8 +181,7 @@ class CutPaste(nn.Module):
     cols: Tensor
 
     def __init__(self, config: CutPasteConfig, channels: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, channels)
         self.trunk = TRUNKS[config.trunk](channels, config.side, config.width)
         d = self.trunk.outputs
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 3))
@@ -203,21 +203,23 @@ class CutPaste(nn.Module):
         """Images (B, C, H, W), each channel of mean 0, all together of the training images' spread."""
         return (x - self.pixel_mean) / self.pixel_spread
 
-    def loss(self, x: Tensor, share: Share | None = None) -> Tensor:
+    def loss(self, x: Tensor) -> Tensor:
         """E[CE(g(c(x)), 0) + CE(g(CP(c(x))), 1) + …], Eq. (3) of three classes, as a mean over all crops.
 
-        Images (B, C, H, W) in [0, 1] -> a number. Raises UsageError when x is only a `share` of the batch.
+        Images (B, C, H, W) in [0, 1] -> a number.
         """
-        if share is not None:
-            raise UsageError(
-                "--method cutpaste: batch normalisation needs whole batches; train it in one process"
-            )
         crops = random_crops(x, self.config.patch_size)
         everywhere = torch.ones_like(crops[:, :1], dtype=torch.bool)
         crops = jitter(crops, draw_jitter(len(crops)).to(x.device), everywhere)
         logits = self.head(self.trunk(self.plain(three_ways(crops))))
         classes = torch.arange(3, device=x.device).repeat_interleave(len(crops))
         return F.cross_entropy(logits.float(), classes)
+
+    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
+        """Refuse to train on a part of a batch. Raises UsageError."""
+        raise UsageError(
+            "--method cutpaste: batch normalisation needs whole batches; train it in one process"
+        )
 
     def encode(self, x: Tensor) -> Tensor:
         """Return f of each square: images (B, C, H, W) in [0, 1] -> (B, g, d)."""
@@ -231,14 +233,14 @@ class CutPaste(nn.Module):
         return blur(scores.unflatten(1, self.config.grid), self.rows, self.cols)
 
     @torch.no_grad()
-    def prepare(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def prepare(self, batches: Batches) -> None:
         """Before training: mean of each channel and common spread of the training images (B, C, H, W)."""
         mean, variance = mean_and_variance(x.movedim(1, -1).flatten(0, 2) for x in batches())
         self.pixel_mean.copy_(mean[:, None, None])
         self.pixel_spread.copy_(variance.mean().sqrt().clamp(min=1e-3))
 
     @torch.no_grad()
-    def finish(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def finish(self, batches: Batches) -> None:
         """After training: μ and Σ of f over the good training images, at each place or over all of them.
 
         A place has few samples (ours): its Σ is drawn towards the mean Σ of all places, by d / (d + n), or

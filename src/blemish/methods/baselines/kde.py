@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from blemish.core.errors import UsageError
-from blemish.core.types import DetectorConfig
+from blemish.methods.base import Batches, Method
+from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    pass
 
 GREY_STEP = 1 / 255
 """Images that differ by less than this in each value are as good as equal: it bounds γ from above."""
@@ -96,18 +97,17 @@ def relevance(squares: Tensor, gamma: Tensor) -> Tensor:
     return shares + (1 - shares.sum(dim=-1, keepdim=True)).clamp(min=0) / squares.shape[-1]
 
 
-class Kde(nn.Module):
+class Kde(Method[KdeConfig]):
     """KDE. `forward` maps images to maps whose mean is the outlier score."""
 
-    config_type: ClassVar = KdeConfig
+    config_type = KdeConfig
     presets: ClassVar[dict[str, KdeConfig]] = {"default": KdeConfig()}
 
     images: Tensor
     gamma: Tensor
 
     def __init__(self, config: KdeConfig, channels: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, channels)
         H, W = config.size
         self.register_buffer("images", torch.zeros(1, channels * H * W))
         self.register_buffer("gamma", torch.tensor(1.0))
@@ -119,7 +119,7 @@ class Kde(nn.Module):
         return 1
 
     @torch.no_grad()
-    def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def fit(self, batches: Batches) -> None:
         """Keep the training images (batches (B, C, H, W)) and take γ from their distances."""
         self.images = torch.cat([x.flatten(1) for x in batches()])
         self.gamma.copy_(inverse_width(self.images, self.config.quantile))

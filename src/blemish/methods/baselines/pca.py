@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blemish.core.errors import UsageError
-from blemish.core.types import DetectorConfig
+from blemish.methods.base import Batches, Method
 from blemish.methods.components.functional import blur, grey, smoothing_matrix
+from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +72,10 @@ def principal_axes(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return mean.to(x.dtype), axes.to(x.dtype)
 
 
-class Pca(nn.Module):
+class Pca(Method[PcaConfig]):
     """PCA. `forward` maps images to smoothed squared residuals."""
 
-    config_type: ClassVar = PcaConfig
+    config_type = PcaConfig
     presets: ClassVar[dict[str, PcaConfig]] = {"default": PcaConfig()}
 
     mean: Tensor
@@ -83,8 +84,7 @@ class Pca(nn.Module):
     smooth_cols: Tensor
 
     def __init__(self, config: PcaConfig, channels: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, channels)
         (H, W), C = config.size, 1 if config.grey and channels == 3 else channels
         self.register_buffer("mean", torch.zeros(C * H * W))
         self.register_buffer("axes", torch.zeros(config.components, C * H * W))
@@ -96,7 +96,7 @@ class Pca(nn.Module):
         return grey(x) if self.config.grey else x
 
     @torch.no_grad()
-    def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def fit(self, batches: Batches) -> None:
         """Take mean and axes from the training images (batches (B, C, H, W))."""
         mean, axes = principal_axes(
             torch.cat([self.plain(x).flatten(1) for x in batches()]), self.config.components

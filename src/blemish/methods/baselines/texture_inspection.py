@@ -22,15 +22,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from blemish.core.errors import UsageError
-from blemish.core.types import DetectorConfig
+from blemish.methods.base import Batches, Method
 from blemish.methods.components.functional import grey
+from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    pass
 
 VARIANCE_FLOOR = 1e-6
 """Added to each variance, so that Σ has an inverse: a quarter of a grey step of 8 bits, squared."""
@@ -176,13 +177,11 @@ def patches_of(x: Tensor, p: int) -> Tensor:
     return functional.unfold(functional.pad(x, [p // 2] * 4, mode="reflect"), p).transpose(1, 2)
 
 
-class TextureInspection(nn.Module):
+class TextureInspection(Method[TextureInspectionConfig]):
     """Texture inspection. `forward` maps images to the levels' mean of -log p(patch), standardised."""
 
-    config_type: ClassVar = TextureInspectionConfig
+    config_type = TextureInspectionConfig
     presets: ClassVar[dict[str, TextureInspectionConfig]] = {"default": TextureInspectionConfig()}
-    scoring_batch = 4
-    """Images scored at a time: the patches of one are 49 times as large as it is."""
 
     weights: Tensor
     means: Tensor
@@ -191,8 +190,7 @@ class TextureInspection(nn.Module):
     level_spread: Tensor
 
     def __init__(self, config: TextureInspectionConfig, channels: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, channels)
         L, K, D = config.levels, config.components, (1 if channels == 3 else channels) * config.patch_size**2
         self.register_buffer("weights", torch.full((L, K), 1 / K))
         self.register_buffer("means", torch.zeros(L, K, D))
@@ -200,8 +198,13 @@ class TextureInspection(nn.Module):
         self.register_buffer("level_mean", torch.zeros(L))
         self.register_buffer("level_spread", torch.ones(L))
 
+    @property
+    def scoring_batch(self) -> int:
+        """Images scored at a time: the patches of one are 49 times as large as it is."""
+        return 4
+
     @torch.no_grad()
-    def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def fit(self, batches: Batches) -> None:
         """Fit each level's mixture, in float64, to patches of the training images (batches (B, C, H, W))."""
         images = sum(len(x) for x in batches())
         each = math.ceil(self.config.patches / images)

@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blemish.core.errors import UsageError
-from blemish.core.types import DetectorConfig
+from blemish.methods.base import Batches, Method
 from blemish.methods.components.functional import grey, mean_and_variance
+from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +61,23 @@ def deviation(c: Tensor, i: Tensor, v: Tensor, floor: float) -> Tensor:
     return (c - i).abs() / v.clamp(min=floor)
 
 
-class Variation(nn.Module):
+class Variation(Method[VariationConfig]):
     """The variation model. `forward` maps images to deviations."""
 
-    config_type: ClassVar = VariationConfig
+    config_type = VariationConfig
     presets: ClassVar[dict[str, VariationConfig]] = {"default": VariationConfig()}
 
     mean: Tensor
     spread: Tensor
 
     def __init__(self, config: VariationConfig, channels: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, channels)
         shape = (1 if channels == 3 else channels, *config.size)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("spread", torch.ones(shape))
 
     @torch.no_grad()
-    def fit(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+    def fit(self, batches: Batches) -> None:
         """Take mean and standard deviation of each pixel from the training images (batches (B, C, H, W))."""
         mean, variance = mean_and_variance(grey(x) for x in batches())
         self.mean.copy_(mean)

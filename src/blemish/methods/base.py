@@ -1,0 +1,72 @@
+"""The contract of a method: what training, inference and export may ask of it.
+
+A method is one file: its paper, a symbol table, its config, its equations as pure functions, and one class
+that derives from `Method` or `TrainedMethod`. `registry` knows it by name.
+
+Shapes: B images, C channels, H×W pixels of the resized image, h×w values of a map.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from blemish.methods.config import DetectorConfig
+
+if TYPE_CHECKING:
+    from blemish.methods.components.distributed import Share
+
+ConfigT = TypeVar("ConfigT", bound=DetectorConfig)
+Batches = Callable[[], Iterable[Tensor]]
+"""Call it for the training images anew: batches (B, C, H, W) in [0, 1]."""
+
+
+class Method(nn.Module, Generic[ConfigT]):
+    """A method as a network: parameters and buffers are what a model file keeps."""
+
+    config_type: ClassVar[type[DetectorConfig]]
+    presets: ClassVar[dict[str, Any]]
+    """Named sets of options, each of `config_type`; there is always a `default`."""
+
+    def __init__(self, config: ConfigT, channels: int) -> None:
+        """Make the network for images of `channels` channels, its weights drawn from torch's generator."""
+        super().__init__()
+        self.config, self.channels = config, channels
+
+    @property
+    def scoring_batch(self) -> int | None:
+        """Images that are scored at a time at most, which bounds memory; None: any number."""
+        return None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, h, w), unbounded, larger is more anomalous."""
+
+    @abstractmethod
+    def fit(self, batches: Batches) -> None:
+        """Learn from the good training images without a loop, as often as they are asked for."""
+
+
+class TrainedMethod(Method[ConfigT]):
+    """A method that follows a gradient: the training loop calls `prepare`, `loss` at each step, `finish`."""
+
+    @abstractmethod
+    def loss(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> the mean loss over them, a number."""
+
+    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
+        """Return the loss of one process's part of a batch; who needs the other parts too overrides it."""
+        return self.loss(x)
+
+    def prepare(self, batches: Batches) -> None:
+        """Take statistics of the training images before the first step."""
+
+    def finish(self, batches: Batches) -> None:
+        """Take statistics of the training images with the final weights."""
+
+    def fit(self, batches: Batches) -> None:
+        """Refuse: the training loop trains it."""
+        raise TypeError(f"{type(self).__name__} is trained by the loop")

@@ -1,0 +1,44 @@
+"""Score held-out good images with the finished network: thresholds, and the colours of overlays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.core.errors import ImageError
+from blemish.inference.calibration import calibrate
+from blemish.inference.detector import Detector
+
+if TYPE_CHECKING:
+    from blemish.data.dataset import Split
+    from blemish.inference.backend import Backend
+    from blemish.inference.model_file import ModelFile
+
+DISPLAY_IMAGES = 64
+"""Good images that fix an overlay's colours when none were held out to calibrate."""
+
+
+def calibrate_model(model_file: ModelFile, backend: Backend, split: Split) -> ModelFile:
+    """Score good images with the finished model: their scores set thresholds, their maps the colours.
+
+    The colours of an overlay begin at a good image's median and end three times as far above it as its
+    highest point. Our choice: fixed by good images, so that equal colours mean equal values on every picture
+    of a model. Calibration images, if there are any, say it best: they were not trained on.
+    """
+    seen = split.calibration or (split.validation or split.train)[:DISPLAY_IMAGES]
+    detector = Detector(model_file=model_file, backend=backend)
+    scores, maxima, medians = [], [], []
+    for prediction in detector.predict_many([s.path for s in seen]):
+        if isinstance(prediction, ImageError):
+            raise prediction
+        scores.append(prediction.score)
+        maxima.append(float(prediction.anomaly_map.max()))
+        medians.append(float(np.median(prediction.anomaly_map)))
+    low = float(np.median(medians))
+    return replace(
+        model_file,
+        calibration=calibrate(np.asarray(scores), np.asarray(maxima)) if split.calibration else None,
+        display_range=(low, low + 3 * (float(np.median(maxima)) - low)),
+    )

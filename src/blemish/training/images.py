@@ -1,0 +1,93 @@
+"""The images that a training sees: decoded once, and each checked against the format of the first one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from blemish.data.cache import ImageCache
+from blemish.images import decode, preprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from blemish.data.dataset import Split
+    from blemish.images.preprocess import ImageFormat
+    from blemish.methods.config import DetectorConfig
+    from blemish.training.trainer import ImageBatches
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How the training images are to be read; the defaults accept whatever they all share."""
+
+    channels: int | None = None
+    """Convert RGB to grey (1) or grey to RGB (3); None: as they are."""
+    bit_depth: int | None = None
+    """Bits that 16-bit files really use (10, 12, 14 or 16)."""
+    value_range: tuple[float, float] | None = None
+    """Values of float images that mean 0 and 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingImages:
+    """The decoded images: those that are learnt, and those that choose the best epoch, if there are any.
+
+    `train` may be larger than the network's images, for random crops; `scored` are the same images as
+    scoring sees them.
+    """
+
+    train: ImageCache
+    validation: ImageCache | None
+    scored: ImageBatches
+    image_format: ImageFormat
+    allow: frozenset[str]
+
+
+def load_images(
+    split: Split,
+    config: DetectorConfig,
+    options: ImageOptions,
+    loading: Callable[[int], Callable[[], None]],
+    seed: int,
+) -> TrainingImages:
+    """Decode training and validation images, each checked against the format of the first one.
+
+    Calibration images are checked as well: a bad one has to be found before the training, not after it.
+    `loading` is told how many images come, and returns what to call for each. Raises BlemishError for one
+    that cannot be used.
+    """
+    declared = asdict(options)
+    first_name = str(split.train[0].path)
+    first = decode.read(split.train[0].path)
+    image_format = preprocess.format_of([(first_name, first)], **declared)
+    allow = frozenset({"channels"}) if options.channels is not None else frozenset()
+
+    def check(name: str, image: np.ndarray) -> None:
+        preprocess.format_of([(first_name, first), (name, image)], **declared)
+
+    larger = config.loading_size != config.size
+    loaded = loading(len(split.train) + len(split.validation) + len(split.calibration))
+    cache = partial(
+        ImageCache,
+        image_format=image_format,
+        allow=allow,
+        check=check,
+        on_image=loaded,
+        tiling=config.tiling,
+        seed=seed,
+    )
+    train = cache([s.path for s in split.train], size=config.loading_size, compact=larger)
+    validation = [s.path for s in split.validation]
+    if split.calibration:
+        cache([s.path for s in split.calibration], size=config.size, budget=0)
+    return TrainingImages(
+        train=train,
+        validation=cache(validation, size=config.size) if validation else None,
+        scored=train.files.at_size(config.size) if larger else train,
+        image_format=image_format,
+        allow=allow,
+    )

@@ -1,0 +1,112 @@
+"""A run folder: what may be written into it, what run.json says, and when a run is the same run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from blemish.core.errors import UsageError
+from blemish.core.files import write_whole
+from blemish.data.hashing import file_digest, fingerprint
+from blemish.inference.model_file import MODEL_NAME, load_model_file, options_of
+from blemish.inference.torch_backend import detector_of
+from blemish.training.checkpoint import CHECKPOINT_FOLDER
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from blemish.data.dataset import Split
+    from blemish.inference.detector import Detector
+    from blemish.inference.model_file import ModelFile
+    from blemish.training.trainer import Outcome
+
+
+def refuse_to_overwrite(folder: Path) -> None:
+    """Refuse a folder that holds a run, finished or not. Raises UsageError."""
+    if (folder / MODEL_NAME).exists():
+        raise UsageError(f"{folder}: already holds a finished run; choose another --out, or remove it")
+    if (folder / CHECKPOINT_FOLDER).exists():
+        raise UsageError(f"{folder}: holds an unfinished run; add --resume, or choose another --out")
+
+
+def identity_of(method: str, config: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for a run to be the same."""
+    return {
+        "method": method,
+        **config,
+        "seed": provenance["seed"],
+        "training images": provenance["fingerprint"],
+    }
+
+
+def load_finished(folder: Path, wanted: dict[str, Any], device: str) -> Detector:
+    """Load the finished run that `resume` met, if it is the one that is asked for."""
+    detector = detector_of(load_model_file(folder), name=str(folder), device=device)
+    model_file = detector.model_file
+    found = identity_of(model_file.method, options_of(model_file), model_file.provenance)
+    for key in wanted:
+        if wanted[key] != found.get(key):
+            raise UsageError(
+                f"{folder}: already holds a finished run whose {key} was {found.get(key)}, not "
+                f"{wanted[key]}; choose another --out, or remove it"
+            )
+    return detector
+
+
+def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
+    """What an auditor asks for: which images, by content; which seed; which software."""
+    fitted = [*split.train, *split.validation]
+    digests = [file_digest(s.path) for s in fitted]
+    packages = ("blemish", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "scipy")
+    return {
+        "dataset": name,
+        "fingerprint": fingerprint(digests),
+        "training_digests": dict(zip(digests, (s.path.name for s in fitted), strict=True)),
+        "images": {
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "calibration": len(split.calibration),
+        },
+        "seed": seed,
+        "versions": {p: importlib.metadata.version(p) for p in packages}
+        | {"python": platform.python_version()},
+    }
+
+
+def write_run(folder: Path, model_file: ModelFile, outcome: Outcome, accelerator: Accelerator) -> None:
+    """Write run.json: options, images, versions, machine, times and result."""
+    run = {
+        "method": model_file.method,
+        "preset": model_file.preset,
+        "config": model_file.config,
+        "image_format": asdict(model_file.image_format),
+        **{k: v for k, v in model_file.provenance.items() if k != "training_digests"},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "processes": accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "device": str(accelerator.device),
+            "precision": accelerator.mixed_precision.replace("no", "fp32"),
+        },
+        "command": sys.argv,
+        "result": asdict(outcome),
+    }
+    write_whole(folder / "run.json", json.dumps(run, indent=2) + "\n")
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint of a finished run."""
+    for file in (folder / CHECKPOINT_FOLDER).glob("state.*"):
+        file.unlink()
+    if (folder / CHECKPOINT_FOLDER).exists():
+        (folder / CHECKPOINT_FOLDER).rmdir()
