@@ -188,12 +188,12 @@ def test_a_leak_is_found_as_for_a_method_of_ours(tmp_path: Path, anomalib, no_re
 
 
 def test_colours_and_thresholds_come_from_the_held_out_images(tmp_path: Path, anomalib):
-    files = [save(tmp_path / f"{i}.png", np.full((8, 24, 3), 0, np.uint8)) for i in range(2)]
+    files = [save(tmp_path / f"{i}.png", np.full((16, 48, 3), 0, np.uint8)) for i in range(2)]
     first, second = (Sample(path=f, split="train") for f in files)
     split = Split(train=[first], validation=[], calibration=[first, second])
-    maps = np.array([[[1.0, 2.0, 5.0]], [[3.0, 4.0, 9.0]]], np.float32).repeat(8, 1).repeat(8, 2)
+    maps = np.array([[[1.0, 2.0, 5.0]], [[3.0, 4.0, 9.0]]], np.float32).repeat(16, 1).repeat(16, 2)
     described = peer._model_file("Fake", "tiny", split, 0)
-    assert described.size == (8, 24)
+    assert described.size == (16, 48)
     made = calibrate_model(described, answers([0.5, 0.25], maps[:, None]), split)
     # medians 2 and 4: from 3; maxima 5 and 9: their median 7 lies 4 above it, and the end three times as far
     assert made.display_range == (3.0, 15.0)

@@ -219,7 +219,7 @@ def newer(source: Path, out: Path) -> Path:
 
 def described(source: Path, out: Path, *, size: list[int] | None = None, channels: int = 3) -> Path:
     header = header_of(source)
-    header["size"] = size or header["size"]
+    header["size"] = header["config"]["image_size"] = size or header["size"]
     header["image_format"]["channels"] = channels
     return changed(source, out, **{DESCRIPTION: json.dumps(header)})
 

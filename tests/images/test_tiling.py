@@ -157,7 +157,7 @@ def test_each_tile_is_resized_to_what_the_network_takes():
         return x.mean(axis=1)
 
     detector = tiled(network, overlap=0.0)
-    half = replace(detector, model_file=replace(detector.model_file, size=(16, 8)), batch_size=4)
+    half = replace(with_options(detector, image_size=(16, 8)), batch_size=4)
     assert half.predict(noise(64, 96)).anomaly_map.shape == (64, 96)
     assert seen == [(4, 3, 16, 8), (2, 3, 16, 8)]  # 2 x 3 tiles, four at a time
 

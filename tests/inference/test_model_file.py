@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch_file
 
 from blemish.core.errors import ModelError
+from blemish.core.files import remove_leftovers
 from blemish.images.preprocess import ImageFormat
 from blemish.inference.calibration import calibrate
 from blemish.inference.load import load
@@ -132,10 +133,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(file, monkeypatch, 
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_half_written_file_of_a_killed_run_is_written_over(file):
-    file.with_name(f".{file.name}.tmp").write_bytes(b"half")
+def test_a_half_written_file_of_a_killed_run_is_in_nobodys_way(file):
+    half = file.with_name(".0123456789abcdef.tmp")
+    half.write_bytes(b"half")
     save_model_file(file, replace(MODEL_FILE, preset="other"))
-    assert load_model_file(file).preset == "other"
+    assert load_model_file(file.parent).preset == "other"
+    remove_leftovers(file.parent)
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -192,6 +195,9 @@ def test_damaged_description(tmp_path, description):
 @pytest.mark.parametrize(
     "change",
     [
+        {"size": [32]},
+        {"size": None},
+        {"size": [32, 32]},
         {"config": {"image_size": [32]}},
         {"config": {"image_size": None}},
         {"config": {"image_size": 32, "tile_size": 8}},

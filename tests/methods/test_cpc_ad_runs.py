@@ -89,7 +89,9 @@ def test_score_and_map_of_a_loaded_model_come_from_its_sub_patches(model: Path, 
     with torch.inference_mode():
         grid = network(torch.from_numpy(pixels)[None])[0].numpy()
     assert grid.shape == (7, 7)
-    assert prediction.score == pytest.approx(postprocess.image_score(grid, model_file.image_score), rel=1e-6)
+    assert prediction.score == pytest.approx(
+        postprocess.image_score(grid, model_file.common.image_score), rel=1e-6
+    )
     blocks = postprocess.pixel_map(grid, model_file.size, "linear")
     np.testing.assert_allclose(
         prediction.anomaly_map, postprocess.to_original_size(blocks, size), rtol=1e-5, atol=1e-6

@@ -221,10 +221,10 @@ def test_a_map_spreads_the_density_or_its_root():
 def test_score_does_not_depend_on_the_company():
     x = images(6)
     network = finished(x)
-    run = TorchBackend(network, torch.device("cpu"))
-    together = run.run(x.numpy()).maps
+    backend = TorchBackend(network, torch.device("cpu"))
+    together = backend.run(x.numpy()).maps
     for i in range(6):
-        assert np.array_equal(together[i], run(x[i : i + 1].numpy())[0])
+        assert np.array_equal(together[i], backend.run(x[i : i + 1].numpy()).maps[0])
 
 
 @pytest.mark.parametrize("density", ["shared", "place"])

@@ -54,6 +54,12 @@ def make_folder(folder: Path) -> None:
         sync_folder(each.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder that nobody else writes to now."""
+    for part in folder.glob(".*.tmp"):
+        part.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to disk, so that a new or renamed file is found after a power cut."""
     if hasattr(os, "O_DIRECTORY"):  # Windows has no such thing

@@ -189,9 +189,10 @@ def _model_file_of(file: Path, header: dict[str, Any], tensors: dict[str, np.nda
             provenance=header["provenance"],
             tensors=tensors,
         )
-        _ = model_file.common  # which refuses damaged options
+        if list(model_file.size) != list(header["size"]):
+            raise ValueError(f"size {header['size']} is not its option's, {list(model_file.size)}")
         return model_file
-    except (KeyError, TypeError, ValueError, IndexError, BlemishError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, BlemishError) as error:
         raise _damaged(file, error) from error
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blemish.core.errors import UsageError
-from blemish.core.files import write_whole
+from blemish.core.files import remove_leftovers, write_whole
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.inference.model_file import MODEL_NAME, load_model_file, options_of
 from blemish.inference.torch_backend import detector_of
@@ -105,8 +105,11 @@ def write_run(folder: Path, model_file: ModelFile, outcome: Outcome, accelerator
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint of a finished run."""
-    for file in (folder / CHECKPOINT_FOLDER).glob("state.*"):
-        file.unlink()
-    if (folder / CHECKPOINT_FOLDER).exists():
-        (folder / CHECKPOINT_FOLDER).rmdir()
+    """Remove the checkpoint of a finished run, and what killed processes left half written."""
+    remove_leftovers(folder)
+    checkpoint = folder / CHECKPOINT_FOLDER
+    if checkpoint.exists():
+        remove_leftovers(checkpoint)
+        for file in checkpoint.glob("state.*"):
+            file.unlink()
+        checkpoint.rmdir()
