@@ -313,18 +313,13 @@ def test_predict_takes_its_options(tiny_model: Path, tmp_path: Path, monkeypatch
     for i in range(5):
         save(tmp_path / "in" / f"{i}.png", tiny_image(i)[..., 0])  # grey, for an RGB model
     sizes: list[int] = []
-    runner = torch_backend.runner
+    run_network = torch_backend.TorchBackend.run
 
-    def counting(*arguments: Any) -> Any:
-        network = runner(*arguments)
+    def counting(backend: torch_backend.TorchBackend, x: np.ndarray) -> Any:
+        sizes.append(len(x))
+        return run_network(backend, x)
 
-        def counted(x: np.ndarray) -> np.ndarray:
-            sizes.append(len(x))
-            return network(x)
-
-        return counted
-
-    monkeypatch.setattr(torch_backend, "runner", counting)
+    monkeypatch.setattr(torch_backend.TorchBackend, "run", counting)
     options = ["--allow", "channels", "--batch-size", "2", "--false-alarm-rate", "0.5", "--device", "cpu"]
     inputs = [tmp_path / "in" / "*.png"]
     assert run("predict", "--model", tiny_model, "--out", tmp_path / "p", *inputs, *options) == 0

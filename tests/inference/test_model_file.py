@@ -246,7 +246,7 @@ def test_fitting_content_loads(model):
     [
         ({"method": "other"}, "method 'other'"),
         ({"config": {"image_size": 32, "later_option": 1}}, "option 'later_option'"),
-        ({"config": {"image_size": 64}}, "weights do not fit"),
+        ({"config": {"image_size": 64}, "size": [64, 64]}, "weights do not fit"),
     ],
 )
 def test_content_that_this_version_cannot_honour(model, change, word):
