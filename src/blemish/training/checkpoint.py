@@ -37,8 +37,8 @@ def save_checkpoint(file: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint and force it to disk. Raises OSError where the disk refuses."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary_for(file, durable=True) as part:
-            torch.save(content, part)
+        with temporary_for(file, durable=True) as part, part.open("wb") as opened:
+            torch.save(content, opened)
     except RuntimeError as error:
         # torch hides the disk's refusal behind an error of its own
         raise error.__context__ if isinstance(error.__context__, OSError) else error from None
