@@ -1,0 +1,238 @@
+"""Do the tests notice? Mutants of three rooms, and how many of them a test fails on.
+
+    python benchmarks/mutants.py [ROOM ...] [--share 0.3] [--seed 0] [--only TEXT] [--out FILE.json]
+
+Mutants are made by mutmut's operators; rooms and their tests stand in pyproject.toml, [tool.mutants].
+mutmut's own runner leaves out decorated functions and all that stands outside of functions, which is much
+of a method; so this one collects the tests once, forks, and runs what covers the mutated line, quickest
+first, until a test fails:
+
+- inside a function, the fork gets the mutated code in place of the function's own;
+- elsewhere (defaults, constants, options), a fork without the package imports the mutated file.
+
+No mutants: strings, annotations, imports, decorators, what is raised (its text), and `strict` of zip, which
+refuses lengths that never differ. Survivors keep the reason that the file of results gives for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import sys
+import time
+import tomllib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import libcst as cst
+from libcst.metadata import (
+    MetadataWrapper,
+    ParentNodeProvider,
+    PositionProvider,
+    WhitespaceInclusivePositionProvider,
+)
+from mutmut.mutation.mutators import mutation_operators, operator_string
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from libcst.metadata import CodeRange
+
+ROOT = Path(__file__).resolve().parent.parent
+OPERATORS = [(kind, make) for kind, make in mutation_operators if make is not operator_string]
+SKIPPED = (cst.Annotation, cst.Import, cst.ImportFrom, cst.Decorator, cst.Raise, cst.BaseString)
+UNTOUCHED_CALLS = {"len", "isinstance", "TypeVar", "cast"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file."""
+
+    path: Path
+    line: int
+    function: str
+    in_function: bool
+    """Inside a function's body, where its code can be exchanged."""
+    before: str
+    after: str
+    source: str
+
+    @property
+    def name(self) -> str:
+        """Say where it is and what changes, without the line number, which moves."""
+        file = self.path.relative_to(ROOT / "src" / "blemish")
+        return f"{file} {self.function}: {self.before} -> {self.after}"
+
+
+class Mutator(cst.CSTVisitor):
+    """Collects (node, its replacement) of a module."""
+
+    METADATA_DEPENDENCIES = (PositionProvider, ParentNodeProvider, WhitespaceInclusivePositionProvider)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[cst.CSTNode, cst.CSTNode, CodeRange, int, str, bool]] = []
+        self.scopes: list[str] = []
+        self.bodies = 0
+        """How many function bodies the node stands in."""
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        """Mutate a node, and say whether to go on inside it."""
+        if isinstance(node, SKIPPED) or self._is_skipped(node):
+            return False
+        if isinstance(node, (cst.FunctionDef, cst.ClassDef)):
+            self.scopes.append(node.name.value)
+        if isinstance(node, cst.BaseSuite) and isinstance(self._parent(node), cst.FunctionDef):
+            self.bodies += 1
+        position = self.get_metadata(PositionProvider, node, None)
+        for kind, make in OPERATORS:
+            if position and isinstance(node, kind):
+                for mutated in make(node):
+                    where = ".".join(self.scopes) or "module"
+                    span = self.get_metadata(WhitespaceInclusivePositionProvider, node)
+                    found = (node, mutated, span, position.start.line, where, self.bodies > 0)
+                    self.found.append(found)
+        return True
+
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        """Leave a scope."""
+        if isinstance(original_node, (cst.FunctionDef, cst.ClassDef)):
+            self.scopes.pop()
+        if isinstance(original_node, cst.BaseSuite) and isinstance(
+            self._parent(original_node), cst.FunctionDef
+        ):
+            self.bodies -= 1
+
+    def _parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        return self.get_metadata(ParentNodeProvider, node, None)
+
+    def _is_skipped(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.Call) and isinstance(node.func, cst.Name):
+            return node.func.value in UNTOUCHED_CALLS
+        if isinstance(node, cst.Arg) and node.keyword:
+            return node.keyword.value == "strict"
+        if isinstance(node, cst.If) and isinstance(node.test, cst.Name):
+            return node.test.value == "TYPE_CHECKING"
+        # a name for a type, which annotations alone use
+        return isinstance(node, cst.Assign) and isinstance(node.value, cst.Subscript) and not self.scopes
+
+
+def mutants_of(path: Path) -> Iterator[Mutant]:
+    """Make every mutant of a file, each different from the file and from the others."""
+    wrapper = MetadataWrapper(cst.parse_module(path.read_text()), unsafe_skip_copy=True)
+    mutator = Mutator()
+    wrapper.visit(mutator)
+    module = wrapper.module
+    text = module.code
+    seen = {text}
+    starts = [0, *itertools.accumulate(len(line) for line in text.splitlines(keepends=True))]
+    for node, mutated, span, line, where, in_function in mutator.found:
+        if isinstance(node, cst.Call) and _drops_strict(node, mutated):
+            continue
+        start, end = (starts[at.line - 1] + at.column for at in (span.start, span.end))
+        before, after = module.code_for_node(node), module.code_for_node(mutated)
+        if text[start:end] == before:
+            source = text[:start] + after + text[end:]
+        else:  # indented further inside the file; the same, but a hundred times slower
+            source = module.deep_replace(node, mutated).code  # type: ignore[union-attr]
+        if source in seen:
+            continue
+        seen.add(source)
+        before, after = (" ".join(code.split()) for code in (before, after))
+        yield Mutant(path, line, where, in_function, before, after, source)
+
+
+def _drops_strict(node: cst.Call, mutated: cst.CSTNode) -> bool:
+    """Say whether the last argument is zip's `strict`, and a mutant touches nothing else."""
+    last = node.args[-1].keyword if node.args else None
+    rest = [arg.value for arg in getattr(mutated, "args", ())]
+    return last is not None and last.value == "strict" and rest == [arg.value for arg in node.args[:-1]]
+
+
+def chosen_of(paths: list[Path], share: float, seed: int, only: str) -> list[Mutant]:
+    """Draw a share of the mutants of each file, one at least."""
+    chosen = []
+    for path in paths:
+        mutants = [m for m in mutants_of(path) if only in m.name]
+        drawn = random.Random(f"{seed} {path.name}").sample(range(len(mutants)), _count(len(mutants), share))
+        chosen += [mutants[i] for i in sorted(drawn)]
+    return chosen
+
+
+def _count(n: int, share: float) -> int:
+    return min(n, max(1, round(share * n)))
+
+
+def table_of(results: list[tuple[Mutant, str]], share: float, known: dict[str, dict[str, str]]) -> dict:
+    """Count a room's mutants, and list its survivors with what is known of them."""
+    survivors = [
+        {"mutant": m.name, **known.get(m.name, {"kind": "open", "reason": ""})}
+        for m, outcome in results
+        if outcome in ("survived", "uncovered")
+    ]
+    kinds = Counter(s["kind"] for s in survivors)
+    matter = len(results) - sum(n for kind, n in kinds.items() if kind not in ("open", "real"))
+    alive = kinds["open"] + kinds["real"]
+    return {
+        "share_of_mutants": share,
+        "mutants": len(results),
+        "killed": sum(outcome == "killed" for _, outcome in results),
+        "timed_out": sum(outcome == "timed out" for _, outcome in results),
+        "survived": len(survivors),
+        "survivors_by_kind": dict(sorted(kinds.items())),
+        "change_a_result": matter,
+        "survivors_that_change_a_result": alive,
+        "survivors_that_change_a_result_percent": round(100 * alive / matter, 2) if matter else 0.0,
+        "by_file": {
+            str(path.relative_to(ROOT / "src" / "blemish")): f"{killed} / {total}"
+            for path, killed, total in _by_file(results)
+        },
+        "survivors": survivors,
+    }
+
+
+def _by_file(results: list[tuple[Mutant, str]]) -> Iterator[tuple[Path, int, int]]:
+    for path in dict.fromkeys(m.path for m, _ in results):
+        outcomes = [outcome for m, outcome in results if m.path == path]
+        yield path, sum(o in ("killed", "timed out") for o in outcomes), len(outcomes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("rooms", nargs="*")
+    parser.add_argument("--share", type=float, default=1.0, help="of each file's mutants, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="mutants whose name holds this; nothing is written")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "mutants.json")
+    options = parser.parse_args()
+    from mutant_session import run_mutants
+
+    os.chdir(ROOT)
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutants"]
+    stored = json.loads(options.out.read_text()) if options.out.exists() else {"rooms": {}}
+    for room in options.rooms or list(settings):
+        began = time.monotonic()
+        paths = sorted(p for source in settings[room]["sources"] for p in (ROOT / source).rglob("*.py"))
+        mutants = chosen_of(paths, options.share, options.seed, options.only)
+        print(f"{room}: {len(mutants)} mutants of {len(paths)} files", file=sys.stderr)
+        results = list(run_mutants(mutants, settings[room]["tests"]))
+        if options.only:
+            continue
+        before = stored["rooms"].get(room, {}).get("survivors", [])
+        known = {s["mutant"]: {k: s[k] for k in ("kind", "reason")} for s in before}
+        table = table_of(results, options.share, known)
+        stored["seed"] = options.seed
+        stored["rooms"][room] = {"minutes": round((time.monotonic() - began) / 60, 1), **table}
+        options.out.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+        shown = {k: v for k, v in table.items() if k not in ("survivors", "by_file")}
+        print(json.dumps(shown, indent=1), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The options of a user who gives none: the numbers of docs/papers, which the benchmark was run with."""
+
+from __future__ import annotations
+
+import pytest
+
+from blemish.methods.baselines.autoencoder import AutoencoderConfig
+from blemish.methods.baselines.cutpaste import CutPasteConfig
+from blemish.methods.baselines.kde import KdeConfig
+from blemish.methods.baselines.pca import PcaConfig
+from blemish.methods.baselines.texture_inspection import TextureInspectionConfig
+from blemish.methods.baselines.variation import VariationConfig
+from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
+from blemish.methods.metal import Metal, MetalConfig
+
+METAL = {
+    "size": (128, 128), "patch_size": 16, "stripes": "rows", "masking": "strict", "embedding": 128,
+    "hidden": 512, "heads": 4, "blocks": 1, "feed_forward_squares": 1, "feed_forward_stripes": 2,
+    "reduction": "mean",
+    "exposure": True, "center": True, "bounded_context": True, "error": "combined", "smoothing": (2.0, 8.0),
+    "place_statistics": True, "image_score": "top1", "steps": 400, "batch_size": 64, "learning_rate": 1e-3,
+    "schedule": "cosine", "validation_fraction": 0.0, "calibration_fraction": 0.1,
+}  # fmt: skip
+CPC_AD = {
+    "size": (192, 192), "image_score": "top1", "steps": 800, "batch_size": 16, "grey": True, "exposure": True,
+    "crop": 0.8, "flip": True, "patch_size": 64, "sub_patch_size": 16, "window": "patch", "encoder": "dense",
+    "width": 16, "shared_encoder": True, "skip": 1, "steps_ahead": 5, "negatives": 16,
+    "negatives_of": "batch", "bank": 256, "bank_seed": 0, "score": "infonce", "place_statistics": True,
+    "place_density": True,
+    "combine": "mean", "interpolation": "linear", "calibration_fraction": 0.1,
+}  # fmt: skip
+BASELINES = [
+    (AutoencoderConfig, {"steps": 1000, "batch_size": 4, "latent": 100, "halvings": 4, "weight_decay": 1e-5}),
+    (CutPasteConfig, {"steps": 1500, "learning_rate": 3e-3, "patch_size": 32, "stride": 4, "trunk": "dense",
+                      "width": 16, "density": "place", "score": "distance", "border": "level"}),
+    (KdeConfig, {"size": (64, 64), "image_score": "mean", "quantile": 0.5}),
+    (PcaConfig, {"image_score": "mean", "components": 60, "grey": True, "smoothing": 2.0}),
+    (TextureInspectionConfig, {"levels": 4, "patch_size": 7, "components": 10, "patches": 10000,
+                               "iterations": 30}),
+    (VariationConfig, {"image_score": "max", "floor": 5 / 255}),
+]  # fmt: skip
+
+
+def check(config, expected):
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_metal_is_what_its_page_says():
+    check(MetalConfig(), METAL)
+    check(Metal.presets["default"], METAL)
+
+
+def test_cpc_ad_is_what_its_page_says():
+    check(CpcAdConfig(), CPC_AD)
+    check(CpcAd.presets["default"], CPC_AD)
+    # half of the training, and the score without the density: the page's `compact`
+    compact = {"steps": 400, "place_density": False, "image_score": "top5"}
+    check(CpcAd.presets["compact"], {**CPC_AD, **compact})
+
+
+@pytest.mark.parametrize(("kind", "expected"), BASELINES, ids=lambda x: getattr(x, "__name__", ""))
+def test_baselines_are_what_the_benchmark_ran(kind, expected):
+    check(kind(), expected)
