@@ -20,7 +20,7 @@ from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
 from blemish.data import mvtec
 from blemish.data.dataset import check_evaluable, dataset_fingerprint, open_dataset
-from blemish.data.hashing import source_digest
+from blemish.data.hashing import file_digest, fingerprint, source_digest
 from blemish.evaluation import anomalib
 from blemish.evaluation.jobs import Processes, Progress, follow
 from blemish.methods import registry
@@ -186,11 +186,18 @@ def software(method: str) -> dict[str, Any]:
 
 
 def code_fingerprint(method: str) -> str:
-    """SHA-256 of the source that can move a method's figures: `FIGURES` without the other methods' files."""
+    """SHA-256 of the source that can move a method's figures: `FIGURES` without the other methods' files.
+
+    Of a method that another package brings, its own file counts as well.
+    """
     package = Path(__file__).parents[1]
-    others = {Path(inspect.getfile(kind)) for kind in METHODS.values()}
-    others -= {Path(inspect.getfile(METHODS[method]))} if method in METHODS else set()
-    return source_digest(lambda file: file not in others and file.relative_to(package).parts[0] in FIGURES)
+    files = {name: Path(inspect.getfile(kind)) for name, kind in METHODS.items()}
+    own = files.get(method)
+    others = set(files.values()) - {own}
+    ours = source_digest(lambda file: file not in others and file.relative_to(package).parts[0] in FIGURES)
+    if own is None or own.is_relative_to(package):
+        return ours
+    return fingerprint([ours, file_digest(own)])
 
 
 def commands(cell: Cell) -> list[list[str]]:

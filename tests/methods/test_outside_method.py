@@ -1,0 +1,97 @@
+"""A method of another package, as the page on adding one shows it: trained, asked, exported, benchmarked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "add-a-method.md"
+COMMANDS = """
+import sys
+from blemish.cli.main import main
+
+data, out = sys.argv[1:]
+commands = (
+    ("train", "--data", data, "--method", "mean-image", "--image-size", "32", "--out", f"{out}/run"),
+    ("predict", "--model", f"{out}/run", "--out", f"{out}/predictions", f"{data}/test"),
+    ("export", "--model", f"{out}/run", "--out", f"{out}/model.onnx"),
+    ("predict", "--model", f"{out}/model.onnx", "--out", f"{out}/exported", f"{data}/test"),
+    ("bench", "--data", data, "--methods", "mean-image", "pca", "--out", f"{out}/bench"),
+)
+for command in commands:
+    code = main(list(command))
+    assert code == 0, (command, code)
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process where a package with the page's method is installed."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    (entry,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.S)
+    site = tmp_path / "site"
+    about = site / "my_package-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    name, value = re.findall(r'^([\w-]+) = "([\w.:]+)"$', entry, re.M)[0]
+    (about / "entry_points.txt").write_text(f"[blemish.methods]\n{name} = {value}\n")
+    module = site / (value.partition(":")[0].replace(".", "/") + ".py")
+    module.parent.mkdir()
+    module.write_text(code)
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def rows(file: Path) -> dict[str, float]:
+    found = (json.loads(line) for line in file.read_text().splitlines())
+    return {row["path"]: row["score"] for row in found}
+
+
+@pytest.mark.slow
+def test_another_packages_method_does_all_that_ours_do(
+    installed: dict[str, str], tiny_category: Path, tmp_path: Path
+):
+    command = [sys.executable, "-c", COMMANDS, str(tiny_category), str(tmp_path)]
+    ran = subprocess.run(command, env=installed, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    ours, exported = (rows(tmp_path / n / "predictions.jsonl") for n in ("predictions", "exported"))
+    assert ours == pytest.approx(exported, rel=1e-4)
+    assert len(ours) == len(list((tiny_category / "test").rglob("*.png")))
+    cells = json.loads((tmp_path / "bench" / "results.json").read_text())["cells"]
+    assert [cell["method"] for cell in cells] == ["mean-image", "pca"]
+    assert all(0 <= cell["evaluation"]["image_auroc"] <= 1 for cell in cells)
+
+
+@pytest.mark.slow
+def test_a_bench_sees_that_an_outside_method_has_changed(installed: dict[str, str], tmp_path: Path):
+    code = "from blemish.evaluation.benchmark import code_fingerprint as f; print(f('mean-image'), f('pca'))"
+
+    def digests() -> list[str]:
+        ran = subprocess.run(
+            [sys.executable, "-c", code], env=installed, capture_output=True, text=True, check=True
+        )
+        return ran.stdout.split()
+
+    before = digests()
+    (module,) = (tmp_path / "site" / "my_package").glob("*.py")
+    module.write_text(module.read_text() + "\n# another version\n")
+    after = digests()
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+def test_a_package_that_cannot_be_loaded_is_named_in_one_line(installed: dict[str, str], tmp_path: Path):
+    (module,) = (tmp_path / "site" / "my_package").glob("*.py")
+    module.write_text("import a_package_that_is_not_there\n")
+    command = [sys.executable, "-m", "blemish.cli", "train", "--data", str(tmp_path), "--method", "pca"]
+    ran = subprocess.run(command, env=installed, capture_output=True, text=True)
+    assert ran.returncode == 2
+    (line,) = ran.stderr.strip().splitlines()
+    assert "method mean-image" in line
+    assert "a_package_that_is_not_there" in line
