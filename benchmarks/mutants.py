@@ -61,12 +61,15 @@ class Mutant:
     before: str
     after: str
     source: str
+    nth: int
+    """Of the equal changes in one function: 1 for the first."""
 
     @property
     def name(self) -> str:
         """Say where it is and what changes, without the line number, which moves."""
         file = self.path.relative_to(ROOT / "src" / "blemish")
-        return f"{file} {self.function}: {self.before} -> {self.after}"
+        again = f" ({self.nth})" if self.nth > 1 else ""
+        return f"{file} {self.function}: {self.before} -> {self.after}{again}"
 
 
 class Mutator(cst.CSTVisitor):
@@ -129,10 +132,10 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
     wrapper.visit(mutator)
     module = wrapper.module
     text = module.code
-    seen = {text}
+    seen, equal = {text}, Counter()
     starts = [0, *itertools.accumulate(len(line) for line in text.splitlines(keepends=True))]
     for node, mutated, span, line, where, in_function in mutator.found:
-        if isinstance(node, cst.Call) and _drops_strict(node, mutated):
+        if isinstance(node, cst.Call) and _touches_strict_alone(node, mutated):
             continue
         start, end = (starts[at.line - 1] + at.column for at in (span.start, span.end))
         before, after = module.code_for_node(node), module.code_for_node(mutated)
@@ -144,14 +147,18 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             continue
         seen.add(source)
         before, after = (" ".join(code.split()) for code in (before, after))
-        yield Mutant(path, line, where, in_function, before, after, source)
+        equal[where, before, after] += 1
+        nth = equal[where, before, after]
+        yield Mutant(path, line, where, in_function, before, after, source, nth)
 
 
-def _drops_strict(node: cst.Call, mutated: cst.CSTNode) -> bool:
-    """Say whether the last argument is zip's `strict`, and a mutant touches nothing else."""
-    last = node.args[-1].keyword if node.args else None
-    rest = [arg.value for arg in getattr(mutated, "args", ())]
-    return last is not None and last.value == "strict" and rest == [arg.value for arg in node.args[:-1]]
+def _touches_strict_alone(node: cst.Call, mutated: cst.CSTNode) -> bool:
+    """Say whether a mutant of a call changes or drops zip's `strict`, and nothing else."""
+    before, after = (
+        [arg.value for arg in call.args if not (arg.keyword and arg.keyword.value == "strict")]
+        for call in (node, cst.ensure_type(mutated, cst.Call))
+    )
+    return len(before) < len(node.args) and before == after
 
 
 def chosen_of(paths: list[Path], share: float, seed: int, only: str) -> list[Mutant]:
