@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import reference
+import reference_cutpaste
 import torch
 from torch import nn
 
+from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18
 from blemish.methods.components.encoders import DenseEncoder, PointBlock, PreActivationBlock, ResNetEncoder
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
 from blemish.methods.metal import Block, Metal, MetalConfig, TokenEncoder
@@ -32,6 +34,10 @@ def stirred(module: nn.Module, seed: int = 0) -> nn.Module:
         for parameter in module.parameters():
             bound = math.sqrt(6 / parameter[0].numel()) if parameter.ndim > 1 else 1.0
             parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.copy_(torch.rand(part.num_features, generator=generator) - 0.5)
+                part.running_var.copy_(torch.rand(part.num_features, generator=generator) + 0.5)
     return module.double().eval()
 
 
@@ -118,6 +124,30 @@ def test_a_resnet_encoding_equals_convolutions_in_loops():
     for column, ours in enumerate(encoder(x)[0, 0]):
         crop = x[0, :, :, 8 * column : 8 * column + 16].numpy()
         check(ours, reference.resnet_encoding(tensors_of(encoder), crop))
+
+
+# --- CutPaste's trunks (A.5; He et al. 2016) ---
+
+
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_a_dense_trunk_equals_convolutions_in_loops(side):
+    trunk = stirred(DenseTrunk(2, side, 8))
+    x = random(2, 2, side, side)
+    for crop, ours in zip(x.numpy(), trunk(x), strict=True):
+        check(ours, reference_cutpaste.dense_trunk(tensors_of(trunk), crop))
+
+
+def test_a_resnet18_trunk_equals_convolutions_in_loops():
+    trunk = stirred(ResNet18(2, 32, 3))
+    x = random(2, 2, 32, 32)
+    for crop, ours in zip(x.numpy(), trunk(x), strict=True):
+        check(ours, reference_cutpaste.resnet18(tensors_of(trunk), crop))
+
+
+def test_channels_of_a_dense_trunk_double_up_to_four_times_the_first():
+    trunk = DenseTrunk(3, 32, 16)
+    widths = [part[0].out_channels for part in trunk.layers if isinstance(part, nn.Sequential)]
+    assert (widths, trunk.outputs) == ([16, 16, 32, 64, 64, 64], 64)
 
 
 # --- what training starts from ---
