@@ -35,7 +35,7 @@ def test_importing_blemish_and_help_are_light():
     for command in (("-c", "import blemish"), ("-m", "blemish.cli", "--help")):
         loaded = loaded_by(*command)
         assert "blemish" in loaded
-        assert not loaded & (HEAVY | {"PIL", "rich", "tyro"})
+        assert not loaded & (HEAVY | {"PIL", "rich", "cyclopts"})
 
 
 def test_inference_around_the_network_needs_no_torch():

@@ -22,14 +22,15 @@ from commands import QUICK, refused, run
 from conftest import save, tiny_defect, tiny_image
 from processes import parent_of, processes_of
 
-from blemish.cli.arguments import TrainArguments
-from blemish.cli.console import parse
+from blemish.cli.commands.train import TrainOptions, what_makes_a_model
+from blemish.cli.parser import parse_with_config
 from blemish.cluster import attempts
 from blemish.cluster import jobs as cells
 from blemish.cluster.session import joined
 from blemish.evaluation import benchmark
 from blemish.evaluation.jobs import Progress
 from blemish.methods import registry
+from blemish.methods.config import DetectorConfig
 from blemish.methods.registry import METHODS
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
@@ -431,22 +432,27 @@ def test_what_cannot_be_done_is_one_line_of_each_job_and_nothing_is_lost(
 @pytest.mark.parametrize(("method", "preset"), [(m, p) for m in METHODS for p in METHODS[m].presets])
 def test_a_training_gets_the_options_that_were_given(method: str, preset: str):
     usual = registry.preset_named(method, preset)
-    kind = TrainArguments[type(usual)]
 
-    def parsed(*words: str) -> TrainArguments:
-        return parse("train", kind, ["--data", "x", *words], default=kind(data=Path(), config=usual))
+    def parsed(*words: str) -> tuple[TrainOptions, DetectorConfig]:
+        options, config = parse_with_config("train", TrainOptions, usual, ["--data", "x", *words])
+        return replace(options, cluster=None, categories=(), out=None, cpus_per_model=None), config
 
     named = ("--method", method, "--preset", preset)
-    assert parsed(*named).words(usual) == [*named]
     given = [*named, "--seed", "3", "--channels", "1", "--value-range", "-1.0", "2.5"]
     given += ["--tile-size", "640", "512", "--image-score", "max", "--calibration-fraction", "0.3"]
     switches = [name for name in ("exposure", "flip") if name in vars(usual)]
     given += [f"--{'no-' if getattr(usual, name) else ''}{name.replace('_', '-')}" for name in switches]
-    wanted = parsed(*given)
-    assert all(getattr(wanted.config, name) is not getattr(usual, name) for name in switches)
-    assert parsed(*wanted.words(usual)) == wanted
+    options, config = parsed(*given)
+    assert (options.seed, options.channels, options.value_range) == (3, 1, (-1.0, 2.5))
+    changed = {"tile_size": (640, 512), "image_score": "max", "calibration_fraction": 0.3}
+    assert config == replace(usual, **changed, **{name: not getattr(usual, name) for name in switches})
+    driver = ["--cluster", "local", "--categories", "a", "b", "--cpus-per-model=2", "--out", "runs"]
+    for at in range(0, len(given) + 1, len(given)):
+        passed_on = what_makes_a_model(["--data", "x", *given[:at], *driver, *given[at:], "--resume"])
+        assert passed_on == given
+        assert parsed(*passed_on) == (options, config)
     if "epochs" in vars(usual):
-        assert parsed(*named, "--epochs", "None").config.epochs is None
+        assert vars(parsed(*named, "--epochs", "None")[1])["epochs"] is None
 
 
 # --- refusals ---

@@ -1,20 +1,19 @@
-"""What the commands share: options parsed into dataclasses, and progress bars with an estimate."""
+"""What commands say while they run and when they are done, and how Ctrl-C reaches them."""
 
 from __future__ import annotations
 
-import io
 import os
 import signal
-from contextlib import redirect_stderr
-from typing import TYPE_CHECKING, Any
-
-from blemish.core.errors import UsageError
+import sys
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from rich.progress import Progress, TaskID
 
+    from blemish.evaluation.jobs import Progress as Jobs
     from blemish.training.trainer import Trainer
 
 
@@ -96,47 +95,25 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def parse(command: str, kind: Any, arguments: list[str], default: Any = None) -> Any:
-    """Parse options into a dataclass; a mistake becomes a UsageError of one line."""
-    import tyro
+def draw_jobs(bar: Progress, what: str) -> Callable[[Jobs], None]:
+    """Add jobs to a bar; returns what draws how far they are, and prints how each of them went."""
+    from blemish.report.html import format_duration
 
-    caught = io.StringIO()
-    options = {} if default is None else {"default": default}
-    try:
-        with redirect_stderr(caught):
-            return tyro.cli(
-                kind,
-                prog=f"blemish {command}",
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff,),
-                **options,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UsageError(f"{_first_paragraph(caught.getvalue())}; see blemish {command} --help") from None
+    task = bar.add_task(what)
+
+    def draw(now: Jobs) -> None:
+        left = "" if now.seconds_left is None else f", about {format_duration(now.seconds_left)} left"
+        text = f"{'; '.join(now.running)}{left}"
+        bar.update(task, completed=now.finished, total=now.total, description=text)
+        if now.latest is not None:
+            bar.console.print(f"{now.latest}{left}", markup=False, highlight=False, soft_wrap=True)
+
+    return draw
 
 
-def _first_paragraph(box: str) -> str:
-    """Take the parser's message out of its frame or, on a plain terminal, from between its rules."""
-    paragraphs: list[list[str]] = [[]]
-    lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│ ")]
-    for line in lines:
-        if line.startswith(("╭", "╰", "──", "---")):
-            paragraphs.append([])
-        else:
-            paragraphs[-1].append(line)
-    framed = bool(lines) and lines[0].startswith("╭")  # else the first paragraph is the title
-    told = [" ".join(p) for p in paragraphs[0 if framed else 1 :] if p]
-    return " ".join(told[0].split()) if told else "bad usage"
-
-
-def peek(arguments: list[str], option: str, default: str) -> str:
-    """Find an option's value before the rest can be parsed, which depends on it."""
-    value = default
-    for i, argument in enumerate(arguments):
-        if argument == option and i + 1 < len(arguments):
-            value = arguments[i + 1]
-        elif argument.startswith(option + "="):
-            value = argument.split("=", 1)[1]
-    return value
+def print_summary(jobs: Jobs, what: str, where: Path) -> int:
+    """Print what became of jobs, and return the exit code."""
+    for name, error in jobs.failed.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    print(f"{jobs.finished} of {jobs.total} {what}: {where}")
+    return 1 if jobs.failed else 0

@@ -10,7 +10,6 @@ import sys
 from errno import EDQUOT, ENOSPC
 from importlib import import_module
 
-from blemish.cli.console import peek
 from blemish.core.errors import BlemishError, Interrupted
 
 STOPPED = 130
@@ -77,7 +76,7 @@ def _guarded(command: str, arguments: list[str]) -> int:
         print(f"blemish {command}: {error.name} is missing; pip install 'blemish[{extra}]'", file=sys.stderr)
         return 2
     except OSError as error:
-        where = error.filename or peek(arguments, "--out", "output")
+        where = error.filename or _out(command, arguments)
         cure = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check the path and its rights"
         print(
             f"blemish {command}: {where}: {error.strerror or error}; {cure}, or choose another --out",
@@ -92,6 +91,14 @@ def _guarded(command: str, arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+
+
+def _out(command: str, arguments: list[str]) -> str:
+    """Return where a command that has begun writes."""
+    from blemish.cli.options import OutOption
+    from blemish.cli.parser import parse_known
+
+    return parse_known(command, OutOption, arguments)[0].out
 
 
 def _overview() -> str:

@@ -14,13 +14,13 @@ from blemish.core.types import Tiling
 class DetectorConfig:
     """The options that every method has. Those without a training loop have no others but their own."""
 
-    image_size: int | tuple[int, int] = 128
+    image_size: tuple[int, int] | int = 128
     """Images are resized to this: one number for a square, or height and width, in pixels."""
     image_score: Literal["max", "mean", "top1", "top5"] = "top1"
     """The image score: largest value, mean, or mean of the top 1 % or 5 % of the anomaly map."""
     calibration_fraction: float = 0.1
     """Share of the good images that set thresholds; they take no part in training or early stopping."""
-    tile_size: int | tuple[int, int] | None = None
+    tile_size: tuple[int, int] | int | None = None
     """Cut images into tiles of this many pixels, each resized to `image_size`; None: resize them whole."""
     tile_overlap: float = 0.25
     """Share of a tile's side that neighbouring tiles have in common at least, in [0, 0.5]."""

@@ -1,1 +1,1 @@
-"""One file per command: what it is asked, what it says. `cli` finds them by name."""
+"""One file for each command: its options, what it does with them, and what it says."""

@@ -3,43 +3,80 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish.cli.arguments import BenchArguments
-from blemish.cli.commands.jobs import drawn, refuse_without_cluster, share_of, told
-from blemish.cli.console import parse, progress_bar
+from blemish.cli.console import draw_jobs, print_summary, progress_bar
+from blemish.cli.options import CategoryOptions, resources
+from blemish.cli.parser import parse
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from blemish.evaluation.jobs import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(CategoryOptions):
+    """Train and evaluate methods × categories × seeds; writes results.json, results.md and results.html.
+
+    Repeat the command to go on after an interruption: what is finished is not done again.
+    """
+
+    data: Path
+    """A folder with categories in MVTec layout, one or two levels below it, or one category."""
+    methods: tuple[str, ...]
+    """Names of methods, or name:preset."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds, each of them a run."""
+    out: Path = Path("bench")
+    """Where to write: a run folder for each cell, and the results."""
+    jobs: int | None = None
+    """Cells at a time, each with its share of the cores; default 1."""
+    cpus_per_cell: int | None = None
+    """With --cluster: CPUs of a cell, and its threads; default 1."""
+    gpus_per_cell: int | None = None
+    """With --cluster: GPUs of a cell; default 0, which trains on CPUs."""
 
 
 def bench(arguments: list[str]) -> int:
     """Run `blemish bench`."""
-    args: BenchArguments = parse("bench", BenchArguments, arguments)
+    options = parse("bench", BenchOptions, arguments)
     from blemish.evaluation import benchmark
     from blemish.evaluation.benchmark_report import write_results
 
-    if args.cluster is None:
-        refuse_without_cluster(args, "cpus_per_cell", "gpus_per_cell")
-        joined, run = nullcontext(), partial(benchmark.run, jobs=1 if args.jobs is None else args.jobs)
-    elif args.jobs is not None:
-        raise UsageError(f"--jobs {args.jobs}: is for one machine; on a cluster use --cpus-per-cell instead")
-    else:
-        from blemish.cluster.jobs import run as run_on_cluster
-        from blemish.cluster.session import joined as join
-
-        joined, run = join(args.cluster), partial(run_on_cluster, **share_of(args, "cell"))
-    categories = benchmark.categories_in(args.data, args.categories)
-    cells = benchmark.plan(args.methods, categories, args.seeds, args.out)
-    with joined, progress_bar(estimate=False) as bar:
-        args.out.mkdir(parents=True, exist_ok=True)
-        draw = drawn(bar, "cells")
+    machines, run = _machines(options)
+    categories = benchmark.categories_in(options.data, options.categories)
+    cells = benchmark.plan(options.methods, categories, options.seeds, options.out)
+    with machines, progress_bar(estimate=False) as bar:
+        options.out.mkdir(parents=True, exist_ok=True)
+        draw = draw_jobs(bar, "cells")
 
         def show(now: Progress) -> None:
             draw(now)
-            write_results(args.out, cells, now)
+            write_results(options.out, cells, now)
 
         progress = run(cells, on_change=show)
-    return told(progress, "cells", args.out / "results.html")
+    return print_summary(progress, "cells", options.out / "results.html")
+
+
+def _machines(options: BenchOptions) -> tuple[AbstractContextManager[None], Callable[..., Progress]]:
+    """Return what joins the machines that the cells run on, and what runs cells there."""
+    if options.cluster is None:
+        from blemish.evaluation.benchmark import run
+
+        options.refuse_without_cluster("cpus_per_cell", "gpus_per_cell")
+        return nullcontext(), partial(run, jobs=1 if options.jobs is None else options.jobs)
+    if options.jobs is not None:
+        raise UsageError(
+            f"--jobs {options.jobs}: is for one machine; on a cluster use --cpus-per-cell instead"
+        )
+    from blemish.cluster.jobs import run as run_on_cluster
+    from blemish.cluster.session import joined
+
+    share = resources("cell", cpus=options.cpus_per_cell, gpus=options.gpus_per_cell)
+    return joined(options.cluster), partial(run_on_cluster, **share)

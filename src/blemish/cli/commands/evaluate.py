@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from blemish.cli.arguments import EvaluateArguments
-from blemish.cli.console import parse, progress_bar
+from blemish.cli.console import progress_bar
+from blemish.cli.options import ModelOptions
+from blemish.cli.parser import parse
 
-if TYPE_CHECKING:
-    from pathlib import Path
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions):
+    """Measure a model on a labelled test set; writes evaluation.json, scores.csv and report.html."""
+
+    data: Path
+    """A category in MVTec layout, or a CSV manifest with a test split."""
+    out: Path | None = None
+    """Where to write; default <run>/evaluation."""
 
 
 def evaluate(arguments: list[str]) -> int:
     """Run `blemish evaluate`."""
-    args: EvaluateArguments = parse("evaluate", EvaluateArguments, arguments)
-    run = args.model if args.model.is_dir() else args.model.parent
-    evaluate_into(args, args.out or run / "evaluation", run / "log.csv")
+    options = parse("evaluate", EvaluateOptions, arguments)
+    run = options.model if options.model.is_dir() else options.model.parent
+    evaluate_into(options, options.out or run / "evaluation", run / "log.csv")
     return 0
 
 
-def evaluate_into(args: EvaluateArguments, out: Path, training_log: Path) -> None:
+def evaluate_into(options: EvaluateOptions, out: Path, training_log: Path) -> None:
     """Evaluate into a folder, and say what was found; warnings come first."""
     from blemish.data.dataset import open_dataset
     from blemish.evaluation.evaluate import evaluate as run_evaluation
-    from blemish.inference.load import load
     from blemish.report.evaluation import broken_promise
 
-    detector = load(
-        args.model,
-        device=args.device,
-        allow=frozenset(args.allow),
-        false_alarm_rate=args.false_alarm_rate,
-    )
-    dataset = open_dataset(args.data, need_train=False)
+    detector = options.load()
+    dataset = open_dataset(options.data, need_train=False)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=len(dataset.test))
         evaluation = run_evaluation(

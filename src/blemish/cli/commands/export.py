@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
-from blemish.cli.arguments import ExportArguments
-from blemish.cli.console import parse
+from blemish.cli.parser import parse
 from blemish.core.errors import UsageError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write a trained model as one ONNX file, which predict and evaluate run without torch."""
+
+    model: Path
+    """Run folder or model file."""
+    out: Path
+    """Where to write; a name that ends in .onnx."""
+    int8: bool = False
+    """Compute trained layers in 8 bits; prints what that costs. Needs --data."""
+    data: Path | None = None
+    """For --int8: what the model was trained on, a category, folder or manifest."""
 
 
 def export(arguments: list[str]) -> int:
     """Run `blemish export`."""
-    args: ExportArguments = parse("export", ExportArguments, arguments)
+    options = parse("export", ExportOptions, arguments)
     from blemish.export.onnx import export as run_export
 
-    if args.int8 != (args.data is not None):
+    if options.int8 != (options.data is not None):
         raise UsageError("--int8 needs --data, the data of the training, and --data is for --int8: give both")
-    if args.data is not None:
-        return _export_int8(args.model, args.data, args.out)
-    difference = run_export(args.model, args.out)
-    size = args.out.stat().st_size / 2**20
-    print(f"{args.out}: {size:.1f} MiB, equal to the model within {difference:.1g} of its output's range")
+    if options.data is not None:
+        return _export_int8(options.model, options.data, options.out)
+    difference = run_export(options.model, options.out)
+    size = options.out.stat().st_size / 2**20
+    print(f"{options.out}: {size:.1f} MiB, equal to the model within {difference:.1g} of its output's range")
     return 0
 
 

@@ -3,62 +3,84 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from blemish.cli.arguments import PredictArguments
-from blemish.cli.console import parse, progress_bar
+from cyclopts import Parameter
+
+from blemish.cli.console import progress_bar
+from blemish.cli.options import ClusterOptions, ModelOptions
+from blemish.cli.parser import parse
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
     from blemish.inference.predict_folder import PredictionCounts
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(ClusterOptions, ModelOptions):
+    """Score images; writes predictions.jsonl, predictions.csv, maps/ and overlays/.
+
+    On a cluster it writes Parquet files of rows, no maps or overlays; --device auto is cpu there, a worker on
+    each, and with cuda there is one on each GPU.
+    """
+
+    inputs: Annotated[tuple[str, ...], Parameter(name="path", metavar="PATH [PATH ...]")] = field(
+        kw_only=False
+    )
+    """Images, films, folders or globs; folders are searched for images only. With --cluster also URLs as
+    s3://BUCKET/PREFIX, and Parquet files with the columns path and image; no films."""
+    out: str = "predictions"
+    """Where to write: a folder, or with --cluster a URL."""
+    every: int = 1
+    """Score each frame of a film (1), each second one (2), and so on."""
+    batch_size: int = 16
+    """Images in a call of the network."""
+    partition: int | None = None
+    """With --cluster: inputs of a Parquet file of rows, a multiple of --batch-size; default 4096."""
+
+
 def predict(arguments: list[str]) -> int:
     """Run `blemish predict`."""
-    args: PredictArguments = parse("predict", PredictArguments, arguments)
-    if args.cluster is not None:
-        return _predict_on_cluster(args, args.cluster)
-    if args.partition is not None or "://" in args.out:
-        option = f"--partition {args.partition}" if args.partition is not None else f"--out {args.out}"
-        raise UsageError(f"{option}: is for scoring on a cluster; give --cluster too, or leave it out")
+    options = parse("predict", PredictOptions, arguments)
+    if options.cluster is not None:
+        return _predict_on_cluster(options, options.cluster)
+    if options.partition is not None or "://" in options.out:
+        named = (
+            f"--partition {options.partition}" if options.partition is not None else f"--out {options.out}"
+        )
+        raise UsageError(f"{named}: is for scoring on a cluster; give --cluster too, or leave it out")
     from blemish.images import video
-    from blemish.inference.load import load
     from blemish.inference.predict_folder import find_inputs, predict_to_folder
 
-    inputs, out = find_inputs(args.inputs), Path(args.out)
-    total = video.expected(inputs, args.every)
-    detector = load(
-        args.model,
-        device=args.device,
-        allow=frozenset(args.allow),
-        false_alarm_rate=args.false_alarm_rate,
-        batch_size=args.batch_size,
-    )
+    inputs, out = find_inputs(options.inputs), Path(options.out)
+    total = video.expected(inputs, options.every)
+    detector = options.load(options.batch_size)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=total)
-        images = video.unrolled(inputs, args.every)
+        images = video.unrolled(inputs, options.every)
         counts = predict_to_folder(detector, images, out, on_row=lambda _: progress.advance(task))
-    return _tell_predictions(counts, detector.threshold, str(out / "predictions.csv"))
+    return _print_counts(counts, detector.threshold, str(out / "predictions.csv"))
 
 
-def _predict_on_cluster(args: PredictArguments, address: str) -> int:
+def _predict_on_cluster(options: PredictOptions, address: str) -> int:
     from blemish.cluster import predict as scoring
     from blemish.cluster.session import joined
 
-    if args.every != 1:
+    if options.every != 1:
         raise UsageError(
-            f"--every {args.every}: is for films, which are not scored on a cluster; leave it out"
+            f"--every {options.every}: is for films, which are not scored on a cluster; leave it out"
         )
-    partition = {} if args.partition is None else {"partition": args.partition}
+    partition = {} if options.partition is None else {"partition": options.partition}
     work = scoring.Scoring(
-        model=args.model,
-        inputs=args.inputs,
-        out=args.out,
-        false_alarm_rate=args.false_alarm_rate,
-        allow=frozenset(args.allow),
-        batch_size=args.batch_size,
-        device=args.device,
+        model=options.model,
+        inputs=options.inputs,
+        out=options.out,
+        false_alarm_rate=options.false_alarm_rate,
+        allow=frozenset(options.allow),
+        batch_size=options.batch_size,
+        device=options.device,
         **partition,
     )
     with progress_bar() as progress:
@@ -73,15 +95,15 @@ def _predict_on_cluster(args: PredictArguments, address: str) -> int:
             counts, threshold = scoring.score(
                 work, on_listed=lambda inputs: progress.advance(listing, inputs), on_done=done
             )
-    return _tell_predictions(counts, threshold, f"{args.out.rstrip('/')}/part-*.parquet")
+    return _print_counts(counts, threshold, f"{options.out.rstrip('/')}/part-*.parquet")
 
 
-def _tell_predictions(counts: PredictionCounts, threshold: float | None, rows: str) -> int:
+def _print_counts(counts: PredictionCounts, threshold: float | None, rows: str) -> int:
     for error in counts.errors:
         print(f"failed: {error}", file=sys.stderr)
     if counts.failed > len(counts.errors):
         more = counts.failed - len(counts.errors)
         print(f"failed: {more} more, see {rows.rpartition('/')[2]}", file=sys.stderr)
-    verdict = "" if threshold is None else f", {counts.anomalous} anomalous"
-    print(f"{counts.scored} scored{verdict}, {counts.failed} failed: {rows}")
+    anomalous = "" if threshold is None else f", {counts.anomalous} anomalous"
+    print(f"{counts.scored} scored{anomalous}, {counts.failed} failed: {rows}")
     return 1 if counts.failed else 0

@@ -3,63 +3,100 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from blemish.cli.arguments import ServeArguments
-from blemish.cli.console import StopSignals, parse
+from cyclopts import Parameter
+
+from blemish.cli.console import StopSignals
+from blemish.cli.options import DetectorOptions, StationOptions
+from blemish.cli.parser import parse
 from blemish.core.errors import UsageError
-from blemish.record.retention import Policy
-from blemish.station.security import Tokens, check_binding, is_loopback
 
 if TYPE_CHECKING:
-    from uvicorn import Config
+    from blemish.station.station import Station
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(DetectorOptions, StationOptions):
+    """Run the inspection station: a page and a service that score images and keep a record of each."""
+
+    model: Annotated[tuple[Path, ...], Parameter(metavar="RUN|FILE [...]")]
+    """Run folders, model files or exported models."""
+    host: str = "127.0.0.1"
+    """The address to listen on; any other than this machine's own requires a token (`blemish token`)."""
+    port: int = 8000
+    """The port to listen on; 0: a free one."""
+    database: str | None = None
+    """The record's address, as postgresql://user@host/name; default a SQLite file in the folder."""
+    capacity: int = 64
+    """Images that may wait at a time, for each model; one more is told to come again."""
+    max_megabytes: int = 64
+    """Size of an upload at most, in 10⁶ bytes."""
+    max_megapixels: int = 100
+    """Size of an image at most, in 10⁶ pixels; judged before it is decoded."""
+    keep_accepted_days: float | None = None
+    """Days after which images and maps of accepted parts are removed; their rows stay."""
+    keep_rejected_days: float | None = None
+    """The same for rejected parts and defects; not fewer."""
+    keep_gigabytes: float | None = None
+    """Room for images and maps, in 10⁹ bytes; the oldest go first, accepted ones before rejected ones."""
+    training_data: Path | None = None
+    """A folder whose sub-folders of good images may be named as the images of a training."""
+    time_limit: float = 30.0
+    """Seconds that a request waits for its answer at most."""
+
+
 def serve(arguments: list[str]) -> int:
     """Run `blemish serve` until Ctrl-C or SIGTERM."""
-    args: ServeArguments = parse("serve", ServeArguments, arguments)
+    options = parse("serve", ServeOptions, arguments)
     import uvicorn
 
     from blemish.station.app import create
-    from blemish.station.station import Station
+    from blemish.station.security import Tokens, check_binding, is_loopback
 
-    tokens = Tokens(args.folder)
-    check_binding(args.host, tokens)
-    listening = _listen(args.host, args.port)
-    station = Station(
-        args.model,
-        args.folder,
-        database=args.database,
-        false_alarm_rate=args.false_alarm_rate,
-        allow=frozenset(args.allow),
-        device=args.device,
-        capacity=args.capacity,
-        max_pixels=args.max_megapixels * 10**6,
-        training_data=args.training_data,
-        policy=Policy(
-            accepted_days=args.keep_accepted_days,
-            rejected_days=args.keep_rejected_days,
-            gigabytes=args.keep_gigabytes,
-        ),
-    )
+    tokens = Tokens(options.folder)
+    check_binding(options.host, tokens)
+    listening = _listen(options.host, options.port)
     app = create(
-        station,
+        _station(options),
         tokens=tokens,
-        hosts=LOOPBACK if is_loopback(args.host) else (),
-        max_bytes=args.max_megabytes * 10**6,
-        time_limit=args.time_limit,
+        hosts=LOOPBACK if is_loopback(options.host) else (),
+        max_bytes=options.max_megabytes * 10**6,
+        time_limit=options.time_limit,
     )
     port = listening.getsockname()[1]
-    name = f"[{args.host}]" if ":" in args.host else args.host
+    name = f"[{options.host}]" if ":" in options.host else options.host
     print(f"blemish station: http://{name}:{port} (Ctrl-C ends it)", flush=True)
-    config: Config = uvicorn.Config(
-        app, log_level="warning", timeout_graceful_shutdown=30, server_header=False
-    )
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
     with StopSignals():  # the server ends by them, and then hands them on
         uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def _station(options: ServeOptions) -> Station:
+    from blemish.record.retention import Policy
+    from blemish.station.station import Station
+
+    return Station(
+        options.model,
+        options.folder,
+        database=options.database,
+        false_alarm_rate=options.false_alarm_rate,
+        allow=frozenset(options.allow),
+        device=options.device,
+        capacity=options.capacity,
+        max_pixels=options.max_megapixels * 10**6,
+        training_data=options.training_data,
+        policy=Policy(
+            accepted_days=options.keep_accepted_days,
+            rejected_days=options.keep_rejected_days,
+            gigabytes=options.keep_gigabytes,
+        ),
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from blemish.cli.arguments import TokenArguments
-from blemish.cli.console import parse
-from blemish.station.security import Tokens
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from blemish.cli.options import StationOptions
+from blemish.cli.parser import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenOptions(StationOptions):
+    """Make a token for the station and print it, once; only its digest is kept."""
+
+    name: Annotated[str, Parameter(metavar="NAME")] = field(kw_only=False)
+    """Whose token it is; stands beside the verdicts given with it."""
+    role: Literal["operator", "viewer"] = "operator"
+    """An operator inspects and judges, a viewer looks."""
+    remove: bool = False
+    """Remove the token instead."""
 
 
 def token(arguments: list[str]) -> int:
     """Run `blemish token`."""
-    args: TokenArguments = parse("token", TokenArguments, arguments)
-    tokens = Tokens(args.folder)
-    if args.remove:
-        tokens.remove(args.name)
-        print(f"{args.name}: removed; a running station forgets it when it is started again")
+    options = parse("token", TokenOptions, arguments)
+    from blemish.station.security import Tokens
+
+    tokens = Tokens(options.folder)
+    if options.remove:
+        tokens.remove(options.name)
+        print(f"{options.name}: removed; a running station forgets it when it is started again")
         return 0
-    print(tokens.add(args.name, args.role))
+    print(tokens.add(options.name, options.role))
     return 0

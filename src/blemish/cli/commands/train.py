@@ -1,76 +1,129 @@
-"""`blemish train`."""
+"""`blemish train`, here or on a cluster."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from blemish.cli.commands.jobs import drawn, refuse_without_cluster, share_of, told
-from blemish.cli.console import TrainingBar, is_first_process, parse, peek, progress_bar
+from blemish.cli.console import TrainingBar, draw_jobs, is_first_process, print_summary, progress_bar
+from blemish.cli.options import CategoryOptions, DeviceOptions, resources
+from blemish.cli.parser import parse_known, parse_with_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blemish.cli.arguments import TrainArguments
+    from blemish.inference.calibration import Calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """What decides which other options there are, and their defaults."""
+
+    method: str = "metal"
+    """The method to train."""
+    preset: str = "default"
+    """The method's set of options to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverOptions(CategoryOptions):
+    """What the trainings of a cluster are not told: it concerns them all, or differs from one to another."""
+
+    data: Path
+    """A category in MVTec layout, a folder of good images, or a CSV manifest (path,split,label,mask). With
+    --cluster a folder with categories in MVTec layout, one or two levels below it."""
+    out: Path | None = None
+    """Run folder; default runs/<data set>-<method>. With --cluster it holds one for each category."""
+    resume: bool = False
+    """Go on with the unfinished run in the run folder."""
+    cpus_per_model: int | None = None
+    """With --cluster: CPUs of a training, and its threads; default 1."""
+    gpus_per_model: int | None = None
+    """With --cluster: GPUs of a training; default 0, which trains on CPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(DeviceOptions, MethodOptions, DriverOptions):
+    """Learn what good looks like from the good images of a data set.
+
+    The options of the method are below; --preset sets their defaults. With --cluster it trains a model for
+    each category.
+    """
+
+    seed: int = 0
+    """Fixes the split, the first weights and the order of images."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the machine has it natively."""
+    channels: Literal[1, 3] | None = None
+    """Convert RGB to grey (1) or grey to RGB (3); without it images are taken as they are."""
+    bit_depth: Literal[8, 10, 12, 14, 16] | None = None
+    """Bits that 16-bit files really use."""
+    value_range: tuple[float, float] | None = None
+    """Values of float images that mean 0 and 1."""
 
 
 def train(arguments: list[str]) -> int:
     """Run `blemish train`."""
-    method, preset = peek(arguments, "--method", "metal"), peek(arguments, "--preset", "default")
+    chosen, _ = parse_known("train", MethodOptions, arguments)
     from blemish.methods import registry
     from blemish.training import fit as fitting
 
-    defaults = registry.preset_named(method, preset)
-    import tyro
-
-    from blemish.cli.arguments import TrainArguments
-
-    kind = TrainArguments[type(defaults)]
-    args = parse("train", kind, arguments, default=kind(data=tyro.MISSING, config=defaults))
-    out = args.out or Path("runs") / f"{args.data.resolve().stem}-{method}"
-    options = fitting.ImageOptions(
-        channels=args.channels, bit_depth=args.bit_depth, value_range=args.value_range
-    )
+    preset = registry.preset_named(chosen.method, chosen.preset)
+    command = "train" if chosen == MethodOptions(preset=chosen.preset) else f"train --method {chosen.method}"
+    options, config = parse_with_config(command, TrainOptions, preset, arguments)
+    out = options.out or Path("runs") / f"{options.data.resolve().stem}-{options.method}"
     fit = partial(
         fitting.fit,
-        method=method,
-        preset=preset,
-        config=args.config,
-        seed=args.seed,
-        precision=args.precision,
-        image_options=options,
+        method=options.method,
+        preset=options.preset,
+        config=config,
+        seed=options.seed,
+        precision=options.precision,
+        image_options=fitting.ImageOptions(
+            channels=options.channels, bit_depth=options.bit_depth, value_range=options.value_range
+        ),
     )
-    if args.cluster is not None:
-        return _train_on_cluster(args, args.words(defaults), out, fit)
-    refuse_without_cluster(args, "categories", "cpus_per_model", "gpus_per_model")
+    if options.cluster is not None:
+        return _train_on_cluster(options, options.cluster, what_makes_a_model(arguments), out, fit)
+    options.refuse_without_cluster("categories", "cpus_per_model", "gpus_per_model")
     with progress_bar() as progress:
         watcher = TrainingBar(progress)
-        detector = fit(args.data, out=out, device=args.device, resume=args.resume, watcher=watcher)
-    if not is_first_process():
-        return 0
+        detector = fit(options.data, out=out, device=options.device, resume=options.resume, watcher=watcher)
+    if is_first_process():
+        _print_model(out, detector.model_file.calibration)
+    return 0
+
+
+def what_makes_a_model(arguments: list[str]) -> list[str]:
+    """Return the arguments of `blemish train` that every training of a cluster gets, as they were given."""
+    return parse_known("train", DriverOptions, arguments)[1]
+
+
+def _train_on_cluster(
+    options: TrainOptions, address: str, given: list[str], out: Path, fit: Callable[..., Any]
+) -> int:
+    """Train a model for each category, each one by the command with the arguments that were given."""
+    from blemish.cluster import jobs
+    from blemish.cluster.session import joined
+    from blemish.evaluation import benchmark
+
+    share = resources("model", cpus=options.cpus_per_model, gpus=options.gpus_per_model)
+    categories = benchmark.categories_in(options.data, options.categories)
+    trainings = jobs.trainings(categories, out, method=options.method, options=given)
+    for training in trainings:
+        if training.result() is not None:  # a finished run of other options or images is refused
+            fit(training.data, out=training.folder, device="cpu", resume=True)
+    with joined(address), progress_bar(estimate=False) as bar:
+        progress = jobs.run(trainings, **share, on_change=draw_jobs(bar, "models"))
+    return print_summary(progress, "models", out)
+
+
+def _print_model(out: Path, calibration: Calibration | None) -> None:
     print(f"model: {out / 'model.safetensors'}")
-    calibration = detector.model_file.calibration
     if calibration is None:
         print("no calibration images: scores and maps, but no threshold")
     else:
         promised = f"false-alarm rates promised from {calibration.lowest_rate:.3g}"
         print(f"calibrated on {calibration.n} good images: {promised}")
-    return 0
-
-
-def _train_on_cluster(args: TrainArguments, words: list[str], out: Path, fit: Callable[..., Any]) -> int:
-    """Train a model for each category, each one by the command with these words."""
-    from blemish.cluster import jobs
-    from blemish.cluster.session import joined
-    from blemish.evaluation import benchmark
-
-    share = share_of(args, "model")
-    categories = benchmark.categories_in(args.data, args.categories)
-    trainings = jobs.trainings(categories, out, method=args.method, options=words)
-    for training in trainings:
-        if training.result() is not None:  # a finished run of other options or images is refused
-            fit(training.data, out=training.folder, device="cpu", resume=True)
-    with joined(str(args.cluster)), progress_bar(estimate=False) as bar:
-        progress = jobs.run(trainings, **share, on_change=drawn(bar, "models"))
-    return told(progress, "models", out)

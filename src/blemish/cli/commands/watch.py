@@ -3,67 +3,131 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from blemish.cli.arguments import WatchArguments
-from blemish.cli.console import StopSignals, parse
+from blemish.cli.console import StopSignals
+from blemish.cli.options import ModelOptions
+from blemish.cli.parser import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from blemish.record.ledger_sync import Keeper
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions(ModelOptions):
+    """Score what appears in a folder, each file once, until Ctrl-C; writes inspections.jsonl, maps, overlays.
+
+    Start it again and it goes on where it was, also after a power cut. A changed model is loaded again.
+    """
+
+    folder: Path
+    """Where the cameras write images, sub-folders included."""
+    camera: str | None = None
+    """Write frames into the folder: of a camera (0, 1, ...), a stream's address (rtsp://...) or a film."""
+    every: float = 1.0
+    """Seconds between two frames of the camera; 0: each frame."""
+    out: Path = Path("inspections")
+    """Where to write."""
+    move_to: Path | None = None
+    """Move recorded files to accepted/, rejected/ or failed/ below this folder; default: they stay."""
+    on_reject: str | None = None
+    """A command to run for each rejected part; gets the row as JSON on its standard input."""
+    webhook: str | None = None
+    """An address to POST the row of each rejected part to, as JSON, until it gets through."""
+    mqtt: str | None = None
+    """mqtt://HOST/TOPIC to publish the row of each rejected part to, until it gets through."""
+    database: str | None = None
+    """Keep rows in a database too, and images and maps in OUT/archive: postgresql://..., sqlite:///FILE, or
+    sqlite for a file in OUT."""
 
 
 def watch(arguments: list[str]) -> int:
     """Run `blemish watch`."""
-    args: WatchArguments = parse("watch", WatchArguments, arguments)
-    from blemish.watch import camera as grabbing
-    from blemish.watch import folder, notify
+    options = parse("watch", WatchOptions, arguments)
+    from blemish.watch import folder
 
-    def say(text: str) -> None:
-        print(f"blemish watch: {text}", file=sys.stderr, flush=True)
+    with (
+        _notifying(options) as on_row,
+        StopSignals() as stop,
+        _camera(options) as on_look,
+        _keeper(options) as keeper,
+    ):
+        recorded = folder.watch(
+            options.model,
+            options.folder,
+            options.out,
+            move_to=options.move_to,
+            allow=frozenset(options.allow),
+            false_alarm_rate=options.false_alarm_rate,
+            device=options.device,
+            stopped=lambda: stop.asked,
+            on_row=on_row,
+            on_look=on_look,
+            keeper=keeper,
+            say=_say,
+        )
+    print(f"{recorded} recorded: {options.out / folder.LEDGER}")
+    return 0
 
-    makers = {"on-reject": (args.on_reject, notify.command), "webhook": (args.webhook, notify.webhook)}
-    makers["mqtt"] = (args.mqtt, notify.mqtt)
+
+@contextmanager
+def _notifying(options: WatchOptions) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Give what prints a row and tells whoever is to know of a reject; at the end, say what they missed."""
+    from blemish.watch import notify
+
+    makers = {
+        "on-reject": (options.on_reject, notify.command),
+        "webhook": (options.webhook, notify.webhook),
+        "mqtt": (options.mqtt, notify.mqtt),
+    }
     senders = {name: make(given) for name, (given, make) in makers.items() if given is not None}
-    told = [notify.Hook(name, send, say, retry=name != "on-reject") for name, send in senders.items()]
+    hooks = [notify.Hook(name, send, _say, retry=name != "on-reject") for name, send in senders.items()]
 
     def on_row(row: dict[str, Any]) -> None:
         _print_inspection(row)
         if row["anomalous"]:
-            for hook in told:
+            for hook in hooks:
                 hook.tell(row)
 
-    camera, database = nullcontext(lambda _: None), nullcontext()
-    if args.camera is not None:
-        camera = grabbing.grabbing(args.camera, args.folder, every=args.every, say=say)
-    if args.database is not None:
-        from blemish.record.ledger_sync import keeping
-
-        database = keeping(args.database, args.out / folder.LEDGER, say)
     try:
-        with StopSignals() as stop, camera as on_look, database as keeper:
-            recorded = folder.watch(
-                args.model,
-                args.folder,
-                args.out,
-                move_to=args.move_to,
-                allow=frozenset(args.allow),
-                false_alarm_rate=args.false_alarm_rate,
-                device=args.device,
-                stopped=lambda: stop.asked,
-                on_row=on_row,
-                on_look=on_look,
-                keeper=keeper,
-                say=say,
-            )
+        yield on_row
     finally:
-        for hook in told:
+        for hook in hooks:
             lost = hook.close(notify.LAST_CALL)
             if lost:
-                say(f"{hook.name}: {lost} rejects were not delivered")
-    print(f"{recorded} recorded: {args.out / folder.LEDGER}")
-    return 0
+                _say(f"{hook.name}: {lost} rejects were not delivered")
+
+
+def _camera(options: WatchOptions) -> AbstractContextManager[Callable[[int], None]]:
+    """Return what opens the camera and grabs a frame at each look, or does nothing without a camera."""
+    if options.camera is None:
+        return nullcontext(lambda _: None)
+    from blemish.watch.camera import grabbing
+
+    return grabbing(options.camera, options.folder, every=options.every, say=_say)
+
+
+def _keeper(options: WatchOptions) -> AbstractContextManager[Keeper | None]:
+    """Return what opens the database, if there is one."""
+    if options.database is None:
+        return nullcontext()
+    from blemish.record.ledger_sync import keeping
+    from blemish.watch.folder import LEDGER
+
+    return keeping(options.database, options.out / LEDGER, _say)
+
+
+def _say(text: str) -> None:
+    print(f"blemish watch: {text}", file=sys.stderr, flush=True)
 
 
 def _print_inspection(row: dict[str, Any]) -> None:
-    verdict = {None: "", True: " rejected", False: " accepted"}[row["anomalous"]]
-    score = row["error"] or f"score {row['score']:.4g}{verdict}, {1000 * row['seconds']:.0f} ms"
+    decision = {None: "", True: " rejected", False: " accepted"}[row["anomalous"]]
+    score = row["error"] or f"score {row['score']:.4g}{decision}, {1000 * row['seconds']:.0f} ms"
     line = f"{row['sequence']} {row['path']}: {score}"
     print(line.encode(errors="backslashreplace").decode(), flush=True)  # names need not be UTF-8

@@ -1,0 +1,98 @@
+"""Groups of options that several commands have; a command's own options stand beside the command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from blemish.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from blemish.inference.detector import Detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOption:
+    """Where a command writes; what it is by default differs."""
+
+    out: str = "output"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where a network runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions(DeviceOptions):
+    """How a detector decides, and where it runs."""
+
+    false_alarm_rate: float | None = None
+    """Share of good parts that may be rejected; default 0.05, or the lowest that can be promised."""
+    allow: tuple[Literal["channels", "depth"], ...] = ()
+    """Conversions permitted for images that are not as in training: channels, depth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(DetectorOptions):
+    """One model, and what its detector takes."""
+
+    model: Path
+    """Run folder, model file or exported model."""
+
+    def load(self, batch_size: int = 16) -> Detector:
+        """Load the detector. Raises ModelError, and UsageError for a device or rate that cannot be had."""
+        from blemish.inference.load import load
+
+        return load(
+            self.model,
+            device=self.device,
+            allow=frozenset(self.allow),
+            false_alarm_rate=self.false_alarm_rate,
+            batch_size=batch_size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Work on many machines."""
+
+    cluster: str | None = None
+    """Work on a Ray cluster: HOST:PORT, ray://HOST:PORT, or local. Repeat the command to go on."""
+
+    def refuse_without_cluster(self, *fields: str) -> None:
+        """Raise UsageError for an option of a cluster where none is named."""
+        for field in fields:
+            if self.cluster is None and getattr(self, field) not in (None, ()):
+                option = f"--{field.replace('_', '-')}"
+                raise UsageError(f"{option}: is for a cluster; add --cluster, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryOptions(ClusterOptions):
+    """Work on many categories."""
+
+    categories: tuple[str, ...] = ()
+    """Names of categories; default all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StationOptions:
+    """Which station."""
+
+    folder: Path = Path("station")
+    """The station's folder: its record, its images, its tokens."""
+
+
+def resources(unit: str, *, cpus: int | None, gpus: int | None) -> dict[str, int]:
+    """Return the CPUs and GPUs of a `unit` of work on a cluster, given or usual. Raises UsageError."""
+    share = {}
+    for name, given, least in (("cpus", cpus, 1), ("gpus", gpus, 0)):
+        share[name] = least if given is None else given
+        if share[name] < least:
+            raise UsageError(f"--{name}-per-{unit} {given}: must be {least} or larger")
+    return share
