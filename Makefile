@@ -6,13 +6,21 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check docs bench mutants clean
+# Tests side by side, each file in one process; the longest files first (tests/conftest.py).
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-fast check docs bench mutants clean
 
 demo: $(READY)
 	$(BIN)/blemish demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST)
+
+# Without clusters, browsers, servers, several processes of training and what takes more than ten seconds.
+test-fast: $(READY)
+	$(PYTEST) -m "not (ray or browser or database or torchrun or server or slow)"
 
 check: $(READY)
 	$(BIN)/ruff check .

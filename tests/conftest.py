@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 TINY_SIDE = 64
 CHROMIUM = Path("/usr/bin/chromium")
+
+
+NEEDS = {"browser": "browser", "cluster": "ray", "two_nodes": "ray"}
+"""Fixtures, and the marker of the tests that ask for them."""
+SECONDS = {"ray": 25, "server": 25, "torchrun": 15, "slow": 8, "browser": 4}
+"""About what a test with a marker takes, for an even share of the work; any other takes 0.2 s."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need; side by side, begin with the files that take longest."""
+    seconds = Counter[Path]()
+    for item in items:
+        for fixture in NEEDS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(NEEDS[fixture])
+        seconds[item.path] += max(
+            [s for name, s in SECONDS.items() if item.get_closest_marker(name)] or [0.2]
+        )
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,44 +86,91 @@ def save(path: Path, array: np.ndarray) -> Path:
     return path
 
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_category(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Gives a folder, made by the worker that asks first and shared by all of this run. Read only."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        place, whole = shared / name, shared / f"{name}.whole"
+        with FileLock(shared / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(place, ignore_errors=True)  # what an attempt that failed has left
+                place.mkdir()
+                make(place)
+                whole.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_category(made_once: MadeOnce) -> Path:
     """A category in MVTec layout, 64 x 64 RGB: 12 + 4 good, 3 `hole`, 3 `line`, masks. Read only."""
-    root = tmp_path_factory.mktemp("data") / "tiny"
-    for i in range(12):
-        save(root / "train" / "good" / f"{i:03d}.png", tiny_image(i))
-    for i in range(4):
-        save(root / "test" / "good" / f"{i:03d}.png", tiny_image(100 + i))
-    for kind in ("hole", "line"):
-        for i in range(3):
-            image, mask = tiny_defect(kind, i)
-            save(root / "test" / kind / f"{i:03d}.png", image)
-            save(root / "ground_truth" / kind / f"{i:03d}_mask.png", mask)
-    return root
+
+    def make(folder: Path) -> None:
+        root = folder / "tiny"
+        for i in range(12):
+            save(root / "train" / "good" / f"{i:03d}.png", tiny_image(i))
+        for i in range(4):
+            save(root / "test" / "good" / f"{i:03d}.png", tiny_image(100 + i))
+        for kind in ("hole", "line"):
+            for i in range(3):
+                image, mask = tiny_defect(kind, i)
+                save(root / "test" / kind / f"{i:03d}.png", image)
+                save(root / "ground_truth" / kind / f"{i:03d}_mask.png", mask)
+
+    return made_once("data", make) / "tiny"
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(tiny_category: Path, made_once: MadeOnce) -> Path:
     """A run folder: MeTAL, 32 x 32, 5 steps on `tiny_category`, 5 calibration images. Read only."""
-    from blemish.methods.metal import MetalConfig
-    from blemish.training import fit
 
-    run = tmp_path_factory.mktemp("runs") / "tiny"
-    config = MetalConfig(
-        image_size=32, patch_size=8, embedding=8, hidden=16, heads=2, steps=5, calibration_fraction=0.4
-    )
-    fit.fit(tiny_category, config=config, out=run, device="cpu", precision="fp32")
-    return run
+    def make(folder: Path) -> None:
+        from blemish.methods.metal import MetalConfig
+        from blemish.training import fit
+
+        config = MetalConfig(
+            image_size=32, patch_size=8, embedding=8, hidden=16, heads=2, steps=5, calibration_fraction=0.4
+        )
+        fit.fit(tiny_category, config=config, out=folder / "tiny", device="cpu", precision="fp32")
+
+    return made_once("model", make) / "tiny"
 
 
 @pytest.fixture(scope="session")
-def tiny_onnx(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_onnx(tiny_model: Path, made_once: MadeOnce) -> Path:
     """The tiny model, exported."""
-    from blemish.export.onnx import export
 
-    path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    export(tiny_model, path)
-    return path
+    def make(folder: Path) -> None:
+        from blemish.export.onnx import export
+
+        export(tiny_model, folder / "tiny.onnx")
+
+    return made_once("exported", make) / "tiny.onnx"
+
+
+@pytest.fixture(scope="session")
+def pca_onnx(made_once: MadeOnce) -> Path:
+    """PCA on 39 good pictures, calibrated on 21: enough to know a hole from a good part. Exported."""
+
+    def make(folder: Path) -> None:
+        from blemish.export.onnx import export
+        from blemish.methods.baselines.pca import PcaConfig
+        from blemish.training import fit
+
+        for i in range(60):
+            save(folder / "good" / f"{i:03d}.png", tiny_image(i))
+        config = PcaConfig(image_size=32, components=3, calibration_fraction=0.35)
+        fit.fit(folder / "good", method="pca", config=config, out=folder / "run", device="cpu")
+        export(folder / "run", folder / "model.onnx")
+
+    return made_once("pca", make) / "model.onnx"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from conftest import save, tiny_defect, tiny_image
+from conftest import tiny_defect, tiny_image
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
@@ -23,16 +23,13 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 import uvicorn
 
-from blemish.export.onnx import export
-from blemish.methods.baselines.pca import PcaConfig
 from blemish.record.store import new_id
 from blemish.station.app import create
 from blemish.station.engine import Request
 from blemish.station.security import Tokens
 from blemish.station.station import Station
-from blemish.training import fit
 
-WAIT = 15_000
+WAIT = 60_000
 
 
 def png(image: np.ndarray) -> bytes:
@@ -47,18 +44,6 @@ def file(name: str, data: bytes) -> dict[str, Any]:
 
 HOLE = png(tiny_defect("hole", 0)[0])
 GOOD = png(tiny_image(200))
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PCA on 39 good pictures, calibrated on 21: enough to know a hole from a good part."""
-    folder = tmp_path_factory.mktemp("exported")
-    for i in range(60):
-        save(folder / "good" / f"{i:03d}.png", tiny_image(i))
-    config = PcaConfig(image_size=32, components=3, calibration_fraction=0.35)
-    fit.fit(folder / "good", method="pca", config=config, out=folder / "run", device="cpu")
-    export(folder / "run", folder / "model.onnx")
-    return folder / "model.onnx"
 
 
 class Running:
@@ -102,8 +87,8 @@ def running(model: Path, folder: Path, port: int = 0) -> Iterator[Running]:
 
 
 @pytest.fixture
-def here(exported: Path, tmp_path: Path) -> Iterator[Running]:
-    with running(exported, tmp_path / "station") as here:
+def here(pca_onnx: Path, tmp_path: Path) -> Iterator[Running]:
+    with running(pca_onnx, tmp_path / "station") as here:
         yield here
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ import pytest
 from commands import refused, run
 from conftest import save, tiny_image
 from faulty_s3 import SETTINGS, FaultyS3, client_of, faulty_s3
-
-from blemish.methods import registry
 
 pytest.importorskip("ray", reason="ray is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -54,23 +51,9 @@ def two_nodes(environment: None) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(pca_onnx: Path) -> Path:
     """Principal components of 32 x 32 pixels, exported."""
-    from blemish.export.onnx import export
-    from blemish.training import fit
-
-    folder = tmp_path_factory.mktemp("model")
-    for i in range(40):
-        save(folder / "good" / f"{i}.png", tiny_image(i))
-    fit.fit(
-        folder / "good",
-        method="pca",
-        config=replace(registry.preset_named("pca", "default"), image_size=32, calibration_fraction=0.5),
-        out=folder / "run",
-        device="cpu",
-    )
-    export(folder / "run", folder / "pca.onnx")
-    return folder / "pca.onnx"
+    return pca_onnx
 
 
 @pytest.fixture(scope="module")

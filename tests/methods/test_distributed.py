@@ -82,7 +82,7 @@ def rows(out: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.slow
+@pytest.mark.torchrun
 @pytest.mark.parametrize("method", [METAL, CPC_AD], ids=["metal", "cpc-ad"])
 def test_two_processes_have_the_losses_of_one(method, good, tmp_path):
     one, two = (trained(n, good, tmp_path / str(n), *method) for n in (1, 2))
@@ -92,7 +92,7 @@ def test_two_processes_have_the_losses_of_one(method, good, tmp_path):
     assert one[-1]["train_loss"] < one[0]["train_loss"] - 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.torchrun
 def test_negatives_of_each_process_are_another_loss(good, tmp_path):
     own_negatives = trained(2, good, tmp_path / "own", *CPC_AD, "--negatives-of=process", "--epochs=2")
     all_negatives = trained(2, good, tmp_path / "all", *CPC_AD, "--epochs=2")
@@ -120,7 +120,7 @@ def wait_for_epoch(process: subprocess.Popen, out: Path, epoch: int) -> None:
     pytest.fail(f"ended before epoch {epoch}: {process.communicate()[1]}")
 
 
-@pytest.mark.slow
+@pytest.mark.torchrun
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a rank by /proc")
 def test_a_killed_rank_and_then_a_stop_end_with_the_same_weights(good, tmp_path):
     trained(2, good, tmp_path / "undisturbed", *METAL, "--epochs=60")
@@ -140,7 +140,7 @@ def test_a_killed_rank_and_then_a_stop_end_with_the_same_weights(good, tmp_path)
     assert models[0] == models[1]
 
 
-@pytest.mark.slow
+@pytest.mark.torchrun
 def test_batch_normalisation_is_not_shared(good, tmp_path):
     process = started(2, good, tmp_path / "cutpaste", "--method=cutpaste", "--patch-size=32", "--stride=4")
     errors = process.communicate(timeout=120)[1]

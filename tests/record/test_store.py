@@ -30,7 +30,7 @@ from blemish.record.store import Alarm, Inspection, ModelRecord, Store, StoreErr
 PACKAGE = Path(database.__file__).parents[1]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.database)])
 def new_url(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], str]]:

@@ -41,7 +41,6 @@ from schemathesis.specs.openapi.checks import (
 )
 from stations import Served, serving
 
-from blemish.export.onnx import export
 from blemish.record.store import Store
 from blemish.station.app import create
 from blemish.station.security import Tokens
@@ -256,19 +255,13 @@ def resident(served: Served) -> float:
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS"))
 
 
-@pytest.fixture(scope="module")
-def exported(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    export(tiny_model, file)
-    return file
-
-
+@pytest.mark.server
 @pytest.mark.slow
-def test_damaged_uploads_do_no_harm(exported: Path, tmp_path: Path):
+def test_damaged_uploads_do_no_harm(tiny_onnx: Path, tmp_path: Path):
     uploads = list(corpus(CASES))
     answers: list[Answer] = []
     memory: list[float] = []
-    with serving(exported, tmp_path, "--max-megapixels", "2", "--max-megabytes", "2") as served:
+    with serving(tiny_onnx, tmp_path, "--max-megapixels", "2", "--max-megabytes", "2") as served:
         with ThreadPoolExecutor(SENDERS, initializer=connect, initargs=(served,)) as pool:
             for answer in pool.map(send, uploads):
                 answers.append(answer)
@@ -306,8 +299,8 @@ CHECKS = [status_code_conformance, content_type_conformance, response_schema_con
 
 
 @pytest.mark.slow
-def test_answers_are_as_described(exported: Path, tmp_path: Path):
-    station = Station([exported], tmp_path, device="cpu", max_pixels=10**6)
+def test_answers_are_as_described(tiny_onnx: Path, tmp_path: Path):
+    station = Station([tiny_onnx], tmp_path, device="cpu", max_pixels=10**6)
     with TestClient(create(station, tokens=Tokens(tmp_path))) as client:
         image = pillow(tiny_image(0), "PNG")
         known = [client.post("/v1/inspections", content=image).json()["id"] for _ in range(2)]

@@ -24,8 +24,7 @@ from blemish.inference.calibration import _allowed, calibrate
 from blemish.station.render import read_map
 from blemish.station.security import Tokens
 
-pytestmark = pytest.mark.slow
-exported, here, tab = station_browser.exported, station_browser.here, station_browser.tab
+here, tab = station_browser.here, station_browser.tab
 
 
 def pixels(canvas: Any) -> np.ndarray:
@@ -235,9 +234,9 @@ def test_the_queue_by_keyboard_alone(here: Running, tab: Open):
     assert page.locator("#help").is_hidden()
 
 
-def test_nothing_is_lost_while_the_station_is_away(exported: Path, tmp_path: Path, tab: Open):
+def test_nothing_is_lost_while_the_station_is_away(pca_onnx: Path, tmp_path: Path, tab: Open):
     folder = tmp_path / "station"
-    with running(exported, folder) as first:
+    with running(pca_onnx, folder) as first:
         page = tab(first.address)
         upload(page, ("hole.png", HOLE))
         shown(page)
@@ -249,7 +248,7 @@ def test_nothing_is_lost_while_the_station_is_away(exported: Path, tmp_path: Pat
     page.get_by_text("to be sent: 1 image or verdict").wait_for()
     upload(page, ("good.png", GOOD))
     page.get_by_text("to be sent: 2 images and verdicts").wait_for()
-    with running(exported, folder, first.port) as second:
+    with running(pca_onnx, folder, first.port) as second:
         page.locator("#away-banner").wait_for(state="hidden")
         page.locator("#strip li").nth(1).wait_for()
         deadline = time.monotonic() + 10
@@ -265,11 +264,11 @@ def test_nothing_is_lost_while_the_station_is_away(exported: Path, tmp_path: Pat
         page.locator("#inspect-stage .said", has_text="The last verdict counts").wait_for()
 
 
-def test_a_viewer_looks_and_does_not_judge(exported: Path, tmp_path: Path, tab: Open):
+def test_a_viewer_looks_and_does_not_judge(pca_onnx: Path, tmp_path: Path, tab: Open):
     tokens = Tokens(tmp_path / "station")
     tokens.add("anna", "operator")
     secret = tokens.add("guest", "viewer")
-    with running(exported, tmp_path / "station") as here:
+    with running(pca_onnx, tmp_path / "station") as here:
         here.reject(1)
         page = tab(here.address)
         page.locator("#login").wait_for()

@@ -18,8 +18,7 @@ from blemish.station.security import Tokens
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-pytestmark = pytest.mark.slow
-exported, here, tab = station_browser.exported, station_browser.here, station_browser.tab
+here, tab = station_browser.here, station_browser.tab
 
 
 def dim(i: int) -> bytes:
@@ -91,9 +90,9 @@ def test_recalibrated_when_all_are_judged_and_back(here: Running, tab: Open):
     assert here.inspect(dim(400)).model == old
 
 
-def test_a_version_of_before_says_what_it_was_after_a_restart(exported: Path, tmp_path: Path, tab: Open):
+def test_a_version_of_before_says_what_it_was_after_a_restart(pca_onnx: Path, tmp_path: Path, tab: Open):
     folder = tmp_path / "station"
-    with running(exported, folder) as first:
+    with running(pca_onnx, folder) as first:
         (old,) = first.station.engines
         for i in range(25):
             first.inspect(png(tiny_image(i)))
@@ -102,7 +101,7 @@ def test_a_version_of_before_says_what_it_was_after_a_restart(exported: Path, tm
             said = Verdict(id=new_id(now), inspection=inspection.id, time=now, verdict="good", note="", by="")
             first.station.judge(said)
         first.station.recalibrate(old, parts=25)
-    with running(exported, folder) as second:
+    with running(pca_onnx, folder) as second:
         page = tab(f"{second.address}/#models")
         said = page.locator(".earlier li").inner_text()
         assert "calibrated on 21 good parts" in said
@@ -195,9 +194,9 @@ def test_without_torch_a_line_says_what_is_missing(here: Running, tab: Open):
 # --- who, and how ---
 
 
-def test_a_viewer_sees_models_and_changes_none(exported: Path, tmp_path: Path, tab: Open):
+def test_a_viewer_sees_models_and_changes_none(pca_onnx: Path, tmp_path: Path, tab: Open):
     secret = Tokens(tmp_path / "station").add("guest", "viewer")
-    with running(exported, tmp_path / "station") as here:
+    with running(pca_onnx, tmp_path / "station") as here:
         here.station.trainings.create(name="lid", method="pca", preset="default", source=None)
         page = tab(f"{here.address}/#models")
         page.fill("#token", secret)

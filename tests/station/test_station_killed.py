@@ -31,6 +31,7 @@ def pictures(number: int) -> list[bytes]:
     return found
 
 
+@pytest.mark.server
 @pytest.mark.slow
 def test_whatever_was_acknowledged_is_there(tiny_onnx: Path, tmp_path: Path):
     folder = tmp_path / "station"
