@@ -18,7 +18,7 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST)
 
-# Without clusters, browsers, servers, several processes of training and what takes more than ten seconds.
+# Without clusters, browsers, servers, trainings in several processes and what takes many seconds.
 test-fast: $(READY)
 	$(PYTEST) -m "not (ray or browser or database or torchrun or server or slow)"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from blemish.watch.notify import Hook
 
-SOON = 20.0
+SOON = 60.0
 """Seconds that nothing here takes; a test that waits for them has failed."""
 
 

@@ -22,6 +22,7 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 import uvicorn
+from playwright.sync_api import expect
 
 from blemish.record.store import new_id
 from blemish.station.app import create
@@ -30,6 +31,8 @@ from blemish.station.security import Tokens
 from blemish.station.station import Station
 
 WAIT = 60_000
+"""Milliseconds after which something that is waited for is missing; it says nothing of speed."""
+expect.set_options(timeout=WAIT)
 
 
 def png(image: np.ndarray) -> bytes:
@@ -66,7 +69,7 @@ class Running:
 
     def inspect(self, data: bytes, name: str = "part.png"):
         """Score an image as the service does."""
-        return self.station.engine().submit(Request(data=data, source="api", name=name)).result(30)
+        return self.station.engine().submit(Request(data=data, source="api", name=name)).result(60)
 
     def reject(self, number: int) -> None:
         """Record rejected parts R-0, R-1, …, all with the picture of a good one."""

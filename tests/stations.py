@@ -37,7 +37,7 @@ class Served:
     def _wait_until_ready(self) -> None:
         import time
 
-        for _ in range(200):
+        for _ in range(1200):
             try:
                 if self.get("/readyz")[0] == 200:
                     return
@@ -49,7 +49,7 @@ class Served:
         return self.request("GET", path)
 
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self.address, timeout=30)
+        connection = http.client.HTTPConnection(self.address, timeout=60)
         try:
             connection.request(method, path, body)
             answer = connection.getresponse()
@@ -92,7 +92,7 @@ class Senders:
             thread.start()
 
     def _send(self, turn: int) -> None:
-        connection = http.client.HTTPConnection(self.served.address, timeout=30)
+        connection = http.client.HTTPConnection(self.served.address, timeout=60)
         try:
             while True:
                 connection.request("POST", "/v1/inspections", self.images[turn % len(self.images)])

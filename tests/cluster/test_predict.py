@@ -382,7 +382,7 @@ def test_a_store_that_stays_down_stops_the_run_and_a_repeat_goes_on(
 # --- refused ---
 
 
-def test_without_ray_it_is_one_line(model: Path, inputs: Path, tmp_path: Path):
+def test_without_ray_it_is_one_line(tiny_onnx: Path, inputs: Path, tmp_path: Path):
     code = (
         "import sys\n"
         "class Missing:\n"
@@ -390,15 +390,15 @@ def test_without_ray_it_is_one_line(model: Path, inputs: Path, tmp_path: Path):
         "        if name.split('.')[0] == 'ray': raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Missing())\n"
         "from blemish.cli.main import main\n"
-        f"sys.exit(main(['predict', '--model', {str(model)!r}, {str(inputs)!r}, '--cluster', 'local']))\n"
+        f"sys.exit(main(['predict', '--model', {str(tiny_onnx)!r}, {str(inputs)!r}, '--cluster', 'local']))\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert said.returncode == 2
     assert said.stderr == "blemish predict: --cluster: ray is missing; pip install 'blemish[cluster]'\n"
 
 
-def test_options_that_do_not_fit_are_refused(model: Path, inputs: Path, capsys: Any):
-    base = ("predict", "--model", model, inputs)
+def test_options_that_do_not_fit_are_refused(tiny_onnx: Path, inputs: Path, capsys: Any):
+    base = ("predict", "--model", tiny_onnx, inputs)
     assert "--every 2: is for films" in refused(capsys, *base, "--cluster", "local", "--every", "2")
     line = refused(capsys, *base, "--cluster", "local", "--partition", "40")
     assert line.endswith("--partition 40: must be a multiple of --batch-size 16")

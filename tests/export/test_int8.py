@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 from pathlib import Path
 
@@ -27,15 +29,26 @@ pytestmark = pytest.mark.usefixtures("single_thread")
 CaptureFixture = pytest.CaptureFixture[str]
 
 
+Exported = tuple[Path, list[str]]
+
+
 @pytest.fixture(scope="module")
-def int8(tiny_model: Path, tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tiny_model: Path, tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The tiny model in 8 bits, and the lines that its export printed."""
     out = tmp_path_factory.mktemp("int8") / "new" / "model.onnx"
     torch.set_num_threads(1)
-    assert run("export", "--model", tiny_model, "--int8", "--data", tiny_category, "--out", out) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert run("export", "--model", tiny_model, "--int8", "--data", tiny_category, "--out", out) == 0
     assert [p.name for p in out.parent.iterdir()] == ["model.onnx"]
-    return out
+    return out, said.getvalue().splitlines()
 
 
+@pytest.fixture
+def int8(exported: Exported) -> Path:
+    return exported[0]
+
+
+@pytest.mark.slow
 def test_it_says_what_it_is_and_answers_nearly_alike(int8: Path, tiny_model: Path, tiny_category: Path):
     ours, theirs = blemish.load(tiny_model, device="cpu"), blemish.load(int8)
     assert theirs.model_file.provenance == ours.model_file.provenance | {"quantisation": "int8"}
@@ -45,6 +58,7 @@ def test_it_says_what_it_is_and_answers_nearly_alike(int8: Path, tiny_model: Pat
     assert b == pytest.approx(a, rel=0.2)
 
 
+@pytest.mark.slow
 def test_its_thresholds_are_those_of_the_images_that_were_held_out(
     int8: Path, tiny_model: Path, tiny_category: Path
 ):
@@ -73,6 +87,7 @@ def test_its_thresholds_are_those_of_the_images_that_were_held_out(
     assert not np.array_equal(calibration.scores, before.scores)
 
 
+@pytest.mark.slow
 def test_weights_are_7_bits_so_that_16_hold_the_sum_of_two_products(int8: Path, tiny_model: Path):
     graph = onnx.load(int8).graph
     weights = [numpy_helper.to_array(entry) for entry in graph.initializer]
@@ -102,18 +117,16 @@ def test_only_trained_weights_are_rounded():
     assert trained_layers(graph, network) == ["as it is", "transposed"]
 
 
-def test_what_it_costs_is_printed(
-    tiny_model: Path, tiny_category: Path, tmp_path: Path, capsys: CaptureFixture
-):
-    out = tmp_path / "model.onnx"
-    assert run("export", "--model", tiny_model, "--int8", "--data", tiny_category, "--out", out) == 0
-    lines = capsys.readouterr().out.splitlines()
+@pytest.mark.slow
+def test_what_it_costs_is_printed(exported: Exported):
+    out, lines = exported
     assert lines[0].startswith(f"{out}: ")
     assert lines[1].startswith("image AUROC of 10 test images: ")
     assert lines[2].startswith("pixel AUROC of 10 test images: ")
     assert lines[3].startswith("scores of good images differ by ")
 
 
+@pytest.mark.slow
 def test_without_a_test_split_the_difference_of_good_scores_is_what_is_known(
     tiny_model: Path, tiny_category: Path, tmp_path: Path
 ):
@@ -133,7 +146,7 @@ def other_data(tiny_category: Path, model: Path, root: Path, *, held_out: bool) 
     return data
 
 
-@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("held_out", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_other_data_is_refused(
     held_out: bool, tiny_model: Path, tiny_category: Path, tmp_path: Path, capsys: CaptureFixture
 ):

@@ -120,6 +120,7 @@ def client(tiny_model: Path, tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
+@pytest.mark.slow
 def test_uploaded_images_become_a_model(client: TestClient, tiny_model: Path, tmp_path: Path):
     job = client.post("/v1/trainings", json={"name": "by hand", "method": "pca"}).json()
     here = f"/v1/trainings/{job['id']}"
@@ -142,6 +143,7 @@ def test_uploaded_images_become_a_model(client: TestClient, tiny_model: Path, tm
         assert again.get(here).json()["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_folder_is_named_never_spelled(tiny_model: Path, tiny_category: Path, tmp_path: Path):
     with served(tiny_model, tmp_path, training_data=tiny_category / "train") as client:
         assert client.get("/v1/trainings/choices").json()["sources"] == ["good"]
@@ -155,6 +157,7 @@ def test_a_folder_is_named_never_spelled(tiny_model: Path, tiny_category: Path, 
         assert wait_for(client, made["id"], "done", "failed")["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_training_survives_a_restart(tiny_model: Path, tiny_category: Path, tmp_path: Path):
     with served(tiny_model, tmp_path, training_data=tiny_category / "train") as client:
         job = client.post("/v1/trainings", json={"name": "long", "source": "good"}).json()

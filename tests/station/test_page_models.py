@@ -131,7 +131,7 @@ def test_chosen_images_become_a_model_that_inspects(here: Running, tab: Open):
     page.get_by_role("button", name="Start training").click()
     page.locator("#jobs li", has_text="14 images").wait_for()
     assert page.locator("#jobs li").count() == 1
-    page.locator(".job-head", has_text=re.compile("done")).wait_for(timeout=60_000)
+    page.locator(".job-head", has_text=re.compile("done")).wait_for(timeout=180_000)
     page.get_by_role("link", name="Show the model").click()
     card = page.locator(".model", has_text="lid (new light)")
     card.wait_for()

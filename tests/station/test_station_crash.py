@@ -46,6 +46,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             yield new_database(server)
 
 
+@pytest.mark.slow
 def test_killed_five_times_while_recording(url: str, tmp_path: Path):
     said: list[str] = []
     draw = random.Random(0)

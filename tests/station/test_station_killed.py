@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cameras import wait_for
 from conftest import tiny_image
 from PIL import Image
 
@@ -40,7 +41,9 @@ def test_whatever_was_acknowledged_is_there(tiny_onnx: Path, tmp_path: Path):
     for _ in range(LIVES):
         served = Served(tiny_onnx, folder)  # starts by itself, whatever the life before it left
         senders = Senders(served, images, 8)
-        time.sleep(chance.uniform(0.05, 0.8))
+        number = chance.randint(3, 20)
+        wait_for(lambda senders=senders, number=number: len(senders.acknowledged) >= number)
+        time.sleep(chance.uniform(0, 0.05))
         served.kill()
         senders.join()
         acknowledged |= {said["id"]: said for said in senders.acknowledged}
