@@ -31,6 +31,7 @@ SETS = {"bottle": ("mvtec", "bottle", "broken_small"), "tile": ("mtd", "magnetic
 """Name: folder, category, defect. Bottles are RGB and square; tiles are grey, of all sizes, none square."""
 LEFT_OUT = {("cpc-ad", "paper"), ("cutpaste", "paper"), ("ae-l2", "paper"), ("ae-ssim", "paper")}
 LIGHT = {"steps": 2, "epochs": None, "batch_size": 4, "min_epochs": 0, "patience": None}
+LIGHT |= {"iterations": 5}  # of EM, in texture inspection
 LIGHT |= {"validation_fraction": 0.0, "calibration_fraction": 0.3}
 CASES = [
     (method, preset, data)

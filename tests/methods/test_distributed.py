@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import run
 from PIL import Image
 from processes import parent_of
 
@@ -77,6 +80,12 @@ def trained(processes: int, good: Path, out: Path, *options: str) -> list[dict[s
     return rows(out)
 
 
+@pytest.fixture(scope="module")
+def by_two(good, tmp_path_factory) -> Callable[..., list[dict[str, float]]]:
+    """Train by two processes, once with the same options; returns the log's rows."""
+    return functools.cache(lambda *options: trained(2, good, tmp_path_factory.mktemp("by") / "two", *options))
+
+
 def rows(out: Path) -> list[dict[str, float]]:
     with (out / "log.csv").open(newline="") as file:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
@@ -84,8 +93,9 @@ def rows(out: Path) -> list[dict[str, float]]:
 
 @pytest.mark.torchrun
 @pytest.mark.parametrize("method", [METAL, CPC_AD], ids=["metal", "cpc-ad"])
-def test_two_processes_have_the_losses_of_one(method, good, tmp_path):
-    one, two = (trained(n, good, tmp_path / str(n), *method) for n in (1, 2))
+def test_two_processes_have_the_losses_of_one(method, good, by_two, single_thread, tmp_path):
+    assert run("train", "--data", good, "--out", tmp_path / "one", *COMMON, *method) == 0
+    one, two = rows(tmp_path / "one"), by_two(*method)
     assert len(one) == len(two) == 17  # 51 steps
     for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, abs=1e-5)
@@ -93,9 +103,9 @@ def test_two_processes_have_the_losses_of_one(method, good, tmp_path):
 
 
 @pytest.mark.torchrun
-def test_negatives_of_each_process_are_another_loss(good, tmp_path):
-    own_negatives = trained(2, good, tmp_path / "own", *CPC_AD, "--negatives-of=process", "--epochs=2")
-    all_negatives = trained(2, good, tmp_path / "all", *CPC_AD, "--epochs=2")
+def test_negatives_of_each_process_are_another_loss(good, by_two, tmp_path):
+    own_negatives = trained(2, good, tmp_path / "own", *CPC_AD, "--negatives-of=process")
+    all_negatives = by_two(*CPC_AD)
     assert own_negatives[0]["train_loss"] != pytest.approx(all_negatives[0]["train_loss"], abs=1e-5)
     assert own_negatives[0]["train_loss"] == pytest.approx(all_negatives[0]["train_loss"], abs=0.2)
 
@@ -128,12 +138,12 @@ def test_a_killed_rank_and_then_a_stop_end_with_the_same_weights(good, tmp_path)
     process = started(2, good, out, *options, checkpoint_seconds=0.05)
     wait_for_epoch(process, out, 5)
     os.kill(worker(process, rank=1), signal.SIGKILL)
-    assert "one of 2 processes is gone or cannot go on" in process.communicate(timeout=120)[1]
+    assert "one of 2 processes is gone or cannot go on" in process.communicate(timeout=300)[1]
     assert process.returncode != 0
     process = started(2, good, out, *options, checkpoint_seconds=0.05)
     wait_for_epoch(process, out, 30)
     process.terminate()
-    assert "stopped in epoch" in process.communicate(timeout=120)[1]
+    assert "stopped in epoch" in process.communicate(timeout=300)[1]
     assert not (out / "model.safetensors").exists()
     trained(2, good, out, *options)
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("disturbed", "undisturbed")]
@@ -143,7 +153,7 @@ def test_a_killed_rank_and_then_a_stop_end_with_the_same_weights(good, tmp_path)
 @pytest.mark.torchrun
 def test_batch_normalisation_is_not_shared(good, tmp_path):
     process = started(2, good, tmp_path / "cutpaste", "--method=cutpaste", "--patch-size=32", "--stride=4")
-    errors = process.communicate(timeout=120)[1]
+    errors = process.communicate(timeout=300)[1]
     assert process.returncode != 0
     assert "--method cutpaste: batch normalisation needs whole batches; train it in one process" in errors
 

@@ -250,7 +250,7 @@ def test_an_error_between_two_answers_fails_those_that_have_none(monkeypatch: py
 
     def submitted(level: int, there: Callable[[], bool]) -> Future:
         future = engine.submit(request(level))
-        for _ in range(3000):
+        for _ in range(6000):
             if there():
                 return future
             time.sleep(0.01)
