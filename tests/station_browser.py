@@ -113,6 +113,8 @@ def tab(browser: Any) -> Iterator[Open]:
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
+        # who is here and the models are known, or asked for: before, the page takes no images
+        page.locator("#model option, #login[open], #types .type").first.wait_for(state="attached")
         return page
 
     yield open_

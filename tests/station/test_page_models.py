@@ -150,7 +150,7 @@ def test_a_folder_is_trained_on_and_a_job_is_cancelled(here: Running, tmp_path: 
         save(tmp_path / "data" / "lids" / f"{i}.png", tiny_image(i))
     here.station.trainings.data = tmp_path / "data"
     page = tab(f"{here.address}/#models")
-    page.get_by_label("Images", exact=True).select_option("lids")
+    page.get_by_role("combobox", name="Images", exact=True).select_option("lids")
     assert page.locator("#train-files").is_hidden()
     page.get_by_label("Name").fill("long")
     page.get_by_role("button", name="Start training").click()

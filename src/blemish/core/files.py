@@ -39,12 +39,6 @@ def temporary_for(path: Path, *, durable: bool = False, mode: int | None = None)
         part.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left in a folder that nobody else writes to at this moment."""
-    for part in folder.glob(".*.tmp"):
-        part.unlink(missing_ok=True)
-
-
 def write_whole(path: Path, content: str | bytes, *, durable: bool = False, mode: int | None = None) -> None:
     """Write a file at once: bytes as they are, text as UTF-8 (what is not, as from file names, escaped)."""
     data = content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content
