@@ -18,7 +18,8 @@ from blemish.core.errors import Interrupted, TrainingError
 from blemish.methods.config import TrainedConfig
 from blemish.training import trainer as training
 from blemish.training.device import make_accelerator
-from blemish.training.trainer import Trainer, learning_rate_at
+from blemish.training.schedule import learning_rate_at
+from blemish.training.trainer import Trainer
 
 FALLING = TrainedConfig(learning_rate=1.0, schedule="constant", batch_size=2, epochs=3)
 

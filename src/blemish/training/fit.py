@@ -15,6 +15,7 @@ from blemish.inference.model_file import MODEL_NAME, ModelFile, save_model_file
 from blemish.inference.torch_backend import TorchBackend
 from blemish.methods.base import TrainedMethod
 from blemish.methods.registry import method_named, preset_named
+from blemish.training.batches import in_order
 from blemish.training.calibrate import calibrate_model
 from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, load_images
@@ -26,7 +27,7 @@ from blemish.training.run_folder import (
     remove_checkpoint,
     write_run,
 )
-from blemish.training.trainer import Outcome, Trainer, in_order
+from blemish.training.trainer import Outcome, Trainer
 from blemish.training.watcher import Silent, Watcher
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ def fit(
     images = load_images(split, config, image_options or ImageOptions(), watcher.loading, seed)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = kind(config, images.image_format.channels)
+    network = _untrained(kind, config, images.image_format.channels, seed)
     outcome = _train(
         network,
         images,
@@ -111,22 +110,36 @@ def fit(
         on_progress=watcher.training,
     )
     backend = TorchBackend(network, accelerator.device)
-    model_file = ModelFile(
-        method=method,
-        preset=preset,
-        config=asdict(config),
-        image_format=images.image_format,
-        allow=images.allow,
-        display_range=(0.0, 1.0),
-        provenance=provenance,
-        tensors={k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()},
-    )
+    model_file = _model_file(method, preset, network, images, provenance)
     model_file = calibrate_model(model_file, backend, split)
     if folder is not None and accelerator.is_main_process:
         write_run(folder, model_file, outcome, accelerator)
         save_model_file(folder / MODEL_NAME, model_file)  # last: this file says that a run is finished
         remove_checkpoint(folder)
     return Detector(model_file=model_file, backend=backend)
+
+
+def _untrained(kind: type[Method[Any]], config: DetectorConfig, channels: int, seed: int) -> Method[Any]:
+    """Make the network; its first weights follow from the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(config, channels)
+
+
+def _model_file(
+    method: str, preset: str, network: Method[Any], images: TrainingImages, provenance: dict[str, Any]
+) -> ModelFile:
+    """Describe a finished network; thresholds and colours come with its calibration."""
+    return ModelFile(
+        method=method,
+        preset=preset,
+        config=asdict(network.config),
+        image_format=images.image_format,
+        allow=images.allow,
+        display_range=(0.0, 1.0),
+        provenance=provenance,
+        tensors={k: v.detach().cpu().contiguous().numpy() for k, v in network.state_dict().items()},
+    )
 
 
 def _train(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from blemish.data.dataset import Split
     from blemish.images.preprocess import ImageFormat
     from blemish.methods.config import DetectorConfig
-    from blemish.training.trainer import ImageBatches
+    from blemish.training.batches import ImageBatches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ from blemish.core.errors import Interrupted, TrainingError
 from blemish.core.files import temporary_for
 from blemish.methods.components.distributed import share_of
 from blemish.methods.config import TrainedConfig
+from blemish.training.batches import ImageBatches, in_order
 from blemish.training.checkpoint import CHECKPOINT_FOLDER, State, load_checkpoint, save_checkpoint
 from blemish.training.device import keep_freed_memory
+from blemish.training.schedule import learning_rate_at
 from blemish.training.stop_signals import StopSignals
 
 if TYPE_CHECKING:
@@ -37,18 +39,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 30.0
 """A checkpoint is written when the last one is older than this."""
-
-
-class ImageBatches(Protocol):
-    """Images by index, resized and converted."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Images (B, C, H, W), float32 in [0, 1] or uint8 in [0, 255]."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +66,6 @@ class Loss(nn.Module):
     def forward(self, x: Tensor, share: Share | None) -> Tensor:
         """Images (B, C, H, W), or one process's share of them -> the mean loss."""
         return self.network.loss(x) if share is None else self.network.loss_of_share(x, share)
-
-
-def learning_rate_at(step: int, total: int, config: TrainedConfig) -> float:
-    """Adam's learning rate at an optimiser step (counted from 0) of `total`."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    warm_up = min(50, max(1, total // 10))
-    if step < warm_up:
-        return config.learning_rate * (step + 1) / warm_up
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
-
-
-def in_order(images: ImageBatches, size: int) -> Iterator[np.ndarray]:
-    """Yield all images in batches of `size`; the last one may be smaller."""
-    for start in range(0, len(images), size):
-        yield images.batch(np.arange(start, min(start + size, len(images))))
 
 
 class Trainer:
