@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blemish.cluster import listing
 from blemish.cluster.predict_worker import THREADS, write_rows
-from blemish.cluster.storage import Place
+from blemish.cluster.storage import OutputFolder
 from blemish.export.onnx import export
 from blemish.inference import torch_backend
 from blemish.inference.model_file import load_model_file
@@ -122,13 +122,13 @@ def measured(run: Path, files: Sequence[Path], rounds: int) -> dict[str, Any]:
 def worker_seconds(folder: Path, first: int) -> float:
     """Score partitions as a worker of a cluster does, without a cluster; seconds an image, warm."""
     detector = load_exported(folder / "pca.onnx", threads=1)
-    place = Place(at=str(folder / "out-2"))
+    place = OutputFolder(location=str(folder / "out-2"))
     began, images = 0.0, 0
     for number in range(first, first + PARTITIONS + 1):
         if number == first + 1:
             began, images = time.perf_counter(), 0
-        inputs = listing.frozen(place, number)
-        results = detector.predict_many(listing.stored(inputs), threads=THREADS)
+        inputs = listing.read_listing(place, number)
+        results = detector.predict_many(listing.as_images(inputs), threads=THREADS)
         rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
         with tempfile.TemporaryDirectory() as temporary:
             write_rows(rows, Path(temporary) / "part.parquet")

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.cluster import jobs
-from blemish.cluster.session import joined
+from blemish.cluster.session import connect
 from blemish.data import synthetic
 from blemish.evaluation import benchmark
 
@@ -80,7 +80,7 @@ def timed(data: Path, out: Path, *, count: int, seeds: int) -> dict[str, Any]:
     categories = benchmark.categories_in(data)
     first = benchmark.plan(["pca"], categories, range(count), out)
     planned = benchmark.plan(["metal"], categories, range(seeds), out)
-    with nodes(count) as address, joined(address):
+    with nodes(count) as address, connect(address):
         while ray.cluster_resources().get("CPU", 0) < count:
             time.sleep(0.1)
         failed = jobs.run(first, cpus=1, gpus=0, on_change=lambda _: None).failed

@@ -211,8 +211,8 @@ def quick_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hooks that try again at once, and reach the loopback without a proxy."""
     from blemish.watch import notify
 
-    monkeypatch.setattr(notify, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(notify, "LONGEST_WAIT", 0.04)
+    monkeypatch.setattr(notify, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(notify, "LONGEST_RETRY_S", 0.04)
     monkeypatch.setenv("no_proxy", "*")
 
 

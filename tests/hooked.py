@@ -20,4 +20,4 @@ def rows(n: int) -> list[dict[str, Any]]:
 
 def tell_all(hook: Hook, told: list[dict[str, Any]]) -> None:
     for one in told:
-        hook.tell(one)
+        hook.enqueue(one)

@@ -15,7 +15,7 @@ from fakes import fake_detector
 
 from blemish.core.errors import ModelError
 from blemish.watch import folder
-from blemish.watch.folder import PATIENCE
+from blemish.watch.folder import UNREADABLE_TIMEOUT_S
 
 LEVELS = (51, 102, 153, 204)
 """Calibration: with 4 images the lowest rate is 1 / 5 and the threshold the largest, 204 / 255 = 0.8."""
@@ -39,7 +39,7 @@ class Place:
         self.model.write_text("one")
         self.clock = self.until = 0.0
         self.looks, self.over = 0, False
-        self.script: Script = iter([2 * PATIENCE])
+        self.script: Script = iter([2 * UNREADABLE_TIMEOUT_S])
         self.stop_by_signal = False  # for the command, which asks nobody else
         self.told: list[dict[str, Any]] = []
         self.said: list[str] = []
@@ -80,13 +80,13 @@ class Place:
         self.at[row["path"]] = self.clock
 
     def watch(self, script: Script | None = None, **options: Any) -> int:
-        self.script, self.over = script or iter([2 * PATIENCE]), False
+        self.script, self.over = script or iter([2 * UNREADABLE_TIMEOUT_S]), False
         self.act()
         return folder.watch(
             self.model,
             self.folder,
             options.pop("out", self.out),
-            stopped=lambda: self.over,
+            should_stop=lambda: self.over,
             on_row=self.hear,
             say=self.said.append,
             **options,

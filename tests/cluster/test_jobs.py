@@ -26,7 +26,7 @@ from blemish.cli.commands.train import TrainOptions, what_makes_a_model
 from blemish.cli.parser import parse_with_config
 from blemish.cluster import attempts
 from blemish.cluster import jobs as cells
-from blemish.cluster.session import joined
+from blemish.cluster.session import connect
 from blemish.evaluation import benchmark
 from blemish.evaluation.jobs import Progress
 from blemish.methods import registry
@@ -99,7 +99,7 @@ def cluster() -> Iterator[str]:
         folder.mkdir()
         nodes = Nodes(folder)
         try:
-            with joined(nodes.address):
+            with connect(nodes.address):
                 wait_until(lambda: ray.cluster_resources().get("CPU") == 2, "there are no two nodes")
             yield nodes.address
         finally:
@@ -148,7 +148,7 @@ def planned(data: Path, out: Path, *methods: str) -> list[benchmark.Cell]:
 
 
 def on(cluster: str, jobs: Any, on_change: Callable[[Progress], None] = lambda _: None) -> Progress:
-    with joined(cluster):
+    with connect(cluster):
         return cells.run(jobs, cpus=1, gpus=0, on_change=on_change)
 
 
@@ -185,7 +185,7 @@ def attempt_of(job: Any, epochs: int = 0) -> Path:
     found: list[Path] = []
 
     def there() -> bool:
-        known = [a for a in attempts.attempts_at(job.folder) if len(rows(a / "log.csv")) >= epochs]
+        known = [a for a in attempts.find_attempts(job.folder) if len(rows(a / "log.csv")) >= epochs]
         found[:] = [a for a in known if (a / "checkpoint" / "state.pt").exists()]
         return bool(found)
 
@@ -236,7 +236,7 @@ def test_a_killed_worker_costs_no_more_than_what_is_since_its_checkpoint(
     undisturbed = (tmp_path / "alone" / "model.safetensors").read_bytes()
     (cell,) = planned(data, tmp_path / "out", "metal")
     ended: list[Progress] = []
-    with joined(cluster):
+    with connect(cluster):
         follower = threading.Thread(
             target=lambda: ended.append(cells.run([cell], cpus=1, gpus=0, on_change=lambda _: None))
         )
@@ -292,7 +292,7 @@ def test_a_driver_that_is_stopped_or_killed_leaves_nothing_running_and_goes_on(
         return process.returncode, stderr.splitlines()
 
     assert ended_by(signal.SIGTERM, 5) == (130, ["blemish bench: stopped"])
-    (stopped,) = attempts.attempts_at(cell.folder)
+    (stopped,) = attempts.find_attempts(cell.folder)
     assert (stopped / "output.txt").read_text().splitlines()[-1].startswith("blemish train: stopped in epoch")
     trained = rows(stopped / "log.csv")
     assert ended_by(signal.SIGKILL, len(trained) + 5) == (-signal.SIGKILL, [])
@@ -307,18 +307,18 @@ def test_a_driver_that_is_stopped_or_killed_leaves_nothing_running_and_goes_on(
 def test_an_attempt_begins_with_the_newest_checkpoint_or_a_model(tmp_path: Path):
     folder, mine = tmp_path / "a [1]", tmp_path / ".a [1].00000000"
     mine.mkdir()
-    attempts._take_over(folder, mine)
+    attempts._copy_progress(folder, mine)
     assert list(mine.iterdir()) == []
     for i, place in enumerate((folder, tmp_path / ".a [1].11111111", tmp_path / ".a [1].22222222")):
         (place / "checkpoint").mkdir(parents=True)
         (place / "checkpoint" / "state.pt").write_text(str(i))
         os.utime(place / "checkpoint" / "state.pt", (i % 2, i % 2))
-    attempts._take_over(folder, mine)
+    attempts._copy_progress(folder, mine)
     taken = mine / "checkpoint" / "state.pt"
     assert (taken.read_text(), taken.stat().st_mtime) == ("1", 1)
     for name in ("run.json", "model.safetensors"):
         (folder / name).write_text(name)
-    attempts._take_over(folder, mine)
+    attempts._copy_progress(folder, mine)
     assert sorted(p.name for p in mine.iterdir()) == ["checkpoint", "model.safetensors", "run.json"]
 
 
@@ -349,20 +349,20 @@ def test_the_first_attempt_that_ends_is_kept_and_no_other_one(tmp_path: Path):
     unfinished = training.folder / "checkpoint" / "state.pt"
     unfinished.parent.mkdir(parents=True)
     unfinished.touch()
-    assert cells._settle(training, first) is None
+    assert cells._adopt_attempt(training, first) is None
     assert attempts_below(tmp_path) == []
     an_attempt(training, late.folder or "", "2")
-    assert cells._settle(training, late) is None
+    assert cells._adopt_attempt(training, late) is None
     assert attempts_below(tmp_path) == []
     assert (training.folder / "model.safetensors").read_text() == "1"
     assert not unfinished.exists()
     command = json.loads((training.folder / "run.json").read_text())["command"]
     assert command[1:] == training.commands()[0][1:]
-    assert training.in_short() == "trained, 0.0 min"
+    assert training.summary_line() == "trained, 0.0 min"
 
 
 def test_an_attempt_that_nobody_can_see_is_an_error_not_a_result(tmp_path: Path):
-    said = cells._settle(a_training(tmp_path), attempts.Attempt(folder=".a.12345678"))
+    said = cells._adopt_attempt(a_training(tmp_path), attempts.Attempt(folder=".a.12345678"))
     assert said is not None
     assert said.endswith("--out must lie on a file system that all machines of the cluster share")
 

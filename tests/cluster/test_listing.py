@@ -11,7 +11,7 @@ import pytest
 from fakes import grey
 
 from blemish.cluster import listing, storage
-from blemish.cluster.storage import Place, StoreError, patiently
+from blemish.cluster.storage import OutputFolder, StoreError, with_retries
 from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.inference.predict_folder import find_inputs
 
@@ -22,11 +22,11 @@ pytest.importorskip("fsspec", reason="fsspec is not installed")
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "WAITS", (0, 0, 0, 0, 0))
+    monkeypatch.setattr(storage, "FIRST_WAIT_S", 0)
 
 
 def listed(*patterns: Path | str) -> list[listing.Input]:
-    return list(listing.listed(listing.expanded(map(str, patterns))))
+    return list(listing.list_inputs(listing.find_inputs(map(str, patterns))))
 
 
 def paths(*patterns: Path | str) -> list[str]:
@@ -113,10 +113,10 @@ def test_a_frozen_listing_is_the_listing_cut_whatever_the_names(tmp_path: Path):
     for name in (b"caf\xe9.png", b"a\nb.png", *(b"%d.png" % i for i in range(5))):
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"")
     images = parquet_of(tmp_path / "x.parquet", {"1": b"", "2": b""})
-    place = Place(at=str(tmp_path / "out"))
+    place = OutputFolder(location=str(tmp_path / "out"))
     inputs = listed(folder, images)
-    assert list(listing.freeze(iter(inputs), place, 4)) == [4, 4, 1]
-    assert [one for number in range(3) for one in listing.frozen(place, number)] == inputs
+    assert list(listing.write_listing(iter(inputs), place, 4)) == [4, 4, 1]
+    assert [one for number in range(3) for one in listing.read_listing(place, number)] == inputs
 
 
 def test_a_parquet_file_that_holds_no_images_is_refused(tmp_path: Path):
@@ -138,9 +138,9 @@ def test_rows_of_a_parquet_file_are_read_from_anywhere(tmp_path: Path, first: in
         parquet_of(tmp_path / "x.parquet", images), parquet_of(tmp_path / "y.parquet", {"z": b"z"})
     )
     taken = inputs[first:10] + inputs[12:] + inputs[3:5]
-    got = [one.fetch() for one in listing.stored(taken)]
+    got = [one.fetch() for one in listing.as_images(taken)]
     assert got == [*(b"%d" % i for i in range(first, 10)), b"z", b"3", b"4"]
-    (null,) = listing.stored(inputs[11:12])
+    (null,) = listing.as_images(inputs[11:12])
     with pytest.raises(ImageError, match=r"null: row 11 of .*x\.parquet holds no bytes"):
         null.fetch()
 
@@ -149,14 +149,14 @@ def test_a_file_that_went_away_is_an_error_of_its_own_and_a_folder_is_one_of_the
     path = grey(tmp_path / "in" / "a.png", 1)
     (one,) = listed(path)
     content = path.read_bytes()
-    assert listing.fetched(one) == content
+    assert listing.read_file(one) == content
     path.unlink()
     with pytest.raises(ImageError, match=r"a\.png: is not a file; check the path"):
-        listing.fetched(one)
-    listing.check_there([str(path.parent)])
+        listing.read_file(one)
+    listing.check_folders_exist([str(path.parent)])
     path.parent.rmdir()
     with pytest.raises(StoreError, match=r"in: is not there on .*; mount it on each node"):
-        listing.check_there([str(path.parent)])
+        listing.check_folders_exist([str(path.parent)])
 
 
 # --- stores ---
@@ -176,17 +176,43 @@ def failing(*errors: Exception) -> tuple[Callable[[], str], list[Exception]]:
 
 def test_a_store_that_fails_is_asked_six_times():
     action, _ = failing(*[TimeoutError("late")] * 5)
-    assert patiently(action, "s3://b/x") == "done"
+    assert with_retries(action, "s3://b/x") == "done"
     action, left = failing(*[ConnectionResetError("reset\nby peer")] * 8)
     with pytest.raises(
         StoreError, match=r"^s3://b/x: its store fails \(ConnectionResetError: reset by peer\);"
     ):
-        patiently(action, "s3://b/x")
+        with_retries(action, "s3://b/x")
     assert len(left) == 2
     action, left = failing(*[PermissionError("no keys")] * 2)
     with pytest.raises(StoreError, match="no keys"):
-        patiently(action, "s3://b/x")
+        with_retries(action, "s3://b/x")
     assert len(left) == 1
+
+
+def test_waits_between_tries_grow_and_are_spread(monkeypatch: pytest.MonkeyPatch):
+    import tenacity.nap
+
+    monkeypatch.setattr(storage, "FIRST_WAIT_S", 0.5)
+    waits: list[float] = []
+    monkeypatch.setattr(tenacity.nap.time, "sleep", waits.append)
+    for _ in range(20):
+        with pytest.raises(StoreError):
+            with_retries(failing(*[TimeoutError("late")] * 6)[0], "s3://b/x")
+    for k, longest in enumerate((0.5, 1, 2, 4, 8)):
+        same = waits[k::5]
+        assert len(same) == 20
+        assert longest / 2 <= min(same) < max(same) <= longest
+
+
+def test_ctrl_c_while_a_store_is_asked_is_not_a_failure_of_it():
+    def interrupt() -> None:
+        tries.append(1)
+        raise KeyboardInterrupt
+
+    tries: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        with_retries(interrupt, "s3://b/x")
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
@@ -202,7 +228,7 @@ def test_a_network_disk_that_fails_is_a_store_that_fails(
 
     monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(StoreError, match="its store fails"):
-        listing.fetched(one)
+        listing.read_file(one)
     assert len(tries) == 6
 
 
@@ -219,13 +245,13 @@ def test_a_network_disk_that_fails_is_a_store_that_fails(
 def test_an_answer_is_no_failure_and_asked_for_once(error: Exception, name: str):
     action, left = failing(error, error)
     with pytest.raises(type(error)):
-        patiently(action, name)
+        with_retries(action, name)
     assert len(left) == 1
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
-    place = Place(at=str(tmp_path / "out"))
-    with pytest.raises(ZeroDivisionError), place.whole("deep/x") as part:
+    place = OutputFolder(location=str(tmp_path / "out"))
+    with pytest.raises(ZeroDivisionError), place.temporary_for("deep/x") as part:
         part.write_text("half")
         _ = 1 / 0
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -17,7 +17,7 @@ from databases import BEGIN, inspection
 from blemish.core.errors import DataError, UsageError
 from blemish.record import archive as archive_module
 from blemish.record.archive import Archive
-from blemish.record.retention import GRACE, ORPHANED, Policy, Removed, retain
+from blemish.record.retention import GRACE_PERIOD, ORPHAN_AGE, Policy, RemovalCounts, retain
 from blemish.record.rows import Inspection, Verdict, new_id
 from blemish.record.store import Store
 
@@ -111,9 +111,9 @@ def test_a_writer_that_is_killed_leaves_no_file_and_its_rest_is_tidied_up(
             archive.put(b"one", "image")
     assert list(archive.files()) == []
     (rest,) = names(archive)
-    archive.tidy(datetime.now(UTC) - timedelta(hours=1))
+    archive.remove_leftovers(datetime.now(UTC) - timedelta(hours=1))
     assert names(archive) == [rest]
-    archive.tidy(datetime.now(UTC) + timedelta(hours=1))
+    archive.remove_leftovers(datetime.now(UTC) + timedelta(hours=1))
     assert names(archive) == []
 
 
@@ -207,14 +207,14 @@ def test_accepted_go_after_days_rejected_later_and_rows_stay(place: Place):
         "old failed": place.add(31, "failed", b"9", None),
     }
     policy = Policy(accepted_days=10, rejected_days=30)
-    assert retain(place.store, place.archive, policy, NOW) == Removed(inspections=4, files=7, bytes=7)
+    assert retain(place.store, place.archive, policy, NOW) == RemovalCounts(inspections=4, files=7, bytes=7)
     place.check()
     gone = {name for name, i in given.items() if (place.store.get(i.id) or i).files_removed}
     assert gone == {"old", "old unjudged", "old rejected", "old failed"}
     found = place.store.get(given["old"].id)
     assert found is not None
     assert (found.image, found.map, found.files_removed, found.score) == (None, None, NOW, given["old"].score)
-    assert retain(place.store, place.archive, policy, NOW) == Removed()
+    assert retain(place.store, place.archive, policy, NOW) == RemovalCounts()
     later = retain(place.store, place.archive, policy, NOW + timedelta(days=1))
     assert later.inspections == 2  # "new" and "rejected"; exactly 30 days is not too old
     assert place.store.get(given["old"].id) == found  # says when they were removed, not when that was tried
@@ -225,7 +225,7 @@ def test_a_file_that_a_kept_row_names_stays(place: Place):
         place.add(days, kind, b"same image", b"same map")
     place.add(21, "accepted", b"same image", b"another map")
     removed = retain(place.store, place.archive, Policy(accepted_days=10, rejected_days=30), NOW)
-    assert removed == Removed(inspections=2, files=1, bytes=len(b"another map"))
+    assert removed == RemovalCounts(inspections=2, files=1, bytes=len(b"another map"))
     place.check()
     retain(place.store, place.archive, Policy(accepted_days=10, rejected_days=30), NOW + timedelta(days=25))
     place.check()
@@ -267,15 +267,15 @@ def test_room_is_made_as_plain_python_would(seed: int, place: Place):
     retain(place.store, place.archive, policy, NOW)
     assert [i.id for i in place.store.find(limit=100) if not i.files_removed] == [i.id for i in kept[::-1]]
     place.check()
-    assert retain(place.store, place.archive, policy, NOW) == Removed()
+    assert retain(place.store, place.archive, policy, NOW) == RemovalCounts()
 
 
 def test_files_that_were_put_just_now_wait_for_their_rows(place: Place):
     place.add(20, "accepted", b"same", b"map")
-    place.put(b"same", "image", put=NOW - GRACE / 2)  # again, by a part whose row is not recorded yet
+    place.put(b"same", "image", put=NOW - GRACE_PERIOD / 2)  # again, by a part whose row is not recorded yet
     orphans = [
-        place.put(b"late", "map", put=NOW - ORPHANED / 2),
-        place.put(b"lost", "map", put=NOW - 2 * ORPHANED),
+        place.put(b"late", "map", put=NOW - ORPHAN_AGE / 2),
+        place.put(b"lost", "map", put=NOW - 2 * ORPHAN_AGE),
     ]
     assert retain(place.store, place.archive, Policy(accepted_days=10), NOW).files == 2
     same = hashlib.sha256(b"same").hexdigest()
@@ -293,7 +293,7 @@ def test_what_is_too_fresh_to_remove_does_not_make_others_go(place: Place):
     fresh = place.add(3, "accepted", bytes(500), None)
     place.put(bytes(500), "image", put=NOW)
     place.add(2, "accepted", b"a" * 400, None)
-    assert retain(place.store, place.archive, Policy(gigabytes=600e-9), NOW) == Removed(inspections=1)
+    assert retain(place.store, place.archive, Policy(gigabytes=600e-9), NOW) == RemovalCounts(inspections=1)
     assert [i.id for i in place.store.find() if i.files_removed] == [fresh.id]
 
 

@@ -23,15 +23,15 @@ from watched import Crash, Place, command, rows_of
 
 from blemish.record import ledger_sync
 from blemish.record.archive import Archive
-from blemish.record.ledger_sync import Keeper
+from blemish.record.ledger_sync import LedgerSync
 from blemish.record.store import Inspection, Store, StoreError
-from blemish.watch.folder import LEDGER, Ledger
+from blemish.watch.folder import LEDGER_NAME, Ledger
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_sync, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(ledger_sync, "LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(ledger_sync, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(ledger_sync, "LONGEST_RETRY_S", 0.02)
 
 
 @pytest.fixture
@@ -61,17 +61,17 @@ class Failing:
         self._ask()
         self.store.add_model(model)
 
-    def known(self, ids: Sequence[str]) -> set[str]:
+    def existing_ids(self, ids: Sequence[str]) -> set[str]:
         self._ask()
-        return self.store.known(ids)
+        return self.store.existing_ids(ids)
 
     def record(self, inspections: Sequence[Inspection]) -> None:
         self._ask()
         self.store.record(inspections)
 
 
-def keeper(place: Place, store: Any) -> Keeper:
-    return Keeper(place.out / LEDGER, store, Archive(place.out / "archive"), place.said.append)
+def start_sync(place: Place, store: Any) -> LedgerSync:
+    return LedgerSync(place.out / LEDGER_NAME, store, Archive(place.out / "archive"), place.said.append)
 
 
 def check(place: Place, store: Store) -> None:
@@ -93,8 +93,8 @@ def check(place: Place, store: Store) -> None:
 def test_rows_images_and_maps_are_kept(place: Place, store: Store):
     image = save(place.folder / "sub" / "a.png", np.full((40, 64, 3), 255, np.uint8)).read_bytes()
     (place.folder / "no.png").write_text("I am no picture")
-    with_database = keeper(place, store)
-    assert place.watch(keeper=with_database, move_to=place.out.parent / "moved") == 2
+    with_database = start_sync(place, store)
+    assert place.watch(sync=with_database, move_to=place.out.parent / "moved") == 2
     assert with_database.close(10) == 0
     check(place, store)
     archive = Archive(place.out / "archive")
@@ -119,9 +119,9 @@ def test_the_identifier_is_the_ledgers_last_key_with_a_database_and_without(plac
     grey(place.folder / "a.png", 10)
     assert place.watch() == 1
     assert not (place.out / "archive").exists()
-    with_database = keeper(place, store)
+    with_database = start_sync(place, store)
     grey(place.folder / "b.png", 20)
-    assert place.watch(keeper=with_database) == 1
+    assert place.watch(sync=with_database) == 1
     assert with_database.close(10) == 0
     first, second = rows_of(place.out)
     assert [list(row)[-1] for row in (first, second)] == ["id", "id"]
@@ -139,10 +139,10 @@ def test_rows_from_before_there_were_identifiers_are_left_out(place: Place, stor
     assert place.watch() == 1
     (row,) = rows_of(place.out)
     del row["id"]
-    (place.out / LEDGER).write_text(json.dumps(row) + "\n")
+    (place.out / LEDGER_NAME).write_text(json.dumps(row) + "\n")
     grey(place.folder / "b.png", 10)
-    with_database = keeper(place, store)
-    assert place.watch(keeper=with_database) == 1
+    with_database = start_sync(place, store)
+    assert place.watch(sync=with_database) == 1
     assert with_database.close(10) == 0
     assert [i.path for i in store.find()] == ["b.png"]
 
@@ -151,16 +151,16 @@ def test_a_file_that_is_written_anew_while_it_is_scored_is_not_kept_for_the_othe
     place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     grey(place.folder / "a.png", 10)
-    put = Keeper.put
+    put = LedgerSync.archive_files
 
-    def overtaken(self: Keeper, file: Path, *given: Any) -> dict[str, Any]:
+    def overtaken(self: LedgerSync, file: Path, *given: Any) -> dict[str, Any]:
         if not store.find() and file.stat().st_size and place.told == []:
             grey(file, 50, side=48)
         return put(self, file, *given)
 
-    monkeypatch.setattr(Keeper, "put", overtaken)
-    with_database = keeper(place, store)
-    assert place.watch(keeper=with_database) == 2
+    monkeypatch.setattr(LedgerSync, "archive_files", overtaken)
+    with_database = start_sync(place, store)
+    assert place.watch(sync=with_database) == 2
     assert with_database.close(10) == 0
     check(place, store)
     newest, first = store.find()
@@ -170,7 +170,7 @@ def test_a_file_that_is_written_anew_while_it_is_scored_is_not_kept_for_the_othe
 
 def test_a_database_that_goes_away_is_said_once_and_catches_up(place: Place, store: Store):
     failing = Failing(store, away=False)
-    with_database = keeper(place, failing)
+    with_database = start_sync(place, failing)
 
     def settled(ready: Any) -> None:
         end = time.monotonic() + 60
@@ -198,7 +198,7 @@ def test_a_database_that_goes_away_is_said_once_and_catches_up(place: Place, sto
         settled(lambda: len(place.said) == 3)
         failing.away = False
 
-    assert place.watch(script(), keeper=with_database) == 6
+    assert place.watch(script(), sync=with_database) == 6
     assert with_database.close(10) == 0
     check(place, store)
     away = "--database: db: connection refused; the inspection goes on, and rows are recorded when it works"
@@ -212,7 +212,7 @@ def test_a_crash_at_any_step_leaves_each_row_recorded_once(
     names = [f"{i}.png" for i in range(7)]
     for i, name in enumerate(names):
         grey(place.folder / name, 30 * i)
-    append, put = Ledger.append, Keeper.put
+    append, put = Ledger.append, LedgerSync.archive_files
     done = lives = 0
 
     def crash() -> None:
@@ -226,18 +226,18 @@ def test_a_crash_at_any_step_leaves_each_row_recorded_once(
         if step == "ledger":
             crash()
 
-    def kept(self: Keeper, *given: Any) -> dict[str, Any]:
+    def kept(self: LedgerSync, *given: Any) -> dict[str, Any]:
         found = put(self, *given)
         if step == "put":
             crash()
         return found
 
     monkeypatch.setattr(Ledger, "append", appended)
-    monkeypatch.setattr(Keeper, "put", kept)
+    monkeypatch.setattr(LedgerSync, "archive_files", kept)
     while True:
-        dead = keeper(place, Failing(store))  # nothing gets from the ledger into the store in this life
+        dead = start_sync(place, Failing(store))  # nothing gets from the ledger into the store in this life
         try:
-            place.watch(keeper=dead, move_to=place.out.parent / "moved")
+            place.watch(sync=dead, move_to=place.out.parent / "moved")
             break
         except Crash:
             lives += 1
@@ -245,7 +245,7 @@ def test_a_crash_at_any_step_leaves_each_row_recorded_once(
             dead.close(10)
     assert lives >= 2
     assert store.find() == []
-    last = keeper(place, store)
+    last = start_sync(place, store)
     assert last.close(10) == 0
     check(place, store)
     assert sorted(i.path or "" for i in store.find()) == names
@@ -265,22 +265,22 @@ import pytest
 from watched import Place
 from blemish.record import ledger_sync
 from blemish.record.store import Store
-from blemish.watch.folder import LEDGER
+from blemish.watch.folder import LEDGER_NAME
 
 with pytest.MonkeyPatch.context() as patch:
     with pytest.MonkeyPatch.context() as there:
         there.setattr(Path, "mkdir", lambda *_: None)
         place = Place(Path(sys.argv[1]), patch)
     Store.record = lambda *_: time.sleep(1000)  # between the ledger and the store
-    with ledger_sync.keeping("sqlite", place.out / LEDGER, print) as keeper:
-        place.watch(iter([5.0, 1e9]), keeper=keeper)
+    with ledger_sync.sync_to_database("sqlite", place.out / LEDGER_NAME, print) as sync:
+        place.watch(iter([5.0, 1e9]), sync=sync)
 """
 
 
 def test_killed_between_ledger_and_store(place: Place, store: Store):
     for k in range(3):
         grey(place.folder / f"{k}.png", 30 * k)
-    ledger = place.out / LEDGER
+    ledger = place.out / LEDGER_NAME
     life = subprocess.Popen(
         [sys.executable, "-c", KILLED, place.folder.parent],
         cwd=Path(__file__).parents[1],
@@ -293,9 +293,9 @@ def test_killed_between_ledger_and_store(place: Place, store: Store):
     life.kill()
     assert life.wait() == -signal.SIGKILL
     assert store.find() == []
-    again = keeper(place, store)
+    again = start_sync(place, store)
     grey(place.folder / "3.png", 90)
-    assert place.watch(keeper=again) == 1
+    assert place.watch(sync=again) == 1
     assert again.close(10) == 0
     check(place, store)
     archive = Archive(place.out / "archive")
@@ -313,9 +313,9 @@ def test_a_long_ledger_goes_into_a_new_database(place: Place, store: Store):
         lines.append(
             json.dumps(row | {"sequence": k + 1, "id": row["id"][:-4] + f"{k:04d}", "path": f"{k}.png"})
         )
-    (place.out / LEDGER).write_text("\n".join(lines) + '\n{"cut o')
+    (place.out / LEDGER_NAME).write_text("\n".join(lines) + '\n{"cut o')
     for _ in range(2):
-        assert keeper(place, store).close(20) == 0
+        assert start_sync(place, store).close(20) == 0
     assert [i.path for i in store.find(limit=1000)] == [f"{k}.png" for k in reversed(range(650))]
 
 
@@ -364,7 +364,7 @@ def test_a_database_that_cannot_be_opened_is_refused_in_one_line(
         line
         == "blemish watch: 'here': is no URL of a database; must be sqlite:///FILE or postgresql://USER@HOST/NAME"
     )
-    assert not (place.out / LEDGER).exists()
+    assert not (place.out / LEDGER_NAME).exists()
 
 
 def test_without_a_database_nothing_of_it_is_needed(place: Place, monkeypatch: pytest.MonkeyPatch):
@@ -372,4 +372,4 @@ def test_without_a_database_nothing_of_it_is_needed(place: Place, monkeypatch: p
     place.stop_by_signal = True
     grey(place.folder / "a.png", 10)
     assert run(*command(place)) == 0
-    assert sorted(p.name for p in place.out.iterdir()) == [LEDGER, "maps", "overlays"]
+    assert sorted(p.name for p in place.out.iterdir()) == [LEDGER_NAME, "maps", "overlays"]

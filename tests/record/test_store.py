@@ -76,7 +76,16 @@ def test_identifiers_of_one_millisecond_sort_as_they_were_made_and_never_repeat(
 
 
 def test_what_is_no_identifier_or_no_time_is_refused():
-    for text in ("", "0" * 25, "O" * 26, "8" + "0" * 25, "7" + "Z" * 25, "0" * 25 + "é"):
+    for text in (
+        "",
+        "0" * 25,
+        "O" * 26,
+        "8" + "0" * 25,
+        "7" + "Z" * 25,
+        "0" * 25 + "é",
+        "0" * 25 + "a",
+        "0" * 27,
+    ):
         with pytest.raises(DataError, match="is no identifier"):
             time_of(text)
     with pytest.raises(DataError, match="has no time zone; give UTC"):
@@ -337,7 +346,7 @@ def test_listing_reads_an_index_and_sorts_nothing(new_url: Callable[[], str], tm
             assert before is None or "id<?" in lines[0]
     lines.clear()
     list(store.scores(MODELS[0], at))
-    store.referenced([f"{k:064x}" for k in range(20)])
+    store.files_in_use([f"{k:064x}" for k in range(20)])
     store.oldest_with_files(wanted=False, limit=10)
     store.verdicts([at])
     assert lines
@@ -466,8 +475,8 @@ def test_the_migrations_make_the_tables_that_are_used(new_url: Callable[[], str]
 
 def test_a_database_of_the_first_version_opens_with_its_rows(new_url: Callable[[], str], tmp_path: Path):
     url, row = new_url(), inspection(0)
-    engine = database._engine(database._parsed(url))
-    with database.writing(engine) as connection:
+    engine = database._engine(database._parse_url(url))
+    with database.begin_write(engine) as connection:
         database._upgrade(connection, "0001")
         columns = {k: v for k, v in tables.row_of(row).items() if v is not None}
         names = ", ".join(columns)
@@ -493,7 +502,7 @@ def test_what_is_newer_or_of_another_program_is_refused_in_one_line(
     ):
         Store.open(url, tmp_path)
     other = new_url()
-    engine = database._engine(database._parsed(other))
+    engine = database._engine(database._parse_url(other))
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE invoices (id INTEGER)"))
     with pytest.raises(

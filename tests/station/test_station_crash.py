@@ -62,7 +62,7 @@ def test_killed_five_times_while_recording(url: str, tmp_path: Path):
         assert life.wait() == -signal.SIGKILL
     assert len(set(said)) == len(said) >= 15
     store, archive = Store.open(url, tmp_path), Archive(tmp_path)
-    assert store.known(said) == set(said)
+    assert store.existing_ids(said) == set(said)
     rows = store.find(limit=100_000)
     assert len(rows) % 3 == 0  # each transaction whole, also the last of each life
     for row in rows:

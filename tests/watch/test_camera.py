@@ -16,7 +16,7 @@ from PIL import Image
 
 from blemish.core.errors import UsageError
 from blemish.images import preprocess, video
-from blemish.watch import camera as grabbing
+from blemish.watch import camera as camera_module
 from blemish.watch.camera import Grabber
 
 
@@ -78,7 +78,7 @@ def test_each_frame_becomes_a_file_that_is_whole_when_it_has_its_name(
 
     monkeypatch.setattr(Path, "replace", watched)
     camera = Camera()
-    setup.start(camera).tell(0)
+    setup.start(camera).set_waiting(0)
     camera.give(red, level(1), level(2))
     files = preprocess.list_images(setup.folder)
     assert seen == [0, 1, 2]
@@ -96,7 +96,7 @@ def test_nothing_is_written_before_the_watch_looks_and_the_camera_is_given_back(
     camera.frames.put(level(1))
     time.sleep(0.05)
     assert setup.numbers() == []
-    grabber.tell(0)
+    grabber.set_waiting(0)
     wait_for(setup.numbers)
     grabber.close()
     assert camera.released
@@ -106,9 +106,9 @@ def test_frames_are_written_at_the_pace_asked_for_and_numbered_as_they_came(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ):
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(grabbing, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(camera_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     camera = Camera()
-    setup.start(camera, every=1.0).tell(0)
+    setup.start(camera, every=1.0).set_waiting(0)
     for number in range(8):
         clock.now = 100 + 0.4 * number  # due at 100, 101, 102: taken are 100.0, 101.2, 102.0
         camera.give(level(number))
@@ -126,18 +126,18 @@ def test_frames_are_written_at_the_pace_asked_for_and_numbered_as_they_came(
 def test_a_camera_s_frames_are_dropped_while_too_many_files_wait_and_said_once(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(grabbing, "LIMIT", 4)
+    monkeypatch.setattr(camera_module, "MAX_WAITING_FILES", 4)
     camera = Camera()
     grabber = setup.start(camera)
-    grabber.tell(1)
+    grabber.set_waiting(1)
     camera.give(*map(level, range(10)))  # three fit
     assert setup.numbers() == [0, 1, 2]
     said = "0: 4 files wait to be scored; frames are dropped until that changes"
     assert setup.said == [said]
-    grabber.tell(2)  # not yet half of them: the burst goes on
+    grabber.set_waiting(2)  # not yet half of them: the burst goes on
     camera.give(level(10))
     assert (setup.numbers(), setup.said) == ([0, 1, 2], [said])
-    grabber.tell(1)
+    grabber.set_waiting(1)
     camera.give(*map(level, range(11, 16)))
     assert setup.numbers() == [0, 1, 2, 11, 12, 13]
     assert setup.said == [said, said]
@@ -147,7 +147,7 @@ def test_a_camera_s_frames_are_dropped_while_too_many_files_wait_and_said_once(
 
 def test_frames_are_dropped_while_the_folder_cannot_be_written(setup: Setup):
     camera, away = Camera(), setup.folder.with_name("away")
-    setup.start(camera).tell(0)
+    setup.start(camera).set_waiting(0)
     camera.give(level(0))
     setup.folder.rename(away)
     camera.give(level(1), level(2))
@@ -176,7 +176,7 @@ def test_a_camera_that_goes_away_is_opened_again_with_growing_waits(
 
     monkeypatch.setattr(Grabber, "_ends_within", no_wait)
     dumb.frames.put(None)  # opens, but gives nothing
-    setup.start(first, *(Camera(opens=False) for _ in range(5)), dumb, last).tell(0)
+    setup.start(first, *(Camera(opens=False) for _ in range(5)), dumb, last).set_waiting(0)
     first.give(level(0))
     first.frames.put(None)
     last.give(level(1), level(2))  # the one that shows it is there is not kept
@@ -188,11 +188,11 @@ def test_a_camera_that_goes_away_is_opened_again_with_growing_waits(
 
 
 def test_the_end_of_the_watch_cuts_a_wait_short(setup: Setup, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(grabbing, "FIRST_WAIT", 3600.0)
+    monkeypatch.setattr(camera_module, "FIRST_RETRY_S", 3600.0)
     camera = Camera()
     grabber = setup.start(camera)
     camera.frames.put(None)
-    grabber.tell(0)
+    grabber.set_waiting(0)
     wait_for(lambda: setup.said)
     grabber.close()
     assert not grabber.thread.is_alive()  # an hour too early

@@ -39,16 +39,16 @@ def watch_film(model: Path, source: Path, *, every: float = 0.0) -> tuple[list[d
     """Watch a film until its end was said and every file is in the ledger; returns rows and what was said."""
     folder, out = source.parent / "new" / "in", source.parent / "out"
     until, told, said = time.monotonic() + 60, list[dict[str, Any]](), list[str]()
-    with camera.grabbing(str(source), folder, every=every, say=said.append) as on_look:
+    with camera.frames_into(str(source), folder, every=every, say=said.append) as on_scan:
         watching.watch(
             model,
             folder,
             out,
-            stopped=lambda: (
+            should_stop=lambda: (
                 (bool(said) and len(told) == len(preprocess.list_images(folder))) or time.monotonic() > until
             ),
             on_row=told.append,
-            on_look=on_look,
+            on_scan=on_scan,
         )
     check(out, [p.name for p in preprocess.list_images(folder)])
     return rows_of(out), said
@@ -69,15 +69,15 @@ def test_a_film_goes_through_the_folder_into_the_ledger(model: Path, tmp_path: P
 def test_a_film_waits_and_loses_nothing_when_it_is_faster_than_scoring(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(camera, "LIMIT", 5)
+    monkeypatch.setattr(camera, "MAX_WAITING_FILES", 5)
     waiting: list[int] = []
-    tell: Callable = Grabber.tell
+    tell: Callable = Grabber.set_waiting
 
     def noted(self: Grabber, count: int) -> None:
         waiting.append(count)
         tell(self, count)
 
-    monkeypatch.setattr(Grabber, "tell", noted)
+    monkeypatch.setattr(Grabber, "set_waiting", noted)
     rows, said = watch_film(model, film(tmp_path / "a.avi", 30))
     assert len(rows) == 30
     assert "dropped" not in " ".join(said)
@@ -98,7 +98,7 @@ def test_of_a_film_that_was_cut_off_what_is_there_is_scored_and_the_loss_said(mo
     (source.parent / "no.avi").write_text("I am no film")
     with (
         pytest.raises(ImageError, match="is not a film"),
-        camera.grabbing(str(source.parent / "no.avi"), tmp_path / "x", every=0, say=print),
+        camera.frames_into(str(source.parent / "no.avi"), tmp_path / "x", every=0, say=print),
     ):
         pass
     assert not (tmp_path / "x").exists()
@@ -108,7 +108,7 @@ def test_the_watch_tells_how_many_files_wait(tmp_path: Path, monkeypatch: pytest
     place, told = Place(tmp_path, monkeypatch), list[int]()
     for i in range(20):
         grey(place.folder / f"{i}.png", i)
-    place.watch(iter([1.0]), on_look=told.append)
+    place.watch(iter([1.0]), on_scan=told.append)
     looks = [n for n, before in zip(told, [None, *told], strict=False) if n != before]
     assert looks == [20, 4, 0]  # 16 at a time
 
@@ -131,7 +131,7 @@ def test_the_command_ends_by_a_signal_and_goes_on_when_started_again(
     )
 
     def ended(rows: int) -> None:
-        wait_for(lambda: (out / watching.LEDGER).exists() and len(rows_of(out)) >= rows, 30)
+        wait_for(lambda: (out / watching.LEDGER_NAME).exists() and len(rows_of(out)) >= rows, 30)
         os.kill(os.getpid(), signal.SIGTERM)
 
     for life in (1, 2):  # a film is written from its start each time
@@ -140,7 +140,7 @@ def test_the_command_ends_by_a_signal_and_goes_on_when_started_again(
         assert run("watch", *options) == 0
         asking.join()
         shown = capsys.readouterr()
-        assert shown.out.splitlines()[-1] == f"4 recorded: {out / watching.LEDGER}"
+        assert shown.out.splitlines()[-1] == f"4 recorded: {out / watching.LEDGER_NAME}"
         assert shown.err == f"blemish watch: {source}: has come to its end\n"
     check(out, [p.name for p in preprocess.list_images(tmp_path / "in")])
 

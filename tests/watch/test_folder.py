@@ -20,7 +20,7 @@ from watched import LEVELS, Place, Script, check
 from blemish.core.errors import UsageError
 from blemish.images import preprocess
 from blemish.watch import folder as watching
-from blemish.watch.folder import INTERVAL, PATIENCE, SETTLED, Arrival, Ledger
+from blemish.watch.folder import POLL_INTERVAL_S, SETTLE_TIME_S, UNREADABLE_TIMEOUT_S, Arrival, Ledger
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_files_are_scored_in_order_of_arrival_whatever_their_times(place: Place)
     def script() -> Script:
         arrive("b.png", 3000)  # both are there at the first look: by their times
         arrive("sub/deep/z.png", 2000)
-        yield INTERVAL
+        yield POLL_INTERVAL_S
         arrive("c.png", 20)  # the clock was set back
-        yield INTERVAL
+        yield POLL_INTERVAL_S
         arrive("a.png", 10)
         yield 1.0
 
@@ -61,7 +61,7 @@ def test_what_waits_longest_comes_first_when_more_comes_than_can_be_scored(
         return x.mean(axis=1)
 
     place.detectors["one"] = fake_detector(grey_levels=LEVELS, network=slow)
-    monkeypatch.setattr(watching, "PORTION", 1)
+    monkeypatch.setattr(watching, "BATCH_SIZE", 1)
     for i in range(5):
         os.utime(grey(place.folder / f"{i}.png", 100), (100 + i, 100 + i))
     assert place.watch() == 7
@@ -87,13 +87,13 @@ def test_a_file_that_is_still_being_written_is_scored_once_and_whole(place: Plac
 
     def script() -> Script:
         file.touch()
-        yield 2 * PATIENCE  # empty: waits
+        yield 2 * UNREADABLE_TIMEOUT_S  # empty: waits
         for part in (1, 2, 3):  # long enough to be tried, and found to be cut off
             file.write_bytes(data[: part * len(data) // 4])
-            yield PATIENCE - 1
+            yield UNREADABLE_TIMEOUT_S - 1
         for byte in range(len(data) - 9, len(data) + 1):  # never still for long enough to be tried
             file.write_bytes(data[:byte])
-            yield SETTLED - INTERVAL
+            yield SETTLE_TIME_S - POLL_INTERVAL_S
         assert place.told == []
         yield 1.0
 
@@ -103,20 +103,20 @@ def test_a_file_that_is_still_being_written_is_scored_once_and_whole(place: Plac
 
 
 def test_what_cannot_be_read_is_failed_when_patience_ends_and_holds_up_nothing(place: Place):
-    bad = [f"{i}.png" for i in range(2 * watching.PORTION + 1)]
+    bad = [f"{i}.png" for i in range(2 * watching.BATCH_SIZE + 1)]
 
     def script() -> Script:
         for name in bad:
             (place.folder / name).write_text("I am no picture")
         yield 0.5
         grey(place.folder / "late.png", 10)
-        yield 2 * PATIENCE
+        yield 2 * UNREADABLE_TIMEOUT_S
 
     assert place.watch(script(), move_to=place.out.parent / "moved") == len(bad) + 1
-    assert place.at["late.png"] == pytest.approx(0.5 + SETTLED, abs=2.5 * INTERVAL)
+    assert place.at["late.png"] == pytest.approx(0.5 + SETTLE_TIME_S, abs=2.5 * POLL_INTERVAL_S)
     for name in bad:
-        assert place.at[name] == pytest.approx(SETTLED + PATIENCE, abs=5 * INTERVAL)
-        assert place.at[name] >= SETTLED + PATIENCE - 1e-9
+        assert place.at[name] == pytest.approx(SETTLE_TIME_S + UNREADABLE_TIMEOUT_S, abs=5 * POLL_INTERVAL_S)
+        assert place.at[name] >= SETTLE_TIME_S + UNREADABLE_TIMEOUT_S - 1e-9
     assert {row["path"] for row in place.rows() if row["error"]} == {*bad}
     assert {p.name for p in (place.out.parent / "moved" / "failed").iterdir()} == {*bad}
 
@@ -211,9 +211,9 @@ def test_a_folder_that_goes_away_is_waited_for(place: Place):
         grey(place.folder / "a.png", 10)
         yield 1.0
         grey(place.folder / "gone.png", 10)
-        yield INTERVAL
+        yield POLL_INTERVAL_S
         shutil.rmtree(place.folder)
-        yield 2 * PATIENCE
+        yield 2 * UNREADABLE_TIMEOUT_S
         grey(place.folder / "b.png", 20)
         yield 1.0
 
@@ -256,7 +256,7 @@ def test_a_changed_model_is_loaded_again_and_half_a_copy_is_not(place: Place):
         grey(place.folder / "c.png", 51)
         yield 1.0
         place.model.write_text("t")  # changes again before it has kept still: nothing to say
-        yield INTERVAL
+        yield POLL_INTERVAL_S
         place.model.write_text("two")
         yield 1.0
         grey(place.folder / "d.png", 51)

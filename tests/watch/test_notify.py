@@ -33,7 +33,7 @@ def test_a_hook_that_hangs_does_not_hold_up_who_tells_it():
         sent.append(one)
 
     hook = Hook("x", hang, pytest.fail)
-    hook.tell(row(1))
+    hook.enqueue(row(1))
     assert entered.wait(SOON)
     tell_all(hook, rows(50)[1:])  # returns, though the first is still being sent
     assert sent == []
@@ -49,8 +49,8 @@ def test_two_hooks_do_not_hold_up_each_other():
         Hook("x", sent.append, print),
     )
     for one in rows(3):
-        stuck.tell(one)
-        free.tell(one)
+        stuck.enqueue(one)
+        free.enqueue(one)
     assert free.close(SOON) == 0
     assert sent == rows(3)
     assert stuck.close(0) == 3
@@ -85,15 +85,15 @@ def test_the_wait_is_doubled_up_to_the_longest(monkeypatch: pytest.MonkeyPatch):
 
     hook = Hook("x", fail, lambda _: None)
     monkeypatch.setattr(hook.changed, "wait_for", lambda _predicate, wait: waits.append(wait))
-    hook.tell(row(1))
+    hook.enqueue(row(1))
     assert enough.wait(SOON)
     assert hook.close(SOON) == 0
     assert waits == [0.01, 0.02, 0.04, 0.04]  # doubled, doubled, and at the longest
 
 
 def test_new_rows_do_not_cut_the_wait_short_but_the_end_does(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(notify, "FIRST_WAIT", 1000.0)
-    monkeypatch.setattr(notify, "LONGEST_WAIT", 1000.0)
+    monkeypatch.setattr(notify, "FIRST_RETRY_S", 1000.0)
+    monkeypatch.setattr(notify, "LONGEST_RETRY_S", 1000.0)
     tried = threading.Semaphore(0)
 
     def fail(_: dict[str, Any]) -> None:
@@ -101,17 +101,17 @@ def test_new_rows_do_not_cut_the_wait_short_but_the_end_does(monkeypatch: pytest
         raise OSError("no")
 
     hook = Hook("x", fail, lambda _: None)
-    hook.tell(row(1))
+    hook.enqueue(row(1))
     assert tried.acquire(timeout=SOON)
     for one in rows(4)[1:]:
-        hook.tell(one)
+        hook.enqueue(one)
         assert not tried.acquire(timeout=0.05)
     assert hook.close(0) == 4
     assert tried.acquire(timeout=SOON)  # one last try
 
 
 def test_what_does_not_fit_the_queue_is_dropped_the_oldest_first(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(notify, "QUEUE", 3)
+    monkeypatch.setattr(notify, "QUEUE_SIZE", 3)
     works, tried = threading.Event(), threading.Event()
     sent: list[str] = []
     said: list[str] = []
@@ -123,7 +123,7 @@ def test_what_does_not_fit_the_queue_is_dropped_the_oldest_first(monkeypatch: py
         sent.append(one["path"])
 
     hook = Hook("x", send, said.append)
-    hook.tell(row(1))
+    hook.enqueue(row(1))
     assert tried.wait(SOON)
     tell_all(hook, rows(6)[1:])  # 1, 2 and 3 make room for 4, 5 and 6
     works.set()

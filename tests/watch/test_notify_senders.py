@@ -56,7 +56,7 @@ def test_a_command_that_fails_is_run_once_for_each_row_and_said_each_time(line: 
 
 
 def test_a_command_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(notify, "TIMEOUT", 0.1)
+    monkeypatch.setattr(notify, "TIMEOUT_S", 0.1)
     heard: list[str] = []
     hook = Hook("on-reject", notify.command(shell("sleep 100; true")), heard.append, retry=False)
     tell_all(hook, rows(2))

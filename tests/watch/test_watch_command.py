@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(
     (small_disk / "fill").write_bytes(bytes(150 * 1024))
     line = refused(capsys, *command(place))
     assert "No space left on device; free some space" in line
-    recorded = (place.out / folder.LEDGER).read_bytes().count(b"\n")  # the last may be cut
+    recorded = (place.out / folder.LEDGER_NAME).read_bytes().count(b"\n")  # the last may be cut
     assert 0 < recorded < len(names)
     assert len(preprocess.list_images(place.folder)) == len(names)
     (small_disk / "fill").unlink()
@@ -96,7 +96,7 @@ def test_a_row_that_the_disk_does_not_take_is_written_when_it_does(
 def test_only_rejects_are_told_and_a_dead_hook_holds_up_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(notify, "LAST_CALL", 0.05)
+    monkeypatch.setattr(notify, "CLOSE_TIMEOUT_S", 0.05)
     sent: list[str] = []
 
     def dead(_: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ def test_what_was_not_delivered_is_said_when_the_watch_fails_too(
         if len(rows_of(place.out)) == 2:
             raise OSError(errno.EROFS, "Read-only file system", "moved")
 
-    monkeypatch.setattr(notify, "LAST_CALL", 0.05)
+    monkeypatch.setattr(notify, "CLOSE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(notify, "webhook", lambda _: dead)
     monkeypatch.setattr(folder, "_move", move)
     for i in range(3):

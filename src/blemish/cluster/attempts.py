@@ -20,14 +20,14 @@ from uuid import uuid4
 
 from blemish.core.files import temporary_for
 from blemish.evaluation import benchmark
-from blemish.evaluation.jobs import OUTPUT_NAME, call, threads_of
+from blemish.evaluation.jobs import OUTPUT_NAME, run_module, thread_variables
 from blemish.inference.model_file import MODEL_NAME
 
-SHARED = "--out must lie on a file system that all machines of the cluster share"
+SHARED_DISK_RULE = "--out must lie on a file system that all machines of the cluster share"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class JobOrder:
     """What an attempt is told: the job's folder and commands, with absolute paths, and what they need."""
 
     folder: Path
@@ -47,29 +47,29 @@ class Attempt:
     error: str | None = None
 
 
-def attempt(order: Order) -> Attempt:
+def run_attempt(order: JobOrder) -> Attempt:
     """Work at a job in a new folder, beginning with what other attempts have left."""
-    refusal = _refusal(order)
+    refusal = _software_difference(order)
     if refusal is not None:
         return Attempt(error=refusal)
     folder = order.folder.with_name(f".{order.folder.name}.{uuid4().hex[:8]}")
     try:
         folder.mkdir()
     except OSError as error:
-        return Attempt(error=f"{socket.gethostname()}: {folder.parent}: {error.strerror}; {SHARED}")
+        return Attempt(error=f"{socket.gethostname()}: {folder.parent}: {error.strerror}; {SHARED_DISK_RULE}")
     with suppress(OSError):  # it is being removed, or its machine is gone: then from the beginning
-        _take_over(order.folder, folder)
-    variables = threads_of(order.threads) | ({} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""})
+        _copy_progress(order.folder, folder)
+    variables = thread_variables(order.threads) | ({} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""})
     began = time.monotonic()
     for words in order.commands:
         command = [str(folder) if word == str(order.folder) else word for word in words]
-        error = call(command, folder / OUTPUT_NAME, variables, threading.Event())
+        error = run_module(command, folder / OUTPUT_NAME, variables, threading.Event())
         if error is not None:
             return Attempt(folder=folder.name, error=error)
     return Attempt(folder=folder.name, seconds=time.monotonic() - began)
 
 
-def _refusal(order: Order) -> str | None:
+def _software_difference(order: JobOrder) -> str | None:
     """Say why this machine would not make the driver's figures, or None."""
     ours, wanted, host = benchmark.software(order.method), order.software, socket.gethostname()
     if ours["code"] != wanted["code"]:
@@ -81,18 +81,18 @@ def _refusal(order: Order) -> str | None:
     return None
 
 
-def attempts_at(folder: Path) -> list[Path]:
+def find_attempts(folder: Path) -> list[Path]:
     """Find the folders of attempts at the job whose folder this is."""
     return list(folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}"))
 
 
-def _take_over(folder: Path, mine: Path) -> None:
+def _copy_progress(folder: Path, mine: Path) -> None:
     """Copy the model of an attempt that came to have one, or else the newest checkpoint.
 
     Both are written whole or not at all, and what was trained depends on nothing but the job: so whoever it
     is from, and whether or not that one goes on, `--resume` ends with the same weights.
     """
-    others = [other for other in (folder, *attempts_at(folder)) if other != mine]
+    others = [other for other in (folder, *find_attempts(folder)) if other != mine]
     for names in (("run.json", "log.csv", MODEL_NAME), ("checkpoint/state.pt",)):
         found = [other for other in others if (other / names[-1]).exists()]
         if found:

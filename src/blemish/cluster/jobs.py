@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.cluster.attempts import SHARED, Attempt, Order, attempt, attempts_at
+from blemish.cluster.attempts import SHARED_DISK_RULE, Attempt, JobOrder, find_attempts, run_attempt
 from blemish.core.errors import UsageError
 from blemish.core.files import write_whole
 from blemish.evaluation import benchmark
-from blemish.evaluation.jobs import OUTPUT_NAME, follow
+from blemish.evaluation.jobs import OUTPUT_NAME, run_jobs
 from blemish.inference.model_file import MODEL_NAME
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from blemish.evaluation.jobs import Job, Progress
 
-RETRIES = 10
+MAX_RETRIES = 10
 """How many workers a job may lose and still be tried again; its checkpoint lasts, so all may be of use."""
 RUN_FILES = {
     *("anomalib", "checkpoint", "evaluation", "log.csv", "run.json"),
@@ -56,7 +56,7 @@ class Training:
         return self.category
 
     @property
-    def likeness(self) -> tuple[str, str]:
+    def cost_key(self) -> tuple[str, str]:
         """Name what takes as long: any other."""
         return self.method, self.category
 
@@ -79,7 +79,7 @@ class Training:
             return None
         return json.loads((self.folder / "run.json").read_text())["result"]
 
-    def in_short(self) -> str:
+    def summary_line(self) -> str:
         """Say how long it took."""
         return f"trained, {(self.result() or {})['seconds'] / 60:.1f} min"
 
@@ -108,32 +108,32 @@ def run(jobs: Sequence[Job], *, cpus: int, gpus: int, on_change: Callable[[Progr
     Progress, failures and interruptions are as in `benchmark.run`. Raises UsageError when no machine has so
     many.
     """
-    return follow(jobs, Tasks(cpus, gpus), on_change)
+    return run_jobs(jobs, RayWorkers(cpus, gpus), on_change)
 
 
 # --- the driver -------------------------------------------------------------------------------------------
 
 
-class Tasks:
+class RayWorkers:
     """The workers of the cluster that was joined."""
 
     def __init__(self, cpus: int, gpus: int) -> None:
         import ray
 
         self.cpus, self.gpus = cpus, gpus
-        if not self._places():
+        if not self._room():
             wanted = f"{cpus} CPUs" + (f" and {gpus} GPUs" if gpus else "")
             raise UsageError(f"--cluster: none of its machines has {wanted} for a job; ask for fewer")
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD")
-        self._begin = task(attempt)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_RETRIES, scheduling_strategy="SPREAD")
+        self._begin = task(run_attempt)
         self._running: set[Any] = set()
         self._closed = False
 
     def capacity(self) -> int:
         """Return how many jobs find room on the machines that are there now; one may always wait for room."""
-        return max(1, self._places())
+        return max(1, self._room())
 
-    def _places(self) -> int:
+    def _room(self) -> int:
         import ray
 
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -145,7 +145,7 @@ class Tasks:
         import ray
         from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
-        foreign = _foreign(job.folder)
+        foreign = _foreign_file(job.folder)
         if foreign is not None:
             return f"{job.folder}: holds {foreign}, which is no part of a run; choose another --out"
         job.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -158,15 +158,15 @@ class Tasks:
         except TaskCancelledError:
             return "stopped"
         except RayTaskError as error:
-            return _in_a_line(error.cause)
+            return _one_line(error.cause)
         except RayError as error:
-            return f"its worker was lost, and {RETRIES} more after it: {_in_a_line(error)}"
+            return f"its worker was lost, and {MAX_RETRIES} more after it: {_one_line(error)}"
         finally:
             self._running.discard(task)
-        return _settle(job, ended)
+        return _adopt_attempt(job, ended)
 
-    def _order(self, job: Job) -> Order:
-        return Order(
+    def _order(self, job: Job) -> JobOrder:
+        return JobOrder(
             folder=job.folder,
             commands=job.commands(),
             method=job.method,
@@ -184,35 +184,35 @@ class Tasks:
             ray.cancel(task)
 
 
-def _in_a_line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     told = str(error).strip().splitlines()
     return f"{type(error).__name__}: {told[0]}" if told else type(error).__name__
 
 
-def _settle(job: Job, ended: Attempt) -> str | None:
+def _adopt_attempt(job: Job, ended: Attempt) -> str | None:
     """Put an attempt in the job's place, done or not: its output and checkpoint are to be found there."""
     if ended.folder is None:
         return ended.error
     folder = job.folder.with_name(ended.folder)
     if not folder.is_dir():
-        return f"{folder}: written by a worker, and not there; {SHARED}"
+        return f"{folder}: written by a worker, and not there; {SHARED_DISK_RULE}"
     there, here = str(folder.absolute()), str(job.folder)
     output = folder / OUTPUT_NAME
     write_whole(output, output.read_bytes().replace(os.fsencode(there), os.fsencode(here)))
-    _note_command(job, folder / "run.json")
+    _restore_command(job, folder / "run.json")
     if ended.error is None:
         job.complete(folder, ended.seconds)
     if job.result() is None:  # or another driver was first
-        _clear(job.folder)
+        _remove_run_files(job.folder)
         folder.rename(job.folder)
     if ended.error is None:
-        for other in attempts_at(job.folder):
+        for other in find_attempts(job.folder):
             shutil.rmtree(other, ignore_errors=True)  # it may be written to yet, by who was given up
         return None
     return ended.error.replace(there, here)
 
 
-def _note_command(job: Job, about: Path) -> None:
+def _restore_command(job: Job, about: Path) -> None:
     """Let run.json name the command that a user would have typed, not an attempt's."""
     if about.exists():
         run = json.loads(about.read_text())
@@ -221,20 +221,20 @@ def _note_command(job: Job, about: Path) -> None:
             write_whole(about, json.dumps(run, indent=2) + "\n")
 
 
-def _foreign(folder: Path) -> str | None:
+def _foreign_file(folder: Path) -> str | None:
     """Name something in a job's folder that no run has written, or None."""
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    return next((name for name in names if not _is_of_a_run(name)), None)
+    return next((name for name in names if not _is_run_file(name)), None)
 
 
-def _is_of_a_run(name: str) -> bool:
+def _is_run_file(name: str) -> bool:
     return name in RUN_FILES or (name.startswith(".") and name.endswith(".tmp"))
 
 
-def _clear(folder: Path) -> None:
+def _remove_run_files(folder: Path) -> None:
     """Remove what a run may hold; the rest, if any, keeps an attempt from being renamed to it."""
     for entry in list(folder.iterdir()) if folder.is_dir() else ():
-        if entry.is_dir() and _is_of_a_run(entry.name):
+        if entry.is_dir() and _is_run_file(entry.name):
             shutil.rmtree(entry)
-        elif _is_of_a_run(entry.name):
+        elif _is_run_file(entry.name):
             entry.unlink()

@@ -14,7 +14,15 @@ from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish.cluster.storage import MISSING, Place, StoreError, file_system, is_url, parquet, patiently
+from blemish.cluster.storage import (
+    NOT_FOUND_ERRORS,
+    OutputFolder,
+    StoreError,
+    file_system,
+    is_url,
+    open_parquet,
+    with_retries,
+)
 from blemish.core.errors import DataError, UsageError
 from blemish.images import decode, preprocess, video
 from blemish.images.decode import Stored
@@ -24,9 +32,9 @@ from blemish.inference.predict_folder import matching, nothing_in
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PARQUET = ".parquet"
+PARQUET_SUFFIX = ".parquet"
 """The end of the names of Parquet files, whose columns `path` and `image` name an image and hold its file."""
-ROWS_AT_ONCE = 16
+PARQUET_BATCH_ROWS = 16
 """Images that are taken from a Parquet file at a time."""
 
 
@@ -73,7 +81,7 @@ def roots_of(pattern: str) -> list[Root]:
     Raises UsageError for what matches nothing, and for a film.
     """
     if is_url(pattern):
-        roots = patiently(partial(_remote_roots, pattern), pattern)
+        roots = with_retries(partial(_remote_roots, pattern), pattern)
     else:
         roots = [Root(name=str(p), is_folder=p.is_dir()) for p in matching(pattern)]
     if not roots:
@@ -94,12 +102,12 @@ def _remote_roots(url: str) -> list[Root]:
     return [Root(name=system.unstrip_protocol(name), is_folder=kind == "directory") for name, kind in keys]
 
 
-def expanded(patterns: Iterable[str]) -> dict[str, list[Root]]:
+def find_inputs(patterns: Iterable[str]) -> dict[str, list[Root]]:
     """Find out what each input names. Raises UsageError for one that matches nothing."""
     return {pattern: roots_of(pattern) for pattern in patterns}
 
 
-def listed(inputs: dict[str, list[Root]]) -> Iterator[Input]:
+def list_inputs(inputs: dict[str, list[Root]]) -> Iterator[Input]:
     """List the images of all inputs, each once; what was listed is remembered only where inputs overlap.
 
     Raises UsageError for an input without images, DataError for a Parquet file that is not of images, OSError
@@ -126,7 +134,7 @@ def _below(root: Root) -> Iterator[Input]:
     if root.is_folder:
         entries = _remote_entries if is_url(root.name) else _local_entries
         return map(_file, _walk(root.name, entries))
-    return _in_parquet(root.place) if root.name.lower().endswith(PARQUET) else iter([_file(root.name)])
+    return _in_parquet(root.place) if root.name.lower().endswith(PARQUET_SUFFIX) else iter([_file(root.name)])
 
 
 def _file(path: str) -> Input:
@@ -153,7 +161,7 @@ def _local_entries(folder: str) -> list[tuple[str, bool]]:
 
 def _remote_entries(folder: str) -> list[tuple[str, bool]]:
     system, key = file_system(folder)
-    found = patiently(partial(system.ls, key, detail=True), folder)
+    found = with_retries(partial(system.ls, key, detail=True), folder)
     names = [(about["name"].rstrip("/"), about["type"] == "directory") for about in found]
     return [(name.rsplit("/", 1)[-1], kind) for name, kind in names if name != key.rstrip("/")]
 
@@ -161,7 +169,7 @@ def _remote_entries(folder: str) -> list[tuple[str, bool]]:
 def _in_parquet(place: str) -> Iterator[Input]:
     import pyarrow as pa
 
-    file = parquet(place)
+    file = open_parquet(place)
     kinds = {field.name: field.type for field in file.schema_arrow}
     image = kinds.get("image", pa.null())
     if "path" not in kinds or not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
@@ -188,7 +196,7 @@ def _listing_name(number: int) -> str:
     return f"inputs/part-{number:06d}.parquet"
 
 
-def freeze(inputs: Iterable[Input], place: Place, size: int) -> Iterator[int]:
+def write_listing(inputs: Iterable[Input], place: OutputFolder, size: int) -> Iterator[int]:
     """Write the listing, `size` inputs a file, and yield how many inputs each file got."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -197,15 +205,15 @@ def freeze(inputs: Iterable[Input], place: Place, size: int) -> Iterator[int]:
     while some := list(islice(waiting, size)):
         rows = [{"path": os.fsencode(i.path), "place": os.fsencode(i.place), "row": i.row} for i in some]
         table = pa.Table.from_pylist(rows, _schema())
-        with place.whole(_listing_name(number)) as part:
+        with place.temporary_for(_listing_name(number)) as part:
             pq.write_table(table, part, compression="zstd")
         number += 1
         yield len(some)
 
 
-def frozen(place: Place, number: int) -> list[Input]:
+def read_listing(place: OutputFolder, number: int) -> list[Input]:
     """Read one file of the listing."""
-    table = parquet(place.name_of(_listing_name(number))).read().to_pydict()
+    table = open_parquet(place.path_of(_listing_name(number))).read().to_pydict()
     rows = zip(table["path"], table["place"], table["row"], strict=True)
     return [Input(path=os.fsdecode(p), place=os.fsdecode(at), row=row) for p, at, row in rows]
 
@@ -213,20 +221,20 @@ def frozen(place: Place, number: int) -> list[Input]:
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-def check_there(folders: Iterable[str]) -> None:
+def check_folders_exist(folders: Iterable[str]) -> None:
     """Refuse to take files for missing whose whole folder is: it is not mounted. Raises StoreError."""
     for folder in folders:
         if is_url(folder):
             system, key = file_system(folder)
-            there = patiently(partial(system.exists, key), folder)
+            there = with_retries(partial(system.exists, key), folder)
         else:
             there = Path(folder).is_dir()
         if not there:
             raise StoreError(f"{folder}: is not there on {os.uname().nodename}; mount it on each node")
 
 
-def stored(inputs: Iterable[Input]) -> Iterator[Stored]:
-    """Turn inputs into images: files to be fetched when they are decoded, a Parquet file's rows as they come.
+def as_images(inputs: Iterable[Input]) -> Iterator[Stored]:
+    """Turn inputs into images: files are read when they are decoded, a Parquet file's rows as they come.
 
     A fetch raises ImageError for a file that is missing or no image, StoreError when its store fails.
     """
@@ -234,7 +242,7 @@ def stored(inputs: Iterable[Input]) -> Iterator[Stored]:
     before: tuple[str, int | None] | None = None
     for one in inputs:
         if one.row is None:
-            fetch = partial(fetched, one)
+            fetch = partial(read_file, one)
         else:
             if before != (one.place, one.row - 1):
                 rows = _images_from(one.place, one.row)
@@ -243,14 +251,17 @@ def stored(inputs: Iterable[Input]) -> Iterator[Stored]:
         yield Stored(path=one.path, fetch=fetch)
 
 
-def fetched(one: Input) -> bytes:
-    """Read a file's bytes, patiently. Raises ImageError, one line, for what is missing; StoreError."""
+def read_file(one: Input) -> bytes:
+    """Read a file's bytes, trying again while its store fails.
+
+    Raises ImageError, one line, for a file that is missing, and StoreError when the store keeps failing.
+    """
     if not is_url(one.place):
-        return patiently(partial(decode.read_bytes, one.place, name=one.path), one.place)
+        return with_retries(partial(decode.read_bytes, one.place, name=one.path), one.place)
     system, key = file_system(one.place)
     try:
-        return patiently(partial(system.cat_file, key), one.place)
-    except MISSING as error:
+        return with_retries(partial(system.cat_file, key), one.place)
+    except NOT_FOUND_ERRORS as error:
         raise refusal(one.path, "is not a file; check the path") from error
 
 
@@ -262,12 +273,12 @@ def _image_in(one: Input, content: bytes | None) -> bytes:
 
 def _images_from(place: str, first: int) -> Iterator[bytes | None]:
     """Yield the column `image` from a row on, from its group of rows on."""
-    file = parquet(place)
+    file = open_parquet(place)
     group = 0
     while first >= (rows := file.metadata.row_group(group).num_rows):
         first, group = first - rows, group + 1
     groups = list(range(group, file.num_row_groups))
-    for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=["image"]):
+    for batch in file.iter_batches(PARQUET_BATCH_ROWS, row_groups=groups, columns=["image"]):
         for value in batch["image"].slice(first):
             yield value.as_py()
         first = max(0, first - len(batch))

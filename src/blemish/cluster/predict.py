@@ -18,16 +18,22 @@ from importlib.metadata import version
 from typing import Any
 
 from blemish.cluster import listing
-from blemish.cluster.predict_worker import RUN, Scoring, Worker
-from blemish.cluster.storage import Place, StoreError, is_url
+from blemish.cluster.predict_worker import RUN_NAME, Scoring, Worker
+from blemish.cluster.storage import OutputFolder, StoreError, is_url
 from blemish.core.errors import BlemishError, UsageError
 from blemish.data.hashing import file_digest, source_digest
 from blemish.inference.model_file import find_model
 from blemish.inference.predict_folder import PredictionCounts
 
-SUMMARY = "summary.json"
+SUMMARY_NAME = "summary.json"
 """What came of a run, written when all is done."""
-PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE")
+SHARED_VARIABLES = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_PROFILE",
+)
 """Settings of this command's environment that its workers share. Keys are not: each node has its own."""
 
 
@@ -44,33 +50,33 @@ def score(
     anything else than the same run, StoreError when a store fails for good; what is finished stays.
     """
     began = time.monotonic()
-    out = _place(scoring.out)
+    out = _output_folder(scoring.out)
     # what no worker could do is refused here, where there may be no GPU
     threshold = replace(scoring, device="cpu").load(scoring.model).threshold
-    run = _begun(scoring, out) or _begin(scoring, out, on_listed)
-    total = _summed(out)
+    run = _read_run(scoring, out) or _start_run(scoring, out, on_listed)
+    total = _read_summary(out)
     if total is None:
         total = PredictionCounts()
-        for counts in _spread(scoring, out, run):
+        for counts in _score_partitions(scoring, out, run):
             total += counts
             on_done(counts.scored + counts.failed, run["listed"]["inputs"])
-        out.sweep()
+        out.remove_leftovers()
         seconds = {"partitions": run["listed"]["partitions"], "seconds": time.monotonic() - began}
-        out.write(SUMMARY, _json(asdict(total) | seconds))
+        out.write(SUMMARY_NAME, _json(asdict(total) | seconds))
     return total, threshold
 
 
-def _summed(out: Place) -> PredictionCounts | None:
+def _read_summary(out: OutputFolder) -> PredictionCounts | None:
     """Return what a finished run counted."""
-    content = out.read(SUMMARY)
+    content = out.read(SUMMARY_NAME)
     if content is None:
         return None
     said = json.loads(content)
     return PredictionCounts(**{f.name: said[f.name] for f in fields(PredictionCounts)})
 
 
-def _place(out: str) -> Place:
-    return Place(at=out if is_url(out) else os.path.abspath(out))  # noqa: PTH100
+def _output_folder(out: str) -> OutputFolder:
+    return OutputFolder(location=out if is_url(out) else os.path.abspath(out))  # noqa: PTH100
 
 
 def _identity(scoring: Scoring) -> dict[str, Any]:
@@ -87,29 +93,31 @@ def _identity(scoring: Scoring) -> dict[str, Any]:
     }
 
 
-def _begun(scoring: Scoring, out: Place) -> dict[str, Any] | None:
+def _read_run(scoring: Scoring, out: OutputFolder) -> dict[str, Any] | None:
     """Return the run that `out` holds, None without one. Raises UsageError for another one."""
-    content = out.read(RUN)
+    content = out.read(RUN_NAME)
     if content is None:
         return None
     run, wanted = json.loads(content), _identity(scoring)
     if "listed" not in run:
-        raise UsageError(f"{out.at}: holds a run of another kind; choose another --out")
+        raise UsageError(f"{out.location}: holds a run of another kind; choose another --out")
     other = [name for name, value in wanted.items() if run["of"].get(name) != value]
     if other:
-        text = f"{out.at}: was begun with another {other[0]}; choose another --out, or repeat what began it"
-        raise UsageError(text)
+        raise UsageError(
+            f"{out.location}: was begun with another {other[0]}; "
+            "choose another --out, or repeat what began it"
+        )
     return run
 
 
-def _begin(scoring: Scoring, out: Place, on_listed: Callable[[int], None]) -> dict[str, Any]:
+def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], None]) -> dict[str, Any]:
     """Freeze what the run depends on in `out`: the listing, the model and, when both are there, run.json."""
     if any(name.startswith(("part-", "predictions.")) for name in out.names()):
-        raise UsageError(f"{out.at}: already holds predictions; choose another --out, or remove it")
-    source, named = find_model(scoring.model), listing.expanded(scoring.inputs)
+        raise UsageError(f"{out.location}: already holds predictions; choose another --out, or remove it")
+    source, named = find_model(scoring.model), listing.find_inputs(scoring.inputs)
     folders = {root.folder for roots in named.values() for root in roots}
     inputs = partitions = 0
-    for count in listing.freeze(listing.listed(named), out, scoring.partition):
+    for count in listing.write_listing(listing.list_inputs(named), out, scoring.partition):
         inputs, partitions = inputs + count, partitions + 1
         on_listed(count)
     out.write(source.name, source.read_bytes())
@@ -120,7 +128,7 @@ def _begin(scoring: Scoring, out: Place, on_listed: Callable[[int], None]) -> di
         "folders": sorted(folder for folder in folders if folder is not None),
         "listed": {"inputs": inputs, "partitions": partitions},
     }
-    out.write(RUN, _json(run))
+    out.write(RUN_NAME, _json(run))
     return run
 
 
@@ -128,13 +136,13 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _spread(scoring: Scoring, out: Place, run: dict[str, Any]) -> Iterator[PredictionCounts]:
+def _score_partitions(scoring: Scoring, out: OutputFolder, run: dict[str, Any]) -> Iterator[PredictionCounts]:
     """Have every partition scored, or found finished, and yield what came of each, in any order."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
     from ray.exceptions import RayError
 
-    _be_quiet(DataContext.get_current())
+    _silence_ray(DataContext.get_current())
     resource = "GPU" if scoring.device == "cuda" else "CPU"
     most = int(ray.cluster_resources().get(resource, 0))
     if most < 1:
@@ -142,7 +150,7 @@ def _spread(scoring: Scoring, out: Place, run: dict[str, Any]) -> Iterator[Predi
             f"--cluster: it has no {resource}; start a node that has, or choose another --device"
         )
     partitions = run["listed"]["partitions"]
-    settings = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    settings = {name: os.environ[name] for name in SHARED_VARIABLES if name in os.environ}
     answers = ray.data.from_items(list(range(partitions)), override_num_blocks=partitions).map_batches(
         Worker,
         fn_constructor_args=(scoring, out, run, settings),
@@ -167,7 +175,7 @@ def _spread(scoring: Scoring, out: Place, run: dict[str, Any]) -> Iterator[Predi
         ) from error
 
 
-def _be_quiet(context: Any) -> None:
+def _silence_ray(context: Any) -> None:
     """Leave the terminal to our own bar and lines."""
     context.enable_progress_bars = False
     context.print_on_execution_start = False

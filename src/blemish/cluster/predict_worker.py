@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from blemish.cluster import listing
-from blemish.cluster.storage import Place, is_url, parquet
+from blemish.cluster.storage import OutputFolder, is_url, open_parquet
 from blemish.core.errors import BlemishError, UsageError
 from blemish.core.types import ResultRow, field_types
 from blemish.data.hashing import source_digest
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from blemish.inference.detector import Detector
 
-RUN = "run.json"
+RUN_NAME = "run.json"
 """What a run scores and how; written when its listing is whole."""
-ROW_GROUP = 1024
+ROWS_PER_GROUP = 1024
 """Rows that are written at a time."""
 PICTURES = ("map", "overlay")
 """Fields of a row that are not written: millions of pictures are nobody's wish."""
-THREADS = 4
+DECODE_THREADS = 4
 """Threads of a worker that fetch and decode; its network has one."""
 
 
@@ -77,7 +77,9 @@ class Scoring:
 class Worker:
     """Scores partitions in a process of its own, with a model that it loads once."""
 
-    def __init__(self, scoring: Scoring, out: Place, run: dict[str, Any], settings: dict[str, str]) -> None:
+    def __init__(
+        self, scoring: Scoring, out: OutputFolder, run: dict[str, Any], settings: dict[str, str]
+    ) -> None:
         os.environ.update(settings)
         self.scoring, self.out, self.run = scoring, out, run
         self.detector: Detector | None = None
@@ -85,40 +87,40 @@ class Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Score the partition of this number, unless it is there; answer with its counts, or an error."""
         try:
-            answer = asdict(self._counts(int(batch["item"][0])))
+            answer = asdict(self._score_partition(int(batch["item"][0])))
         except BlemishError as error:
             answer = {"error": str(error)}
         except OSError as error:
-            where = f"{error.filename or self.out.at} on {os.uname().nodename}"
+            where = f"{error.filename or self.out.location} on {os.uname().nodename}"
             answer = {"error": f"{where}: {error.strerror or error}; what is finished stays, repeat to go on"}
         return {"answer": [json.dumps(answer)]}
 
-    def _counts(self, number: int) -> PredictionCounts:
+    def _score_partition(self, number: int) -> PredictionCounts:
         name = f"part-{number:06d}.parquet"
         try:
-            return _counted(self.out.name_of(name))
+            return _read_counts(self.out.path_of(name))
         except FileNotFoundError:
             pass
         self.detector = self.detector or self._load()
-        listing.check_there(self.run["folders"])
-        inputs = listing.frozen(self.out, number)
-        images = listing.stored(inputs)
-        results = self.detector.predict_many(images, threads=THREADS)
+        listing.check_folders_exist(self.run["folders"])
+        inputs = listing.read_listing(self.out, number)
+        images = listing.as_images(inputs)
+        results = self.detector.predict_many(images, threads=DECODE_THREADS)
         rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
-        with self.out.whole(name) as part:
+        with self.out.temporary_for(name) as part:
             return write_rows(rows, part)
 
     def _load(self) -> Detector:
         """Load the run's model, once this node proved to be fit. Raises BlemishError."""
         node = os.uname().nodename
-        if self.out.read(RUN) is None:
+        if self.out.read(RUN_NAME) is None:
             raise UsageError(
-                f"{self.out.at}: is not seen by {node}; choose an --out that all nodes share, or a URL"
+                f"{self.out.location}: is not seen by {node}; choose an --out that all nodes share, or a URL"
             )
         if source_digest() != self.run["of"]["code"]:
             raise UsageError(f"--cluster: {node} has another blemish; install the same one on each node")
-        if not is_url(self.out.at):
-            return self.scoring.load(Path(self.out.name_of(self.run["model"])), threads=1)
+        if not is_url(self.out.location):
+            return self.scoring.load(Path(self.out.path_of(self.run["model"])), threads=1)
         with TemporaryDirectory(prefix="blemish-") as folder:
             copy = Path(folder) / self.run["model"]
             copy.write_bytes(self.out.read(self.run["model"]) or b"")
@@ -151,7 +153,7 @@ def write_rows(rows: Iterator[dict[str, Any]], part: Path) -> PredictionCounts:
 
     total = PredictionCounts()
     with pq.ParquetWriter(part, schema(), compression="zstd") as file:
-        while some := list(islice(rows, ROW_GROUP)):
+        while some := list(islice(rows, ROWS_PER_GROUP)):
             errors = [row["error"] for row in some if row["error"] is not None]
             total += PredictionCounts(
                 scored=len(some) - len(errors),
@@ -160,17 +162,17 @@ def write_rows(rows: Iterator[dict[str, Any]], part: Path) -> PredictionCounts:
                 errors=errors,
             )
             file.write_table(
-                pa.Table.from_pylist([row | {"path": _text(row["path"])} for row in some], schema())
+                pa.Table.from_pylist([row | {"path": _printable_path(row["path"])} for row in some], schema())
             )
         file.add_key_value_metadata({"blemish": json.dumps(asdict(total))})
     return total
 
 
-def _text(path: str) -> str:
+def _printable_path(path: str) -> str:
     r"""Write a name that is not UTF-8 with its bytes as `\xe9`: a Parquet file takes text only."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _counted(full: str) -> PredictionCounts:
+def _read_counts(full: str) -> PredictionCounts:
     """Read what a finished partition counts. Raises FileNotFoundError."""
-    return PredictionCounts(**json.loads(parquet(full).metadata.metadata[b"blemish"]))
+    return PredictionCounts(**json.loads(open_parquet(full).metadata.metadata[b"blemish"]))

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOCAL = "local"
-REACH_SECONDS = 10.0
+CONNECT_TIMEOUT_S = 10.0
 """How long the other side may take to accept a connection."""
 
 
 @contextmanager
-def joined(address: str) -> Iterator[None]:
+def connect(address: str) -> Iterator[None]:
     """Join the Ray cluster at `address` (host:port or ray://host:port), or `local`: one on this machine.
 
     Within, SIGTERM interrupts as Ctrl-C does. Raises UsageError, one line, without Ray and when the cluster
@@ -41,7 +41,7 @@ def joined(address: str) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)  # which Ray replaces
     try:
         dashboard = False if address == LOCAL else None
-        with _silent():
+        with _without_stderr():
             ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         told = " ".join((str(error).strip() or repr(error)).splitlines()[0].split())
@@ -61,7 +61,7 @@ def joined(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def _without_stderr() -> Iterator[None]:
     """Keep from the terminal what Ray's core says when it starts; what goes wrong is an exception."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -81,7 +81,7 @@ def _check_reachable(address: str) -> None:
     if not host or not port.isdigit():
         raise UsageError(f"--cluster {address}: must be local, HOST:PORT or ray://HOST:PORT")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"--cluster {address}: nobody answers there ({error}); start a cluster by `ray start --head`, or "

@@ -2,7 +2,7 @@
 
 A store's failure is nobody's image: it is tried again with growing waits, and when it stays it stops what was
 to be done with a StoreError. That a file is missing is an answer, not a failure. Of a folder's errors only
-those are failures that a network's or a worn disk brings (`_FAILURES`).
+those are failures that a network's or a worn disk brings (`_RETRYABLE_ERRNOS`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,17 +25,19 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 T = TypeVar("T")
-WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds at most between two tries, one more than there are waits; at random, half of it at least."""
-MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-READ_AHEAD = 4 * 2**20
+MAX_TRIES = 6
+"""How often a store that fails is asked in all."""
+FIRST_WAIT_S = 0.5
+"""Seconds before the second try at most, doubled each time; at random, but at least half of that."""
+NOT_FOUND_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+READ_AHEAD_BYTES = 4 * 2**20
 """Bytes in a request at least, when a part of an object is read."""
 
-_FAILURES = {
+_RETRYABLE_ERRNOS = {
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN, errno.EHOSTDOWN),
     *(errno.EHOSTUNREACH, errno.EMFILE, errno.ENFILE),
 }
-_OF_ONE_PROCESS = ("file", "local", "memory")
+_LOCAL_SCHEMES = ("file", "local", "memory")
 
 
 class StoreError(BlemishError):
@@ -56,42 +56,53 @@ def file_system(url: str) -> tuple[Any, str]:
     """
     import fsspec
 
-    if url.split("://")[0] in _OF_ONE_PROCESS:
+    if url.split("://")[0] in _LOCAL_SCHEMES:
         raise UsageError(f"{url}: is no URL that all machines see; give a path, or a URL as s3://...")
     try:
         return fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
-        raise UsageError(f"{url}: {_line(error)}") from error
+        raise UsageError(f"{url}: {_one_line(error)}") from error
 
 
-def patiently(action: Callable[[], T], name: str) -> T:
+def with_retries(action: Callable[[], T], name: str) -> T:
     """Return what `action` gets from the store of `name`, trying again while the store fails.
 
     Raises what `action` raises if that is an answer (a file is missing, or no image), else StoreError.
     """
-    for wait in (*WAITS, None):
-        try:
-            return action()
-        except Exception as error:  # each store has exceptions of its own
-            if not _is_failure(error, name):
-                raise
-            if wait is None or isinstance(error, PermissionError):
-                text = f"{name}: its store fails ({_line(error)}); repeat the command when it works, to go on"
-                raise StoreError(text) from error
-            time.sleep(wait * random.uniform(0.5, 1))
-    raise AssertionError("the last try returns or raises")
+    import tenacity  # of `blemish[cluster]`, whose lack is told when Ray is missed
+
+    def can_be_retried(error: BaseException) -> bool:
+        return _is_failure(error, name) and not isinstance(error, PermissionError)
+
+    half = FIRST_WAIT_S / 2
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(can_be_retried),
+        stop=tenacity.stop_after_attempt(MAX_TRIES),
+        wait=tenacity.wait_exponential(half) + tenacity.wait_random_exponential(half),
+        reraise=True,
+    )
+    try:
+        return retrying(action)
+    except Exception as error:  # each store has exceptions of its own
+        if not _is_failure(error, name):
+            raise
+        text = f"{name}: its store fails ({_one_line(error)}); repeat the command when it works, to go on"
+        raise StoreError(text) from error
 
 
-def _is_failure(error: Exception, name: str) -> bool:
+def _is_failure(error: BaseException, name: str) -> bool:
+    """Whether this is the store's failure, and not its answer. Ctrl-C is neither."""
+    if not isinstance(error, Exception):
+        return False
     cause = error.__cause__ if isinstance(error, ImageError) else error
     if cause is None or isinstance(cause, BlemishError):
         return False
     if is_url(name):
-        return not isinstance(cause, MISSING)
-    return isinstance(cause, OSError) and cause.errno in _FAILURES
+        return not isinstance(cause, NOT_FOUND_ERRORS)
+    return isinstance(cause, OSError) and cause.errno in _RETRYABLE_ERRNOS
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
@@ -99,42 +110,42 @@ def _line(error: Exception) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class OutputFolder:
     """A folder for results, in which a file appears whole or not at all."""
 
-    at: str
+    location: str
     """Its absolute path, or URL."""
 
-    def name_of(self, name: str) -> str:
+    def path_of(self, name: str) -> str:
         """Return the path or URL of a file in it."""
-        return f"{self.at.rstrip('/')}/{name}"
+        return f"{self.location.rstrip('/')}/{name}"
 
     def read(self, name: str) -> bytes | None:
         """Read a file, None: there is none. Raises StoreError."""
-        full = self.name_of(name)
+        full = self.path_of(name)
         try:
-            return patiently(partial(_read, full), full)
+            return with_retries(partial(_read, full), full)
         except FileNotFoundError:
             return None
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file. Raises StoreError, or OSError for a folder that cannot be written."""
-        with self.whole(name) as part:
+        with self.temporary_for(name) as part:
             part.write_bytes(content)
 
     @contextmanager
-    def whole(self, name: str) -> Iterator[Path]:
+    def temporary_for(self, name: str) -> Iterator[Path]:
         """Give a path to write to; when the block ends well what is there appears as the file `name`.
 
         Raises StoreError, or OSError for a folder that cannot be written.
         """
-        full = self.name_of(name)
-        if is_url(self.at):
+        full = self.path_of(name)
+        if is_url(self.location):
             with TemporaryDirectory(prefix="blemish-") as folder:
                 part = Path(folder) / "part"
                 yield part
                 system, key = file_system(full)
-                patiently(partial(system.put_file, str(part), key), full)
+                with_retries(partial(system.put_file, str(part), key), full)
             return
         target = Path(full)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -143,19 +154,19 @@ class Place:
 
     def names(self) -> list[str]:
         """Return the names of what is in it; none where it is not there yet. Raises StoreError."""
-        if not is_url(self.at):
-            return os.listdir(self.at) if Path(self.at).is_dir() else []  # noqa: PTH208
-        system, key = file_system(self.at)
+        if not is_url(self.location):
+            return os.listdir(self.location) if Path(self.location).is_dir() else []  # noqa: PTH208
+        system, key = file_system(self.location)
         try:
-            found = patiently(partial(system.ls, key, detail=False), self.at)
+            found = with_retries(partial(system.ls, key, detail=False), self.location)
         except FileNotFoundError:
             return []
         return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what writers that were killed left behind; for when nobody writes any more."""
-        if not is_url(self.at):
-            for part in Path(self.at).glob(".*.tmp"):
+        if not is_url(self.location):
+            for part in Path(self.location).glob(".*.tmp"):
                 part.unlink(missing_ok=True)
 
 
@@ -169,7 +180,7 @@ def _read(full: str) -> bytes:
 # --- Parquet ----------------------------------------------------------------------------------------------
 
 
-def parquet(full: str) -> pq.ParquetFile:
+def open_parquet(full: str) -> pq.ParquetFile:
     """Open a Parquet file, to be read piece by piece.
 
     Raises FileNotFoundError, StoreError, or DataError for what is no whole Parquet file.
@@ -179,19 +190,21 @@ def parquet(full: str) -> pq.ParquetFile:
 
     if not is_url(full) and not Path(full).is_file():
         raise FileNotFoundError(full)
-    source = io.BufferedReader(_Remote(full), READ_AHEAD) if is_url(full) else full
+    source = io.BufferedReader(_RemoteFile(full), READ_AHEAD_BYTES) if is_url(full) else full
     try:
         return pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False)
     except pa.ArrowInvalid as error:
-        raise DataError(f"{full}: is not a whole Parquet file ({_line(error)}); write it again") from error
+        raise DataError(
+            f"{full}: is not a whole Parquet file ({_one_line(error)}); write it again"
+        ) from error
 
 
-class _Remote(io.RawIOBase):
-    """An object as a file whose pieces are each read patiently."""
+class _RemoteFile(io.RawIOBase):
+    """An object as a file; each piece is read with retries."""
 
     def __init__(self, url: str) -> None:
         self.url, (self.system, self.key) = url, file_system(url)
-        self.length: int = patiently(partial(self.system.size, self.key), url)
+        self.length: int = with_retries(partial(self.system.size, self.key), url)
         self.position = 0
 
     def readable(self) -> bool:
@@ -213,7 +226,7 @@ class _Remote(io.RawIOBase):
             return 0
         # by their names: in s3fs a version comes before them
         read = partial(self.system.cat_file, self.key, start=self.position, end=end)
-        piece = patiently(read, self.url)
+        piece = with_retries(read, self.url)
         buffer[: len(piece)] = piece
         self.position += len(piece)
         return len(piece)

@@ -22,7 +22,7 @@ from blemish.data import mvtec
 from blemish.data.dataset import check_evaluable, dataset_fingerprint, open_dataset
 from blemish.data.hashing import file_digest, fingerprint, source_digest
 from blemish.evaluation import anomalib
-from blemish.evaluation.jobs import Processes, Progress, follow
+from blemish.evaluation.jobs import Processes, Progress, run_jobs
 from blemish.methods import registry
 from blemish.methods.registry import METHODS
 
@@ -57,7 +57,7 @@ class Cell:
         return f"{label_of(self.method, self.preset)} on {self.category}, seed {self.seed}"
 
     @property
-    def likeness(self) -> tuple[str, str]:
+    def cost_key(self) -> tuple[str, str]:
         """Name what takes as long: the method, and the category."""
         return label_of(self.method, self.preset), self.category
 
@@ -94,7 +94,7 @@ class Cell:
         file = self.folder / CELL_NAME
         return json.loads(file.read_text()) if file.exists() else None
 
-    def in_short(self) -> str:
+    def summary_line(self) -> str:
         """Say how it went: the areas, and the minutes."""
         result = self.result() or {}
         areas = {name: result["evaluation"][f"{name}_auroc"] for name in ("image", "pixel")}
@@ -221,4 +221,4 @@ def run(cells: Sequence[Cell], *, jobs: int, on_change: Callable[[Progress], Non
     """
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: must be 1 or larger")
-    return follow(cells, Processes(jobs), on_change)
+    return run_jobs(cells, Processes(jobs), on_change)

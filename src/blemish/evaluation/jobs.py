@@ -1,6 +1,6 @@
 """Jobs side by side, whoever does them: what runs, what went wrong, and what is left.
 
-A job is a few commands of blemish that fill a folder. `follow` hands jobs to workers, as many at a time as
+A job is a few commands of blemish that fill a folder. `run_jobs` hands jobs to workers, as many at a time as
 they have room for: processes of this machine (`Processes`), or those of a cluster (`blemish.cluster.jobs`).
 """
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 OUTPUT_NAME = "output.txt"
 """What a job's commands have printed."""
-MOST_AT_A_TIME = 1000
+MAX_PARALLEL_JOBS = 1000
 """Jobs at a time at most, each of them a thread here that waits."""
-LOOK_SECONDS = 5.0
+CAPACITY_CHECK_S = 5.0
 """How often it is asked whether the workers have more room by now."""
 
 
@@ -41,7 +41,7 @@ class Job(Protocol):
         ...
 
     @property
-    def likeness(self) -> tuple[str, str]:
+    def cost_key(self) -> tuple[str, str]:
         """What tells how long it takes: how it is done, and on what."""
         ...
 
@@ -76,7 +76,7 @@ class Job(Protocol):
         """Return what the finished job says, its `seconds` at least, or None."""
         ...
 
-    def in_short(self) -> str:
+    def summary_line(self) -> str:
         """Say how the finished job went."""
         ...
 
@@ -112,7 +112,7 @@ class Progress:
     latest: str | None = None
 
 
-def follow(jobs: Sequence[Job], workers: Workers, on_change: Callable[[Progress], None]) -> Progress:
+def run_jobs(jobs: Sequence[Job], workers: Workers, on_change: Callable[[Progress], None]) -> Progress:
     """Have the jobs done that are not finished.
 
     `on_change` is called before the first, and after each. A job that fails is noted and the others go on.
@@ -121,17 +121,17 @@ def follow(jobs: Sequence[Job], workers: Workers, on_change: Callable[[Progress]
     waiting = [job for job in jobs if job.result() is None]
     progress = Progress(total=len(jobs), finished=len(jobs) - len(waiting))
     ended: set[Future] = set()
-    with ThreadPoolExecutor(max_workers=MOST_AT_A_TIME) as pool, closing(workers):
+    with ThreadPoolExecutor(max_workers=MAX_PARALLEL_JOBS) as pool, closing(workers):
         running: dict[Future, Job] = {}
         while waiting or running:
-            room = min(workers.capacity(), MOST_AT_A_TIME)
+            room = min(workers.capacity(), MAX_PARALLEL_JOBS)
             begun = [waiting.pop(0) for _ in range(min(room - len(running), len(waiting)))]
             running |= {pool.submit(workers.run, job): job for job in begun}
             if begun or ended:
                 progress.running = [job.name for job in running.values()]
                 progress.seconds_left = _seconds_left(jobs, [*waiting, *running.values()], room)
                 on_change(progress)
-            ended = wait(running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED).done
+            ended = wait(running, timeout=CAPACITY_CHECK_S, return_when=FIRST_COMPLETED).done
             for future in ended:
                 job = running.pop(future)
                 _note(progress, job, future.result())
@@ -145,17 +145,17 @@ def _note(progress: Progress, job: Job, error: str | None) -> None:
         progress.finished += 1
     else:
         progress.failed[job.name] = error
-    progress.latest = f"{job.name}: {error or job.in_short()}"
+    progress.latest = f"{job.name}: {error or job.summary_line()}"
 
 
 def _seconds_left(jobs: Sequence[Job], remaining: Sequence[Job], at_a_time: int) -> float | None:
     """Estimate from finished jobs of the same kind, on the same thing if there are any."""
-    finished = [(job.likeness, result["seconds"]) for job in jobs if (result := job.result()) is not None]
+    finished = [(job.cost_key, result["seconds"]) for job in jobs if (result := job.result()) is not None]
     if not finished:
         return None
 
     def expected(job: Job) -> float:
-        kind, thing = job.likeness
+        kind, thing = job.cost_key
         same = [(like, s) for like, s in finished if like[0] == kind] or finished
         return mean([s for like, s in same if like[1] == thing] or [s for _, s in same])
 
@@ -179,7 +179,7 @@ class Processes:
         job.folder.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         for command in job.commands():
-            error = call(command, job.folder / OUTPUT_NAME, threads_of(self.threads), self._stop)
+            error = run_module(command, job.folder / OUTPUT_NAME, thread_variables(self.threads), self._stop)
             if error is not None:
                 return error
         job.complete(job.folder, time.monotonic() - began)
@@ -190,12 +190,14 @@ class Processes:
         self._stop.set()
 
 
-def threads_of(threads: int) -> dict[str, str]:
+def thread_variables(threads: int) -> dict[str, str]:
     """Return the variables that give a process so many threads."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
-def call(command: list[str], output: Path, variables: Mapping[str, str], stop: threading.Event) -> str | None:
+def run_module(
+    command: list[str], output: Path, variables: Mapping[str, str], stop: threading.Event
+) -> str | None:
     """Run `python -m command` until it ends or `stop` is set, appending what it prints to `output`.
 
     Returns what went wrong in one line, or None. It does not outlive whoever calls.

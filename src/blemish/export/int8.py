@@ -50,7 +50,7 @@ IMAGES = 64
 """Good training images that set the ranges of what flows between layers, at most."""
 QUANTISATION = "quantisation"
 """The entry of a model's provenance that says so."""
-SAME = 1e-2
+SCORE_TOLERANCE = 1e-2
 """Largest difference of held-out images' scores from the model's own, as a share of the largest."""
 
 
@@ -123,7 +123,7 @@ def _check_held_out(model_file: ModelFile, exact: Detector, split: Split, data: 
         return
     again = calibrate_model(model_file, exact.backend, split).calibration
     assert again is not None
-    if np.abs(again.scores - known.scores).max() > SAME * np.abs(known.scores).max():
+    if np.abs(again.scores - known.scores).max() > SCORE_TOLERANCE * np.abs(known.scores).max():
         raise _other_data(data, "the images held out are not those that calibrated the model")
 
 

@@ -30,7 +30,7 @@ _HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredFile:
     """A file of the archive: what it is, its size in bytes, and when it was last put (seconds since 1970)."""
 
     kind: Kind
@@ -82,15 +82,15 @@ class Archive:
         aside.unlink()
         return about.st_size
 
-    def files(self) -> Iterator[Stored]:
+    def files(self) -> Iterator[StoredFile]:
         """Yield every file, in no order that means something."""
         for kind in _FOLDERS:
             for entry in self._entries(kind):
                 if _HASH.fullmatch(entry.name):
                     about = entry.stat()
-                    yield Stored(kind, entry.name, about.st_size, about.st_mtime)
+                    yield StoredFile(kind, entry.name, about.st_size, about.st_mtime)
 
-    def tidy(self, before: datetime) -> None:
+    def remove_leftovers(self, before: datetime) -> None:
         """Remove what writers that were killed before that time have left unfinished."""
         for kind in _FOLDERS:
             for entry in self._entries(kind):

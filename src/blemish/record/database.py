@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
-NAME = "station.db"
+SQLITE_NAME = "station.db"
 VERSION_TABLE = "blemish_version"
-LOCKED = 30.0
+SQLITE_BUSY_TIMEOUT_S = 30.0
 """Seconds that SQLite waits for another process to finish writing."""
-SILENT = 20
+PG_TIMEOUT_S = 20
 """Seconds without an answer after which a connection to PostgreSQL counts as lost."""
 _OPENING_LOCK = 0x626C656D  # "blem": a number that two processes which open one database agree on
 
@@ -35,23 +35,23 @@ def open_database(url: str | None, folder: Path) -> Engine:
     Raises UsageError, one line, for a database that cannot be opened, is newer, or another program's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place = sa.URL.create("sqlite", database=str(folder / NAME)) if url is None else _parsed(url)
+    place = sa.URL.create("sqlite", database=str(folder / SQLITE_NAME)) if url is None else _parse_url(url)
     try:
         engine = _engine(place)
     except ImportError as error:  # of the driver
         raise UsageError(
-            f"{shown(place)}: {error.name} is missing; pip install 'blemish[postgres]'"
+            f"{without_password(place)}: {error.name} is missing; pip install 'blemish[postgres]'"
         ) from error
     try:
-        with writing(engine) as connection:
+        with begin_write(engine) as connection:
             if place.get_backend_name() == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
-            _check(connection, place)
+            _refuse_foreign(connection, place)
             _upgrade(connection)
     except SQLAlchemyError as error:
         engine.dispose()
         raise UsageError(
-            f"{shown(place)}: cannot be opened ({one_line(error)}); check the database's URL"
+            f"{without_password(place)}: cannot be opened ({short_message(error)}); check the database's URL"
         ) from error
     except UsageError:
         engine.dispose()
@@ -59,7 +59,7 @@ def open_database(url: str | None, folder: Path) -> Engine:
     return engine
 
 
-def _parsed(url: str) -> URL:
+def _parse_url(url: str) -> URL:
     what = "must be sqlite:///FILE or postgresql://USER@HOST/NAME"
     try:
         place = sa.make_url(url)
@@ -71,15 +71,15 @@ def _parsed(url: str) -> URL:
         return place
     if backend == "postgresql":
         return place.set(drivername="postgresql+psycopg")
-    raise UsageError(f"{shown(place)}: {what}")
+    raise UsageError(f"{without_password(place)}: {what}")
 
 
-def shown(place: URL) -> str:
+def without_password(place: URL) -> str:
     """Spell a URL without its password."""
     return place.render_as_string(hide_password=True)
 
 
-def one_line(error: SQLAlchemyError) -> str:
+def short_message(error: SQLAlchemyError) -> str:
     """Return what a database said, on one line and without the statement."""
     said = error.orig if isinstance(error, DBAPIError) and error.orig else error
     return " ".join(str(said).split())[:200]
@@ -87,14 +87,14 @@ def one_line(error: SQLAlchemyError) -> str:
 
 def _engine(place: URL) -> Engine:
     if place.get_backend_name() == "sqlite":
-        engine = sa.create_engine(place, connect_args={"timeout": LOCKED})
+        engine = sa.create_engine(place, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     settings = {
-        "connect_timeout": SILENT,
-        "tcp_user_timeout": 1000 * SILENT,
-        "keepalives_idle": SILENT,
+        "connect_timeout": PG_TIMEOUT_S,
+        "tcp_user_timeout": 1000 * PG_TIMEOUT_S,
+        "keepalives_idle": PG_TIMEOUT_S,
         "options": f"{place.query.get('options', '')} -c synchronous_commit=on",
     }
     return sa.create_engine(place, connect_args=settings, pool_pre_ping=True)
@@ -112,23 +112,24 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def writing(engine: Engine) -> Any:
+def begin_write(engine: Engine) -> Any:
     """Begin a transaction that writes."""
     return engine.execution_options(writes=True).begin()
 
 
-def _check(connection: Connection, place: URL) -> None:
+def _refuse_foreign(connection: Connection, place: URL) -> None:
     """Refuse what is newer or another's."""
     tables = sa.inspect(connection).get_table_names()
     if VERSION_TABLE in tables:
         found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
         if found not in _revisions():
             raise UsageError(
-                f"{shown(place)}: was written by a newer blemish (version {found}); upgrade blemish"
+                f"{without_password(place)}: was written by a newer blemish (version {found}); "
+                "upgrade blemish"
             )
     elif tables:
         raise UsageError(
-            f"{shown(place)}: holds another program's tables ({', '.join(sorted(tables)[:3])}); "
+            f"{without_password(place)}: holds another program's tables ({', '.join(sorted(tables)[:3])}); "
             "give an empty database"
         )
 

@@ -31,86 +31,91 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SQLITE = "sqlite"
 """Stands for a SQLite file of the watch's own."""
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 """Seconds between two tries to reach the database: doubled from the first to the longest."""
-LAST_CALL = 5.0
+CLOSE_TIMEOUT_S = 5.0
 """Seconds that the store is given to catch up when the watch ends."""
-_PORTION = 200  # rows recorded together
+_BATCH_SIZE = 200  # rows recorded together
 
 
-class Keeper:
+class LedgerSync:
     """Puts files into an archive, and makes a store follow a ledger from a thread of its own."""
 
     def __init__(self, ledger: Path, store: Store, archive: Archive, say: Callable[[str], None]) -> None:
         self.ledger, self.store, self.archive, self.say = ledger, store, archive, say
-        self._used: set[str] = set()
+        self._known_models: set[str] = set()
         self._models: deque[ModelRecord] = deque()  # that are not in the store yet
-        self._at = 0  # the ledger's rows before this byte are in the store
+        self._synced_to = 0  # the ledger's rows before this byte are in the store
         self._failing = False
-        self._news, self._ending = threading.Event(), threading.Event()
+        self._ledger_grew, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="database", daemon=True)
         self._thread.start()
 
-    def use(self, digest: str, name: str, model_file: ModelFile) -> None:
+    def use_model(self, digest: str, name: str, model_file: ModelFile) -> None:
         """Say which model makes the rows that follow."""
-        if digest in self._used:
+        if digest in self._known_models:
             return
-        self._used.add(digest)
+        self._known_models.add(digest)
         self._models.append(model_record(digest, name, model_file))
-        self.tell()
+        self.wake()
 
-    def put(self, file: Path, about: tuple[int, int], map_tiff: Path | None) -> dict[str, Any]:
+    def archive_files(self, file: Path, about: tuple[int, int], map_tiff: Path | None) -> dict[str, Any]:
         """Put an image file and its map into the archive; returns what a row of the ledger says of them.
 
         A file that is no image, and has no map, is not kept, but its row says which bytes it were. One that
         is not of this size and time (ns) any more is another one. Raises OSError when the disk refuses.
         """
         if map_tiff is None:
-            return {"image": _as_it_was(file, about, file_digest), "map": None, "width": None, "height": None}
+            return {
+                "image": _read_unchanged(file, about, file_digest),
+                "map": None,
+                "width": None,
+                "height": None,
+            }
         import tifffile
 
         anomaly_map = tifffile.imread(map_tiff)
         height, width = anomaly_map.shape
-        data = _as_it_was(file, about, Path.read_bytes)
+        data = _read_unchanged(file, about, Path.read_bytes)
         hashes = {
             "image": None if data is None else self.archive.put(data, "image"),
             "map": self.archive.put(map_file(anomaly_map), "map"),
         }
         return hashes | {"width": width, "height": height}
 
-    def tell(self) -> None:
+    def wake(self) -> None:
         """Say that the ledger has grown; never waits."""
-        self._news.set()
+        self._ledger_grew.set()
 
     def close(self, seconds: float) -> int:
         """Give the store some seconds to catch up, then stop. Returns how many rows it lacks."""
         self._ending.set()
-        self._news.set()
+        self._ledger_grew.set()
         self._thread.join(seconds)
-        return len(self._next(None)[0])
+        return len(self._unsynced_rows(None)[0])
 
     def _run(self) -> None:
-        self._news.set()  # what a life before this one left
-        wait = FIRST_WAIT
+        self._ledger_grew.set()  # what a life before this one left
+        wait = FIRST_RETRY_S
         while True:
-            self._news.wait()
+            self._ledger_grew.wait()
             last = self._ending.is_set()  # before it is read: then all rows are in the ledger
-            self._news.clear()
-            if self._try():
-                wait = FIRST_WAIT
+            self._ledger_grew.clear()
+            if self._catch_up():
+                wait = FIRST_RETRY_S
             elif not last:
-                self._news.set()
+                self._ledger_grew.set()
                 self._ending.wait(wait)
-                wait = min(2 * wait, LONGEST_WAIT)
+                wait = min(2 * wait, LONGEST_RETRY_S)
             if last:
                 return
 
-    def _try(self) -> bool:
+    def _catch_up(self) -> bool:
         try:
             while self._models:
                 self.store.add_model(self._models[0])
                 self._models.popleft()
-            while self._record():
+            while self._record_batch():
                 pass
         except Exception as error:  # whatever becomes of the database, the inspection goes on
             if not self._failing:
@@ -123,19 +128,19 @@ class Keeper:
         self._failing = False
         return True
 
-    def _record(self) -> bool:
+    def _record_batch(self) -> bool:
         """Record the next rows of the ledger; returns whether there were any."""
-        found, end = self._next(_PORTION)
+        found, end = self._unsynced_rows(_BATCH_SIZE)
         rows = [row for row in found if "id" in row]  # there were none at first
-        known = self.store.known([row["id"] for row in rows])
+        known = self.store.existing_ids([row["id"] for row in rows])
         self.store.record([inspection_of(row) for row in rows if row["id"] not in known])
-        self._at = end
+        self._synced_to = end
         return bool(found)
 
-    def _next(self, most: int | None) -> tuple[list[dict[str, Any]], int]:
+    def _unsynced_rows(self, most: int | None) -> tuple[list[dict[str, Any]], int]:
         """Read whole rows of the ledger from where the store stands; returns them and where they end."""
         rows: list[dict[str, Any]] = []
-        end = self._at
+        end = self._synced_to
         if not self.ledger.exists():
             return rows, end
         with self.ledger.open("rb") as file:
@@ -156,7 +161,7 @@ def inspection_of(row: dict[str, Any]) -> Inspection:
     return Inspection(**values, time=datetime.fromisoformat(row["time"]), source="watch")
 
 
-def _as_it_was(file: Path, about: tuple[int, int], read: Callable[[Path], T]) -> T | None:
+def _read_unchanged(file: Path, about: tuple[int, int], read: Callable[[Path], T]) -> T | None:
     """Read a file; None when it is gone, or was written anew."""
     try:
         found, now = read(file), file.stat()
@@ -166,18 +171,18 @@ def _as_it_was(file: Path, about: tuple[int, int], read: Callable[[Path], T]) ->
 
 
 @contextmanager
-def keeping(url: str, ledger: Path, say: Callable[[str], None]) -> Iterator[Keeper]:
+def sync_to_database(url: str, ledger: Path, say: Callable[[str], None]) -> Iterator[LedgerSync]:
     """Open the store and the archive of a watch beside its ledger; at the end, say what the store lacks.
 
     `url`: as `Store.open` takes it, or `SQLITE`. Raises UsageError for a database that cannot be opened.
     """
     out = ledger.parent
     store = Store.open(None if url == SQLITE else url, out)
-    keeper = Keeper(ledger, store, Archive(out / "archive"), say)
+    sync = LedgerSync(ledger, store, Archive(out / "archive"), say)
     try:
-        yield keeper
+        yield sync
     finally:
-        lacking = keeper.close(LAST_CALL)
+        lacking = sync.close(CLOSE_TIMEOUT_S)
         if lacking:
             say(f"--database: lacks the last {lacking} rows; the next start records them")
         store.close()

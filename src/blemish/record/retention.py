@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from blemish.record.archive import Archive, Kind, Stored
+    from blemish.record.archive import Archive, Kind, StoredFile
     from blemish.record.rows import Inspection
     from blemish.record.store import Store
 
-GRACE = timedelta(hours=1)
+GRACE_PERIOD = timedelta(hours=1)
 """A file that was put less than this ago is left alone: its row may not be recorded yet."""
-ORPHANED = timedelta(days=7)
+ORPHAN_AGE = timedelta(days=7)
 """A file without a row is removed after this; a watch records rows late when its database was away."""
-_PORTION = 200  # inspections, or files, that are looked at together
+_BATCH_SIZE = 200  # inspections, or files, that are looked at together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Policy:
 
 
 @dataclass
-class Removed:
+class RemovalCounts:
     """What a run of `retain` removed: inspections without files now, files, and their bytes."""
 
     inspections: int = 0
@@ -64,46 +64,46 @@ class Removed:
     bytes: int = 0
 
 
-def retain(store: Store, archive: Archive, policy: Policy, now: datetime) -> Removed:
+def retain(store: Store, archive: Archive, policy: Policy, now: datetime) -> RemovalCounts:
     """Remove the files that `policy` does not keep at the time `now`; rows say when theirs were removed.
 
     Every row is changed before its files go, so that after a crash no row promises a file that is gone: what
     is left over then goes with a later run.
     """
-    removed = Removed()
+    removed = RemovalCounts()
     for wanted, days in ((False, policy.accepted_days), (True, policy.rejected_days)):
         if days is not None:
             until = now - timedelta(days=days)
-            while old := store.oldest_with_files(wanted=wanted, until=until, limit=_PORTION):
-                _forget(store, archive, old, now, removed)
-    archive.tidy(now - ORPHANED)
-    room = _sweep(store, archive, now, removed)
+            while old := store.oldest_with_files(wanted=wanted, until=until, limit=_BATCH_SIZE):
+                _remove_files_of(store, archive, old, now, removed)
+    archive.remove_leftovers(now - ORPHAN_AGE)
+    room = _remove_orphans(store, archive, now, removed)
     if policy.gigabytes is not None:
         excess = room - policy.gigabytes * 1e9
         for wanted in (False, True):
-            excess = _shrink(store, archive, wanted, excess, now, removed)
+            excess = _free_space(store, archive, wanted, excess, now, removed)
     return removed
 
 
-def _shrink(
-    store: Store, archive: Archive, wanted: bool, excess: float, now: datetime, removed: Removed
+def _free_space(
+    store: Store, archive: Archive, wanted: bool, excess: float, now: datetime, removed: RemovalCounts
 ) -> float:
     """Remove the oldest files until `excess` bytes are freed; returns what remains to be freed."""
-    while excess > 0 and (oldest := store.oldest_with_files(wanted=wanted, limit=_PORTION)):
+    while excess > 0 and (oldest := store.oldest_with_files(wanted=wanted, limit=_BATCH_SIZE)):
         number, expected = 0, 0
         while number < len(oldest) and expected < excess:
             number += 1
-            expected = _freed(store, archive, oldest[:number], expected)
+            expected = _bytes_freed(store, archive, oldest[:number], expected)
         before = removed.bytes
-        _forget(store, archive, oldest[:number], now, removed)
+        _remove_files_of(store, archive, oldest[:number], now, removed)
         excess -= max(removed.bytes - before, expected)
     return excess
 
 
-def _freed(store: Store, archive: Archive, chosen: Sequence[Inspection], before: int) -> int:
+def _bytes_freed(store: Store, archive: Archive, chosen: Sequence[Inspection], before: int) -> int:
     """Bytes that go with the inspections `chosen`, when `before` go with all but the last of them."""
     files = _files(chosen[-1:])
-    others = store.referenced([hash for hash, _ in files], but=[i.id for i in chosen])
+    others = store.files_in_use([hash for hash, _ in files], but=[i.id for i in chosen])
     sizes = (_size(archive, *file) for file in files if file[0] not in others)
     return before + sum(sizes)
 
@@ -126,41 +126,41 @@ def _files(inspections: Sequence[Inspection]) -> list[tuple[str, Kind]]:
     return list(files)
 
 
-def _forget(
-    store: Store, archive: Archive, inspections: Sequence[Inspection], now: datetime, removed: Removed
+def _remove_files_of(
+    store: Store, archive: Archive, inspections: Sequence[Inspection], now: datetime, removed: RemovalCounts
 ) -> None:
     """Note that the files of inspections are gone, then remove those that no other one has."""
     files = _files(inspections)
     store.forget_files([inspection.id for inspection in inspections], time=now)
     removed.inspections += len(inspections)
-    others = store.referenced([hash for hash, _ in files])
+    others = store.files_in_use([hash for hash, _ in files])
     for hash, kind in files:
         if hash not in others:
-            _delete(archive, hash, kind, now - GRACE, removed)
+            _delete(archive, hash, kind, now - GRACE_PERIOD, removed)
 
 
-def _delete(archive: Archive, hash: str, kind: Kind, put_before: datetime, removed: Removed) -> None:
+def _delete(archive: Archive, hash: str, kind: Kind, put_before: datetime, removed: RemovalCounts) -> None:
     freed = archive.delete(hash, kind, put_before=put_before)
     removed.files += freed > 0
     removed.bytes += freed
 
 
-def _sweep(store: Store, archive: Archive, now: datetime, removed: Removed) -> int:
+def _remove_orphans(store: Store, archive: Archive, now: datetime, removed: RemovalCounts) -> int:
     """Remove files that no row has and nobody will record any more; returns the bytes of those that stay."""
     total, before, old = 0, removed.bytes, []
-    begin = (now - ORPHANED).timestamp()
+    begin = (now - ORPHAN_AGE).timestamp()
 
-    def look(files: list[Stored]) -> None:
-        kept = store.referenced([file.hash for file in files])
+    def look(files: list[StoredFile]) -> None:
+        kept = store.files_in_use([file.hash for file in files])
         for file in files:
             if file.hash not in kept:
-                _delete(archive, file.hash, file.kind, now - ORPHANED, removed)
+                _delete(archive, file.hash, file.kind, now - ORPHAN_AGE, removed)
 
     for file in archive.files():
         total += file.size
         if file.put < begin:
             old.append(file)
-        if len(old) == _PORTION:
+        if len(old) == _BATCH_SIZE:
             look(old)
             old = []
     look(old)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
+
+from ulid import ULID, ULIDGenerator
 
 from blemish.core.errors import BlemishError, DataError
 from blemish.core.types import Result
@@ -20,8 +21,6 @@ Judgement = Literal["good", "defect"]
 Decision = Literal["accepted", "rejected", "unjudged", "failed"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U
-_VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
 _RANDOM_BITS = 80
 
 
@@ -131,50 +130,35 @@ class Bucket:
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-class _Ids:
-    """Makes identifiers; those of the same millisecond count up, so that they sort as they were made."""
-
-    def __init__(self) -> None:
-        self._lock, self._last = threading.Lock(), (-1, 0)
-
-    def next(self, ms: int) -> int:
-        with self._lock:
-            before, random = self._last
-            # the first bit is left free for counting
-            random = random + 1 if ms == before else secrets.randbits(_RANDOM_BITS - 1)
-            self._last = ms, random
-        return ms << _RANDOM_BITS | random
-
-
-_ids = _Ids()
+_ids = ULIDGenerator(
+    # the first bit is left free for counting up within a millisecond
+    randomness=lambda _ms: secrets.randbits(_RANDOM_BITS - 1).to_bytes(_RANDOM_BITS // 8, "big")
+)
 
 
 def new_id(time: datetime) -> str:
-    """Make an identifier, 26 characters that sort by time (a ULID: 48 bits of milliseconds, 80 random)."""
-    return _spelled(_ids.next(milliseconds(time)))
+    """Make an identifier: a ULID, 26 characters (48 bits of milliseconds, 80 random) that sort by time.
+
+    Those of one millisecond count up, so that in one process they sort as they were made.
+    """
+    return str(_ids.generate(milliseconds(time)))
 
 
 def first_id(time: datetime) -> str:
     """Return the smallest identifier of `time` or later; times before 1970 count as 1970."""
     ms = -(-max(time - _EPOCH, timedelta()) // timedelta(milliseconds=1))  # up: those before it are earlier
-    return _spelled(ms << _RANDOM_BITS)
+    return str(ULID.from_int(ms << _RANDOM_BITS))
 
 
 def time_of(id: str) -> datetime:
     """Return the time of an identifier, to the millisecond. Raises DataError for what is none."""
     try:
-        number = 0
-        for digit in id:
-            number = number << 5 | _VALUES[digit]
-        if len(id) == 26:
-            return from_milliseconds(number >> _RANDOM_BITS)
-    except (KeyError, OverflowError):  # a digit that there is not, a time after the year 9999
+        found = ULID.from_str(id)
+        if str(found) == id:  # not lower case
+            return from_milliseconds(found.milliseconds)
+    except (ValueError, OverflowError):  # a digit that there is not, a time after the year 9999
         pass
     raise DataError(f"{id!r}: is no identifier; they are 26 digits and capitals, beginning with a time")
-
-
-def _spelled(number: int) -> str:
-    return "".join(_DIGITS[number >> 5 * place & 31] for place in reversed(range(26)))
 
 
 def milliseconds(time: datetime) -> int:

@@ -47,7 +47,7 @@ __all__ = [
     "new_id",
 ]
 
-_PORTION = 500  # identifiers in a query
+_BATCH_SIZE = 500  # identifiers in a query
 
 
 class Store:
@@ -59,7 +59,7 @@ class Store:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._writer = threading.Lock()
-        self._place = database.shown(engine.url)
+        self._place = database.without_password(engine.url)
 
     @classmethod
     def open(cls, url: str | None, folder: Path) -> Store:
@@ -88,45 +88,43 @@ class Store:
                     "make it by new_id(time)"
                 )
         if inspections:
-            with self._writing() as connection:
-                connection.execute(self._adding(tables.inspections), [*map(tables.row_of, inspections)])
+            with self._write_transaction() as connection:
+                connection.execute(self._insert_once(tables.inspections), [*map(tables.row_of, inspections)])
 
     def add_model(self, model: ModelRecord) -> None:
         """Add a model; one that is there already keeps the time of its first use."""
-        with self._writing() as connection:
-            connection.execute(self._adding(tables.models), tables.model_row(model))
+        with self._write_transaction() as connection:
+            connection.execute(self._insert_once(tables.models), tables.model_row(model))
 
     def add_verdict(self, verdict: Verdict) -> None:
         """Add a verdict, once. Raises DataError for an inspection that is not there."""
         inspected = rows.id == verdict.inspection
-        with self._writing() as connection:
+        with self._write_transaction() as connection:
             # locked, so that the last verdict in the table is the one in the inspection's row
             if connection.execute(sa.select(rows.id).where(inspected).with_for_update()).first() is None:
                 raise DataError(f"inspection {verdict.inspection}: there is none; name one that was recorded")
-            adding = self._adding(tables.verdicts).values(tables.verdict_row(verdict))
+            adding = self._insert_once(tables.verdicts).values(tables.verdict_row(verdict))
             if connection.execute(adding.returning(tables.verdicts.c.number)).first() is not None:
                 change = sa.update(tables.inspections).where(inspected).values(verdict=verdict.verdict)
                 connection.execute(change)
 
     def add_alarm(self, alarm: Alarm) -> None:
         """Add an alarm, once."""
-        with self._writing() as connection:
-            connection.execute(self._adding(tables.alarms), tables.alarm_row(alarm))
+        with self._write_transaction() as connection:
+            connection.execute(self._insert_once(tables.alarms), tables.alarm_row(alarm))
 
     def forget_files(self, ids: Iterable[str], *, time: datetime) -> None:
         """Note that the files of inspections were removed, at `time`; what was noted before stays."""
-        with self._writing() as connection:
-            for portion in _portions(ids):
-                change = sa.update(tables.inspections).where(
-                    rows.id.in_(portion), rows.files_removed.is_(None)
-                )
+        with self._write_transaction() as connection:
+            for batch in _batches(ids):
+                change = sa.update(tables.inspections).where(rows.id.in_(batch), rows.files_removed.is_(None))
                 connection.execute(change.values(files_removed=milliseconds(time)))
 
     # --- reading ---
 
     def get(self, id: str) -> Inspection | None:
         """Return an inspection, or None."""
-        found = self._all(sa.select(tables.inspections).where(rows.id == id))
+        found = self._fetch_all(sa.select(tables.inspections).where(rows.id == id))
         return tables.inspection_of(found[0]) if found else None
 
     def find(
@@ -151,19 +149,19 @@ class Store:
             before: the identifier of the last inspection of the page before.
             limit: as many at most.
         """
-        where = tables.where(since, until, model, decision, part, verdict)
+        where = tables.conditions(since, until, model, decision, part, verdict)
         if before is not None:
             where.append(rows.id < before)
         query = sa.select(tables.inspections).where(*where).order_by(rows.id.desc()).limit(limit)
-        return [tables.inspection_of(row) for row in self._all(query)]
+        return [tables.inspection_of(row) for row in self._fetch_all(query)]
 
     def verdicts(self, ids: Iterable[str]) -> dict[str, list[Verdict]]:
         """Return the verdicts of inspections, in the order in which they were given."""
         found: dict[str, list[Verdict]] = {id: [] for id in ids}
         table = tables.verdicts
-        for portion in _portions(found):
-            query = sa.select(table).where(table.c.inspection.in_(portion)).order_by(table.c.number)
-            for row in self._all(query):
+        for batch in _batches(found):
+            query = sa.select(table).where(table.c.inspection.in_(batch)).order_by(table.c.number)
+            for row in self._fetch_all(query):
                 found[row.inspection].append(tables.verdict_of(row))
         return found
 
@@ -171,14 +169,14 @@ class Store:
         """Return the models in the order of their first use."""
         table = tables.models
         query = sa.select(table).order_by(table.c.first_used, table.c.digest)
-        return [tables.model_of(row) for row in self._all(query)]
+        return [tables.model_of(row) for row in self._fetch_all(query)]
 
     def alarms(self, model: str | None = None) -> list[Alarm]:
         """Return the alarms, oldest first; of one model, or of all."""
         table = tables.alarms
         where = [] if model is None else [table.c.model == model]
         query = sa.select(table).where(*where).order_by(table.c.id)
-        return [tables.alarm_of(row) for row in self._all(query)]
+        return [tables.alarm_of(row) for row in self._fetch_all(query)]
 
     def scores(
         self, model: str, since_id: str | None = None
@@ -191,7 +189,7 @@ class Store:
         if since_id is not None:
             where.append(rows.id > since_id)
         query = sa.select(rows.id, rows.score, rows.decision, rows.verdict).where(*where).order_by(rows.id)
-        for row in self._each(query):
+        for row in self._stream(query):
             yield row.id, row.score, {"accepted": False, "rejected": True}.get(row.decision), row.verdict
 
     def summary(
@@ -201,10 +199,10 @@ class Store:
 
         Raises UsageError for no span, or an end that is not later.
         """
-        starts = trends.starts(since, until, buckets)
+        starts = trends.span_starts(since, until, buckets)
         columns = (rows.time, rows.decision, rows.seconds, rows.score)
-        where = tables.where(since, until, model)
-        return trends.buckets(starts, self._each(sa.select(*columns).where(*where).order_by(rows.id)))
+        where = tables.conditions(since, until, model)
+        return trends.summarize(starts, self._stream(sa.select(*columns).where(*where).order_by(rows.id)))
 
     def export(
         self,
@@ -222,26 +220,26 @@ class Store:
         The last verdict is a column. Returns the number of rows. Raises UsageError for another suffix, and
         for Parquet without pyarrow; OSError when the file cannot be written.
         """
-        where = tables.where(since, until, model, decision, part, verdict)
-        each = self._each(sa.select(tables.inspections).where(*where).order_by(rows.id))
+        where = tables.conditions(since, until, model, decision, part, verdict)
+        each = self._stream(sa.select(tables.inspections).where(*where).order_by(rows.id))
         return table_export.write(path, ((tables.inspection_of(row), row.verdict) for row in each))
 
     # --- files ---
 
-    def known(self, ids: Iterable[str]) -> set[str]:
+    def existing_ids(self, ids: Iterable[str]) -> set[str]:
         """Return those of the identifiers that are recorded."""
-        queries = (sa.select(rows.id).where(rows.id.in_(portion)) for portion in _portions(ids))
-        return {row.id for query in queries for row in self._all(query)}
+        queries = (sa.select(rows.id).where(rows.id.in_(batch)) for batch in _batches(ids))
+        return {row.id for query in queries for row in self._fetch_all(query)}
 
-    def referenced(self, hashes: Iterable[str], *, but: Sequence[str] = ()) -> set[str]:
+    def files_in_use(self, hashes: Iterable[str], *, but: Sequence[str] = ()) -> set[str]:
         """Return those of the files that an inspection still has, other than the inspections `but`."""
         found: set[str] = set()
-        for portion in _portions(hashes):
+        for batch in _batches(hashes):
             for column in (rows.image, rows.map):
-                kept = [column.in_(portion), rows.files_removed.is_(None)]
+                kept = [column.in_(batch), rows.files_removed.is_(None)]
                 if but:
                     kept.append(rows.id.not_in(but))
-                found |= {row[0] for row in self._all(sa.select(column).where(*kept).distinct())}
+                found |= {row[0] for row in self._fetch_all(sa.select(column).where(*kept).distinct())}
         return found
 
     def oldest_with_files(
@@ -253,38 +251,38 @@ class Store:
         """
         defect = sa.func.coalesce(rows.verdict, "") == "defect"
         wants = sa.or_(rows.decision.in_(("rejected", "failed")), defect)
-        where = [tables.has_files, wants if wanted else ~wants, *tables.where(None, until)]
+        where = [tables.has_files, wants if wanted else ~wants, *tables.conditions(None, until)]
         query = sa.select(tables.inspections).where(*where).order_by(rows.id).limit(limit)
-        return [tables.inspection_of(row) for row in self._all(query)]
+        return [tables.inspection_of(row) for row in self._fetch_all(query)]
 
     # --- the database ---
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._writer, self._answering(), database.writing(self._engine) as connection:
+    def _write_transaction(self) -> Iterator[sa.Connection]:
+        with self._writer, self._database_errors(), database.begin_write(self._engine) as connection:
             yield connection
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _database_errors(self) -> Iterator[None]:
         try:
             yield
         except SQLAlchemyError as error:
-            said = database.one_line(error)
+            said = database.short_message(error)
             raise StoreError(f"{self._place}: {said}; check the database and its disk") from error
 
-    def _all(self, query: sa.Select) -> Sequence[sa.Row]:
-        with self._answering(), self._engine.begin() as connection:
+    def _fetch_all(self, query: sa.Select) -> Sequence[sa.Row]:
+        with self._database_errors(), self._engine.begin() as connection:
             return connection.execute(query).all()
 
-    def _each(self, query: sa.Select) -> Iterator[sa.Row]:
-        with self._answering(), self._engine.begin() as connection:
+    def _stream(self, query: sa.Select) -> Iterator[sa.Row]:
+        with self._database_errors(), self._engine.begin() as connection:
             yield from connection.execution_options(yield_per=1000).execute(query)
 
-    def _adding(self, table: sa.Table) -> sa.Insert:
+    def _insert_once(self, table: sa.Table) -> sa.Insert:
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         return dialect.insert(table).on_conflict_do_nothing()
 
 
-def _portions(values: Iterable[str]) -> Iterator[list[str]]:
+def _batches(values: Iterable[str]) -> Iterator[list[str]]:
     several = list(values)
-    yield from (several[i : i + _PORTION] for i in range(0, len(several), _PORTION))
+    yield from (several[i : i + _BATCH_SIZE] for i in range(0, len(several), _BATCH_SIZE))

@@ -23,7 +23,7 @@ _NAMED = ("id", "time", "source", "part", "path", "model", "image", "map", "widt
 _RESULT = tuple(name for name in field_types(Result) if name not in _NAMED)
 COLUMNS = (*_NAMED, *_RESULT, "error", "seconds", "files_removed", "decision", "verdict")
 """Times are ISO 8601 in CSV and timestamps in Parquet, `regions` JSON in both; in CSV None is empty."""
-_PORTION = 1000  # rows of Parquet written at a time
+_BATCH_SIZE = 1000  # rows of Parquet written at a time
 
 
 def write(path: Path, rows: Iterable[tuple[Inspection, Judgement | None]]) -> int:
@@ -70,7 +70,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     schema = pa.schema([(name, types.get(kinds.get(name), pa.string())) for name in COLUMNS])
     number = 0
     with parquet.ParquetWriter(path, schema) as writer:
-        while portion := list(islice(rows, _PORTION)):
-            writer.write_table(pa.Table.from_pylist(portion, schema=schema))
-            number += len(portion)
+        while batch := list(islice(rows, _BATCH_SIZE)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            number += len(batch)
     return number

@@ -113,19 +113,19 @@ alarms = Table(
 
 rows = inspections.c
 has_files = and_(rows.files_removed.is_(None), or_(rows.image.is_not(None), rows.map.is_not(None)))
-for filtered in ("model", "decision", "part", "verdict"):
-    Index(f"ix_inspections_{filtered}_id", rows[filtered], rows.id)
-for file in ("image", "map"):
-    Index(f"ix_inspections_{file}", rows[file])
+for column in ("model", "decision", "part", "verdict"):
+    Index(f"ix_inspections_{column}_id", rows[column], rows.id)
+for column in ("image", "map"):
+    Index(f"ix_inspections_{column}", rows[column])
 Index("ix_inspections_files", rows.id, sqlite_where=has_files, postgresql_where=has_files)
 
 
-def clean(text: str | None) -> str | None:
+def escape_text(text: str | None) -> str | None:
     r"""Spell what no database takes, lone surrogates and zero, with a backslash: \udcff, \x00."""
     return text and text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
-def where(
+def conditions(
     since: datetime | None = None,
     until: datetime | None = None,
     model: str | None = None,
@@ -139,7 +139,7 @@ def where(
         found.append(rows.id >= first_id(since))
     if until is not None:
         found.append(rows.id < first_id(until))
-    equal = ((rows.model, model), (rows.decision, decision), (rows.part, clean(part)))
+    equal = ((rows.model, model), (rows.decision, decision), (rows.part, escape_text(part)))
     found += [column == value for column, value in equal if value is not None]
     if verdict is not None:
         found.append(rows.verdict.is_(None) if verdict == "none" else rows.verdict == verdict)
@@ -157,9 +157,9 @@ def row_of(inspection: Inspection) -> dict[str, Any]:
     del row["anomalous"]
     return row | {
         "time": milliseconds(inspection.time),
-        "part": clean(inspection.part),
-        "path": clean(inspection.path),
-        "error": clean(inspection.error),
+        "part": escape_text(inspection.part),
+        "path": escape_text(inspection.path),
+        "error": escape_text(inspection.error),
         "decision": inspection.decision,
         "regions": regions_json(inspection),
         "files_removed": None,
@@ -188,7 +188,7 @@ def inspection_of(row: Row) -> Inspection:
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """Return the row of a verdict."""
-    texts = {"note": clean(verdict.note), "by": clean(verdict.by)}
+    texts = {"note": escape_text(verdict.note), "by": escape_text(verdict.by)}
     return vars(verdict) | {"time": milliseconds(verdict.time)} | texts
 
 
@@ -201,7 +201,7 @@ def verdict_of(row: Row) -> Verdict:
 
 def model_row(model: ModelRecord) -> dict[str, Any]:
     """Return the row of a model."""
-    texts = {name: clean(getattr(model, name)) for name in ("name", "method", "preset", "dataset")}
+    texts = {name: escape_text(getattr(model, name)) for name in ("name", "method", "preset", "dataset")}
     return {
         "digest": model.digest,
         **texts,
@@ -218,7 +218,7 @@ def model_of(row: Row) -> ModelRecord:
 
 def alarm_row(alarm: Alarm) -> dict[str, Any]:
     """Return the row of an alarm."""
-    return vars(alarm) | {"time": milliseconds(alarm.time), "message": clean(alarm.message)}
+    return vars(alarm) | {"time": milliseconds(alarm.time), "message": escape_text(alarm.message)}
 
 
 def alarm_of(row: Row) -> Alarm:

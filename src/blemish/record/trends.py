@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-def starts(since: datetime, until: datetime, number: int) -> list[int]:
+def span_starts(since: datetime, until: datetime, number: int) -> list[int]:
     """Cut the time from `since` to `until` into equal spans; returns when they start, in milliseconds.
 
     Raises UsageError for no span, or an end that is not later.
@@ -27,7 +27,7 @@ def starts(since: datetime, until: datetime, number: int) -> list[int]:
     return [begin + (end - begin) * k // number for k in range(number)]
 
 
-def buckets(starts: Sequence[int], rows: Iterable[Any]) -> list[Bucket]:
+def summarize(starts: Sequence[int], rows: Iterable[Any]) -> list[Bucket]:
     """Sum up rows (time, decision, seconds, score), which come in the order of time, span by span."""
     spans = groupby(rows, key=lambda row: bisect_right(starts, row.time) - 1)
     found = {k: _bucket(starts[k], list(span)) for k, span in spans}  # one span's rows in memory at a time

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
     from blemish.images.decode import Frame
 
-LIMIT = 100
+MAX_WAITING_FILES = 100
 """Files that wait to be scored at most; frames are dropped from there until half of them do."""
-FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
 """Seconds between two tries to open a camera that went away: doubled from the first to the longest."""
-LAST_CALL = 5.0
+CLOSE_TIMEOUT_S = 5.0
 """Seconds that a frame in hand has when the watch ends."""
 
 
 @contextmanager
-def grabbing(
+def frames_into(
     source: str, folder: Path, *, every: float, say: Callable[[str], None]
 ) -> Iterator[Callable[[int], None]]:
     """While entered, write frames into `folder`; give what has to be told how many files wait there.
@@ -54,13 +54,13 @@ def grabbing(
     grabber = Grabber(source, folder, every=every, say=say)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield grabber.tell
+        yield grabber.set_waiting
     finally:
         grabber.close()
 
 
 class Grabber:
-    """A thread that writes the frames of a source; `grabbing` makes one and ends it."""
+    """A thread that writes the frames of a source; `frames_into` makes one and ends it."""
 
     def __init__(self, source: str, folder: Path, *, every: float, say: Callable[[str], None]) -> None:
         if not every >= 0:
@@ -79,7 +79,7 @@ class Grabber:
         self.changed, self.ending = threading.Condition(), False
         self.thread = threading.Thread(target=self._run, name=f"camera {self.name}", daemon=True)
 
-    def tell(self, waiting: int) -> None:
+    def set_waiting(self, waiting: int) -> None:
         """Hear how many files wait to be scored; the first time, begin."""
         with self.changed:
             self.waiting = waiting
@@ -93,12 +93,12 @@ class Grabber:
             self.ending = True
             self.changed.notify()
         if self.thread.ident is not None:
-            self.thread.join(LAST_CALL)
+            self.thread.join(CLOSE_TIMEOUT_S)
         if self.dropped:
             self.say(f"{self.name}: {self.dropped} frames were dropped")
 
     def _run(self) -> None:
-        for frame in self._film() if self.is_film else self._live():
+        for frame in self._film_frames() if self.is_film else self._camera_frames():
             if self._has_room():
                 self._write(frame)
             if self.ending:
@@ -106,14 +106,14 @@ class Grabber:
 
     # --- the two kinds of source ---
 
-    def _film(self) -> Iterator[Frame]:
+    def _film_frames(self) -> Iterator[Frame]:
         try:
             yield from video.frames(Path(self.name), self.step)
         except ImageError as error:
             self.say(str(error))
         self.say(f"{self.name}: has come to its end")
 
-    def _live(self) -> Iterator[Frame]:
+    def _camera_frames(self) -> Iterator[Frame]:
         """Yield the frames that are due; the others are taken too, as a camera keeps old ones in store."""
         number, due = 0, time.monotonic()
         try:
@@ -137,14 +137,14 @@ class Grabber:
     def _open_again(self) -> None:
         """Try until the camera gives a frame again, or the watch ends."""
         self.say(f"{self.name}: gives no frames; trying again")
-        wait = FIRST_WAIT
+        wait = FIRST_RETRY_S
         while not self._ends_within(wait):
             self.capture.release()
             self.capture = video.capture(self.source)
             if self.capture.isOpened() and self.capture.grab():
                 self.say(f"{self.name}: gives frames again")
                 return
-            wait = min(2 * wait, LONGEST_WAIT)
+            wait = min(2 * wait, LONGEST_RETRY_S)
 
     def _ends_within(self, seconds: float) -> bool:
         with self.changed:
@@ -156,9 +156,9 @@ class Grabber:
         """Whether a frame may be written; of a film, once it may."""
         with self.changed:
             if self.is_film:
-                self.changed.wait_for(lambda: self.waiting < LIMIT or self.ending)
+                self.changed.wait_for(lambda: self.waiting < MAX_WAITING_FILES or self.ending)
                 return not self.ending
-            if self.waiting < (LIMIT // 2 if self.is_dropping else LIMIT):
+            if self.waiting < (MAX_WAITING_FILES // 2 if self.is_dropping else MAX_WAITING_FILES):
                 return True
         self._drop(f"{self.waiting} files wait to be scored")
         return False

@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from blemish.inference.detector import Detector
-    from blemish.record.ledger_sync import Keeper
+    from blemish.record.ledger_sync import LedgerSync
 
-LEDGER = "inspections.jsonl"
-INTERVAL = 0.1
+LEDGER_NAME = "inspections.jsonl"
+POLL_INTERVAL_S = 0.1
 """Seconds between two looks at the folder."""
-SETTLED = 0.3
+SETTLE_TIME_S = 0.3
 """Seconds that a file must keep its size and time before it counts as written to its end."""
-PATIENCE = 10.0
+UNREADABLE_TIMEOUT_S = 10.0
 """Seconds that a file which cannot be read yet is given before it is recorded as failed."""
-PORTION = 16
+BATCH_SIZE = 16
 """Files scored between two looks at the folder and the model, at most."""
 
 
@@ -59,9 +59,9 @@ class Ledger:
         self.seen: set[Arrival] = set()
         self.sequence = 0
         self._file = file.open("a+b")
-        self._mend(file)
+        self._load(file)
 
-    def _mend(self, file: Path) -> None:
+    def _load(self, file: Path) -> None:
         """Read what is there, and cut off a last line that a crash left unfinished."""
         self._file.seek(0)
         whole = 0
@@ -102,7 +102,7 @@ class Arrivals:
         # what could not be read, and until when that may be its writer's doing
         self.waiting: dict[Arrival, float] = {}
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Look at the folder: new files, changed ones, and those that are gone; a missing folder is empty."""
         now, before = self.now(), self.found
         self.found = {}
@@ -129,19 +129,19 @@ class Arrivals:
         # those seen for the first time now came in the order of their times, as far as these can be trusted
         yield from ((path, arrival) for _, path, arrival in sorted(fresh, key=lambda f: f[:2]))
 
-    def complete(self) -> list[Arrival]:
+    def ready(self) -> list[Arrival]:
         """Return the files that have settled, those first that were seen first."""
         now = self.now()
         settled = [
             (since, arrival)
             for arrival, since in self.found.values()
-            if now - since >= SETTLED and arrival.size
+            if now - since >= SETTLE_TIME_S and arrival.size
         ]
         return [arrival for _, arrival in sorted(settled, key=lambda pair: pair[0])]
 
-    def is_given_time(self, arrival: Arrival) -> bool:
+    def may_be_incomplete(self, arrival: Arrival) -> bool:
         """Whether a file that cannot be read may still be being written."""
-        return self.now() < self.waiting.setdefault(arrival, self.now() + PATIENCE)
+        return self.now() < self.waiting.setdefault(arrival, self.now() + UNREADABLE_TIMEOUT_S)
 
 
 class Model:
@@ -192,14 +192,14 @@ def watch(
     allow: frozenset[str] = frozenset(),
     false_alarm_rate: float | None = None,
     device: str = "auto",
-    stopped: Callable[[], bool],
+    should_stop: Callable[[], bool],
     on_row: Callable[[dict[str, Any]], None],
-    on_look: Callable[[int], None] = lambda _: None,
-    keeper: Keeper | None = None,
+    on_scan: Callable[[int], None] = lambda _: None,
+    sync: LedgerSync | None = None,
     say: Callable[[str], None] = lambda _: None,
     now: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Score what appears in `folder` until `stopped` says so; returns how many files were recorded.
+    """Score what appears in `folder` until `should_stop` says so; returns how many files were recorded.
 
     Args:
         model: run folder, model file or exported model; loaded again when it changes.
@@ -208,10 +208,10 @@ def watch(
         move_to: a recorded file goes to accepted/, rejected/, failed/ or, without a calibration, unjudged/
             below it; None: it stays.
         allow, false_alarm_rate, device: as in `blemish.inference.load.load`.
-        stopped: asked between two files.
+        should_stop: asked between two files.
         on_row: told of each row once it is on disk; must not block.
-        on_look: told at each look at the folder how many files wait to be scored; must not block.
-        keeper: keeps files and rows in an archive and a database as well; None: there is no database.
+        on_scan: told at each look at the folder how many files wait to be scored; must not block.
+        sync: keeps files and rows in an archive and a database as well; None: there is no database.
         say: told of what a person should know: a model that was loaded again, a folder that went away.
         now: seconds that never go back.
 
@@ -224,40 +224,42 @@ def watch(
         )
 
     def open_model(path: Path) -> Detector:
-        return load(path, device=device, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=PORTION)
+        return load(
+            path, device=device, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=BATCH_SIZE
+        )
 
     for option, path in (("--out", out), ("--move-to", move_to)):
         if path is not None and folder.resolve().is_relative_to(path.resolve()):
             raise UsageError(f"{option} {path}: holds the watched folder {folder}; choose another {option}")
 
-    kept, ledger = Model(model, open_model, say), Ledger(out / LEDGER)
+    kept, ledger = Model(model, open_model, say), Ledger(out / LEDGER_NAME)
     arrivals = Arrivals(folder, [out] if move_to is None else [out, move_to], now)
     recorded, was_there = 0, True
     try:
-        while not stopped():
+        while not should_stop():
             if folder.is_dir() != was_there:
                 was_there = not was_there
                 say(f"{folder}: {'is there again' if was_there else 'went away; waiting for it'}")
             began = time.monotonic()
-            arrivals.look()
-            on_look(sum(found not in ledger.seen for found, _ in arrivals.found.values()))
-            complete = arrivals.complete()
+            arrivals.scan()
+            on_scan(sum(found not in ledger.seen for found, _ in arrivals.found.values()))
+            complete = arrivals.ready()
             new = [arrival for arrival in complete if arrival not in ledger.seen]
-            new = sorted(new, key=arrivals.waiting.__contains__)[:PORTION]  # the unreadable hold up none
+            new = sorted(new, key=arrivals.waiting.__contains__)[:BATCH_SIZE]  # the unreadable hold up none
             if move_to is not None:  # recorded, but a crash came before they were moved
                 for arrival in set(complete) & ledger.seen:
                     _move(folder, arrival, move_to / "recorded")
             before = recorded
-            for row in _inspected(new, folder, out, kept, ledger, arrivals, keeper):
+            for row in _inspected(new, folder, out, kept, ledger, arrivals, sync):
                 if move_to is not None:
                     arrival = Arrival(row["path"], row["size"], row["mtime_ns"])
                     _move(folder, arrival, move_to / _outcome(row))
                 recorded += 1
                 on_row(row)
-                if stopped():
+                if should_stop():
                     break
             if recorded == before:  # a folder of very many files is looked at less often
-                time.sleep(max(INTERVAL, 3 * (time.monotonic() - began)))
+                time.sleep(max(POLL_INTERVAL_S, 3 * (time.monotonic() - began)))
     finally:
         ledger.close()
     return recorded
@@ -270,23 +272,23 @@ def _inspected(
     model: Model,
     ledger: Ledger,
     arrivals: Arrivals,
-    keeper: Keeper | None,
+    sync: LedgerSync | None,
 ) -> Iterator[dict[str, Any]]:
     """Score files and record them; yields each row once it is on disk."""
     detector = model.current()
-    if keeper is not None:
-        keeper.use(model.digest, model.path.stem, detector.model_file)
+    if sync is not None:
+        sync.use_model(model.digest, model.path.stem, detector.model_file)
     began = time.monotonic()
     files = [(folder / arrival.path, Path(arrival.path)) for arrival in new]
     for arrival, row in zip(new, inspect(detector, files, out), strict=True):
-        if row["error"] is not None and arrivals.is_given_time(arrival):
+        if row["error"] is not None and arrivals.may_be_incomplete(arrival):
             continue
         took, began = time.monotonic() - began, time.monotonic()
         archived = {}
-        if keeper is not None:
+        if sync is not None:
             map_tiff = row["map"] and out / row["map"]
             about = arrival.size, arrival.mtime_ns
-            archived = {"archived": keeper.put(folder / arrival.path, about, map_tiff)}
+            archived = {"archived": sync.archive_files(folder / arrival.path, about, map_tiff)}
         now = datetime.datetime.now(datetime.UTC)
         row = {
             "sequence": ledger.sequence + 1,
@@ -301,8 +303,8 @@ def _inspected(
             "id": new_id(now),
         }
         ledger.append(arrival, row)
-        if keeper is not None:
-            keeper.tell()
+        if sync is not None:
+            sync.wake()
         yield row
 
 

@@ -22,13 +22,13 @@ from blemish.core.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-QUEUE = 1000
+QUEUE_SIZE = 1000
 """Rows that wait for a hook at most."""
-TIMEOUT = 10.0
+TIMEOUT_S = 10.0
 """Seconds that a command or a connection may take."""
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 """Seconds between two tries: doubled from the first to the longest."""
-LAST_CALL = 5.0
+CLOSE_TIMEOUT_S = 5.0
 """Seconds that hooks have to deliver what waits when the watch ends."""
 
 
@@ -50,10 +50,10 @@ class Hook:
         self.thread = threading.Thread(target=self._run, name=f"hook {name}", daemon=True)
         self.thread.start()
 
-    def tell(self, row: dict[str, Any]) -> None:
+    def enqueue(self, row: dict[str, Any]) -> None:
         """Queue a row; never waits."""
         with self.changed:
-            if len(self.waiting) >= QUEUE:
+            if len(self.waiting) >= QUEUE_SIZE:
                 lost = self.waiting.popleft()
                 self.say(f"{self.name}: too many rejects wait, {lost['path']} is dropped")
             self.waiting.append(row)
@@ -68,7 +68,7 @@ class Hook:
         return len(self.waiting)
 
     def _run(self) -> None:
-        wait = FIRST_WAIT
+        wait = FIRST_RETRY_S
         while True:
             with self.changed:
                 while not self.waiting:
@@ -77,7 +77,7 @@ class Hook:
                     self.changed.wait()
                 row = self.waiting[0]
             if self._try(row):
-                wait = FIRST_WAIT
+                wait = FIRST_RETRY_S
                 with self.changed:
                     if self.waiting and self.waiting[0] is row:  # not dropped meanwhile
                         self.waiting.popleft()
@@ -85,7 +85,7 @@ class Hook:
                 with self.changed:  # a new row does not cut the wait short, the end of the watch does
                     ending = self.ending
                     self.changed.wait_for(lambda was=ending: self.ending != was, wait)
-                wait = min(2 * wait, LONGEST_WAIT)
+                wait = min(2 * wait, LONGEST_RETRY_S)
 
     def _try(self, row: dict[str, Any]) -> bool:
         try:
@@ -115,7 +115,7 @@ def command(line: str) -> Callable[[dict[str, Any]], None]:
 
     def send(row: dict[str, Any]) -> None:
         done = subprocess.run(
-            words, input=json.dumps(row).encode(), capture_output=True, timeout=TIMEOUT, check=False
+            words, input=json.dumps(row).encode(), capture_output=True, timeout=TIMEOUT_S, check=False
         )
         if done.returncode:
             told = done.stderr.decode(errors="replace").strip()
@@ -126,7 +126,7 @@ def command(line: str) -> Callable[[dict[str, Any]], None]:
 
 def webhook(url: str) -> Callable[[dict[str, Any]], None]:
     """POST the row as JSON; any answer below 300 is a delivery. Raises UsageError for what is no URL."""
-    if not _has_form(url, "http", "https"):
+    if not _is_url_of(url, "http", "https"):
         raise UsageError(f"--webhook {url}: must be an http:// or https:// address")
     opener = urllib.request.build_opener(_NoRedirect)
 
@@ -134,7 +134,7 @@ def webhook(url: str) -> Callable[[dict[str, Any]], None]:
         headers = {"Content-Type": "application/json", "User-Agent": "blemish"}
         request = urllib.request.Request(url, json.dumps(row).encode(), headers, method="POST")
         try:
-            with opener.open(request, timeout=TIMEOUT) as answer:
+            with opener.open(request, timeout=TIMEOUT_S) as answer:
                 answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -150,7 +150,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow nothing."""
 
 
-def _has_form(url: str, *schemes: str) -> bool:
+def _is_url_of(url: str, *schemes: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
@@ -163,7 +163,7 @@ def mqtt(url: str) -> Callable[[dict[str, Any]], None]:
 
     Raises UsageError for another form, and without the package of `blemish[mqtt]`.
     """
-    if not _has_form(url, "mqtt", "mqtts") or not urlsplit(url).path.lstrip("/"):
+    if not _is_url_of(url, "mqtt", "mqtts") or not urlsplit(url).path.lstrip("/"):
         raise UsageError(f"--mqtt {url}: must be mqtt://HOST/TOPIC, or mqtts:// with TLS")
     try:
         from paho.mqtt import publish

@@ -66,7 +66,7 @@ def predict(arguments: list[str]) -> int:
 
 def _predict_on_cluster(options: PredictOptions, address: str) -> int:
     from blemish.cluster import predict as scoring
-    from blemish.cluster.session import joined
+    from blemish.cluster.session import connect
 
     if options.every != 1:
         raise UsageError(
@@ -91,7 +91,7 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
             progress.update(task, total=total, advance=inputs, visible=True)
 
         task = progress.add_task("scoring", visible=False)
-        with joined(address):
+        with connect(address):
             counts, threshold = scoring.score(
                 work, on_listed=lambda inputs: progress.advance(listing, inputs), on_done=done
             )
