@@ -30,7 +30,7 @@ class Setup:
         self.opened: list[Any] = []
         self.grabbers: list[Grabber] = []
         monkeypatch.setattr(video, "capture", self.capture)
-        monkeypatch.setattr(grabbing, "LAST_CALL", 60.0)  # on a busy machine
+        monkeypatch.setattr(camera_module, "CLOSE_TIMEOUT_S", 60.0)  # on a busy machine
 
     def capture(self, source: Any) -> Camera:
         self.opened.append(source)
