@@ -15,7 +15,7 @@ from fakes import fake_detector
 
 from blemish.core.errors import ModelError
 from blemish.watch import folder
-from blemish.watch.folder import UNREADABLE_TIMEOUT_S
+from blemish.watch.arrivals import UNREADABLE_TIMEOUT_S
 
 LEVELS = (51, 102, 153, 204)
 """Calibration: with 4 images the lowest rate is 1 / 5 and the threshold the largest, 204 / 255 = 0.8."""
@@ -79,17 +79,25 @@ class Place:
         self.told.append(row)
         self.at[row["path"]] = self.clock
 
-    def watch(self, script: Script | None = None, **options: Any) -> int:
+    def watch(
+        self,
+        script: Script | None = None,
+        *,
+        out: Path | None = None,
+        move_to: Path | None = None,
+        **more: Any,
+    ) -> int:
         self.script, self.over = script or iter([2 * UNREADABLE_TIMEOUT_S]), False
         self.act()
+        options = folder.WatchOptions(
+            model=self.model, folder=self.folder, out=out or self.out, move_to=move_to
+        )
         return folder.watch(
-            self.model,
-            self.folder,
-            options.pop("out", self.out),
+            options,
             should_stop=lambda: self.over,
             on_row=self.hear,
             say=self.said.append,
-            **options,
+            **more,
         )
 
     def rows(self) -> list[dict[str, Any]]:

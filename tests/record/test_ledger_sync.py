@@ -25,7 +25,7 @@ from blemish.record import ledger_sync
 from blemish.record.archive import Archive
 from blemish.record.ledger_sync import LedgerSync
 from blemish.record.store import Inspection, Store, StoreError
-from blemish.watch.folder import LEDGER_NAME, Ledger
+from blemish.watch.ledger import LEDGER_NAME, Ledger
 
 
 @pytest.fixture(autouse=True)
@@ -265,7 +265,7 @@ import pytest
 from watched import Place
 from blemish.record import ledger_sync
 from blemish.record.store import Store
-from blemish.watch.folder import LEDGER_NAME
+from blemish.watch.ledger import LEDGER_NAME
 
 with pytest.MonkeyPatch.context() as patch:
     with pytest.MonkeyPatch.context() as there:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import dataclasses
+import io
 import json
 import random
 import re
@@ -471,6 +472,23 @@ def test_the_migrations_make_the_tables_that_are_used(new_url: Callable[[], str]
         )
         assert compare_metadata(context, tables.metadata) == []
     store.close()
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_a_version_that_is_in_use_makes_the_same_tables_for_ever(dialect: str):
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    from blemish.record.migrations.versions import v0001
+
+    statements = io.StringIO()
+    context = MigrationContext.configure(
+        dialect_name=dialect, opts={"as_sql": True, "output_buffer": statements}
+    )
+    with Operations.context(context):
+        v0001.upgrade()
+    lines = [line.rstrip() for line in statements.getvalue().strip().splitlines()]
+    assert lines == (Path(__file__).parent / f"schema_v0001_{dialect}.sql").read_text().splitlines()
 
 
 def test_a_database_of_the_first_version_opens_with_its_rows(new_url: Callable[[], str], tmp_path: Path):

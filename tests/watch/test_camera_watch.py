@@ -25,6 +25,7 @@ from blemish.images import preprocess
 from blemish.watch import camera
 from blemish.watch import folder as watching
 from blemish.watch.camera import Grabber
+from blemish.watch.ledger import LEDGER_NAME
 
 
 @pytest.fixture
@@ -41,9 +42,7 @@ def watch_film(model: Path, source: Path, *, every: float = 0.0) -> tuple[list[d
     until, told, said = time.monotonic() + 60, list[dict[str, Any]](), list[str]()
     with camera.frames_into(str(source), folder, every=every, say=said.append) as on_scan:
         watching.watch(
-            model,
-            folder,
-            out,
+            watching.WatchOptions(model=model, folder=folder, out=out),
             should_stop=lambda: (
                 (bool(said) and len(told) == len(preprocess.list_images(folder))) or time.monotonic() > until
             ),
@@ -131,7 +130,7 @@ def test_the_command_ends_by_a_signal_and_goes_on_when_started_again(
     )
 
     def ended(rows: int) -> None:
-        wait_for(lambda: (out / watching.LEDGER_NAME).exists() and len(rows_of(out)) >= rows, 30)
+        wait_for(lambda: (out / LEDGER_NAME).exists() and len(rows_of(out)) >= rows, 30)
         os.kill(os.getpid(), signal.SIGTERM)
 
     for life in (1, 2):  # a film is written from its start each time
@@ -140,7 +139,7 @@ def test_the_command_ends_by_a_signal_and_goes_on_when_started_again(
         assert run("watch", *options) == 0
         asking.join()
         shown = capsys.readouterr()
-        assert shown.out.splitlines()[-1] == f"4 recorded: {out / watching.LEDGER_NAME}"
+        assert shown.out.splitlines()[-1] == f"4 recorded: {out / LEDGER_NAME}"
         assert shown.err == f"blemish watch: {source}: has come to its end\n"
     check(out, [p.name for p in preprocess.list_images(tmp_path / "in")])
 

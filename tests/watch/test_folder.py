@@ -20,7 +20,9 @@ from watched import LEVELS, Place, Script, check
 from blemish.core.errors import UsageError
 from blemish.images import preprocess
 from blemish.watch import folder as watching
-from blemish.watch.folder import POLL_INTERVAL_S, SETTLE_TIME_S, UNREADABLE_TIMEOUT_S, Arrival, Ledger
+from blemish.watch.arrivals import SETTLE_TIME_S, UNREADABLE_TIMEOUT_S
+from blemish.watch.folder import POLL_INTERVAL_S
+from blemish.watch.ledger import Arrival, Ledger
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from blemish.core.errors import DataError
 from blemish.images import preprocess
 from blemish.inference.predict_folder import inspect
 from blemish.watch import folder as watching
-from blemish.watch.folder import Arrival, Ledger
+from blemish.watch.ledger import Arrival, Ledger
 
 
 @pytest.fixture

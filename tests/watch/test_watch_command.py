@@ -16,6 +16,7 @@ from watched import LEVELS, Place, check, command, rows_of
 
 from blemish.images import preprocess
 from blemish.watch import folder, notify
+from blemish.watch.ledger import LEDGER_NAME
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(
     (small_disk / "fill").write_bytes(bytes(150 * 1024))
     line = refused(capsys, *command(place))
     assert "No space left on device; free some space" in line
-    recorded = (place.out / folder.LEDGER_NAME).read_bytes().count(b"\n")  # the last may be cut
+    recorded = (place.out / LEDGER_NAME).read_bytes().count(b"\n")  # the last may be cut
     assert 0 < recorded < len(names)
     assert len(preprocess.list_images(place.folder)) == len(names)
     (small_disk / "fill").unlink()

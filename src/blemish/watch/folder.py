@@ -3,26 +3,24 @@
 The folder is the queue: what comes faster than it can be scored waits there, on disk. The ledger,
 `inspections.jsonl`, is what has been done: a row is appended and forced to disk when its pictures are, before
 a file is moved or anybody is told. So after a crash a file is either in the ledger or scored again from the
-start, and never in it twice. No decision depends on the clock, which may be set back.
+start, and never in it twice.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.core.errors import BlemishError, DataError, UsageError
-from blemish.data.hashing import file_digest
-from blemish.images import preprocess
+from blemish.core.errors import UsageError
 from blemish.inference.load import load
-from blemish.inference.model_file import find_model
 from blemish.inference.predict_folder import inspect
 from blemish.record.rows import new_id
+from blemish.watch.arrivals import Arrivals
+from blemish.watch.ledger import LEDGER_NAME, Arrival, Ledger
+from blemish.watch.reload import ReloadingModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,168 +28,56 @@ if TYPE_CHECKING:
     from blemish.inference.detector import Detector
     from blemish.record.ledger_sync import LedgerSync
 
-LEDGER_NAME = "inspections.jsonl"
 POLL_INTERVAL_S = 0.1
 """Seconds between two looks at the folder."""
-SETTLE_TIME_S = 0.3
-"""Seconds that a file must keep its size and time before it counts as written to its end."""
-UNREADABLE_TIMEOUT_S = 10.0
-"""Seconds that a file which cannot be read yet is given before it is recorded as failed."""
 BATCH_SIZE = 16
 """Files scored between two looks at the folder and the model, at most."""
 
 
-@dataclass(frozen=True)
-class Arrival:
-    """A file as it was found; written anew under the same name it is another one."""
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions:
+    """What to watch, with which model, and where the results go."""
 
-    path: str
-    size: int
-    mtime_ns: int
+    model: Path
+    """Run folder, model file or exported model; loaded again when it changes."""
+    folder: Path
+    """Where images appear, sub-folders included. If it goes away it is waited for."""
+    out: Path
+    """Where inspections.jsonl, maps/ and overlays/ are written."""
+    move_to: Path | None = None
+    """A recorded file goes to accepted/, rejected/, failed/ or, without a calibration, unjudged/ below it;
+    None: it stays."""
+    allow: frozenset[str] = frozenset()
+    """This, `false_alarm_rate` and `device` are as in `blemish.inference.load.load`."""
+    false_alarm_rate: float | None = None
+    device: str = "auto"
 
+    def load(self, path: Path) -> Detector:
+        """Load a model with these options. Raises BlemishError."""
+        return load(
+            path,
+            device=self.device,
+            allow=self.allow,
+            false_alarm_rate=self.false_alarm_rate,
+            batch_size=BATCH_SIZE,
+        )
 
-class Ledger:
-    """The rows on disk, and which files they are of."""
-
-    def __init__(self, file: Path) -> None:
-        """Open the ledger, making it if need be. Raises DataError when it holds something else."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self.seen: set[Arrival] = set()
-        self.sequence = 0
-        self._file = file.open("a+b")
-        self._load(file)
-
-    def _load(self, file: Path) -> None:
-        """Read what is there, and cut off a last line that a crash left unfinished."""
-        self._file.seek(0)
-        whole = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-                self.seen.add(Arrival(row["path"], row["size"], row["mtime_ns"]))
-                self.sequence = row["sequence"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{file}: line {number} is not a row of a ledger; give another --out"
-                ) from error
-            whole += len(line)
-        self._file.truncate(whole)
-
-    def append(self, arrival: Arrival, row: dict[str, Any]) -> None:
-        """Add a row and force it to disk; when this returns it is there, and whole."""
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.seen.add(arrival)
-        self.sequence = row["sequence"]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class Arrivals:
-    """The files of a folder, and since when each has been as it is."""
-
-    def __init__(self, folder: Path, excluded: Sequence[Path], now: Callable[[], float]) -> None:
-        self.folder, self.now = folder, now
-        self.excluded = [path.resolve() for path in excluded]
-        self.found: dict[str, tuple[Arrival, float]] = {}  # by path, with when it was first seen like this
-        # what could not be read, and until when that may be its writer's doing
-        self.waiting: dict[Arrival, float] = {}
-
-    def scan(self) -> None:
-        """Look at the folder: new files, changed ones, and those that are gone; a missing folder is empty."""
-        now, before = self.now(), self.found
-        self.found = {}
-        for path, found in self._stats():
-            known = before.get(path)
-            self.found[path] = known if known and known[0] == found else (found, now)
-        gone = before.keys() - self.found.keys()
-        for path in gone:
-            self.waiting.pop(before[path][0], None)
-
-    def _stats(self) -> Iterator[tuple[str, Arrival]]:
-        fresh = []
-        for place, names in preprocess.walk_images(self.folder):  # nothing, where it went away just now
-            if any(Path(place).resolve().is_relative_to(path) for path in self.excluded):
-                continue
-            below = Path(place).relative_to(self.folder)
-            for name in names:
-                try:
-                    about = os.stat(os.path.join(place, name))  # noqa: PTH116, PTH118  ten times a second
-                except OSError:  # moved away between the two calls
-                    continue
-                path = (below / name).as_posix() if below.parts else name
-                fresh.append((about.st_mtime_ns, path, Arrival(path, about.st_size, about.st_mtime_ns)))
-        # those seen for the first time now came in the order of their times, as far as these can be trusted
-        yield from ((path, arrival) for _, path, arrival in sorted(fresh, key=lambda f: f[:2]))
-
-    def ready(self) -> list[Arrival]:
-        """Return the files that have settled, those first that were seen first."""
-        now = self.now()
-        settled = [
-            (since, arrival)
-            for arrival, since in self.found.values()
-            if now - since >= SETTLE_TIME_S and arrival.size
-        ]
-        return [arrival for _, arrival in sorted(settled, key=lambda pair: pair[0])]
-
-    def may_be_incomplete(self, arrival: Arrival) -> bool:
-        """Whether a file that cannot be read may still be being written."""
-        return self.now() < self.waiting.setdefault(arrival, self.now() + UNREADABLE_TIMEOUT_S)
-
-
-class Model:
-    """A model that is loaded again when its file changes."""
-
-    def __init__(
-        self, path: Path, open_model: Callable[[Path], Detector], say: Callable[[str], None]
-    ) -> None:
-        self.path, self.open_model, self.say = path, open_model, say
-        self.signature = self._signature()
-        self.changed: tuple[int, int, int] | None = None
-        self.detector = open_model(path)
-        self.digest = file_digest(self._file())
-
-    def current(self) -> Detector:
-        """Return the detector; a changed file is loaded once it has kept still for two calls."""
-        try:
-            signature = self._signature()
-        except (OSError, BlemishError):  # being replaced
-            return self.detector
-        if signature == self.signature:
-            return self.detector
-        if signature != self.changed:
-            self.changed = signature
-            return self.detector
-        self.signature = signature  # one try for each change
-        try:
-            self.detector, self.digest = self.open_model(self.path), file_digest(self._file())
-            self.say(f"{self.path}: changed, and was loaded again")
-        except BlemishError as error:
-            self.say(f"changed, but the model before goes on: {error}")
-        return self.detector
-
-    def _file(self) -> Path:
-        return find_model(self.path)
-
-    def _signature(self) -> tuple[int, int, int]:
-        about = self._file().stat()
-        return about.st_ino, about.st_size, about.st_mtime_ns
+    def check_folders(self) -> None:
+        """Refuse a folder that is not there, or that lies inside one whose files are not looked at."""
+        if not self.folder.is_dir():
+            raise UsageError(
+                f"--folder {self.folder}: no such folder; make it, or name the one the cameras write into"
+            )
+        for option, path in (("--out", self.out), ("--move-to", self.move_to)):
+            if path is not None and self.folder.resolve().is_relative_to(path.resolve()):
+                raise UsageError(
+                    f"{option} {path}: holds the watched folder {self.folder}; choose another {option}"
+                )
 
 
 def watch(
-    model: Path,
-    folder: Path,
-    out: Path,
+    options: WatchOptions,
     *,
-    move_to: Path | None = None,
-    allow: frozenset[str] = frozenset(),
-    false_alarm_rate: float | None = None,
-    device: str = "auto",
     should_stop: Callable[[], bool],
     on_row: Callable[[dict[str, Any]], None],
     on_scan: Callable[[int], None] = lambda _: None,
@@ -199,15 +85,10 @@ def watch(
     say: Callable[[str], None] = lambda _: None,
     now: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Score what appears in `folder` until `should_stop` says so; returns how many files were recorded.
+    """Score what appears in the folder until `should_stop` says so; returns how many files were recorded.
 
     Args:
-        model: run folder, model file or exported model; loaded again when it changes.
-        folder: where images appear, sub-folders included. If it goes away it is waited for.
-        out: where inspections.jsonl, maps/ and overlays/ are written.
-        move_to: a recorded file goes to accepted/, rejected/, failed/ or, without a calibration, unjudged/
-            below it; None: it stays.
-        allow, false_alarm_rate, device: as in `blemish.inference.load.load`.
+        options: what to watch, and how.
         should_stop: asked between two files.
         on_row: told of each row once it is on disk; must not block.
         on_scan: told at each look at the folder how many files wait to be scored; must not block.
@@ -218,94 +99,111 @@ def watch(
     Raises UsageError for a folder that is not there at the start, BlemishError for the model, and OSError
     when `out` cannot be written: the file that was being recorded stays in the folder.
     """
-    if not folder.is_dir():
-        raise UsageError(
-            f"--folder {folder}: no such folder; make it, or name the one the cameras write into"
-        )
-
-    def open_model(path: Path) -> Detector:
-        return load(
-            path, device=device, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=BATCH_SIZE
-        )
-
-    for option, path in (("--out", out), ("--move-to", move_to)):
-        if path is not None and folder.resolve().is_relative_to(path.resolve()):
-            raise UsageError(f"{option} {path}: holds the watched folder {folder}; choose another {option}")
-
-    kept, ledger = Model(model, open_model, say), Ledger(out / LEDGER_NAME)
-    arrivals = Arrivals(folder, [out] if move_to is None else [out, move_to], now)
-    recorded, was_there = 0, True
+    options.check_folders()
+    model = ReloadingModel(options.model, options.load, say)
+    ledger = Ledger(options.out / LEDGER_NAME)
+    excluded = [path for path in (options.out, options.move_to) if path is not None]
+    arrivals = Arrivals(options.folder, excluded, now)
+    inspector = _Inspector(options, model, ledger, arrivals, on_scan=on_scan, sync=sync, say=say)
     try:
+        return inspector.run(should_stop, on_row)
+    finally:
+        ledger.close()
+
+
+class _Inspector:
+    """Takes files from a folder to the ledger, a few at a time."""
+
+    def __init__(
+        self,
+        options: WatchOptions,
+        model: ReloadingModel,
+        ledger: Ledger,
+        arrivals: Arrivals,
+        *,
+        on_scan: Callable[[int], None],
+        sync: LedgerSync | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.folder, self.out, self.move_to = options.folder, options.out, options.move_to
+        self.model, self.ledger, self.arrivals = model, ledger, arrivals
+        self.on_scan, self.sync, self.say = on_scan, sync, say
+        self.folder_was_there = True
+
+    def run(self, should_stop: Callable[[], bool], on_row: Callable[[dict[str, Any]], None]) -> int:
+        """Record files until it is to stop; returns their number."""
+        recorded = 0
         while not should_stop():
-            if folder.is_dir() != was_there:
-                was_there = not was_there
-                say(f"{folder}: {'is there again' if was_there else 'went away; waiting for it'}")
-            began = time.monotonic()
-            arrivals.scan()
-            on_scan(sum(found not in ledger.seen for found, _ in arrivals.found.values()))
-            complete = arrivals.ready()
-            new = [arrival for arrival in complete if arrival not in ledger.seen]
-            new = sorted(new, key=arrivals.waiting.__contains__)[:BATCH_SIZE]  # the unreadable hold up none
-            if move_to is not None:  # recorded, but a crash came before they were moved
-                for arrival in set(complete) & ledger.seen:
-                    _move(folder, arrival, move_to / "recorded")
-            before = recorded
-            for row in _inspected(new, folder, out, kept, ledger, arrivals, sync):
-                if move_to is not None:
+            self._say_whether_folder_is_there()
+            before, began = recorded, time.monotonic()
+            for row in self._inspect(self._next_files()):
+                if self.move_to is not None:
                     arrival = Arrival(row["path"], row["size"], row["mtime_ns"])
-                    _move(folder, arrival, move_to / _outcome(row))
+                    _move(self.folder, arrival, self.move_to / _outcome(row))
                 recorded += 1
                 on_row(row)
                 if should_stop():
                     break
             if recorded == before:  # a folder of very many files is looked at less often
                 time.sleep(max(POLL_INTERVAL_S, 3 * (time.monotonic() - began)))
-    finally:
-        ledger.close()
-    return recorded
+        return recorded
 
+    def _say_whether_folder_is_there(self) -> None:
+        if self.folder.is_dir() != self.folder_was_there:
+            self.folder_was_there = not self.folder_was_there
+            change = "is there again" if self.folder_was_there else "went away; waiting for it"
+            self.say(f"{self.folder}: {change}")
 
-def _inspected(
-    new: Sequence[Arrival],
-    folder: Path,
-    out: Path,
-    model: Model,
-    ledger: Ledger,
-    arrivals: Arrivals,
-    sync: LedgerSync | None,
-) -> Iterator[dict[str, Any]]:
-    """Score files and record them; yields each row once it is on disk."""
-    detector = model.current()
-    if sync is not None:
-        sync.use_model(model.digest, model.path.stem, detector.model_file)
-    began = time.monotonic()
-    files = [(folder / arrival.path, Path(arrival.path)) for arrival in new]
-    for arrival, row in zip(new, inspect(detector, files, out), strict=True):
-        if row["error"] is not None and arrivals.may_be_incomplete(arrival):
-            continue
-        took, began = time.monotonic() - began, time.monotonic()
+    def _next_files(self) -> list[Arrival]:
+        """Look at the folder; returns the files to inspect now, those first that wait longest."""
+        self.arrivals.scan()
+        self.on_scan(sum(found not in self.ledger.seen for found, _ in self.arrivals.found.values()))
+        ready = self.arrivals.ready()
+        if self.move_to is not None:  # recorded, but a crash came before they were moved
+            for arrival in set(ready) & self.ledger.seen:
+                _move(self.folder, arrival, self.move_to / "recorded")
+        new = [arrival for arrival in ready if arrival not in self.ledger.seen]
+        # those that could not be read before come last, so that they hold up none
+        return sorted(new, key=self.arrivals.unreadable_until.__contains__)[:BATCH_SIZE]
+
+    def _inspect(self, new: Sequence[Arrival]) -> Iterator[dict[str, Any]]:
+        """Score files and record them; yields each row once it is on disk."""
+        detector = self.model.current()
+        if self.sync is not None:
+            self.sync.use_model(self.model.digest, self.model.path.stem, detector.model_file)
+        began = time.monotonic()
+        files = [(self.folder / arrival.path, Path(arrival.path)) for arrival in new]
+        for arrival, row in zip(new, inspect(detector, files, self.out), strict=True):
+            if row["error"] is not None and self.arrivals.may_be_incomplete(arrival):
+                continue
+            seconds, began = time.monotonic() - began, time.monotonic()
+            yield self._record(arrival, row, seconds)
+
+    def _record(self, arrival: Arrival, scored: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Put a file's row into the ledger, after its files are in the archive, if there is one."""
         archived = {}
-        if sync is not None:
-            map_tiff = row["map"] and out / row["map"]
-            about = arrival.size, arrival.mtime_ns
-            archived = {"archived": sync.archive_files(folder / arrival.path, about, map_tiff)}
+        if self.sync is not None:
+            map_tiff = scored["map"] and self.out / scored["map"]
+            size_and_time = arrival.size, arrival.mtime_ns
+            files = self.sync.archive_files(self.folder / arrival.path, size_and_time, map_tiff)
+            archived = {"archived": files}
         now = datetime.datetime.now(datetime.UTC)
         row = {
-            "sequence": ledger.sequence + 1,
+            "sequence": self.ledger.sequence + 1,
             "time": now.isoformat(timespec="milliseconds"),
-            **row,
+            **scored,
             "path": arrival.path,
             "size": arrival.size,
             "mtime_ns": arrival.mtime_ns,
-            "model": model.digest,
-            "seconds": took,
+            "model": self.model.digest,
+            "seconds": seconds,
             **archived,
             "id": new_id(now),
         }
-        ledger.append(arrival, row)
-        if sync is not None:
-            sync.wake()
-        yield row
+        self.ledger.append(arrival, row)
+        if self.sync is not None:
+            self.sync.wake()
+        return row
 
 
 def _outcome(row: dict[str, Any]) -> str:

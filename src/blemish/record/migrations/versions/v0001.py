@@ -9,7 +9,19 @@ down_revision = None
 
 def upgrade() -> None:
     """Make the tables."""
-    identifier = sa.String(26).with_variant(sa.String(26, collation="C"), "postgresql")
+    _create_models()
+    _create_inspections()
+    _index_inspections()
+    _create_verdicts()
+    _create_alarms()
+
+
+def _identifier() -> sa.String:
+    """Identifiers sort by their bytes, whatever the language of a PostgreSQL database."""
+    return sa.String(26).with_variant(sa.String(26, collation="C"), "postgresql")
+
+
+def _create_models() -> None:
     op.create_table(
         "models",
         sa.Column("digest", sa.String(64), primary_key=True),
@@ -20,9 +32,12 @@ def upgrade() -> None:
         sa.Column("first_used", sa.BigInteger, nullable=False),
         sa.Column("description", sa.Text, nullable=False),
     )
+
+
+def _create_inspections() -> None:
     op.create_table(
         "inspections",
-        sa.Column("id", identifier, primary_key=True),
+        sa.Column("id", _identifier(), primary_key=True),
         sa.Column("time", sa.BigInteger, nullable=False),
         sa.Column("source", sa.Text, nullable=False),
         sa.Column("part", sa.Text),
@@ -42,25 +57,34 @@ def upgrade() -> None:
         sa.Column("verdict", sa.Text),
         sa.Column("files_removed", sa.BigInteger),
     )
+
+
+def _index_inspections() -> None:
     for column in ("model", "decision", "part", "verdict"):
         op.create_index(f"ix_inspections_{column}_id", "inspections", [column, "id"])
     for column in ("image", "map"):
         op.create_index(f"ix_inspections_{column}", "inspections", [column])
     kept = sa.text("files_removed IS NULL AND (image IS NOT NULL OR map IS NOT NULL)")
     op.create_index("ix_inspections_files", "inspections", ["id"], sqlite_where=kept, postgresql_where=kept)
+
+
+def _create_verdicts() -> None:
     op.create_table(
         "verdicts",
         sa.Column("number", sa.Integer, primary_key=True),
-        sa.Column("id", identifier, nullable=False, unique=True),
-        sa.Column("inspection", identifier, sa.ForeignKey("inspections.id"), nullable=False, index=True),
+        sa.Column("id", _identifier(), nullable=False, unique=True),
+        sa.Column("inspection", _identifier(), sa.ForeignKey("inspections.id"), nullable=False, index=True),
         sa.Column("time", sa.BigInteger, nullable=False),
         sa.Column("verdict", sa.Text, nullable=False),
         sa.Column("note", sa.Text, nullable=False),
         sa.Column("by", sa.Text, nullable=False),
     )
+
+
+def _create_alarms() -> None:
     op.create_table(
         "alarms",
-        sa.Column("id", identifier, primary_key=True),
+        sa.Column("id", _identifier(), primary_key=True),
         sa.Column("model", sa.String(64), nullable=False, index=True),
         sa.Column("time", sa.BigInteger, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
