@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import queue
 import re
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from waiting import wait_for
 
 NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(\d{6})\.png")
 """The names of the files that are written, with the number of the frame."""
@@ -56,10 +54,3 @@ class Camera:
 
     def release(self) -> None:
         self.released = True
-
-
-def wait_for(true: Callable[[], Any], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.002)

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,8 @@ import tifffile
 from commands import refused, run
 from conftest import save
 from fakes import grey
+from hooked import SOON
+from waiting import wait_for
 from watched import Crash, Place, command, rows_of
 
 from blemish.record import ledger_sync
@@ -32,6 +33,7 @@ from blemish.watch.ledger import LEDGER_NAME, Ledger
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_sync, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(ledger_sync, "LONGEST_RETRY_S", 0.02)
+    monkeypatch.setattr(ledger_sync, "CLOSE_TIMEOUT_S", SOON)
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_rows_images_and_maps_are_kept(place: Place, store: Store):
     (place.folder / "no.png").write_text("I am no picture")
     with_database = start_sync(place, store)
     assert place.watch(sync=with_database, move_to=place.out.parent / "moved") == 2
-    assert with_database.close(10) == 0
+    assert with_database.close(SOON) == 0
     check(place, store)
     archive = Archive(place.out / "archive")
     (scored,), (failed,) = store.find(decision="rejected"), store.find(decision="failed")
@@ -122,7 +124,7 @@ def test_the_identifier_is_the_ledgers_last_key_with_a_database_and_without(plac
     with_database = start_sync(place, store)
     grey(place.folder / "b.png", 20)
     assert place.watch(sync=with_database) == 1
-    assert with_database.close(10) == 0
+    assert with_database.close(SOON) == 0
     first, second = rows_of(place.out)
     assert [list(row)[-1] for row in (first, second)] == ["id", "id"]
     assert first["id"] < second["id"]
@@ -143,7 +145,7 @@ def test_rows_from_before_there_were_identifiers_are_left_out(place: Place, stor
     grey(place.folder / "b.png", 10)
     with_database = start_sync(place, store)
     assert place.watch(sync=with_database) == 1
-    assert with_database.close(10) == 0
+    assert with_database.close(SOON) == 0
     assert [i.path for i in store.find()] == ["b.png"]
 
 
@@ -161,7 +163,7 @@ def test_a_file_that_is_written_anew_while_it_is_scored_is_not_kept_for_the_othe
     monkeypatch.setattr(LedgerSync, "archive_files", overtaken)
     with_database = start_sync(place, store)
     assert place.watch(sync=with_database) == 2
-    assert with_database.close(10) == 0
+    assert with_database.close(SOON) == 0
     check(place, store)
     newest, first = store.find()
     assert (first.image, first.width) == (None, 32)
@@ -172,34 +174,28 @@ def test_a_database_that_goes_away_is_said_once_and_catches_up(place: Place, sto
     failing = Failing(store, away=False)
     with_database = start_sync(place, failing)
 
-    def settled(ready: Any) -> None:
-        end = time.monotonic() + 60
-        while not ready():
-            assert time.monotonic() < end
-            time.sleep(0.005)
-
     def script() -> Iterator[float]:
         grey(place.folder / "0.png", 10)
         yield 1.0
-        settled(lambda: len(store.find()) == 1)
+        wait_for(lambda: len(store.find()) == 1)
         failing.away = True
         for k in range(1, 5):
             grey(place.folder / f"{k}.png", 10 * k)
             yield 1.0
             before = failing.asked
-            settled(lambda before=before: failing.asked > before + 2)
+            wait_for(lambda before=before: failing.asked > before + 2)
         assert len(place.rows()) == 5  # the inspection goes on
         assert len(store.find()) == 1
         failing.away = False
-        settled(lambda: len(store.find()) == 5)
+        wait_for(lambda: len(store.find()) == 5)
         failing.away = True
         grey(place.folder / "5.png", 10)
         yield 1.0
-        settled(lambda: len(place.said) == 3)
+        wait_for(lambda: len(place.said) == 3)
         failing.away = False
 
     assert place.watch(script(), sync=with_database) == 6
-    assert with_database.close(10) == 0
+    assert with_database.close(SOON) == 0
     check(place, store)
     away = "--database: db: connection refused; the inspection goes on, and rows are recorded when it works"
     assert place.said == [away, "--database: works again, and has all rows"] * 2
@@ -242,11 +238,11 @@ def test_a_crash_at_any_step_leaves_each_row_recorded_once(
         except Crash:
             lives += 1
         finally:
-            dead.close(10)
+            dead.close(SOON)
     assert lives >= 2
     assert store.find() == []
     last = start_sync(place, store)
-    assert last.close(10) == 0
+    assert last.close(SOON) == 0
     check(place, store)
     assert sorted(i.path or "" for i in store.find()) == names
     archive = Archive(place.out / "archive")
@@ -286,17 +282,14 @@ def test_killed_between_ledger_and_store(place: Place, store: Store):
         cwd=Path(__file__).parents[1],
         stdout=subprocess.DEVNULL,
     )
-    end = time.monotonic() + 60
-    while life.poll() is None and not (ledger.exists() and ledger.read_bytes().count(b"\n") == 3):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_for(lambda: life.poll() is not None or (ledger.exists() and ledger.read_bytes().count(b"\n") == 3))
     life.kill()
     assert life.wait() == -signal.SIGKILL
     assert store.find() == []
     again = start_sync(place, store)
     grey(place.folder / "3.png", 90)
     assert place.watch(sync=again) == 1
-    assert again.close(10) == 0
+    assert again.close(SOON) == 0
     check(place, store)
     archive = Archive(place.out / "archive")
     for inspection in store.find():
@@ -315,7 +308,7 @@ def test_a_long_ledger_goes_into_a_new_database(place: Place, store: Store):
         )
     (place.out / LEDGER_NAME).write_text("\n".join(lines) + '\n{"cut o')
     for _ in range(2):
-        assert start_sync(place, store).close(20) == 0
+        assert start_sync(place, store).close(SOON) == 0
     assert [i.path for i in store.find(limit=1000)] == [f"{k}.png" for k in reversed(range(650))]
 
 

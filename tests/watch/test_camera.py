@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cameras import NAME, Camera, wait_for
+from cameras import NAME, Camera
 from films import SIDE, level
 from PIL import Image
+from waiting import wait_for
 
 from blemish.core.errors import UsageError
 from blemish.images import preprocess, video
@@ -94,7 +94,7 @@ def test_nothing_is_written_before_the_watch_looks_and_the_camera_is_given_back(
     camera = Camera()
     grabber = setup.start(camera)
     camera.frames.put(level(1))
-    time.sleep(0.05)
+    assert grabber.thread.ident is None  # not started
     assert setup.numbers() == []
     grabber.set_waiting(0)
     wait_for(setup.numbers)

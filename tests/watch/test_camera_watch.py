@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cameras import NAME, wait_for
+from cameras import NAME
 from commands import refused, run
 from fakes import fake_detector, grey
 from films import cut, film, number_of
 from PIL import Image
+from waiting import wait_for
 from watched import LEVELS, Place, check, rows_of
 
 from blemish.core.errors import ImageError
@@ -130,7 +131,7 @@ def test_the_command_ends_by_a_signal_and_goes_on_when_started_again(
     )
 
     def ended(rows: int) -> None:
-        wait_for(lambda: (out / LEDGER_NAME).exists() and len(rows_of(out)) >= rows, 30)
+        wait_for(lambda: (out / LEDGER_NAME).exists() and len(rows_of(out)) >= rows)
         os.kill(os.getpid(), signal.SIGTERM)
 
     for life in (1, 2):  # a film is written from its start each time

@@ -228,18 +228,21 @@ def test_a_folder_that_goes_away_is_waited_for(place: Place):
 
 
 def test_a_sub_folder_that_goes_away_while_it_is_listed(place: Place, monkeypatch: pytest.MonkeyPatch):
-    calls, listing = [], preprocess.list_images
+    scandir, listings = os.scandir, itertools.count(1)
+    gone: list[int] = []
 
-    def list_images(folder: Path) -> list[Path]:
-        calls.append(folder)
-        if len(calls) in (1, 3, 4):
-            raise FileNotFoundError(2, "No such file or directory", str(folder / "sub"))
-        return listing(folder)
+    def sometimes_gone(path: Any) -> Any:
+        if Path(path) == place.folder / "sub" and (number := next(listings)) in (1, 3, 4):
+            gone.append(number)
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return scandir(path)
 
-    monkeypatch.setattr(preprocess, "list_images", list_images)
+    monkeypatch.setattr(os, "scandir", sometimes_gone)
     grey(place.folder / "a.png", 10)
-    assert place.watch() == 1
-    check(place.out, ["a.png"])
+    grey(place.folder / "sub" / "b.png", 10)
+    assert place.watch() == 2
+    assert gone == [1, 3, 4]
+    check(place.out, ["a.png", "sub/b.png"])
 
 
 def digest(text: str) -> str:

@@ -147,7 +147,7 @@ for life in range(11):
     if not pid:
         os._exit(main(arguments))
     patient = lambda: count() < files if life == 10 else count() == before < files - 1
-    while time.monotonic() - began < 60 and patient():
+    while time.monotonic() - began < 120 and patient():
         time.sleep(0.005)
     time.sleep(random.Random(life).uniform(0, 0.05) if life < 10 else 0)
     os.kill(pid, signal.SIGTERM if life == 10 else signal.SIGKILL)
@@ -156,7 +156,6 @@ print("\\n" + json.dumps(lives))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills what it forks")
 def test_killed_ten_times_while_files_keep_arriving(tiny_model: Path, tmp_path: Path):
     folder, out, moved = tmp_path / "in", tmp_path / "out", tmp_path / "moved"

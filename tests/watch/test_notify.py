@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -94,20 +95,33 @@ def test_the_wait_is_doubled_up_to_the_longest(monkeypatch: pytest.MonkeyPatch):
 def test_new_rows_do_not_cut_the_wait_short_but_the_end_does(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(notify, "FIRST_RETRY_S", 1000.0)
     monkeypatch.setattr(notify, "LONGEST_RETRY_S", 1000.0)
-    tried = threading.Semaphore(0)
+    tried: list[str] = []
+    looks = threading.Semaphore(0)
 
-    def fail(_: dict[str, Any]) -> None:
-        tried.release()
+    def fail(one: dict[str, Any]) -> None:
+        tried.append(one["path"])
         raise OSError("no")
 
     hook = Hook("x", fail, lambda _: None)
+    wait = hook.changed.wait_for
+
+    def watched(predicate: Callable[[], bool], seconds: float) -> bool:
+        def look() -> bool:  # at the beginning of a wait, and whenever it is woken
+            looks.release()
+            return predicate()
+
+        return wait(look, seconds)
+
+    monkeypatch.setattr(hook.changed, "wait_for", watched)
     hook.enqueue(row(1))
-    assert tried.acquire(timeout=SOON)
+    assert looks.acquire(timeout=SOON)
     for one in rows(4)[1:]:
         hook.enqueue(one)
-        assert not tried.acquire(timeout=0.05)
+        assert looks.acquire(timeout=SOON)
     assert hook.close(0) == 4
-    assert tried.acquire(timeout=SOON)  # one last try
+    assert looks.acquire(timeout=SOON)
+    assert looks.acquire(timeout=SOON)  # the wait after one last try
+    assert tried == ["1.png"] * 2
 
 
 def test_what_does_not_fit_the_queue_is_dropped_the_oldest_first(monkeypatch: pytest.MonkeyPatch):

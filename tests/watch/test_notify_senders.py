@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from hooked import SOON, row, rows, tell_all
+from waiting import wait_for
 
 from blemish.core.errors import UsageError
 from blemish.watch import notify
@@ -135,7 +136,8 @@ def test_an_address_that_cannot_be_reached_is_said_once():
         said: list[str] = []
         hook = Hook("webhook", notify.webhook(f"http://127.0.0.1:{taken.getsockname()[1]}/"), said.append)
         tell_all(hook, rows(3))
-        assert hook.close(0.2) == 3
+        wait_for(lambda: said)
+        assert hook.close(0) == 3
     assert len(said) == 1
     assert "refused" in said[0]
     assert said[0].endswith("; trying again")

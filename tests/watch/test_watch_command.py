@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from commands import refused, run
 from fakes import fake_detector, grey
-from watched import LEVELS, Place, check, command, rows_of
+from waiting import wait_for
+from watched import LEVELS, Place, Script, check, command, rows_of
 
 from blemish.images import preprocess
 from blemish.watch import folder, notify
+from blemish.watch.arrivals import UNREADABLE_TIMEOUT_S
 from blemish.watch.ledger import LEDGER_NAME
 
 
@@ -95,13 +97,21 @@ def test_a_row_that_the_disk_does_not_take_is_written_when_it_does(
 
 
 def test_only_rejects_are_told_and_a_dead_hook_holds_up_nothing(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick_hooks: None
 ):
     monkeypatch.setattr(notify, "CLOSE_TIMEOUT_S", 0.05)
     sent: list[str] = []
+    tried: list[str] = []
 
-    def dead(_: dict[str, Any]) -> None:
+    def dead(row: dict[str, Any]) -> None:
+        tried.append(row["path"])
         raise OSError("unreachable")
+
+    def script() -> Script:
+        yield 2 * UNREADABLE_TIMEOUT_S
+        wait_for(lambda: len(sent) == 2 and len(tried) >= 2)  # the second try comes after the first was said
+
+    place.script = script()
 
     monkeypatch.setattr(notify, "webhook", lambda _: dead)
     monkeypatch.setattr(notify, "command", lambda _: lambda row: sent.append(row["path"]))
