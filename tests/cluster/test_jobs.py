@@ -424,8 +424,8 @@ def test_what_cannot_be_done_is_one_line_of_each_job_and_nothing_is_lost(
     differing = ({"code": "x"}, {"libraries": libraries})
     others = [replace(cell, identity=cell.identity | other) for other in differing]
     (first,), (second,) = (on(cluster, [other]).failed.values() for other in others)
-    assert "its blemish is another than the driver's; install the same on all machines" in first
-    assert "and the driver 0.1; install the same on all machines" in second
+    assert "its blemish differs from the driver's; install the same version on all machines" in first
+    assert "and the driver 0.1; install the same version on all machines" in second
     assert attempts_below(tmp_path) == []
 
 

@@ -179,7 +179,7 @@ def test_a_store_that_fails_is_asked_six_times():
     assert with_retries(action, "s3://b/x") == "done"
     action, left = failing(*[ConnectionResetError("reset\nby peer")] * 8)
     with pytest.raises(
-        StoreError, match=r"^s3://b/x: its store fails \(ConnectionResetError: reset by peer\);"
+        StoreError, match=r"^s3://b/x: its store keeps failing \(ConnectionResetError: reset by peer\);"
     ):
         with_retries(action, "s3://b/x")
     assert len(left) == 2
@@ -227,7 +227,7 @@ def test_a_network_disk_that_fails_is_a_store_that_fails(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(StoreError, match="its store fails"):
+    with pytest.raises(StoreError, match="its store keeps failing"):
         listing.read_file(one)
     assert len(tries) == 6
 

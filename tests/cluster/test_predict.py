@@ -158,7 +158,7 @@ def test_a_repeat_does_nothing_and_another_run_into_the_same_folder_is_refused(
         (("--model", model, inputs, "--batch-size", "8"), "--batch-size"),
     ):
         line = refused(capsys, *base, *other)
-        assert f"{out}: was begun with another {what}; choose another --out" in line
+        assert f"{out}: was started with another {what}; choose another --out" in line
     (out / "run.json").unlink()  # rows of nobody knows what
     assert "already holds predictions; choose another --out" in refused(
         capsys, *base, "--model", model, inputs
@@ -365,8 +365,8 @@ def test_a_store_that_stays_down_stops_the_run_and_a_repeat_goes_on(
     said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 2, said
     assert len(said[1].splitlines()) == 1
-    assert "its store fails" in said[1]
-    assert "repeat the command when it works, to go on" in said[1]
+    assert "its store keeps failing" in said[1]
+    assert "when it works again, repeat the command to continue" in said[1]
     before = parts_of(out)
     assert len(before) < 4
     s3.down_after = None

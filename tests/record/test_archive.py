@@ -67,7 +67,7 @@ def test_what_is_not_there_and_what_is_no_hash(archive: Archive):
     with pytest.raises(FileNotFoundError):
         archive.read("0" * 64, "image")
     for bad in ("../" * 22, "0" * 63, "0" * 64 + "\n", "A" * 64, ""):
-        with pytest.raises(DataError, match="is no SHA-256; give 64 hex digits"):
+        with pytest.raises(DataError, match="is not a SHA-256; give 64 hex digits"):
             archive.path(bad, "image")
 
 

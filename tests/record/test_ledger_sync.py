@@ -355,7 +355,7 @@ def test_a_database_that_cannot_be_opened_is_refused_in_one_line(
     line = refused(capsys, *command(place, "--database", "here"))
     assert (
         line
-        == "blemish watch: 'here': is no URL of a database; must be sqlite:///FILE or postgresql://USER@HOST/NAME"
+        == "blemish watch: 'here': is not the URL of a database; must be sqlite:///FILE or postgresql://USER@HOST/NAME"
     )
     assert not (place.out / LEDGER_NAME).exists()
 

@@ -87,7 +87,7 @@ def test_what_is_no_identifier_or_no_time_is_refused():
         "0" * 25 + "a",
         "0" * 27,
     ):
-        with pytest.raises(DataError, match="is no identifier"):
+        with pytest.raises(DataError, match="is not an identifier"):
             time_of(text)
     with pytest.raises(DataError, match="has no time zone; give UTC"):
         new_id(datetime(2026, 1, 1))

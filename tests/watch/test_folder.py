@@ -272,6 +272,6 @@ def test_a_changed_model_is_loaded_again_and_half_a_copy_is_not(place: Place):
     assert [row["score"] for row in place.rows()] == pytest.approx([0.2, 0.2, 0.2, 0.8])
     assert [row["model"] for row in place.rows()] == [digest("one")] * 3 + [digest("two")]
     assert place.said == [
-        f"changed, but the model before goes on: {place.model}: is cut off",
-        f"{place.model}: changed, and was loaded again",
+        f"changed, but the previous model stays in use: {place.model}: is cut off",
+        f"{place.model}: changed; loaded again",
     ]

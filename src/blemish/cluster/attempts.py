@@ -1,4 +1,4 @@
-"""An attempt at a job, on whichever machine of a cluster: what a worker does.
+"""An attempt at a job by a worker, on any machine of a cluster.
 
 It works in a folder of its own beside the job's, `.<name>.<attempt>`, so that two attempts never meet, also
 when the first was only believed to be lost. It begins with the newest checkpoint that another attempt, or an
@@ -28,7 +28,7 @@ SHARED_DISK_RULE = "--out must lie on a file system that all machines of the clu
 
 @dataclass(frozen=True, kw_only=True)
 class JobOrder:
-    """What an attempt is told: the job's folder and commands, with absolute paths, and what they need."""
+    """What a worker is told: the job's folder and commands, with absolute paths, and what they need."""
 
     folder: Path
     commands: list[list[str]]
@@ -40,7 +40,7 @@ class JobOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What an attempt says when it is over: the name of its folder, if it came to have one."""
+    """The result of an attempt: the name of its folder (None: there is none), its seconds, or its error."""
 
     folder: str | None = None
     seconds: float = 0.0
@@ -70,14 +70,15 @@ def run_attempt(order: JobOrder) -> Attempt:
 
 
 def _software_difference(order: JobOrder) -> str | None:
-    """Say why this machine would not make the driver's figures, or None."""
+    """Return how this machine's software differs from the driver's, in one line; None: it does not."""
     ours, wanted, host = benchmark.software(order.method), order.software, socket.gethostname()
     if ours["code"] != wanted["code"]:
-        return f"{host}: its blemish is another than the driver's; install the same on all machines"
+        return f"{host}: its blemish differs from the driver's; install the same version on all machines"
     for name, version in wanted["libraries"].items():
         if ours["libraries"][name] != version:
             found = ours["libraries"][name]
-            return f"{host}: has {name} {found}, and the driver {version}; install the same on all machines"
+            versions = f"has {name} {found}, and the driver {version}"
+            return f"{host}: {versions}; install the same version on all machines"
     return None
 
 
@@ -87,7 +88,7 @@ def find_attempts(folder: Path) -> list[Path]:
 
 
 def _copy_progress(folder: Path, mine: Path) -> None:
-    """Copy the model of an attempt that came to have one, or else the newest checkpoint.
+    """Copy the finished model of another attempt, or else the newest checkpoint.
 
     Both are written whole or not at all, and what was trained depends on nothing but the job: so whoever it
     is from, and whether or not that one goes on, `--resume` ends with the same weights.

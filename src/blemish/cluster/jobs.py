@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from blemish.evaluation.jobs import Job, Progress
 
 MAX_RETRIES = 10
-"""How many workers a job may lose and still be tried again; its checkpoint lasts, so all may be of use."""
+"""How many workers a job may lose and still be tried again; each goes on from the last checkpoint."""
 RUN_FILES = {
     *("anomalib", "checkpoint", "evaluation", "log.csv", "run.json"),
     *(MODEL_NAME, OUTPUT_NAME, benchmark.CELL_NAME),
 }
-"""What a run folder may hold, beside files that were being written; only these are ever removed."""
+"""The files of a run folder, beside temporary ones; nothing else is ever removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Training:
 
     @property
     def cost_key(self) -> tuple[str, str]:
-        """Name what takes as long: any other."""
+        """Return what decides how long it takes."""
         return self.method, self.category
 
     def absolute(self) -> Training:
@@ -103,7 +103,7 @@ def trainings(
 
 
 def run(jobs: Sequence[Job], *, cpus: int, gpus: int, on_change: Callable[[Progress], None]) -> Progress:
-    """Do the jobs that are not finished on the cluster that was joined, each with so many CPUs and GPUs.
+    """Do the jobs that are not finished on the connected cluster, each with so many CPUs and GPUs.
 
     Progress, failures and interruptions are as in `benchmark.run`. Raises UsageError when no machine has so
     many.
@@ -115,7 +115,7 @@ def run(jobs: Sequence[Job], *, cpus: int, gpus: int, on_change: Callable[[Progr
 
 
 class RayWorkers:
-    """The workers of the cluster that was joined."""
+    """The workers of the connected cluster."""
 
     def __init__(self, cpus: int, gpus: int) -> None:
         import ray
@@ -130,7 +130,7 @@ class RayWorkers:
         self._closed = False
 
     def capacity(self) -> int:
-        """Return how many jobs find room on the machines that are there now; one may always wait for room."""
+        """Return how many jobs fit on the machines that are there now; 1 at least: a job may wait."""
         return max(1, self._room())
 
     def _room(self) -> int:
@@ -141,7 +141,7 @@ class RayWorkers:
         return sum(int(min(has.get(name, 0) // n for name, n in wanted.items())) for has in alive)
 
     def run(self, job: Job) -> str | None:
-        """Have a job done by whichever worker, and put the attempt that ends in the job's place."""
+        """Have a worker do a job, and put the folder of the attempt that ends in the job's place."""
         import ray
         from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
@@ -176,7 +176,7 @@ class RayWorkers:
         )
 
     def close(self) -> None:
-        """Cancel all: they save what they have and end."""
+        """Cancel all tasks: they write a checkpoint and end."""
         import ray
 
         self._closed = True

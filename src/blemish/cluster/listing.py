@@ -1,7 +1,7 @@
-"""What there is to score: image files, folders and globs, URLs, and Parquet files that hold images.
+"""Listing what is to be scored: image files, folders and globs, URLs, and Parquet files that hold images.
 
 The listing has the order in which `blemish predict` takes the same inputs. It is made as a stream, a folder
-at a time, and frozen in Parquet files of one partition each, so that no process ever holds all of it.
+at a time, and written to Parquet files of one partition each, so that no process ever holds all of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PARQUET_SUFFIX = ".parquet"
 """The end of the names of Parquet files, whose columns `path` and `image` name an image and hold its file."""
 PARQUET_BATCH_ROWS = 16
-"""Images that are taken from a Parquet file at a time."""
+"""Images that are read from a Parquet file at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,7 @@ def _in_parquet(place: str) -> Iterator[Input]:
             row += 1
 
 
-# --- the frozen listing -----------------------------------------------------------------------------------
+# --- the written listing ----------------------------------------------------------------------------------
 
 
 def _schema() -> pa.Schema:
@@ -222,7 +222,7 @@ def read_listing(place: OutputFolder, number: int) -> list[Input]:
 
 
 def check_folders_exist(folders: Iterable[str]) -> None:
-    """Refuse to take files for missing whose whole folder is: it is not mounted. Raises StoreError."""
+    """Raise StoreError for a folder that is not there: it is not mounted, and its files are not missing."""
     for folder in folders:
         if is_url(folder):
             system, key = file_system(folder)
@@ -234,7 +234,7 @@ def check_folders_exist(folders: Iterable[str]) -> None:
 
 
 def as_images(inputs: Iterable[Input]) -> Iterator[Stored]:
-    """Turn inputs into images: files are read when they are decoded, a Parquet file's rows as they come.
+    """Turn inputs into images. Files are read when they are decoded, a Parquet file's rows in order.
 
     A fetch raises ImageError for a file that is missing or no image, StoreError when its store fails.
     """

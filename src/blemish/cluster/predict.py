@@ -1,4 +1,4 @@
-"""Scoring at scale: partitions of a frozen listing, spread over a cluster by Ray Data, one Parquet file each.
+"""Scoring on a cluster: Ray Data spreads the partitions of a listing over workers, one Parquet file each.
 
 A partition is a fixed number of inputs in the listing's order, whole batches of the network, so that each
 figure is the one that `blemish predict` gets in one process. Whoever scores a partition writes its file whole
@@ -26,7 +26,7 @@ from blemish.inference.model_file import find_model
 from blemish.inference.predict_folder import PredictionCounts
 
 SUMMARY_NAME = "summary.json"
-"""What came of a run, written when all is done."""
+"""The counts of a run, written when all partitions are done."""
 SHARED_VARIABLES = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
@@ -67,7 +67,7 @@ def score(
 
 
 def _read_summary(out: OutputFolder) -> PredictionCounts | None:
-    """Return what a finished run counted."""
+    """Read the counts of a finished run; None: it is not finished."""
     content = out.read(SUMMARY_NAME)
     if content is None:
         return None
@@ -80,7 +80,7 @@ def _output_folder(out: str) -> OutputFolder:
 
 
 def _identity(scoring: Scoring) -> dict[str, Any]:
-    """What the rows depend on, by the words in which a difference is told."""
+    """Return what the rows depend on; the keys are the words of the error when one differs."""
     return {
         "model": file_digest(find_model(scoring.model)),
         "inputs": [i if is_url(i) else os.path.abspath(i) for i in scoring.inputs],  # noqa: PTH100
@@ -104,14 +104,14 @@ def _read_run(scoring: Scoring, out: OutputFolder) -> dict[str, Any] | None:
     other = [name for name, value in wanted.items() if run["of"].get(name) != value]
     if other:
         raise UsageError(
-            f"{out.location}: was begun with another {other[0]}; "
-            "choose another --out, or repeat what began it"
+            f"{out.location}: was started with another {other[0]}; "
+            "choose another --out, or repeat the first command"
         )
     return run
 
 
 def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], None]) -> dict[str, Any]:
-    """Freeze what the run depends on in `out`: the listing, the model and, when both are there, run.json."""
+    """Write into `out` what the run depends on: the listing, the model and, last of all, run.json."""
     if any(name.startswith(("part-", "predictions.")) for name in out.names()):
         raise UsageError(f"{out.location}: already holds predictions; choose another --out, or remove it")
     source, named = find_model(scoring.model), listing.find_inputs(scoring.inputs)
@@ -137,7 +137,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def _score_partitions(scoring: Scoring, out: OutputFolder, run: dict[str, Any]) -> Iterator[PredictionCounts]:
-    """Have every partition scored, or found finished, and yield what came of each, in any order."""
+    """Score all partitions that are not finished; yields the counts of each partition, in any order."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
     from ray.exceptions import RayError
@@ -171,7 +171,7 @@ def _score_partitions(scoring: Scoring, out: OutputFolder, run: dict[str, Any]) 
     except RayError as error:
         why = str(error).strip().splitlines()[-1]
         raise BlemishError(
-            f"--cluster: {why}; what is finished stays, repeat the command to go on"
+            f"--cluster: {why}; what is finished stays, repeat the command to continue"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a worker of a cluster does: it scores a partition of the inputs and writes its rows, or nothing."""
+"""A worker of a cluster: it scores one partition of the inputs and writes all of its rows, or none."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from blemish.inference.detector import Detector
 
 RUN_NAME = "run.json"
-"""What a run scores and how; written when its listing is whole."""
+"""The file that says what a run scores and how; written when the listing is complete."""
 ROWS_PER_GROUP = 1024
-"""Rows that are written at a time."""
+"""Rows in a group of a Parquet file: as many are in memory at most."""
 PICTURES = ("map", "overlay")
-"""Fields of a row that are not written: millions of pictures are nobody's wish."""
+"""Fields of a row that are not written: nobody looks at millions of pictures."""
 DECODE_THREADS = 4
 """Threads of a worker that fetch and decode; its network has one."""
 
@@ -85,14 +85,15 @@ class Worker:
         self.detector: Detector | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Score the partition of this number, unless it is there; answer with its counts, or an error."""
+        """Score the partition of this number, unless its file exists; returns counts, or an error, as JSON."""
         try:
             answer = asdict(self._score_partition(int(batch["item"][0])))
         except BlemishError as error:
             answer = {"error": str(error)}
         except OSError as error:
             where = f"{error.filename or self.out.location} on {os.uname().nodename}"
-            answer = {"error": f"{where}: {error.strerror or error}; what is finished stays, repeat to go on"}
+            why = f"{where}: {error.strerror or error}"
+            answer = {"error": f"{why}; what is finished stays, repeat the command to continue"}
         return {"answer": [json.dumps(answer)]}
 
     def _score_partition(self, number: int) -> PredictionCounts:
@@ -111,14 +112,16 @@ class Worker:
             return write_rows(rows, part)
 
     def _load(self) -> Detector:
-        """Load the run's model, once this node proved to be fit. Raises BlemishError."""
+        """Check that this node sees the run and has its code, then load the model. Raises BlemishError."""
         node = os.uname().nodename
         if self.out.read(RUN_NAME) is None:
             raise UsageError(
-                f"{self.out.location}: is not seen by {node}; choose an --out that all nodes share, or a URL"
+                f"{self.out.location}: is not visible on {node}; choose an --out that all nodes see"
             )
         if source_digest() != self.run["of"]["code"]:
-            raise UsageError(f"--cluster: {node} has another blemish; install the same one on each node")
+            raise UsageError(
+                f"--cluster: {node} has another version of blemish; install the same one on each node"
+            )
         if not is_url(self.out.location):
             return self.scoring.load(Path(self.out.path_of(self.run["model"])), threads=1)
         with TemporaryDirectory(prefix="blemish-") as folder:
@@ -147,7 +150,7 @@ def _arrow_type(kind: Any) -> pa.DataType:
 
 
 def write_rows(rows: Iterator[dict[str, Any]], part: Path) -> PredictionCounts:
-    """Write rows as they come, some at a time, and with them what they count."""
+    """Write rows to a Parquet file, a group at a time, with their counts in its metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -174,5 +177,5 @@ def _printable_path(path: str) -> str:
 
 
 def _read_counts(full: str) -> PredictionCounts:
-    """Read what a finished partition counts. Raises FileNotFoundError."""
+    """Read the counts of a finished partition. Raises FileNotFoundError."""
     return PredictionCounts(**json.loads(open_parquet(full).metadata.metadata[b"blemish"]))

@@ -1,4 +1,4 @@
-"""Ray, the engine that spreads work over machines: joining a cluster, or starting one here for the time.
+"""Connecting to Ray, which spreads work over machines: to a cluster, or to one started here for the time.
 
 Every machine needs the same blemish, and a file system that holds the data and the output.
 """
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 CONNECT_TIMEOUT_S = 10.0
-"""How long the other side may take to accept a connection."""
+"""Seconds that the other side may take to accept a connection."""
 
 
 @contextmanager
 def connect(address: str) -> Iterator[None]:
-    """Join the Ray cluster at `address` (host:port or ray://host:port), or `local`: one on this machine.
+    """Connect to the Ray cluster at `address` (host:port or ray://host:port), or `local`: one on this machine.
 
     Within, SIGTERM interrupts as Ctrl-C does. Raises UsageError, one line, without Ray and when the cluster
     cannot be joined.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are for those who build on it
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it says what is to change one day
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are meant for developers of Ray
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of a change to come
     try:
         import ray
     except ImportError as error:
@@ -62,7 +62,7 @@ def connect(address: str) -> Iterator[None]:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Keep from the terminal what Ray's core says when it starts; what goes wrong is an exception."""
+    """Hide what Ray's core prints when it starts; errors are exceptions anyway."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -1,8 +1,8 @@
-"""Where files lie: in folders here, or behind URLs in object stores (through fsspec), which fail at times.
+"""Reading and writing files in folders and in object stores (URLs, through fsspec), which fail at times.
 
-A store's failure is nobody's image: it is tried again with growing waits, and when it stays it stops what was
-to be done with a StoreError. That a file is missing is an answer, not a failure. Of a folder's errors only
-those are failures that a network's or a worn disk brings (`_RETRYABLE_ERRNOS`).
+A failing store says nothing about an image, so it is asked again with growing waits, and if it keeps failing
+the run stops with a StoreError. A missing file is an answer, not a failure. Of a folder's errors only those
+count as failures that come from a network or a broken disk (`_RETRYABLE_ERRNOS`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FIRST_WAIT_S = 0.5
 """Seconds before the second try at most, doubled each time; at random, but at least half of that."""
 NOT_FOUND_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 READ_AHEAD_BYTES = 4 * 2**20
-"""Bytes in a request at least, when a part of an object is read."""
+"""Bytes of a request at least, when part of an object is read."""
 
 _RETRYABLE_ERRNOS = {
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN, errno.EHOSTDOWN),
@@ -65,9 +65,10 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def with_retries(action: Callable[[], T], name: str) -> T:
-    """Return what `action` gets from the store of `name`, trying again while the store fails.
+    """Return what `action` returns, and try again while the store that holds `name` fails.
 
-    Raises what `action` raises if that is an answer (a file is missing, or no image), else StoreError.
+    Raises what `action` raises if that is an answer (the file is missing, or is no image); raises StoreError
+    when the store fails `MAX_TRIES` times, or denies access.
     """
     import tenacity  # of `blemish[cluster]`, whose lack is told when Ray is missed
 
@@ -86,7 +87,7 @@ def with_retries(action: Callable[[], T], name: str) -> T:
     except Exception as error:  # each store has exceptions of its own
         if not _is_failure(error, name):
             raise
-        text = f"{name}: its store fails ({_one_line(error)}); repeat the command when it works, to go on"
+        text = f"{name}: its store keeps failing ({_one_line(error)}); when it works again, repeat the command to continue"
         raise StoreError(text) from error
 
 
@@ -111,7 +112,7 @@ def _one_line(error: Exception) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputFolder:
-    """A folder for results, in which a file appears whole or not at all."""
+    """A folder or URL for results, in which a file appears whole or not at all."""
 
     location: str
     """Its absolute path, or URL."""
@@ -164,7 +165,7 @@ class OutputFolder:
         return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
 
     def remove_leftovers(self) -> None:
-        """Remove what writers that were killed left behind; for when nobody writes any more."""
+        """Remove the temporary files of writers that were killed; call it when nobody writes any more."""
         if not is_url(self.location):
             for part in Path(self.location).glob(".*.tmp"):
                 part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Jobs side by side, whoever does them: what runs, what went wrong, and what is left.
+"""Running jobs side by side, here or on a cluster: what runs, what failed, and what is left.
 
 A job is a few commands of blemish that fill a folder. `run_jobs` hands jobs to workers, as many at a time as
 they have room for: processes of this machine (`Processes`), or those of a cluster (`blemish.cluster.jobs`).
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 OUTPUT_NAME = "output.txt"
 """What a job's commands have printed."""
 MAX_PARALLEL_JOBS = 1000
-"""Jobs at a time at most, each of them a thread here that waits."""
+"""Jobs at a time at most; each has a thread here that waits for it."""
 CAPACITY_CHECK_S = 5.0
-"""How often it is asked whether the workers have more room by now."""
+"""Seconds between two questions whether the workers have more room by now."""
 
 
 class Job(Protocol):
-    """What is done as a whole, in a folder of its own."""
+    """A piece of work that is done as a whole, in a folder of its own."""
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ class Job(Protocol):
 
     @property
     def cost_key(self) -> tuple[str, str]:
-        """What tells how long it takes: how it is done, and on what."""
+        """What decides how long it takes: its method, and its data."""
         ...
 
     @property
@@ -69,7 +69,7 @@ class Job(Protocol):
         ...
 
     def complete(self, folder: Path, seconds: float) -> None:
-        """Make of what its commands left in `folder`, in so many seconds, a finished result."""
+        """Turn what its commands wrote into `folder`, in so many seconds, into a finished result."""
         ...
 
     def result(self) -> dict[str, Any] | None:
@@ -77,12 +77,12 @@ class Job(Protocol):
         ...
 
     def summary_line(self) -> str:
-        """Say how the finished job went."""
+        """Return a line that says how the finished job went."""
         ...
 
 
 class Workers(Protocol):
-    """Who does jobs."""
+    """What does jobs."""
 
     def capacity(self) -> int:
         """Return how many jobs they have room for, the running ones included."""
@@ -93,7 +93,7 @@ class Workers(Protocol):
         ...
 
     def close(self) -> None:
-        """Have running jobs save what they have and end; `run` then returns."""
+        """Have running jobs write a checkpoint and end; `run` then returns."""
         ...
 
 
@@ -113,7 +113,7 @@ class Progress:
 
 
 def run_jobs(jobs: Sequence[Job], workers: Workers, on_change: Callable[[Progress], None]) -> Progress:
-    """Have the jobs done that are not finished.
+    """Do the jobs that are not finished.
 
     `on_change` is called before the first, and after each. A job that fails is noted and the others go on.
     Whatever ends this, KeyboardInterrupt included, closes the workers.
@@ -186,7 +186,7 @@ class Processes:
         return None
 
     def close(self) -> None:
-        """Ask all to save what they have and end."""
+        """Ask all to write a checkpoint and end."""
         self._stop.set()
 
 

@@ -2,8 +2,8 @@
 
     folder/images/ab/abcdef...    folder/maps/ab/abcdef...
 
-A file is there whole or not at all, and on disk when `put` returns. Who removes files and who puts them need
-not know of each other, be they threads or processes: what is put while it is being removed stays.
+A file is there whole or not at all, and on disk when `put` returns. Threads and processes that put and remove
+files need no lock: a file that is put while it is being removed stays.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Archive:
     def path(self, hash: str, kind: Kind) -> Path:
         """Return where a file lies, whether it is there or not. Raises DataError for what is no hash."""
         if not _HASH.fullmatch(hash):
-            raise DataError(f"{hash!r}: is no SHA-256; give 64 hex digits")
+            raise DataError(f"{hash!r}: is not a SHA-256; give 64 hex digits")
         return self.folder / _FOLDERS[kind] / hash[:2] / hash
 
     def read(self, hash: str, kind: Kind) -> bytes:
@@ -91,7 +91,7 @@ class Archive:
                     yield StoredFile(kind, entry.name, about.st_size, about.st_mtime)
 
     def remove_leftovers(self, before: datetime) -> None:
-        """Remove what writers that were killed before that time have left unfinished."""
+        """Remove the unfinished files of writers that were killed before that time."""
         for kind in _FOLDERS:
             for entry in self._entries(kind):
                 if entry.name.endswith(".tmp") and entry.stat().st_mtime < before.timestamp():

@@ -65,7 +65,7 @@ def _parse_url(url: str) -> URL:
         place = sa.make_url(url)
     except (ArgumentError, ValueError) as error:
         hidden = url.rsplit("@", 1)[-1]  # no password in an error
-        raise UsageError(f"{hidden!r}: is no URL of a database; {what}") from error
+        raise UsageError(f"{hidden!r}: is not the URL of a database; {what}") from error
     backend = place.get_backend_name()
     if backend == "sqlite" and place.database not in (None, "", ":memory:"):
         return place

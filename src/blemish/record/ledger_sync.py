@@ -1,8 +1,8 @@
-"""What a watch keeps beside its ledger: files in the archive, and rows in the store, which follow the ledger.
+"""Copying the ledger of a watch into a database, and its files into an archive.
 
-The files of a part are in the archive before its row is in the ledger, which names them. A thread reads the
-ledger and records its rows in the store; so the ledger is the truth, and whatever becomes of the database, or
-of the watch, the rows that are not in the store yet are recorded later, at the next start at the latest.
+The files of a part are in the archive before its row, which names them, is in the ledger. A thread reads the
+ledger and records its rows in the store. The ledger is the truth: when the database or the watch fails, the
+rows that the store lacks are recorded later, at the next start at the latest.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SQLITE = "sqlite"
-"""Stands for a SQLite file of the watch's own."""
+"""The value of --database that stands for a SQLite file beside the ledger."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 """Seconds between two tries to reach the database: doubled from the first to the longest."""
 CLOSE_TIMEOUT_S = 5.0
-"""Seconds that the store is given to catch up when the watch ends."""
+"""Seconds that the store has to catch up when the watch ends."""
 _BATCH_SIZE = 200  # rows recorded together
 
 
 class LedgerSync:
-    """Puts files into an archive, and makes a store follow a ledger from a thread of its own."""
+    """Puts files into an archive, and records a ledger's rows in a store, in a thread of its own."""
 
     def __init__(self, ledger: Path, store: Store, archive: Archive, say: Callable[[str], None]) -> None:
         self.ledger, self.store, self.archive, self.say = ledger, store, archive, say
@@ -84,7 +84,7 @@ class LedgerSync:
         return hashes | {"width": width, "height": height}
 
     def wake(self) -> None:
-        """Say that the ledger has grown; never waits."""
+        """Wake the thread, as the ledger has grown; never waits."""
         self._ledger_grew.set()
 
     def close(self, seconds: float) -> int:
@@ -172,7 +172,7 @@ def _read_unchanged(file: Path, about: tuple[int, int], read: Callable[[Path], T
 
 @contextmanager
 def sync_to_database(url: str, ledger: Path, say: Callable[[str], None]) -> Iterator[LedgerSync]:
-    """Open the store and the archive of a watch beside its ledger; at the end, say what the store lacks.
+    """Open the store and the archive of a watch beside its ledger; at the end, say how many rows the store lacks.
 
     `url`: as `Store.open` takes it, or `SQLITE`. Raises UsageError for a database that cannot be opened.
     """

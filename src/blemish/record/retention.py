@@ -1,8 +1,8 @@
-"""Making room: which files are removed when, and in what order. Rows stay for ever.
+"""Removing old files to make room: which ones, when, and in what order. Rows stay for ever.
 
-What is wanted for longer: the files of rejected and failed parts, and of those that a person called a defect.
-First what is too old goes. Then, while the files take too much room, the oldest accepted parts' go, then the
-oldest of the wanted ones. A file that several inspections share goes with the last of them.
+The files of rejected and failed parts, and of those that a person called a defect, are wanted for longer.
+First the files that are too old are removed. Then, while the rest takes too much room, the oldest accepted
+parts' files, and last the oldest wanted ones. A file that several inspections share goes with the last of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The words of the record: inspections, verdicts, models, alarms, and identifiers that sort by time."""
+"""The rows of the record: inspections, verdicts, models, alarms; and identifiers that sort by time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Inspection(Result):
 
     @property
     def decision(self) -> Decision:
-        """What became of the part."""
+        """What the machine decided about the part."""
         if self.error is not None:
             return "failed"
         return "unjudged" if self.anomalous is None else "rejected" if self.anomalous else "accepted"
@@ -158,7 +158,9 @@ def time_of(id: str) -> datetime:
             return from_milliseconds(found.milliseconds)
     except (ValueError, OverflowError):  # a digit that there is not, a time after the year 9999
         pass
-    raise DataError(f"{id!r}: is no identifier; they are 26 digits and capitals, beginning with a time")
+    raise DataError(
+        f"{id!r}: is not an identifier; those are 26 digits and capital letters that begin with a time"
+    )
 
 
 def milliseconds(time: datetime) -> int:

@@ -1,4 +1,4 @@
-"""The record of a station: what was inspected, what people said of it, and what became of the files.
+"""The record of a station: inspections, people's verdicts, models, alarms, and which files are kept.
 
 Every method returns when what it writes is on disk, and may be called from any thread. Identifiers sort by
 time, so that a row's place in the order and a page's cursor are the same thing, and an index finds both.

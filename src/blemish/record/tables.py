@@ -1,4 +1,4 @@
-"""The tables of the record, and what their rows are in Python; `migrations` makes them.
+"""The tables of the record, and the conversion of their rows to and from Python; `migrations` makes them.
 
 Times are milliseconds since 1970. `decision` and the last `verdict` stand in the row of an inspection so that
 both can be searched for by an index.

@@ -1,4 +1,4 @@
-"""What a span of time was like, summed up from the rows of its inspections."""
+"""Summaries of spans of time, from the rows of their inspections."""
 
 from __future__ import annotations
 

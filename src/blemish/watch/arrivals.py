@@ -23,13 +23,13 @@ UNREADABLE_TIMEOUT_S = 10.0
 
 
 class Arrivals:
-    """The files of a folder, and since when each has been as it is."""
+    """The files of a folder, and since when each has not changed."""
 
     def __init__(self, folder: Path, excluded: Sequence[Path], now: Callable[[], float]) -> None:
         self.folder, self.now = folder, now
         self.excluded = [path.resolve() for path in excluded]
         self.found: dict[str, tuple[Arrival, float]] = {}  # by path, with when it was first seen like this
-        # what could not be read, and until when that may be its writer's doing
+        # files that could not be read, and until when they may still be being written
         self.unreadable_until: dict[Arrival, float] = {}
 
     def scan(self) -> None:

@@ -1,7 +1,7 @@
-"""A camera, a stream or a film as what fills a watched folder: source -> folder -> ledger.
+"""Filling a watched folder with the frames of a camera, a stream or a film: source -> folder -> ledger.
 
-A thread of its own reads the source and writes the frames that are due as PNG, each under a hidden name that
-is changed when it is whole. A camera cannot wait: when too many files wait to be scored, or the folder cannot
+A thread of its own reads the source and writes the frames that are due as PNG, each under a hidden name
+until it is complete. A camera cannot wait: when too many files wait to be scored, or the folder cannot
 be written, its frames are dropped and counted. A film can.
 """
 
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
     from blemish.images.decode import Frame
 
 MAX_WAITING_FILES = 100
-"""Files that wait to be scored at most; frames are dropped from there until half of them do."""
+"""Files that wait to be scored at most; then frames are dropped until only half as many wait."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
 """Seconds between two tries to open a camera that went away: doubled from the first to the longest."""
 CLOSE_TIMEOUT_S = 5.0
-"""Seconds that a frame in hand has when the watch ends."""
+"""Seconds that the current frame has to be written when the watch ends."""
 
 
 @contextmanager
 def frames_into(
     source: str, folder: Path, *, every: float, say: Callable[[str], None]
 ) -> Iterator[Callable[[int], None]]:
-    """While entered, write frames into `folder`; give what has to be told how many files wait there.
+    """Within the block, write frames into `folder`.
 
-    Nothing is written before it was told so for the first time.
+    Yields a function to be called with the number of files that wait there to be scored. Nothing is written
+    before its first call.
 
     Args:
         source: a camera's number, a stream's address, or a film, which is written from its start.
@@ -80,7 +81,7 @@ class Grabber:
         self.thread = threading.Thread(target=self._run, name=f"camera {self.name}", daemon=True)
 
     def set_waiting(self, waiting: int) -> None:
-        """Hear how many files wait to be scored; the first time, begin."""
+        """Set how many files wait to be scored; the first call starts the thread."""
         with self.changed:
             self.waiting = waiting
             self.changed.notify()
@@ -88,7 +89,7 @@ class Grabber:
             self.thread.start()
 
     def close(self) -> None:
-        """Stop after the frame in hand, and say how many were dropped."""
+        """Stop after the current frame, and say how many were dropped."""
         with self.changed:
             self.ending = True
             self.changed.notify()
@@ -114,7 +115,7 @@ class Grabber:
         self.say(f"{self.name}: has come to its end")
 
     def _camera_frames(self) -> Iterator[Frame]:
-        """Yield the frames that are due; the others are taken too, as a camera keeps old ones in store."""
+        """Yield the frames that are due. The others are read too: a camera buffers frames, and would give old ones."""
         number, due = 0, time.monotonic()
         try:
             while True:
@@ -153,7 +154,7 @@ class Grabber:
     # --- into the folder ---
 
     def _has_room(self) -> bool:
-        """Whether a frame may be written; of a film, once it may."""
+        """Whether a frame may be written. A film waits until it may, or until the watch ends."""
         with self.changed:
             if self.is_film:
                 self.changed.wait_for(lambda: self.waiting < MAX_WAITING_FILES or self.ending)

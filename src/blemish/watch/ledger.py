@@ -28,7 +28,7 @@ class Arrival:
 
 
 class Ledger:
-    """The rows on disk, and which files they are of."""
+    """The rows on disk, and the files they belong to."""
 
     def __init__(self, file: Path) -> None:
         """Open the ledger, making it if need be. Raises DataError when it holds something else."""

@@ -1,4 +1,4 @@
-"""Telling machines of a rejected part: a command, a webhook, an MQTT topic.
+"""Notifying other machines of a rejected part: a command, a webhook, an MQTT topic.
 
 Each hook has a thread and a queue of its own, so that one that hangs or fails holds up neither the inspection
 nor the others. Webhook and MQTT try again until they get through; what does not fit the queue is dropped,
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 QUEUE_SIZE = 1000
-"""Rows that wait for a hook at most."""
+"""Rows that wait for one hook at most."""
 TIMEOUT_S = 10.0
 """Seconds that a command or a connection may take."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 """Seconds between two tries: doubled from the first to the longest."""
 CLOSE_TIMEOUT_S = 5.0
-"""Seconds that hooks have to deliver what waits when the watch ends."""
+"""Seconds that each hook has to deliver its waiting rows when the watch ends."""
 
 
 class Hook:

@@ -41,9 +41,9 @@ class ReloadingModel:
         self.signature = signature  # one try for each change
         try:
             self.detector, self.digest = self.open_model(self.path), file_digest(self._file())
-            self.say(f"{self.path}: changed, and was loaded again")
+            self.say(f"{self.path}: changed; loaded again")
         except BlemishError as error:
-            self.say(f"changed, but the model before goes on: {error}")
+            self.say(f"changed, but the previous model stays in use: {error}")
         return self.detector
 
     def _file(self) -> Path:
