@@ -85,7 +85,7 @@ class Worker:
         self.detector: Detector | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Score the partition of this number, unless its file exists; returns counts, or an error, as JSON."""
+        """Score the partition of this number, unless its file exists; returns counts or an error in JSON."""
         try:
             answer = asdict(self._score_partition(int(batch["item"][0])))
         except BlemishError as error:

@@ -1,4 +1,4 @@
-"""Connecting to Ray, which spreads work over machines: to a cluster, or to one started here for the time.
+"""Connecting to Ray, which spreads work over machines: to a cluster, or to one that is started here.
 
 Every machine needs the same blemish, and a file system that holds the data and the output.
 """
@@ -25,7 +25,7 @@ CONNECT_TIMEOUT_S = 10.0
 
 @contextmanager
 def connect(address: str) -> Iterator[None]:
-    """Connect to the Ray cluster at `address` (host:port or ray://host:port), or `local`: one on this machine.
+    """Connect to the Ray cluster at `address`: host:port, ray://host:port, or local (one on this machine).
 
     Within, SIGTERM interrupts as Ctrl-C does. Raises UsageError, one line, without Ray and when the cluster
     cannot be joined.

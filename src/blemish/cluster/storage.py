@@ -87,7 +87,8 @@ def with_retries(action: Callable[[], T], name: str) -> T:
     except Exception as error:  # each store has exceptions of its own
         if not _is_failure(error, name):
             raise
-        text = f"{name}: its store keeps failing ({_one_line(error)}); when it works again, repeat the command to continue"
+        text = f"{name}: its store keeps failing ({_one_line(error)}); "
+        text += "when it works again, repeat the command to continue"
         raise StoreError(text) from error
 
 

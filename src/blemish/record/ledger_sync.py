@@ -172,7 +172,7 @@ def _read_unchanged(file: Path, about: tuple[int, int], read: Callable[[Path], T
 
 @contextmanager
 def sync_to_database(url: str, ledger: Path, say: Callable[[str], None]) -> Iterator[LedgerSync]:
-    """Open the store and the archive of a watch beside its ledger; at the end, say how many rows the store lacks.
+    """Open the store and the archive of a watch beside its ledger; at the end, say what the store lacks.
 
     `url`: as `Store.open` takes it, or `SQLITE`. Raises UsageError for a database that cannot be opened.
     """

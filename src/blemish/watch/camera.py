@@ -115,7 +115,7 @@ class Grabber:
         self.say(f"{self.name}: has come to its end")
 
     def _camera_frames(self) -> Iterator[Frame]:
-        """Yield the frames that are due. The others are read too: a camera buffers frames, and would give old ones."""
+        """Yield the frames that are due; the others are read too, as a camera would give them later."""
         number, due = 0, time.monotonic()
         try:
             while True:
