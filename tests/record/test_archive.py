@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,20 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store.open(None, tmp_path)
     yield opened
     opened.close()
+
+
+def path_of(fd: int) -> Path:
+    return Path(f"/proc/self/fd/{fd}").readlink()
+
+
+def fails_at_the_file(error: BaseException) -> Callable[[int], None]:
+    """An fsync that fails when what was written is forced to disk, and not at the folders made before."""
+
+    def fsync(fd: int) -> None:
+        if path_of(fd).suffix == ".tmp":
+            raise error
+
+    return fsync
 
 
 def names(archive: Archive) -> list[str]:
@@ -75,24 +89,23 @@ def test_a_file_and_its_folders_are_forced_to_disk_before_put_returns(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ):
     forced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: forced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
+    monkeypatch.setattr(os, "fsync", lambda fd: forced.append(str(path_of(fd))))
     found = archive.put(b"one", "image")
     where = archive.path(found, "image").parent
-    assert Path(forced[0]).parent == where
-    assert forced[0].endswith(".tmp")
-    # the folder of the name, then those of the folders that were made
-    assert forced[1:] == [str(p) for p in (where, where.parent, archive.folder, archive.folder.parent)]
+    # the folders in which folders were made, then the file, then the folder that it is renamed in
+    *made_in, file, last = forced
+    assert made_in == [str(p) for p in (where.parent, archive.folder, archive.folder.parent)]
+    assert Path(file).parent == where
+    assert file.endswith(".tmp")
+    assert last == str(where)
     forced.clear()
     archive.put(b"one", "image")  # another thread may be between its rename and its fsync
     assert forced == [str(where)]
 
 
 def test_a_disk_that_is_full_leaves_nothing_behind(archive: Archive, monkeypatch: pytest.MonkeyPatch):
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
+        patched.setattr(os, "fsync", fails_at_the_file(OSError(errno.ENOSPC, "No space left on device")))
         with pytest.raises(OSError, match="No space left"):
             archive.put(b"one", "image")
     assert names(archive) == []
@@ -101,11 +114,8 @@ def test_a_disk_that_is_full_leaves_nothing_behind(archive: Archive, monkeypatch
 def test_a_writer_that_is_killed_leaves_no_file_and_its_rest_is_tidied_up(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ):
-    def killed(*_: object) -> None:
-        raise Crash
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", killed)
+        patched.setattr(os, "fsync", fails_at_the_file(Crash()))
         patched.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(Crash):
             archive.put(b"one", "image")

@@ -126,8 +126,8 @@ def test_only_rejects_are_told_and_a_dead_hook_holds_up_nothing(
         "blemish watch: webhook: unreachable; trying again",
         "blemish watch: webhook: 2 rejects were not delivered",
     ]
-    verdicts = [line.split(": score ")[1].split(",")[0] for line in shown.out.splitlines()[:4]]
-    assert verdicts == ["0.8 accepted", "0.8039 rejected", "0.03922 accepted", "1 rejected"]
+    decisions = [line.split(": score ")[1].split(",")[0] for line in shown.out.splitlines()[:4]]
+    assert decisions == ["0.8 accepted", "0.8039 rejected", "0.03922 accepted", "1 rejected"]
     assert len(rows_of(place.out)) == 5
 
 

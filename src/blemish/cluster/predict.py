@@ -43,7 +43,7 @@ def score(
     on_listed: Callable[[int], None] = lambda _inputs: None,
     on_done: Callable[[int, int], None] = lambda _inputs, _of: None,
 ) -> tuple[PredictionCounts, float | None]:
-    """Score all inputs on the cluster that was joined, and return the counts and the threshold of the scores.
+    """Score all inputs on the connected cluster, and return the counts and the threshold of the scores.
 
     It goes on where an earlier call was stopped. `on_listed` gets the number of inputs of each part of the
     listing, `on_done` that of each finished partition, and of all. Raises UsageError when `out` holds

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blemish.core.errors import BlemishError, DataError, ImageError, UsageError
-from blemish.core.files import temporary_for
+from blemish.core.files import remove_leftovers, temporary_for
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -168,8 +168,7 @@ class OutputFolder:
     def remove_leftovers(self) -> None:
         """Remove the temporary files of writers that were killed; call it when nobody writes any more."""
         if not is_url(self.location):
-            for part in Path(self.location).glob(".*.tmp"):
-                part.unlink(missing_ok=True)
+            remove_leftovers(Path(self.location))
 
 
 def _read(full: str) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blemish.core.errors import DataError
-from blemish.core.files import sync_folder, write_whole
+from blemish.core.files import make_folder, sync_folder, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,8 +104,5 @@ class Archive:
                 yield from list(entries)
 
     def _write(self, target: Path, data: bytes) -> None:
-        new_folders = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         write_whole(target, data, durable=True)
-        for folder in new_folders:
-            sync_folder(folder.parent)
