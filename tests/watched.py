@@ -89,7 +89,7 @@ class Place:
     ) -> int:
         self.script, self.over = script or iter([2 * UNREADABLE_TIMEOUT_S]), False
         self.act()
-        options = folder.WatchOptions(
+        options = folder.WatchSettings(
             model=self.model, folder=self.folder, out=out or self.out, move_to=move_to
         )
         return folder.watch(

@@ -43,7 +43,7 @@ def watch_film(model: Path, source: Path, *, every: float = 0.0) -> tuple[list[d
     until, told, said = time.monotonic() + 60, list[dict[str, Any]](), list[str]()
     with camera.frames_into(str(source), folder, every=every, say=said.append) as on_scan:
         watching.watch(
-            watching.WatchOptions(model=model, folder=folder, out=out),
+            watching.WatchSettings(model=model, folder=folder, out=out),
             should_stop=lambda: (
                 (bool(said) and len(told) == len(preprocess.list_images(folder))) or time.monotonic() > until
             ),

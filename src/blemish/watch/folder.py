@@ -35,7 +35,7 @@ BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchOptions:
+class WatchSettings:
     """What to watch, with which model, and where the results go."""
 
     model: Path
@@ -76,7 +76,7 @@ class WatchOptions:
 
 
 def watch(
-    options: WatchOptions,
+    options: WatchSettings,
     *,
     should_stop: Callable[[], bool],
     on_row: Callable[[dict[str, Any]], None],
@@ -116,7 +116,7 @@ class _Inspector:
 
     def __init__(
         self,
-        options: WatchOptions,
+        options: WatchSettings,
         model: ReloadingModel,
         ledger: Ledger,
         arrivals: Arrivals,

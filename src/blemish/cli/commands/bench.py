@@ -76,7 +76,7 @@ def _machines(options: BenchOptions) -> tuple[AbstractContextManager[None], Call
             f"--jobs {options.jobs}: is for one machine; on a cluster use --cpus-per-cell instead"
         )
     from blemish.cluster.jobs import run as run_on_cluster
-    from blemish.cluster.session import joined
+    from blemish.cluster.session import connect
 
     share = resources("cell", cpus=options.cpus_per_cell, gpus=options.gpus_per_cell)
-    return joined(options.cluster), partial(run_on_cluster, **share)
+    return connect(options.cluster), partial(run_on_cluster, **share)

@@ -106,7 +106,7 @@ def _train_on_cluster(
 ) -> int:
     """Train a model for each category, each one by the command with the arguments that were given."""
     from blemish.cluster import jobs
-    from blemish.cluster.session import joined
+    from blemish.cluster.session import connect
     from blemish.evaluation import benchmark
 
     share = resources("model", cpus=options.cpus_per_model, gpus=options.gpus_per_model)
@@ -115,7 +115,7 @@ def _train_on_cluster(
     for training in trainings:
         if training.result() is not None:  # a finished run of other options or images is refused
             fit(training.data, out=training.folder, device="cpu", resume=True)
-    with joined(address), progress_bar(estimate=False) as bar:
+    with connect(address), progress_bar(estimate=False) as bar:
         progress = jobs.run(trainings, **share, on_change=draw_jobs(bar, "models"))
     return print_summary(progress, "models", out)
 

@@ -15,7 +15,7 @@ from blemish.cli.parser import parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blemish.record.ledger_sync import Keeper
+    from blemish.record.ledger_sync import LedgerSync
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,28 +50,32 @@ def watch(arguments: list[str]) -> int:
     """Run `blemish watch`."""
     options = parse("watch", WatchOptions, arguments)
     from blemish.watch import folder
+    from blemish.watch.ledger import LEDGER_NAME
 
+    settings = folder.WatchSettings(
+        model=options.model,
+        folder=options.folder,
+        out=options.out,
+        move_to=options.move_to,
+        allow=frozenset(options.allow),
+        false_alarm_rate=options.false_alarm_rate,
+        device=options.device,
+    )
     with (
         _notifying(options) as on_row,
         StopSignals() as stop,
-        _camera(options) as on_look,
-        _keeper(options) as keeper,
+        _camera(options) as on_scan,
+        _database(options) as sync,
     ):
         recorded = folder.watch(
-            options.model,
-            options.folder,
-            options.out,
-            move_to=options.move_to,
-            allow=frozenset(options.allow),
-            false_alarm_rate=options.false_alarm_rate,
-            device=options.device,
-            stopped=lambda: stop.asked,
+            settings,
+            should_stop=lambda: stop.asked,
             on_row=on_row,
-            on_look=on_look,
-            keeper=keeper,
+            on_scan=on_scan,
+            sync=sync,
             say=_say,
         )
-    print(f"{recorded} recorded: {options.out / folder.LEDGER}")
+    print(f"{recorded} recorded: {options.out / LEDGER_NAME}")
     return 0
 
 
@@ -92,13 +96,13 @@ def _notifying(options: WatchOptions) -> Iterator[Callable[[dict[str, Any]], Non
         _print_inspection(row)
         if row["anomalous"]:
             for hook in hooks:
-                hook.tell(row)
+                hook.enqueue(row)
 
     try:
         yield on_row
     finally:
         for hook in hooks:
-            lost = hook.close(notify.LAST_CALL)
+            lost = hook.close(notify.CLOSE_TIMEOUT_S)
             if lost:
                 _say(f"{hook.name}: {lost} rejects were not delivered")
 
@@ -107,19 +111,19 @@ def _camera(options: WatchOptions) -> AbstractContextManager[Callable[[int], Non
     """Return what opens the camera and grabs a frame at each look, or does nothing without a camera."""
     if options.camera is None:
         return nullcontext(lambda _: None)
-    from blemish.watch.camera import grabbing
+    from blemish.watch.camera import frames_into
 
-    return grabbing(options.camera, options.folder, every=options.every, say=_say)
+    return frames_into(options.camera, options.folder, every=options.every, say=_say)
 
 
-def _keeper(options: WatchOptions) -> AbstractContextManager[Keeper | None]:
+def _database(options: WatchOptions) -> AbstractContextManager[LedgerSync | None]:
     """Return what opens the database, if there is one."""
     if options.database is None:
         return nullcontext()
-    from blemish.record.ledger_sync import keeping
-    from blemish.watch.folder import LEDGER
+    from blemish.record.ledger_sync import sync_to_database
+    from blemish.watch.ledger import LEDGER_NAME
 
-    return keeping(options.database, options.out / LEDGER, _say)
+    return sync_to_database(options.database, options.out / LEDGER_NAME, _say)
 
 
 def _say(text: str) -> None:
