@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import save
 
+from blemish.images import decode as decoding
 from blemish.images.preprocess import ImageFormat
 from blemish.inference.backend import Output
 from blemish.inference.calibration import calibrate
@@ -77,3 +80,15 @@ def fake_detector(
 def grey(path: Path, level: int, *, side: int = 32) -> Path:
     """Write a uniform RGB image; the fake detector gives it the score level / 255."""
     return save(path, np.full((side, side, 3), level, np.uint8))
+
+
+def count_decodes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count from now on how often each file is decoded, by the name that errors have for it."""
+    decode, decoded = decoding.decode, Counter[str]()
+
+    def counting(data: bytes, *, name: str = "image") -> np.ndarray:
+        decoded[name] += 1
+        return decode(data, name=name)
+
+    monkeypatch.setattr(decoding, "decode", counting)
+    return decoded

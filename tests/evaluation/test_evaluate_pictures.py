@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import save, tiny_image
-from fakes import fake_detector
+from fakes import count_decodes, fake_detector
 
+from blemish.core.types import Tiling
 from blemish.data.dataset import open_dataset
-from blemish.evaluation.evaluate import evaluate
+from blemish.evaluation.evaluate import evaluate, overlay_name
 from blemish.images import decode as decoding
 from blemish.images.draw import write_thumbnail
+from blemish.inference.predict_folder import write_overlay
 
 
 def dark_and_bright(folder: Path) -> tuple[Path, Path]:
@@ -39,19 +40,23 @@ def test_each_image_gets_an_overlay_and_a_thumbnail_of_its_own(tmp_path: Path):
         assert f'<a href="{overlay}"><img src="{overlay}"' in html
 
 
-def test_an_image_is_decoded_once_to_be_scored_and_once_to_be_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tiling", [None, Tiling(size=(32, 32), overlap=0.25)])
+def test_an_image_is_decoded_once_and_its_pictures_are_those_of_the_file(
+    tiling: Tiling | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     paths = dark_and_bright(tmp_path / "data")
-    decode, decoded = decoding.decode, []
-
-    def counting(data: bytes, *, name: str = "image") -> np.ndarray:
-        decoded.append(name)
-        return decode(data, name=name)
-
-    monkeypatch.setattr(decoding, "decode", counting)
-    evaluate(fake_detector(), open_dataset(tmp_path / "data", need_train=False), tmp_path / "out")
-    assert Counter(decoded) == {str(path): 2 for path in paths}
+    for path in paths:  # larger than their pictures
+        save(path, decoding.read(path).repeat(20, 0).repeat(18, 1))
+    detector, decoded = fake_detector(), count_decodes(monkeypatch)
+    detector = replace(detector, model_file=replace(detector.model_file, tiling=tiling))
+    evaluate(detector, open_dataset(tmp_path / "data", need_train=False), tmp_path / "out")
+    assert decoded == {str(path): 1 for path in paths}
+    for path in paths:
+        name = path.relative_to(tmp_path / "data").as_posix()
+        write_overlay(detector, decoding.read(path), detector.predict(path), tmp_path / "expected.png")
+        assert (tmp_path / "out" / overlay_name(name)).read_bytes() == (
+            tmp_path / "expected.png"
+        ).read_bytes()
 
 
 @pytest.mark.parametrize("up", ["..", "../.."])

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import save, tiny_defect, tiny_image
-from fakes import fake_detector, grey, mean_of_channels
+from fakes import count_decodes, fake_detector, grey, mean_of_channels
 from PIL import Image
 
 from blemish.core.errors import UsageError
-from blemish.images import draw
+from blemish.core.types import Tiling
+from blemish.images import decode, draw
 from blemish.inference import load
-from blemish.inference.predict_folder import COLUMNS, find_inputs, predict_to_folder
+from blemish.inference.predict_folder import COLUMNS, find_inputs, predict_to_folder, write_overlay
 
 FIELDS = ["path", "score", "p_value", "threshold", "anomalous", "regions", "map", "overlay", "error"]
 LEVELS = (51, 102, 153, 204)
@@ -219,20 +221,36 @@ def test_counts_name_the_first_twenty_errors(tmp_path: Path):
     assert counts.errors[19].startswith(f"{tmp_path / '19.png'}: ")
 
 
-def test_a_file_that_goes_away_after_it_was_scored_is_a_row_with_an_error(tmp_path: Path):
+def test_a_file_that_goes_away_after_it_was_decoded_has_its_row_and_pictures_all_the_same(tmp_path: Path):
     paths = [grey(tmp_path / f"{i}.png", i) for i in range(3)]
 
     def network(x: np.ndarray) -> np.ndarray:
         paths[1].unlink(missing_ok=True)
         return mean_of_channels(x)
 
-    counts = predict_to_folder(
-        fake_detector(network=network), find_inputs([str(p) for p in paths]), tmp_path / "out"
-    )
-    rows = rows_of(tmp_path / "out")
-    assert [row["error"] is None for row in rows] == [True, False, True]
-    assert (counts.scored, counts.failed) == (2, 1)
-    assert not (tmp_path / "out" / "maps" / "1.tiff").exists()
+    inputs = find_inputs([str(p) for p in paths])
+    counts = predict_to_folder(fake_detector(network=network), inputs, tmp_path / "out")
+    assert [row["error"] for row in rows_of(tmp_path / "out")] == [None] * 3
+    assert (counts.scored, counts.failed) == (3, 0)
+    assert (tmp_path / "out" / "maps" / "1.tiff").exists()
+    assert (tmp_path / "out" / "overlays" / "1.png").exists()
+
+
+@pytest.mark.parametrize("tiling", [None, Tiling(size=(32, 32), overlap=0.25)])
+@pytest.mark.parametrize("side", [64, 1300])
+def test_a_file_is_decoded_once_and_its_overlay_is_that_of_the_file(
+    side: int, tiling: Tiling | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rng = np.random.default_rng(0)
+    paths = [save(tmp_path / f"{i}.png", rng.integers(0, 256, (side, side, 3), np.uint8)) for i in range(2)]
+    detector, decoded = fake_detector(grey_levels=LEVELS), count_decodes(monkeypatch)
+    detector = replace(detector, model_file=replace(detector.model_file, tiling=tiling))
+    predict_to_folder(detector, find_inputs([str(p) for p in paths]), tmp_path / "out")
+    assert decoded == {str(path): 1 for path in paths}
+    for path in paths:
+        write_overlay(detector, decode.read(path), detector.predict(path), tmp_path / "expected.png")
+        drawn = tmp_path / "out" / "overlays" / f"{path.stem}.png"
+        assert drawn.read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_names_that_are_not_utf_8_survive(tmp_path: Path):

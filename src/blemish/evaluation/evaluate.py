@@ -19,15 +19,16 @@ import numpy as np
 from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, leakage, read_mask
-from blemish.images import decode
+from blemish.images.decode import Observed
 from blemish.images.draw import write_thumbnail
+from blemish.images.preview import OVERLAY_SIDE, THUMBNAIL_SIDE, Previews
 from blemish.inference.predict_folder import too_many, write_overlay
 from blemish.metrics import confidence
 from blemish.metrics import roc as metrics
 from blemish.report.evaluation import ReportCurve, ReportImage, write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from blemish.inference.detector import Detector
@@ -109,7 +110,8 @@ def _predictions(
 ) -> Iterator[tuple[Sample, Prediction, float]]:
     """Yield (sample, prediction, seconds the detector took) in order; pictures are drawn meanwhile."""
     drawing: deque[tuple[Future, int]] = deque()
-    results = iter(detector.predict_many(s.path for s in dataset.test))
+    asked: deque[Previews] = deque()
+    results = iter(detector.predict_many(_ask(dataset.test, asked)))
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
         for sample in dataset.test:
             began = time.perf_counter()
@@ -117,8 +119,8 @@ def _predictions(
             elapsed = time.perf_counter() - began
             if isinstance(prediction, ImageError):
                 raise prediction
-            name = _name(sample, dataset)
-            pictures = pool.submit(_write_pictures, detector, sample.path, prediction, out, name)
+            name, previews = _name(sample, dataset), asked.popleft()
+            pictures = pool.submit(_write_pictures, detector, previews, prediction, out, name)
             drawing.append((pictures, prediction.anomaly_map.size))
             while too_many([pixels for _, pixels in drawing]):
                 drawing.popleft()[0].result()
@@ -127,10 +129,18 @@ def _predictions(
             future.result()
 
 
-def _write_pictures(detector: Detector, path: Path, prediction: Prediction, out: Path, name: str) -> None:
-    image = decode.read(path)
-    write_overlay(detector, image, prediction, out / overlay_name(name))
-    write_thumbnail(out / thumbnail_name(name), image)
+def _ask(samples: Sequence[Sample], asked: deque[Previews]) -> Iterator[Observed]:
+    """Hand on what is to be scored, and note what its pictures will show of it."""
+    for sample in samples:
+        asked.append(Previews(OVERLAY_SIDE, THUMBNAIL_SIDE))
+        yield Observed(source=sample.path, observe=asked[-1].observe)
+
+
+def _write_pictures(
+    detector: Detector, previews: Previews, prediction: Prediction, out: Path, name: str
+) -> None:
+    write_overlay(detector, previews.of[OVERLAY_SIDE], prediction, out / overlay_name(name))
+    write_thumbnail(out / thumbnail_name(name), previews.of[THUMBNAIL_SIDE])
 
 
 def _name(sample: Sample, dataset: Dataset) -> str:

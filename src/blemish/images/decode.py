@@ -81,7 +81,22 @@ class Stored:
         return self.path
 
 
-Named = Path | Frame | Stored
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Observed:
+    """A file or frame whose pixels are wanted twice: `observe` sees the image (H, W, C) when it is decoded.
+
+    It is called by whichever thread decodes, and must not change the image.
+    """
+
+    source: Path | Frame | Stored
+    observe: Callable[[np.ndarray], None]
+
+    def __str__(self) -> str:
+        """Return the path, as a file's name does."""
+        return str(self.source)
+
+
+Named = Path | Frame | Stored | Observed
 """What has a path to stand under in rows."""
 
 
@@ -237,9 +252,14 @@ def read_bytes(path: str | os.PathLike[str], *, name: str) -> bytes:
 
 
 def as_image(obj: object) -> np.ndarray:
-    """Take a path, an array (H, W) or (H, W, C), a Pillow image, a Frame or a Stored file as (H, W, C), as
-    `read` would. An array is not copied. Raises ImageError.
+    """Take a path, an array (H, W) or (H, W, C), a Pillow image or a `Named` as (H, W, C), as `read` would.
+
+    An array is not copied. Raises ImageError.
     """
+    if isinstance(obj, Observed):
+        image = as_image(obj.source)
+        obj.observe(image)
+        return image
     if isinstance(obj, str | os.PathLike):
         return read(obj)
     if isinstance(obj, np.ndarray):
@@ -262,6 +282,6 @@ def name_of(obj: object) -> str:
     """Name what `as_image` takes in errors: its path, or "image"."""
     if isinstance(obj, str | os.PathLike):
         return str(os.fspath(obj))
-    if isinstance(obj, Frame | Stored):
-        return obj.path
+    if isinstance(obj, Frame | Stored | Observed):
+        return str(obj)
     return str(getattr(obj, "filename", "") or "image")

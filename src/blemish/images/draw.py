@@ -16,6 +16,7 @@ from PIL import Image
 from blemish.core.files import temporary_for
 from blemish.images.limits import refusal
 from blemish.images.preprocess import resize
+from blemish.images.preview import THUMBNAIL_SIDE, Preview, preview_of
 
 
 def write_map(path: str | os.PathLike[str], map_hw: np.ndarray) -> None:
@@ -49,7 +50,7 @@ def map_file(map_hw: np.ndarray) -> bytes:
 
 def write_overlay(
     path: str | os.PathLike[str],
-    image_hwc: np.ndarray,
+    image: np.ndarray | Preview,
     map_hw: np.ndarray,
     *,
     low: float,
@@ -60,28 +61,30 @@ def write_overlay(
 
     Raises ImageError when the sizes differ, OSError where the disk refuses.
     """
-    if map_hw.shape != image_hwc.shape[:2]:
-        raise refusal(os.fspath(path), f"a map {map_hw.shape} is not of its image {image_hwc.shape[:2]}")
-    data = overlay(image_hwc, map_hw, low=low, high=high, contour_level=contour_level)
+    preview = image if isinstance(image, Preview) else preview_of(image)
+    if map_hw.shape != preview.size:
+        raise refusal(os.fspath(path), f"a map {map_hw.shape} is not of its image {preview.size}")
+    data = overlay(preview, map_hw, low=low, high=high, contour_level=contour_level)
     with _whole(path) as part:
         part.write_bytes(data)
 
 
 def overlay(
-    image_hwc: np.ndarray, map_hw: np.ndarray, *, low: float, high: float, contour_level: float | None
+    image: np.ndarray | Preview, map_hw: np.ndarray, *, low: float, high: float, contour_level: float | None
 ) -> bytes:
-    """Draw an image with its anomaly map as heat over it, an 8-bit RGB PNG.
+    """Draw an image (H, W, C) or its preview with its anomaly map as heat over it, an 8-bit RGB PNG.
 
     Heat: the colours from blue at `low` (unseen) to dark red at `high` (60 % opaque), clipped outside. A
     red line is drawn along the inner edge of where the map exceeds `contour_level`. The longer side is
-    reduced to 1024 px.
+    reduced to `preview.OVERLAY_SIDE`.
     """
-    size = size_within(1024, map_hw.shape)
+    shown = (image if isinstance(image, Preview) else preview_of(image)).rgb()
+    size = shown.shape[1], shown.shape[2]
     heat = resize(map_hw[None], size)[0].astype(np.float32)
     # With low == high the tiny span makes a step: nothing up to low, everything above it.
     t = np.clip((heat - float(low)) / max(float(high - low), 1e-12), 0, 1)
     jet = np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1], np.float32)[:, None, None]), 0, 1)
-    pixels = _pixels((1 - 0.6 * t) * _display(image_hwc, size) + 0.6 * t * jet)
+    pixels = _pixels((1 - 0.6 * t) * shown + 0.6 * t * jet)
     if contour_level is not None:
         edge = _inner_edge(map_hw > contour_level)
         pixels[resize(edge[None], size)[0] > 0] = (255, 0, 0)
@@ -90,23 +93,19 @@ def overlay(
 
 def picture(image_hwc: np.ndarray, *, side: int) -> bytes:
     """Return an image (H, W, C) as `overlay` shows it, an 8-bit RGB PNG of at most `side` px."""
-    return _png(_pixels(_display(image_hwc, size_within(side, image_hwc.shape[:2]))))
+    return _png(_pixels(preview_of(image_hwc, side=side).rgb()))
 
 
-def write_thumbnail(path: str | os.PathLike[str], image_hwc: np.ndarray, *, side: int = 512) -> None:
+def write_thumbnail(
+    path: str | os.PathLike[str], image: np.ndarray | Preview, *, side: int = THUMBNAIL_SIDE
+) -> None:
     """Write an image (H, W, C) as `write_overlay` shows it, an 8-bit RGB JPEG, in one step; folders are made.
 
-    The longer side is reduced to `side` px. Raises OSError where the disk refuses.
+    The longer side is reduced to `side` px; a preview has its own. Raises OSError where the disk refuses.
     """
-    shown = _display(image_hwc, size_within(side, image_hwc.shape[:2]))
+    preview = image if isinstance(image, Preview) else preview_of(image, side=side)
     with _whole(path) as part:
-        Image.fromarray(_pixels(shown)).save(part, "JPEG", quality=85)
-
-
-def size_within(side: int, size: tuple[int, ...]) -> tuple[int, int]:
-    """Return the height and width of an image whose longer side is reduced to `side` px, if it is longer."""
-    shrink = min(1.0, side / max(size))
-    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
+        Image.fromarray(_pixels(preview.rgb())).save(part, "JPEG", quality=85)
 
 
 def _pixels(picture_chw: np.ndarray) -> np.ndarray:
@@ -120,14 +119,6 @@ def _png(pixels: np.ndarray) -> bytes:
             pixels, level=1, strategy=imagecodecs.PNG.STRATEGY.RLE, filter=imagecodecs.PNG.FILTER.SUB
         )
     )
-
-
-def _display(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """To RGB (3, *size) in [0, 1] for eyes: deeper than 8 bits is stretched, odd channels are averaged."""
-    planes = resize(image.transpose(2, 0, 1), size).astype(np.float32)  # first, as float32 is large
-    low, high = (0.0, 255.0) if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
-    planes = (planes - np.float32(low)) / np.float32(max(high - low, 1e-12))
-    return planes if len(planes) == 3 else np.repeat(planes.mean(axis=0, keepdims=True), 3, axis=0)
 
 
 def _inner_edge(mask: np.ndarray) -> np.ndarray:

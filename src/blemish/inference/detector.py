@@ -21,7 +21,7 @@ import numpy as np
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.types import Prediction
 from blemish.images import preprocess
-from blemish.images.decode import Frame, Stored, as_image, name_of
+from blemish.images.decode import Named, as_image, name_of
 from blemish.images.tiling import Grid
 from blemish.inference import postprocess
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from blemish.core.types import Tiling
-    from blemish.images.decode import Named
     from blemish.images.tiling import Box
     from blemish.inference.backend import Backend, Output
     from blemish.inference.model_file import ModelFile
@@ -107,7 +106,7 @@ class Detector:
 
         Raises ImageError when it cannot be read or does not fit the model.
         """
-        path = str(image) if isinstance(image, (str, Path, Frame, Stored)) else None
+        path = str(image) if isinstance(image, (str, Named)) else None
         if self.model_file.tiling is not None:
             return self._predict_tiled(image, self.model_file.tiling, path)
         pixels, size = self.prepare(image)

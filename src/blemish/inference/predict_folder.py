@@ -18,7 +18,9 @@ from typing import IO, TYPE_CHECKING, Any, get_origin
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.types import Prediction, ResultRow, field_types
-from blemish.images import decode, draw, preprocess, video
+from blemish.images import draw, preprocess, video
+from blemish.images.decode import Observed
+from blemish.images.preview import OVERLAY_SIDE, Previews
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from blemish.images.decode import Frame
+    from blemish.images.preview import Preview
     from blemish.inference.detector import Detector
 
 LISTS = tuple(name for name, kind in field_types(ResultRow).items() if get_origin(kind) is list)
@@ -156,20 +159,20 @@ def inspect(
 
     A few pictures are written at a time. Raises OSError when `out` cannot be written.
     """
-    asked: deque[tuple[Path | Frame, Path]] = deque()
+    asked: deque[_Asked] = deque()
     waiting: deque[tuple[dict[str, Any], Future | None, int]] = deque()
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
-        for result in detector.predict_many(_remembering(inputs, asked)):
-            path, place = asked.popleft()
-            row = row_of(str(path), result)
+        for result in detector.predict_many(_ask(inputs, asked)):
+            one = asked.popleft()
+            row = row_of(one.path, result)
             if isinstance(result, ImageError):
                 waiting.append((row, None, 0))
             else:
                 row |= {
-                    "map": (Path("maps") / place).as_posix() + ".tiff",
-                    "overlay": (Path("overlays") / place).as_posix() + ".png",
+                    "map": (Path("maps") / one.place).as_posix() + ".tiff",
+                    "overlay": (Path("overlays") / one.place).as_posix() + ".png",
                 }
-                pictures = pool.submit(_write_pictures, detector, path, row, result, out)
+                pictures = pool.submit(_write_pictures, detector, one.previews, row, result, out)
                 waiting.append((row, pictures, result.anomaly_map.size))
             del result  # the map of a large image is large
             while waiting and (too_many([w[2] for w in waiting]) or waiting[0][1] is None):
@@ -178,13 +181,20 @@ def inspect(
             yield _finished(*waiting.popleft()[:2])
 
 
-def _remembering(
-    inputs: Iterable[tuple[Path | Frame, Path]], asked: deque[tuple[Path | Frame, Path]]
-) -> Iterator[Path | Frame]:
-    """Hand on what is to be scored, and keep it with its place: a film's frames can be had only once."""
+@dataclass(frozen=True)
+class _Asked:
+    """An input that is being scored: its name, where its pictures go, and what they show of it."""
+
+    path: str
+    place: Path
+    previews: Previews
+
+
+def _ask(inputs: Iterable[tuple[Path | Frame, Path]], asked: deque[_Asked]) -> Iterator[Observed]:
+    """Hand on what is to be scored, and note what will be wanted when it is."""
     for path, place in inputs:
-        asked.append((path, place))
-        yield path
+        asked.append(_Asked(str(path), place, Previews(OVERLAY_SIDE)))
+        yield Observed(source=path, observe=asked[-1].previews.observe)
 
 
 def too_many(pixels: Sequence[int]) -> bool:
@@ -194,10 +204,7 @@ def too_many(pixels: Sequence[int]) -> bool:
 
 def _finished(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
     if pictures is not None:
-        try:
-            pictures.result()  # a full disk stops the run here
-        except ImageError as error:  # the file went away, or changed, after it was scored
-            return row_of(row["path"], error)
+        pictures.result()  # a full disk stops the run here
     return row
 
 
@@ -209,15 +216,19 @@ def row_of(path: str, result: Prediction | ImageError) -> dict[str, Any]:
 
 
 def _write_pictures(
-    detector: Detector, path: Path | Frame, row: dict[str, Any], prediction: Prediction, out: Path
+    detector: Detector, previews: Previews, row: dict[str, Any], prediction: Prediction, out: Path
 ) -> None:
-    image = decode.as_image(path)  # this and the overlay first, as they can fail for the image
-    write_overlay(detector, image, prediction, out / row["overlay"])
+    write_overlay(detector, previews.of[OVERLAY_SIDE], prediction, out / row["overlay"])
     draw.write_map(out / row["map"], prediction.anomaly_map)
 
 
-def write_overlay(detector: Detector, image: np.ndarray, prediction: Prediction, target: Path) -> None:
-    """Draw an image (H, W, C) with its heat map and, when the model is calibrated, its regions' contours."""
+def write_overlay(
+    detector: Detector, image: np.ndarray | Preview, prediction: Prediction, target: Path
+) -> None:
+    """Draw an image (H, W, C), or its preview, with its heat map.
+
+    When the model is calibrated its regions have contours.
+    """
     low, high = detector.model_file.display_range
     draw.write_overlay(
         target,

@@ -10,6 +10,7 @@ import numpy as np
 from blemish.images import draw
 from blemish.images.decode import decode
 from blemish.images.preprocess import resize
+from blemish.images.preview import size_within
 from blemish.inference import postprocess
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def read_map(data: bytes) -> np.ndarray:
 def raw_map(data: bytes) -> tuple[bytes, int, int]:
     """Return a map's values row by row, float32 little-endian, with its height and width, `SIDE` at most."""
     values = read_map(data)
-    values = resize(values[None], draw.size_within(SIDE, values.shape))[0]
+    values = resize(values[None], size_within(SIDE, values.shape))[0]
     return values.astype("<f4").tobytes(), *values.shape
 
 
