@@ -20,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 from blemish.core.errors import UsageError
 from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Split, open_dataset, split_good
+from blemish.data.hashing import file_digest
 from blemish.evaluation import anomalib as peer
 from blemish.evaluation.anomalib import AnomalibBackend
 from blemish.inference.detector import Detector
@@ -190,7 +191,9 @@ def test_a_leak_is_found_as_for_a_method_of_ours(tmp_path: Path, anomalib, no_re
 def test_colours_and_thresholds_come_from_the_held_out_images(tmp_path: Path, anomalib):
     files = [save(tmp_path / f"{i}.png", np.full((16, 48, 3), 0, np.uint8)) for i in range(2)]
     first, second = (Sample(path=f, split="train") for f in files)
-    split = Split(train=[first], validation=[], calibration=[first, second])
+    split = Split(
+        train=[first], validation=[], calibration=[first, second], digests={f: file_digest(f) for f in files}
+    )
     maps = np.array([[[1.0, 2.0, 5.0]], [[3.0, 4.0, 9.0]]], np.float32).repeat(16, 1).repeat(16, 2)
     described = peer._model_file("Fake", "tiny", split, 0)
     assert described.size == (16, 48)

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import save, tiny_image
-from fakes import count_decodes, fake_detector
+from fakes import count_decodes, fake_detector, with_options
 
-from blemish.core.types import Tiling
 from blemish.data.dataset import open_dataset
 from blemish.evaluation.evaluate import evaluate, overlay_name
 from blemish.images import decode as decoding
@@ -40,15 +38,15 @@ def test_each_image_gets_an_overlay_and_a_thumbnail_of_its_own(tmp_path: Path):
         assert f'<a href="{overlay}"><img src="{overlay}"' in html
 
 
-@pytest.mark.parametrize("tiling", [None, Tiling(size=(32, 32), overlap=0.25)])
+@pytest.mark.parametrize("tile_size", [None, 32])
 def test_an_image_is_decoded_once_and_its_pictures_are_those_of_the_file(
-    tiling: Tiling | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tile_size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     paths = dark_and_bright(tmp_path / "data")
     for path in paths:  # larger than their pictures
         save(path, decoding.read(path).repeat(20, 0).repeat(18, 1))
     detector, decoded = fake_detector(), count_decodes(monkeypatch)
-    detector = replace(detector, model_file=replace(detector.model_file, tiling=tiling))
+    detector = with_options(detector, tile_size=tile_size)
     evaluate(detector, open_dataset(tmp_path / "data", need_train=False), tmp_path / "out")
     assert decoded == {str(path): 1 for path in paths}
     for path in paths:

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import save, tiny_defect, tiny_image
-from fakes import count_decodes, fake_detector, grey, mean_of_channels
+from fakes import count_decodes, fake_detector, grey, mean_of_channels, with_options
 from PIL import Image
 
 from blemish.core.errors import UsageError
-from blemish.core.types import Tiling
 from blemish.images import decode, draw
 from blemish.inference import load
 from blemish.inference.predict_folder import COLUMNS, find_inputs, predict_to_folder, write_overlay
@@ -236,15 +234,15 @@ def test_a_file_that_goes_away_after_it_was_decoded_has_its_row_and_pictures_all
     assert (tmp_path / "out" / "overlays" / "1.png").exists()
 
 
-@pytest.mark.parametrize("tiling", [None, Tiling(size=(32, 32), overlap=0.25)])
+@pytest.mark.parametrize("tile_size", [None, 32])
 @pytest.mark.parametrize("side", [64, 1300])
 def test_a_file_is_decoded_once_and_its_overlay_is_that_of_the_file(
-    side: int, tiling: Tiling | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    side: int, tile_size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     rng = np.random.default_rng(0)
     paths = [save(tmp_path / f"{i}.png", rng.integers(0, 256, (side, side, 3), np.uint8)) for i in range(2)]
     detector, decoded = fake_detector(grey_levels=LEVELS), count_decodes(monkeypatch)
-    detector = replace(detector, model_file=replace(detector.model_file, tiling=tiling))
+    detector = with_options(detector, tile_size=tile_size)
     predict_to_folder(detector, find_inputs([str(p) for p in paths]), tmp_path / "out")
     assert decoded == {str(path): 1 for path in paths}
     for path in paths:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
 import tifffile
+from conftest import save, tiny_image
+from fakes import count_decodes
 from imagecodecs import png_encode
 from PIL import Image
 
@@ -18,6 +23,7 @@ from blemish.data.dataset import open_dataset, split_good
 from blemish.images.preprocess import ImageFormat
 from blemish.inference import load
 from blemish.inference.model_file import load_model_file
+from blemish.methods.baselines.pca import PcaConfig
 from blemish.methods.metal import Metal, MetalConfig
 from blemish.training.fit import ImageOptions, Watcher, fit
 
@@ -291,3 +297,22 @@ def test_fractions_that_leave_nothing(good):
 def test_several_precisions_in_one_process(good):
     for precision in ("fp32", "bf16"):
         assert np.isfinite(trained(good, precision=precision).predict(min(good.iterdir())).score)
+
+
+def test_training_images_are_hashed_once_and_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = [save(tmp_path / "good" / f"{i}.png", tiny_image(i)) for i in range(12)]
+    decoded, hashed, digest = count_decodes(monkeypatch), Counter[str](), hashlib.file_digest
+
+    def counting(file: IO[bytes], name: str) -> Any:
+        hashed[file.name] += 1
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    config = PcaConfig(image_size=32, components=3, calibration_fraction=0.5)
+    detector = fit(tmp_path / "good", method="pca", config=config, device="cpu")
+    assert hashed == decoded == {str(path): 1 for path in paths}
+    calibration = detector.model_file.calibration
+    assert calibration is not None
+    trained = set(detector.model_file.provenance["training_digests"].values())
+    alone = [detector.predict(path).score for path in paths if path.name not in trained]
+    np.testing.assert_allclose(calibration.scores, sorted(alone), rtol=1e-5)

@@ -64,9 +64,9 @@ class ImageFiles:
 
     def _cut(self, path: Path, indices: Sequence[int]) -> list[np.ndarray]:
         image = decode.read(path)
-        return [self.prepared(image[self.boxes[i]], path) for i in indices]
+        return [self.prepare(image[self.boxes[i]], path) for i in indices]
 
-    def prepared(self, pixels: np.ndarray, path: Path) -> np.ndarray:
+    def prepare(self, pixels: np.ndarray, path: Path) -> np.ndarray:
         """Take the pixels of an image, or of a tile, to what the model sees."""
         return preprocess.prepare(pixels, self.image_format, self.size, allow=self.allow, name=str(path))
 
@@ -75,6 +75,7 @@ class ImageCache:
     """Images by index, (B, C, h, w); the first ones that fit stay in memory.
 
     float32 in [0, 1]; or, `compact` and of an 8-bit format, uint8 in [0, 255], a quarter of the memory.
+    `sizes` are the files' own (H, W) in pixels.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ImageCache:
         allow: frozenset[str] = frozenset(),
         check: Callable[[str, np.ndarray], None] = lambda _name, _image: None,
         on_image: Callable[[], None] = lambda: None,
+        read: Callable[[Path], np.ndarray] = decode.read,
         compact: bool = False,
         budget: int = CACHE_BYTES,
         tiling: Tiling | None = None,
@@ -93,41 +95,56 @@ class ImageCache:
     ) -> None:
         """Decode the images. `check` sees each (name, pixels) as read, `on_image` counts them.
 
-        With a `tiling` the images are tiles; where not all fit, `seed` draws those of each file. Raises
-        ImageError on the first file (in the order given) that cannot be used.
+        `read` decodes a file, or hands over what somebody has decoded already. With a `tiling` the images are
+        tiles; where not all fit, `seed` draws those of each file. Raises ImageError on the first file (in the
+        order given) that cannot be used.
         """
-        if not paths:
-            raise DataError("no images to load")
         files = ImageFiles(paths, image_format, size, allow=allow)
         shape = (image_format.channels, *size)
         dtype = np.dtype(np.uint8 if compact and image_format.dtype == "uint8" else np.float32)
         fits = max(1, budget // (dtype.itemsize * int(np.prod(shape))))
         self.kept = np.empty((fits if tiling else min(len(paths), fits), *shape), dtype)
+        self.sizes: list[tuple[int, int]] = []
 
-        def cut(number: int) -> list[tuple[Box, np.ndarray]]:
+        def cut(number: int) -> tuple[tuple[int, int], list[tuple[Box, np.ndarray]]]:
             path = paths[number]
-            image = decode.read(path)
+            image = read(path)
             check(str(path), image)
-            boxes = [WHOLE]
-            if tiling is not None:
-                boxes = Grid(image.shape[:2], tiling, name=str(path)).boxes
-                drawn = np.random.default_rng((seed, number)).permutation(len(boxes))
-                boxes = [boxes[i] for i in sorted(drawn[: max(1, fits // len(paths))])]
-            return [(box, self._stored(files.prepared(image[box], path))) for box in boxes]
+            size = image.shape[0], image.shape[1]
+            grid = Grid(size, tiling, name=str(path)) if tiling else None
+            boxes = _draw_boxes(grid, max(1, fits // len(paths)), (seed, number)) if grid else [WHOLE]
+            pieces = [(box, self._stored(files.prepare(image[box], path))) for box in boxes]
+            return size, pieces
 
-        of: list[tuple[Path, Box]] = []
-        chunk = 64 if tiling is None else 4  # bounds what decoding holds beside the cache
-        for start in range(0, len(paths), chunk):
-            numbers = range(start, min(start + chunk, len(paths)))
-            for number, pieces in zip(numbers, files.pool.map(cut, numbers), strict=True):
+        self._fill(files, cut, 64 if tiling is None else 4, on_image)
+
+    def _fill(
+        self,
+        files: ImageFiles,
+        cut: Callable[[int], tuple[tuple[int, int], list[tuple[Box, np.ndarray]]]],
+        at_once: int,
+        on_image: Callable[[], None],
+    ) -> None:
+        """Have every file cut, `at_once` of them, which bounds what decoding holds beside the cache."""
+        if not len(files):
+            raise DataError("no images to load")
+        found: list[tuple[Path, Box]] = []
+        for start in range(0, len(files), at_once):
+            numbers = range(start, min(start + at_once, len(files)))
+            for number, (size, pieces) in zip(numbers, files.pool.map(cut, numbers), strict=True):
+                self.sizes.append(size)
                 for box, small in pieces:
-                    if len(of) < len(self.kept):
-                        self.kept[len(of)] = small
-                    of.append((paths[number], box))
+                    if len(found) < len(self.kept):
+                        self.kept[len(found)] = small
+                    found.append((files.paths[number], box))
                 on_image()
-        self.kept = self.kept[: len(of)]
+        self.kept = self.kept[: len(found)]
         self.files = ImageFiles(
-            [path for path, _ in of], image_format, size, allow=allow, boxes=[box for _, box in of]
+            [path for path, _ in found],
+            files.image_format,
+            files.size,
+            allow=files.allow,
+            boxes=[box for _, box in found],
         )
 
     def __len__(self) -> int:
@@ -145,3 +162,9 @@ class ImageCache:
 
     def _stored(self, image: np.ndarray) -> np.ndarray:
         return image if self.kept.dtype == np.float32 else np.rint(image * 255).astype(np.uint8)
+
+
+def _draw_boxes(grid: Grid, count: int, key: tuple[int, int]) -> list[Box]:
+    """Choose `count` tiles of a grid at most, in its order; `key` decides which."""
+    drawn = np.random.default_rng(key).permutation(len(grid))
+    return [grid.boxes[i] for i in sorted(drawn[:count])]

@@ -8,7 +8,7 @@ defect among the training images, gives numbers that look right and are not.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,11 +46,15 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The good images of a data set, cut into three parts without an image in common."""
+    """The good images of a data set, cut into three parts without an image in common.
+
+    `digests` are the `file_digest`s of the data set's training images, which the parts were drawn by.
+    """
 
     train: list[Sample]
     validation: list[Sample]
     calibration: list[Sample]
+    digests: Mapping[Path, str] = field(compare=False, repr=False)
 
 
 def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
@@ -72,16 +76,7 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
     images; otherwise at least `MIN_TRAIN` are needed. Raises `DataError`.
     """
     data = Path(data)
-    if data.is_dir():
-        name = data.resolve().name
-        samples = mvtec.read(data, need_train=need_train)
-        root = data
-    elif data.is_file() and data.suffix.lower() == ".csv":
-        name, root, samples = data.stem, data.parent, manifest.read(data)
-    elif data.exists():
-        raise DataError(f"{data}: not a data set; give a folder, or a manifest named *.csv")
-    else:
-        raise DataError(f"{data}: no such file or folder; give a folder of images or a CSV manifest")
+    samples = _find_samples(data, need_train)
     parts = {
         split: sorted((s for s in samples if s.split == split), key=_path_key) for split in manifest.SPLITS
     }
@@ -93,8 +88,23 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
     if not samples:
         raise DataError(f"{data}: holds no image; known suffixes are {' '.join(sorted(preprocess.SUFFIXES))}")
     defects = [s for s in parts["test"] if s.is_defect]
-    has_masks = bool(defects) and all(s.mask is not None for s in defects)
-    return Dataset(name=name, root=root, has_masks=has_masks, **parts)
+    is_folder = data.is_dir()
+    return Dataset(
+        name=data.resolve().name if is_folder else data.stem,
+        root=data if is_folder else data.parent,
+        has_masks=bool(defects) and all(s.mask is not None for s in defects),
+        **parts,
+    )
+
+
+def _find_samples(data: Path, need_train: bool) -> list[Sample]:
+    if data.is_dir():
+        return mvtec.read(data, need_train=need_train)
+    if data.is_file() and data.suffix.lower() == ".csv":
+        return manifest.read(data)
+    if data.exists():
+        raise DataError(f"{data}: not a data set; give a folder, or a manifest named *.csv")
+    raise DataError(f"{data}: no such file or folder; give a folder of images or a CSV manifest")
 
 
 def _path_key(sample: Sample) -> str:
@@ -185,7 +195,8 @@ def split_good(
     one of the data set's own calibration images is also a training image.
     """
     _check_split(validation_fraction, calibration_fraction, seed)
-    groups = _groups(dataset)
+    digests = {sample.path: file_digest(sample.path) for sample in dataset.train}
+    groups = _groups(dataset, digests)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(groups))
     queue = [groups[i] for i in order]
     n = len(dataset.train)
@@ -199,14 +210,15 @@ def split_good(
             f"{len(validation)} to validate and {len(calibration)} to calibrate; add good images"
         )
     chosen = [replace(s, split="calibration") for s in calibration]
-    return Split(train=rest, validation=validation, calibration=chosen or list(dataset.calibration))
+    calibration = chosen or list(dataset.calibration)
+    return Split(train=rest, validation=validation, calibration=calibration, digests=digests)
 
 
-def _groups(dataset: Dataset) -> list[list[Sample]]:
+def _groups(dataset: Dataset, digests: Mapping[Path, str]) -> list[list[Sample]]:
     """Group identical training images, in order of path; none may be a calibration image as well."""
     groups: dict[str, list[Sample]] = {}
     for sample in sorted(dataset.train, key=lambda s: _relative(s.path, dataset.root)):
-        groups.setdefault(file_digest(sample.path), []).append(sample)
+        groups.setdefault(digests[sample.path], []).append(sample)
     for sample in dataset.calibration:
         twin = groups.get(file_digest(sample.path))
         if twin:

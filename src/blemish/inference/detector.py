@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, repeat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np

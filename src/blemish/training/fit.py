@@ -111,7 +111,7 @@ def fit(
     )
     backend = TorchBackend(network, accelerator.device)
     model_file = _model_file(method, preset, network, images, provenance)
-    model_file = calibrate_model(model_file, backend, split)
+    model_file = calibrate_model(model_file, backend, split, images.held_out)
     if folder is not None and accelerator.is_main_process:
         write_run(folder, model_file, outcome, accelerator)
         save_model_file(folder / MODEL_NAME, model_file)  # last: this file says that a run is finished

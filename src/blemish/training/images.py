@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from blemish.data.cache import ImageCache
+from blemish.data.cache import CACHE_BYTES, ImageCache
 from blemish.images import decode, preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import numpy as np
 
@@ -37,11 +38,12 @@ class TrainingImages:
     """The decoded images: those that are learnt, and those that choose the best epoch, if there are any.
 
     `train` may be larger than the network's images, for random crops; `scored` are the same images as
-    scoring sees them.
+    scoring sees them. `held_out` are the calibration images as scoring sees them, None where there are none.
     """
 
     train: ImageCache
     validation: ImageCache | None
+    held_out: ImageCache | None
     scored: ImageBatches
     image_format: ImageFormat
     allow: frozenset[str]
@@ -66,6 +68,9 @@ def load_images(
     image_format = preprocess.format_of([(first_name, first)], **declared)
     allow = frozenset({"channels"}) if options.channels is not None else frozenset()
 
+    def read(path: Path) -> np.ndarray:
+        return first if path == split.train[0].path else decode.read(path)
+
     def check(name: str, image: np.ndarray) -> None:
         preprocess.format_of([(first_name, first), (name, image)], **declared)
 
@@ -76,17 +81,20 @@ def load_images(
         image_format=image_format,
         allow=allow,
         check=check,
+        read=read,
         on_image=loaded,
         tiling=config.tiling,
         seed=seed,
     )
     train = cache([s.path for s in split.train], size=config.loading_size, compact=larger)
-    validation = [s.path for s in split.validation]
-    if split.calibration:
-        cache([s.path for s in split.calibration], size=config.size, budget=0)
+    validation, calibration = ([s.path for s in part] for part in (split.validation, split.calibration))
+    tiled = config.tiling is not None  # whose images are scored whole, and decoded again for it
+    room = 0 if tiled else max(0, CACHE_BYTES - train.kept.nbytes)
+    held_out = cache(calibration, size=config.size, budget=room) if calibration else None
     return TrainingImages(
         train=train,
         validation=cache(validation, size=config.size) if validation else None,
+        held_out=None if tiled else held_out,
         scored=train.files.at_size(config.size) if larger else train,
         image_format=image_format,
         allow=allow,

@@ -15,7 +15,7 @@ import torch
 
 from blemish.core.errors import UsageError
 from blemish.core.files import remove_leftovers, write_whole
-from blemish.data.hashing import file_digest, fingerprint
+from blemish.data.hashing import fingerprint
 from blemish.inference.model_file import MODEL_NAME, load_model_file, options_of
 from blemish.inference.torch_backend import detector_of
 from blemish.training.checkpoint import CHECKPOINT_FOLDER
@@ -64,7 +64,7 @@ def load_finished(folder: Path, wanted: dict[str, Any], device: str) -> Detector
 def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
     """What an auditor asks for: which images, by content; which seed; which software."""
     fitted = [*split.train, *split.validation]
-    digests = [file_digest(s.path) for s in fitted]
+    digests = [split.digests[s.path] for s in fitted]
     packages = ("blemish", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "scipy")
     return {
         "dataset": name,
