@@ -20,7 +20,7 @@ from commands import run
 from PIL import Image
 from processes import parent_of
 
-from blemish.methods.components.distributed import gathered, own, share_of
+from blemish.methods.components.distributed import gather_parts, own_part, share_of
 
 COMMON = ("--device=cpu", "--precision=fp32", "--seed=3", "--batch-size=5", "--image-size=32")
 COMMON += ("--validation-fraction=0.1", "--calibration-fraction=0.1", "--epochs=17")  # of 3 steps
@@ -165,13 +165,13 @@ def test_shares_make_the_batch(total, processes):
         assert shares == [None] * processes  # each takes all of it
         return
     batch = torch.arange(total)
-    assert torch.cat([own(batch, share) for share in shares]).tolist() == batch.tolist()
+    assert torch.cat([own_part(batch, share) for share in shares]).tolist() == batch.tolist()
     losses = torch.rand(total)
-    mean = torch.stack([share.weight * own(losses, share).mean() for share in shares]).mean()
+    mean = torch.stack([share.weight * own_part(losses, share).mean() for share in shares]).mean()
     torch.testing.assert_close(mean, losses.mean())
 
 
 def test_alone_nothing_is_gathered():
     part = torch.rand(2, 3)
-    assert gathered(part, None, dim=1) is part
-    assert own(part, None) is part
+    assert gather_parts(part, None, dim=1) is part
+    assert own_part(part, None) is part

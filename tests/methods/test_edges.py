@@ -155,11 +155,11 @@ def test_mean_and_variance_by_hand():
 def test_place_statistics_by_hand():
     # Two images of two kinds of score at three places; spreads of the first 0, 1, 2, of the second 3, 3, 0.
     scores = torch.tensor([[[5.0, 1, 2], [0, 0, 4]], [[5.0, 3, 6], [6, 6, 4]]])
-    mean, spread = functional.place_statistics([scores[:1], scores[1:]], places=1)
+    mean, spread = functional.position_statistics([scores[:1], scores[1:]], positions=1)
     assert mean.tolist() == [[5, 2, 4], [3, 3, 4]]
     # half the median, 1 and 3, is added, and a millionth
     assert (spread - 1e-6).tolist() == [pytest.approx([0.5, 1.5, 2.5]), pytest.approx([4.5, 4.5, 1.5])]
-    _, spread = functional.place_statistics([torch.ones(2, 1, 3)], places=1)
+    _, spread = functional.position_statistics([torch.ones(2, 1, 3)], positions=1)
     assert spread.flatten().tolist() == pytest.approx([1e-6] * 3)
 
 

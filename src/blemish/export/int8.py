@@ -230,7 +230,7 @@ def _compare(layers: int, exact: Detector, rounded: Detector, dataset: Dataset, 
     tells = bool(defective.any() and not defective.all())
     samples = dataset.test if tells else (split.calibration or split.train[:IMAGES])
     masks = tells and dataset.has_masks
-    (a, a_pixel), (b, b_pixel) = (_scored(detector, samples, masks) for detector in (exact, rounded))
+    (a, a_pixel), (b, b_pixel) = (_score_all(detector, samples, masks) for detector in (exact, rounded))
     good = ~defective if tells else np.ones(len(samples), bool)
     difference = np.abs(b[good] - a[good]) / np.maximum(np.abs(a[good]), 1e-12)
     areas = None
@@ -246,7 +246,7 @@ def _compare(layers: int, exact: Detector, rounded: Detector, dataset: Dataset, 
     )
 
 
-def _scored(detector: Detector, samples: Sequence[Sample], masks: bool) -> tuple[np.ndarray, float | None]:
+def _score_all(detector: Detector, samples: Sequence[Sample], masks: bool) -> tuple[np.ndarray, float | None]:
     """Scores (n,) of images and, with their masks, the pixel AUROC."""
     pool, scores = roc.PixelPool(), []
     for sample, prediction in zip(samples, detector.predict_many(s.path for s in samples), strict=True):

@@ -121,7 +121,7 @@ def _threshold(ascending: np.ndarray, rate: float) -> float:
 
 def _rank(n: int, rate: float) -> int:
     """Return the k of the threshold, in [1, n]. Raises UsageError for a rate that n images cannot promise."""
-    k = _allowed(n, rate)
+    k = _largest_rank(n, rate)
     if k == 0:
         raise UsageError(
             f"false-alarm rate {rate:g}: {n} calibration images can promise {1 / (n + 1):.3g} at the lowest; "
@@ -130,7 +130,7 @@ def _rank(n: int, rate: float) -> int:
     return k
 
 
-def _allowed(n: int, rate: float) -> int:
+def _largest_rank(n: int, rate: float) -> int:
     """Find the largest k with k / (n + 1) <= rate, as the very division that `p_value` does."""
     if not 0 < rate < 1:
         raise UsageError(f"false-alarm rate {rate}: it must lie between 0 and 1; 0.05 is 5 %")

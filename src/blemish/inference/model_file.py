@@ -164,7 +164,7 @@ def _header_of(file: Path, text: str) -> dict[str, Any]:
         header = json.loads(text)
         version = int(header["format_version"])
     except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(file, error) from error
+        raise _damage_error(file, error) from error
     if version > FORMAT_VERSION:
         raise ModelError(
             f"{file}: model format {version} is newer than this blemish reads "
@@ -193,10 +193,10 @@ def _model_file_of(file: Path, header: dict[str, Any], tensors: dict[str, np.nda
             raise ValueError(f"size {header['size']} is not its option's, {list(model_file.size)}")
         return model_file
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, BlemishError) as error:
-        raise _damaged(file, error) from error
+        raise _damage_error(file, error) from error
 
 
-def _damaged(file: Path, error: Exception) -> ModelError:
+def _damage_error(file: Path, error: Exception) -> ModelError:
     return ModelError(f"{file}: its description is damaged ({_one_line(error)}); train it again")
 
 

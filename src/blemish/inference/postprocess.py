@@ -30,7 +30,7 @@ def image_score(anomaly_map: np.ndarray, how: ImageScore) -> float:
     Source: `top5` is the rule of CPC-AD (section on the evaluation; there over sub-patches); `top1` is our
     choice, between it and the maximum: a speck is not averaged away, one odd pixel does not decide.
     """
-    values = _checked(anomaly_map).astype(np.float64).ravel()
+    values = _check_map(anomaly_map).astype(np.float64).ravel()
     if how == "max":
         return float(values.max())
     if how == "mean":
@@ -75,7 +75,7 @@ def to_original_size(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarr
     value as it is. Raises UsageError for an empty map, NaN or infinity. Our choice: bilinear, the filter
     of `images.resize`, so that a map is aligned with the resized image it came from.
     """
-    values = _checked(anomaly_map).astype(np.float32)
+    values = _check_map(anomaly_map).astype(np.float32)
     if values.shape == tuple(size):
         return values
     return resize(values[np.newaxis], size)[0]
@@ -93,7 +93,7 @@ def regions(anomaly_map: np.ndarray, threshold: float, *, min_area_px: int = 1) 
     """
     from scipy import ndimage
 
-    values = _checked(anomaly_map)
+    values = _check_map(anomaly_map)
     if np.isnan(threshold):
         raise UsageError("pixel threshold nan: it must be a number; calibrate the model, or give one")
     if min_area_px < 1:
@@ -135,7 +135,7 @@ def _areas_and_peaks(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
     return areas, peaks
 
 
-def _checked(anomaly_map: np.ndarray) -> np.ndarray:
+def _check_map(anomaly_map: np.ndarray) -> np.ndarray:
     """Return the map itself, refused unless it is (h, w), not empty and finite."""
     values = np.asarray(anomaly_map)
     if values.ndim != 2 or values.size == 0:

@@ -31,13 +31,13 @@ from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
-from blemish.methods.components.distributed import gathered, own
+from blemish.methods.components.distributed import gather_parts, own_part
 from blemish.methods.components.encoders import DenseEncoder, ResNetEncoder
 from blemish.methods.components.functional import (
     expose,
     grey,
     mean_and_variance,
-    place_statistics,
+    position_statistics,
     white_point,
     whitening,
 )
@@ -101,9 +101,9 @@ class CpcAdConfig(TrainedConfig):
     score: Literal["infonce", "margin"] = "infonce"
     """infonce: the loss of a pair. margin: how far its best negative beats the positive."""
     place_statistics: bool = True
-    """Standardise each score by its mean and spread at its place over the good training images."""
+    """Standardise each score by its mean and std at its position over the good training images."""
     place_density: bool = True
-    """Add how unlikely each encoding is at its place: a Gaussian over the good training images."""
+    """Add how unlikely each encoding is at its position: a Gaussian over the good training images."""
     combine: Literal["mean", "sum"] = "mean"
     """Of the pairs that end in a sub-patch: mean or sum."""
     interpolation: Literal["nearest", "linear"] = "linear"
@@ -267,7 +267,7 @@ def random_crops(
         (B, C, *size), with the filter of `blemish.images.preprocess.resize`.
     """
     H, W = x.shape[2:]
-    drawn = own(torch.rand(share.total if share else len(x), 4), share)
+    drawn = own_part(torch.rand(share.total if share else len(x), 4), share)
     crops = []
     for image, (scale, down, across, coin) in zip(x, drawn.tolist(), strict=True):
         scale = smallest + (1 - smallest) * scale
@@ -404,8 +404,8 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
         """Return the mean of L_k over all pairs, Eq. (2), of encodings (E, B, g, d)."""
         E, B, g, d = z.shape
         negatives, total = self.config.negatives, share.total if share else B
-        drawn = own(torch.randint(total * g, (total * g * negatives,)).view(total, -1), share).flatten()
-        everyone = gathered(z, share, dim=1).flatten(1, 2)  # (E, total·g, d)
+        drawn = own_part(torch.randint(total * g, (total * g * negatives,)).view(total, -1), share).flatten()
+        everyone = gather_parts(z, share, dim=1).flatten(1, 2)  # (E, total·g, d)
         z_j = everyone.index_select(1, drawn.to(z.device)).view(E, B, g, negatives, d)
         candidates = torch.cat([z[:, :, :, None], z_j], dim=3)  # the positive first
         scores = log_f(candidates, self.predictions(z))  # (E, B, g, p/E, 1 + negatives)
@@ -424,10 +424,10 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
         return self._by_pair(rule(positive, negatives))
 
     def sub_patch_scores(self, z: Tensor) -> Tensor:
-        """Score each sub-patch. Encodings (E, B, g, d) -> (B, 1, g), or (B, 2, g) with the place's density.
+        """Score each sub-patch. Encodings (E, B, g, d) -> (B, 1, g), or (B, 2, g) with the density.
 
         First the mean (or sum) over the pairs that end in it (Sec. 5: "combine their losses"). Then, ours,
-        how unlikely its encoding is at its place. Eq. (2) estimates log p(z | c) / p(z): what is rare but
+        how unlikely its encoding is at its position. Eq. (2) estimates log p(z | c) / p(z): what is rare but
         agrees with equally rare surroundings, a stain that covers its own context, scores well there. The
         density p(z), a Gaussian over the good training images, is the factor that is missing.
         """
@@ -453,7 +453,7 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
 
     @torch.no_grad()
     def prepare(self, batches: Batches) -> None:
-        """Before training: white point, mean and spread of the training images (batches (B, C, H, W))."""
+        """Before training: white point, mean and std of the training images (batches (B, C, H, W))."""
         if self.config.exposure:
             self.mean_white.copy_(mean_and_variance(white_point(self.grey(x)) for x in batches())[0])
         n, total, squares = 0, 0.0, 0.0
@@ -471,7 +471,7 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
-        """After training, from the good training images: the bank of negatives; then place statistics.
+        """After training, from the good training images: the bank of negatives, each position's statistics.
 
         Each sub-patch draws a number, and the smallest make the bank: a uniform draw in one pass.
         """
@@ -497,6 +497,6 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
             self.place_whitening.copy_(whitening(covariance, n))
         if self.config.place_statistics:
             scores = (self.sub_patch_scores(self.encode(x)) for x in self._as_scored(batches()))
-            mean, spread = place_statistics(scores, places=1)
+            mean, std = position_statistics(scores, positions=1)
             self.place_mean.copy_(mean)
-            self.place_spread.copy_(spread)
+            self.place_spread.copy_(std)

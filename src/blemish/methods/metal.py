@@ -33,7 +33,7 @@ from blemish.methods.components.functional import (
     blur,
     expose,
     mean_and_variance,
-    place_statistics,
+    position_statistics,
     same_blur_matrix,
     smoothing_matrix,
     ssim_map,
@@ -81,7 +81,7 @@ class MetalConfig(TrainedConfig):
     smoothing: tuple[float, ...] = (2.0, 8.0)
     """σ of the map's Gaussian filter in pixels of the resized image; of several, the largest value counts."""
     place_statistics: bool = True
-    """Standardise each error by its mean and spread at each place over the good training images."""
+    """Standardise each error by its mean and std at each position over the good training images."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be cut into patches, and widths that no layer can have."""
@@ -431,14 +431,14 @@ class Metal(TrainedMethod[MetalConfig]):
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
-        """After training: take the error's mean and spread at each place from the good training images.
+        """After training: take the error's mean and std at each position from the good training images.
 
         Our choice: an edge that no context predicts to the pixel lights up on every image, good or not.
         """
         if self.config.place_statistics:
-            mean, spread = place_statistics((self.errors(x) for x in batches()), places=2)
+            mean, std = position_statistics((self.errors(x) for x in batches()), positions=2)
             self.place_mean.copy_(mean)
-            self.place_spread.copy_(spread)
+            self.place_spread.copy_(std)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

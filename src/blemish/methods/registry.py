@@ -39,7 +39,7 @@ METHODS: dict[str, type[Method[Any]]] = {
 }
 
 
-def _installed() -> dict[str, type[Method[Any]]]:
+def _load_installed() -> dict[str, type[Method[Any]]]:
     """Load the methods of other packages. Raises UsageError for one that cannot be loaded."""
     found: dict[str, type[Method[Any]]] = {}
     for entry in entry_points(group=ENTRY_POINTS):
@@ -52,7 +52,7 @@ def _installed() -> dict[str, type[Method[Any]]]:
     return found
 
 
-METHODS = _installed() | METHODS
+METHODS = _load_installed() | METHODS
 
 
 def method_named(method: str) -> type[Method[Any]]:

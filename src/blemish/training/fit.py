@@ -98,7 +98,7 @@ def fit(
     images = load_images(split, config, image_options or ImageOptions(), watcher.loading, seed)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    network = _untrained(kind, config, images.image_format.channels, seed)
+    network = _make_network(kind, config, images.image_format.channels, seed)
     outcome = _train(
         network,
         images,
@@ -119,7 +119,7 @@ def fit(
     return Detector(model_file=model_file, backend=backend)
 
 
-def _untrained(kind: type[Method[Any]], config: DetectorConfig, channels: int, seed: int) -> Method[Any]:
+def _make_network(kind: type[Method[Any]], config: DetectorConfig, channels: int, seed: int) -> Method[Any]:
     """Make the network; its first weights follow from the seed alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

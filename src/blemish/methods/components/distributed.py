@@ -40,12 +40,12 @@ def share_of(total: int, *, process: int, processes: int) -> Share | None:
     return Share(total=total, first=first, last=last, weight=processes * (last - first) / total)
 
 
-def own(drawn: Tensor, share: Share | None) -> Tensor:
+def own_part(drawn: Tensor, share: Share | None) -> Tensor:
     """Keep the own part of what was drawn for each image of the batch, (total, ...)."""
     return drawn if share is None else drawn[share.own]
 
 
-def gathered(part: Tensor, share: Share | None, *, dim: int) -> Tensor:
+def gather_parts(part: Tensor, share: Share | None, *, dim: int) -> Tensor:
     """Put the parts of all processes together along `dim`; gradients flow back to those whose parts they are.
 
     A sum over processes of parts with zeros around them, as parts may differ in length.

@@ -122,16 +122,16 @@ def mean_and_variance(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean, (squares / n - mean**2).clamp(min=0)
 
 
-def place_statistics(batches: Iterable[Tensor], places: int) -> tuple[Tensor, Tensor]:
-    """Mean and spread at each place, by which scores (B, ..., places) are standardised (ours).
+def position_statistics(batches: Iterable[Tensor], positions: int) -> tuple[Tensor, Tensor]:
+    """Mean and std at each position, by which scores (B, ..., positions) are standardised (ours).
 
-    Half the typical spread is added, so that a place that never varies cannot shout. `places` is the number
-    of trailing dimensions that are places; the rest, kinds of score, have a typical spread each.
+    Half the typical std is added, so that a position that never varies does not dominate. `positions` is the
+    number of trailing dimensions that are positions; the rest, kinds of score, have a typical std each.
     """
     mean, variance = mean_and_variance(batches)
-    spread = variance.sqrt()
-    typical = spread.flatten(-places).median(dim=-1).values[(..., *[None] * places)]
-    return mean, spread + 0.5 * typical + 1e-6
+    std = variance.sqrt()
+    typical = std.flatten(-positions).median(dim=-1).values[(..., *[None] * positions)]
+    return mean, std + 0.5 * typical + 1e-6
 
 
 def whitening(covariance: Tensor, n: int) -> Tensor:
