@@ -1,6 +1,6 @@
 """Do the tests notice? Mutants of three rooms, and how many of them a test fails on.
 
-    python benchmarks/mutants.py [ROOM ...] [--share 0.3] [--seed 0] [--only TEXT] [--out FILE.json]
+    python benchmarks/mutants.py [ROOM ...] [--share 0.3] [--seed 0] [--only TEXT] [--again] [--out FILE]
 
 Mutants are made by mutmut's operators; rooms and their tests stand in pyproject.toml, [tool.mutants].
 mutmut's own runner leaves out decorated functions and all that stands outside of functions, which is much
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = [(kind, make) for kind, make in mutation_operators if make is not operator_string]
 SKIPPED = (cst.Annotation, cst.Import, cst.ImportFrom, cst.Decorator, cst.Raise, cst.BaseString)
+ALIVE = ("survived", "uncovered")
 UNTOUCHED_CALLS = {"len", "isinstance", "TypeVar", "cast"}
 
 
@@ -180,25 +181,44 @@ def table_of(results: list[tuple[Mutant, str]], share: float, known: dict[str, d
     survivors = [
         {"mutant": m.name, **known.get(m.name, {"kind": "open", "reason": ""})}
         for m, outcome in results
-        if outcome in ("survived", "uncovered")
+        if outcome in ALIVE
     ]
-    kinds = Counter(s["kind"] for s in survivors)
-    matter = len(results) - sum(n for kind, n in kinds.items() if kind not in ("open", "real"))
-    alive = kinds["open"] + kinds["real"]
-    return {
+    counts = {
         "share_of_mutants": share,
         "mutants": len(results),
         "killed": sum(outcome == "killed" for _, outcome in results),
         "timed_out": sum(outcome == "timed out" for _, outcome in results),
+        "by_file": {
+            str(path.relative_to(ROOT / "src" / "blemish")): f"{killed} / {total}"
+            for path, killed, total in _by_file(results)
+        },
+    }
+    return summed(counts, survivors)
+
+
+def again(table: dict, results: list[tuple[Mutant, str]]) -> dict:
+    """Take from a table the survivors that a test kills by now."""
+    alive = {m.name for m, outcome in results if outcome in ALIVE}
+    gone = [s for s in table["survivors"] if s["mutant"] not in alive]
+    table["killed"] += len(gone)
+    for survivor in gone:
+        file = survivor["mutant"].split()[0]
+        killed, total = table["by_file"][file].split(" / ")
+        table["by_file"][file] = f"{int(killed) + 1} / {total}"
+    return summed(table, [s for s in table["survivors"] if s["mutant"] in alive])
+
+
+def summed(table: dict, survivors: list[dict[str, str]]) -> dict:
+    """Say how many survivors change a result."""
+    kinds = Counter(s["kind"] for s in survivors)
+    alive = sum(kinds[kind] for kind in ("open", "real"))
+    matter = table["mutants"] - len(survivors) + alive
+    return table | {
         "survived": len(survivors),
         "survivors_by_kind": dict(sorted(kinds.items())),
         "change_a_result": matter,
         "survivors_that_change_a_result": alive,
         "survivors_that_change_a_result_percent": round(100 * alive / matter, 2) if matter else 0.0,
-        "by_file": {
-            str(path.relative_to(ROOT / "src" / "blemish")): f"{killed} / {total}"
-            for path, killed, total in _by_file(results)
-        },
         "survivors": survivors,
     }
 
@@ -215,6 +235,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of each file's mutants, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="mutants whose name holds this; nothing is written")
+    parser.add_argument("--again", action="store_true", help="the survivors that the file of results lists")
+    parser.add_argument("--tests", nargs="*", help="these instead of the room's; with --again, new ones")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "mutants.json")
     options = parser.parse_args()
     from mutant_session import run_mutants
@@ -225,17 +247,22 @@ def main() -> None:
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"rooms": {}}
     for room in options.rooms or list(settings):
         began = time.monotonic()
+        table = stored["rooms"].get(room, {})
+        known = {s["mutant"]: {k: s[k] for k in ("kind", "reason")} for s in table.get("survivors", [])}
         paths = sorted(p for source in settings[room]["sources"] for p in (ROOT / source).rglob("*.py"))
-        mutants = chosen_of(paths, options.share, options.seed, options.only)
+        mutants = chosen_of(paths, 1.0 if options.again else options.share, options.seed, options.only)
+        if options.again:
+            mutants = [m for m in mutants if m.name in known]
         print(f"{room}: {len(mutants)} mutants of {len(paths)} files", file=sys.stderr)
-        results = list(run_mutants(mutants, settings[room]["tests"]))
+        results = list(run_mutants(mutants, options.tests or settings[room]["tests"]))
         if options.only:
             continue
-        before = stored["rooms"].get(room, {}).get("survivors", [])
-        known = {s["mutant"]: {k: s[k] for k in ("kind", "reason")} for s in before}
-        table = table_of(results, options.share, known)
-        stored["seed"] = options.seed
-        stored["rooms"][room] = {"minutes": round((time.monotonic() - began) / 60, 1), **table}
+        if options.again:
+            table = again(table, results)
+        else:
+            minutes = round((time.monotonic() - began) / 60, 1)
+            table = {"minutes": minutes, "seed": options.seed, **table_of(results, options.share, known)}
+        stored["rooms"][room] = table
         options.out.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
         shown = {k: v for k, v in table.items() if k not in ("survivors", "by_file")}
         print(json.dumps(shown, indent=1), file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.autoencoder import AutoencoderConfig
 from blemish.methods.baselines.cutpaste import CutPasteConfig
 from blemish.methods.baselines.kde import KdeConfig
@@ -61,3 +62,21 @@ def test_cpc_ad_is_what_its_page_says():
 @pytest.mark.parametrize(("kind", "expected"), BASELINES, ids=lambda x: getattr(x, "__name__", ""))
 def test_baselines_are_what_the_benchmark_ran(kind, expected):
     check(kind(), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            AeL2.presets["paper"],
+            {"learning_rate": 2e-4, "schedule": "constant", "steps": 15_625, "batch_size": 128},
+        ),
+        (Metal.presets["paper-object"], {"hidden": 1024, "image_score": "max", "smoothing": (4.0,)}),
+        (CpcAd.presets["paper"], {"bank": 16, "width": 64, "interpolation": "nearest", "epochs": 150}),
+    ],
+    ids=["autoencoders", "metal", "cpc-ad"],
+)
+def test_papers_presets_train_on_all_good_images(config, expected):
+    check(config, expected)
+    assert config.calibration_fraction == 0.0
+    assert config.validation_fraction == (0.1 if "hidden" in expected else 0.0)  # MeTAL's early stopping
