@@ -198,14 +198,14 @@ def table_of(results: list[tuple[Mutant, str]], share: float, known: dict[str, d
 
 def again(table: dict, results: list[tuple[Mutant, str]]) -> dict:
     """Take from a table the survivors that a test kills by now."""
-    alive = {m.name for m, outcome in results if outcome in ALIVE}
-    gone = [s for s in table["survivors"] if s["mutant"] not in alive]
+    killed_now = {m.name for m, outcome in results if outcome not in ALIVE}
+    gone = [s for s in table["survivors"] if s["mutant"] in killed_now]
     table["killed"] += len(gone)
     for survivor in gone:
         file = survivor["mutant"].split()[0]
         killed, total = table["by_file"][file].split(" / ")
         table["by_file"][file] = f"{int(killed) + 1} / {total}"
-    return summed(table, [s for s in table["survivors"] if s["mutant"] in alive])
+    return summed(table, [s for s in table["survivors"] if s not in gone])
 
 
 def summed(table: dict, survivors: list[dict[str, str]]) -> dict:

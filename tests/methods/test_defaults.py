@@ -13,6 +13,7 @@ from blemish.methods.baselines.texture_inspection import TextureInspectionConfig
 from blemish.methods.baselines.variation import VariationConfig
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
 from blemish.methods.metal import Metal, MetalConfig
+from blemish.methods.registry import METHODS
 
 METAL = {
     "size": (128, 128), "patch_size": 16, "stripes": "rows", "masking": "strict", "embedding": 128,
@@ -80,3 +81,11 @@ def test_papers_presets_train_on_all_good_images(config, expected):
     check(config, expected)
     assert config.calibration_fraction == 0.0
     assert config.validation_fraction == (0.1 if "hidden" in expected else 0.0)  # MeTAL's early stopping
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_default(method):
+    kind = METHODS[method]
+    assert isinstance(kind.presets["default"], kind.config_type)
+    for preset in kind.presets.values():
+        assert isinstance(preset, kind.config_type)
