@@ -26,7 +26,7 @@ from playwright.sync_api import expect
 
 from blemish.record.store import new_id
 from blemish.station.app import create
-from blemish.station.engine import Request
+from blemish.station.engine_jobs import Upload
 from blemish.station.security import Tokens
 from blemish.station.station import Station
 
@@ -69,7 +69,7 @@ class Running:
 
     def inspect(self, data: bytes, name: str = "part.png"):
         """Score an image as the service does."""
-        return self.station.engine().submit(Request(data=data, source="api", name=name)).result(60)
+        return self.station.engine().submit(Upload(data=data, source="api", name=name)).result(60)
 
     def reject(self, number: int) -> None:
         """Record rejected parts R-0, R-1, …, all with the picture of a good one."""

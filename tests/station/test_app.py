@@ -183,10 +183,10 @@ def test_full_is_said_so(tiny_model: Path, tmp_path: Path, parts):
     with served(tiny_model, tmp_path, capacity=1) as client:
         station = client.app.state.station
         (engine,) = station.engines.values()
-        assert engine._room.acquire(blocking=False)
+        assert engine._free_places.acquire(blocking=False)
         answer = send(client, parts["good"])
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        engine._room.release()
+        engine._free_places.release()
         assert send(client, parts["good"]).status_code == 201
 
 

@@ -21,7 +21,8 @@ pytest.importorskip("sqlalchemy", reason="the station's packages are not install
 
 from blemish.inference.detector import Detector
 from blemish.record.store import Inspection
-from blemish.station.engine import Busy, Engine, Model, Request
+from blemish.station.engine import Busy, Engine
+from blemish.station.engine_jobs import Model, Upload
 from blemish.station.render import read_map
 
 LEVELS = [100, 120, 140]
@@ -75,8 +76,8 @@ def png(level: int, side: int = 32) -> bytes:
     return buffer.getvalue()
 
 
-def request(level: int, side: int = 32, part: str | None = None) -> Request:
-    return Request(data=png(level, side), source="api", name=f"{level}.png", part=part)
+def request(level: int, side: int = 32, part: str | None = None) -> Upload:
+    return Upload(data=png(level, side), source="api", name=f"{level}.png", part=part)
 
 
 def answer(future: Future[Inspection]) -> Inspection:
@@ -149,7 +150,7 @@ def test_there_is_room_for_so_many_and_no_more():
 
 
 def test_what_is_no_image_is_a_row_with_its_error_and_is_not_kept():
-    garbage = Request(data=b"\x89PNG\r\n\x1a\n" + b"garbage", source="api", name="x.png")
+    garbage = Upload(data=b"\x89PNG\r\n\x1a\n" + b"garbage", source="api", name="x.png")
     with running(fake_detector(grey_levels=LEVELS)) as engine:
         said = answer(engine.submit(garbage))
         assert said.error is not None
@@ -200,7 +201,7 @@ def test_files_that_wait_are_bounded_by_their_bytes_too():
         engine.store.open.set()
         for future in futures:
             answer(future)
-        large = Request(data=png(90) + bytes(4 * len(one.data)), source="api")
+        large = Upload(data=png(90) + bytes(4 * len(one.data)), source="api")
         wait_for(lambda: not engine.waiting)
         assert answer(engine.submit(large)).error is None  # one is taken, however large
 
@@ -232,8 +233,8 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
 def test_whole_maps_and_images_do_not_wait_for_the_disk():
     with running(fake_detector(grey_levels=LEVELS)) as engine:
         kept = []
-        keep = engine._keep
-        engine._keep = lambda job, result: (kept.append((job, result)), keep(job, result))  # type: ignore[method-assign]
+        write = engine._write_files
+        engine._write_files = lambda job, result: (kept.append((job, result)), write(job, result))  # type: ignore[method-assign]
         answer(engine.submit(request(90, side=500)))
     ((job, result),) = kept
     assert result.anomaly_map.shape == (32, 32)

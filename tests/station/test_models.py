@@ -96,8 +96,8 @@ def test_what_cannot_be_recalibrated_is_said(tiny_model: Path, tmp_path: Path):
         assert few.status_code == 409
         assert "0 good parts are on record" in few.json()["detail"]
         unknown = client.post(f"/v1/models/{'a' * 64}/recalibration", json={})
-        assert (unknown.status_code, "not in use here" in unknown.json()["detail"]) == (422, True)
-        assert client.post(f"/v1/models/{'a' * 64}/use").status_code == 422
+        assert (unknown.status_code, "not in use here" in unknown.json()["detail"]) == (404, True)
+        assert client.post(f"/v1/models/{'a' * 64}/use").status_code == 404
         assert client.post(f"/v1/models/{digest}/recalibration", json={"parts": 0}).status_code == 422
 
 
@@ -183,6 +183,6 @@ def test_refusals_of_trainings(client: TestClient):
     few = client.post(f"/v1/trainings/{id}/start")
     assert (few.status_code, "has 0 images; give 10" in few.json()["detail"]) == (409, True)
     assert client.get(f"/v1/trainings/{'0' * 26}").status_code == 404
-    assert client.post(f"/v1/trainings/{'0' * 26}/start").status_code == 422
+    assert client.post(f"/v1/trainings/{'0' * 26}/start").status_code == 404
     client.post(f"/v1/trainings/{id}/cancel")
     assert "is cancelled" in client.post(f"/v1/trainings/{id}/start").json()["detail"]

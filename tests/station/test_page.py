@@ -57,10 +57,10 @@ def test_the_heat_is_the_map_of_the_service(here: Running, tab: Open):
     size = int(answer.headers["x-map-height"]), int(answer.headers["x-map-width"])
     coarse = np.frombuffer(answer.body(), "<f4").reshape(size)
     heat = resize(coarse[None], (64, 64))[0]
-    low, high = here.station.look_of(inspection.model).display_range
+    low, high = here.station.map_style(inspection.model).display_range
     t = np.clip((heat - low) / (high - low), 0, 1)[..., None]
     colour = 255 * np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1])), 0, 1)
-    level = here.station.look_of(inspection.model).pixel_threshold
+    level = here.station.map_style(inspection.model).pixel_threshold
     assert level is not None
     height, width = plain.shape[:2]
     scale = min(width, height) / 64

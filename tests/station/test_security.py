@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
 from blemish.core.errors import DataError, UsageError
-from blemish.station.security import COOKIE, Guard, Tokens, check_binding, is_loopback
+from blemish.station.guard import Guard
+from blemish.station.security import COOKIE, Role, Tokens, check_binding, is_loopback
 
 
 async def echo(scope, receive, send) -> None:
@@ -22,10 +23,16 @@ async def echo(scope, receive, send) -> None:
         size += len(message.get("body", b""))
         if not message.get("more_body"):
             break
-    token = scope.get("token")
-    body = json.dumps([size, token and token.name]).encode()
+    body = json.dumps([size, scope["caller"].name]).encode()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
+
+
+def role_for(scope) -> Role | None:
+    """The page is everybody's; what writes is an operator's."""
+    if scope["path"] == "/" or scope["path"].startswith("/static/"):
+        return None
+    return "viewer" if scope["method"] == "GET" else "operator"
 
 
 def call(
@@ -41,7 +48,7 @@ def call(
 
     app = FastAPI()
     app.mount("/", echo)
-    guard = Guard(app, tokens=tokens, hosts=hosts, max_bytes=100, public=("/",))
+    guard = Guard(app, tokens=tokens, hosts=hosts, max_bytes=100, role_for=role_for)
     parts, sent = list(body), []
 
     async def receive():
@@ -129,7 +136,7 @@ def guarded(bodies: Sequence[Sequence[bytes | None]], **limits: int) -> list[int
 
     app = FastAPI()
     app.mount("/", echo)
-    guard = Guard(app, tokens=Tokens(Path("nowhere")), hosts=(), max_bytes=100, public=(), **limits)
+    guard = Guard(app, tokens=Tokens(Path("nowhere")), hosts=(), max_bytes=100, role_for=role_for, **limits)
     statuses = [0] * len(bodies)
 
     async def request(n: int) -> None:
@@ -165,7 +172,7 @@ def test_all_bodies_together_are_bounded():
 
 
 def test_a_sender_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("blemish.station.security.SILENCE", 1.0)
+    monkeypatch.setattr("blemish.station.guard.BODY_TIMEOUT_S", 1.0)
     assert guarded([[b"x" * 20, None, b""], [b"x"]]) == [408, 200]
 
 

@@ -7,6 +7,8 @@ BlemishError                  anything blemish refuses
 ├── TrainingError             training cannot go on
 │   └── Interrupted           training was asked to stop
 └── UsageError                an option or a request cannot be honoured
+    ├── NotFoundError         what is asked for does not exist
+    └── ConflictError         it exists, and its state does not allow what is asked
 """
 
 from __future__ import annotations
@@ -38,3 +40,11 @@ class Interrupted(TrainingError):
 
 class UsageError(BlemishError):
     """An option, or a request, cannot be honoured as given."""
+
+
+class NotFoundError(UsageError):
+    """What a request names does not exist."""
+
+
+class ConflictError(UsageError):
+    """What a request names exists, and the state that it is in does not allow what is asked."""

@@ -20,10 +20,9 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from blemish.core.errors import BlemishError, ImageError
 from blemish.core.types import Prediction
@@ -31,60 +30,32 @@ from blemish.images.decode import Frame, decode
 from blemish.images.draw import map_file
 from blemish.images.limits import MAX_PIXELS, TooLarge, at_most
 from blemish.images.preprocess import LARGE
-from blemish.record.store import Inspection, new_id
+from blemish.station.engine_jobs import Job, Model, Upload, inspection_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from blemish.inference.detector import Detector, Prepared
+    from blemish.inference.detector import Detector
     from blemish.record.archive import Archive
-    from blemish.record.store import Store
+    from blemish.record.store import Inspection, Store
 
 T = TypeVar("T")
 SCORERS = 2
 """Threads that score: one reads off a batch's maps while the other's is in the network."""
-KEEPERS = 8
+WRITERS = 8
 """Threads that write files; what they do is mostly to wait for the disk."""
-RECORDED_TOGETHER = 256
+MAX_ROWS = 256
 """Rows of a transaction at most."""
-WAITING_BYTES = 2**29
-"""Bytes of files that wait, unless told."""
+MAX_WAITING_BYTES = 2**29
+"""Bytes of files that wait at most."""
 
 
 class Busy(BlemishError):
     """As many requests as can wait are waiting."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """An image file's bytes, and what its sender says of it."""
-
-    data: bytes
-    source: str
-    name: str | None = None
-    part: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """A detector, and the digest of the file that it came from."""
-
-    digest: str
-    detector: Detector
-
-
-@dataclass(eq=False)
-class _Job:
-    request: Request
-    answer: Future[Inspection]
-    began: float
-    model: Model  # one for the whole job, though it be replaced meanwhile
-    size: tuple[int, int] | None = None  # height and width of the image
-    prepared: Prepared | None = None
-
-    @property
-    def name(self) -> str:
-        return self.request.name or "image"
+class AnswerTimeout(BlemishError):
+    """A request has waited for its answer as long as it may; its row is recorded all the same."""
 
 
 class Engine:
@@ -97,7 +68,7 @@ class Engine:
         archive: Archive,
         *,
         capacity: int = 64,
-        max_bytes: int = WAITING_BYTES,
+        max_bytes: int = MAX_WAITING_BYTES,
         max_pixels: int = MAX_PIXELS,
         on_recorded: Callable[[Sequence[Inspection]], None] = lambda _: None,
     ) -> None:
@@ -105,12 +76,12 @@ class Engine:
         self.model, self.store, self.archive = model, store, archive
         self.capacity, self.max_bytes, self.max_pixels = capacity, max_bytes, max_pixels
         self.on_recorded = on_recorded
-        self._room, self._large = threading.Semaphore(capacity), threading.Lock()
+        self._free_places, self._one_large = threading.Semaphore(capacity), threading.Lock()
         self._waiting, self._bytes, self._counting = 0, 0, threading.Lock()
-        self._ready: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._kept: queue.SimpleQueue[tuple[_Job, Inspection] | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._kept: queue.SimpleQueue[tuple[Job, Inspection] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
-        self._keepers = ThreadPoolExecutor(KEEPERS, thread_name_prefix="keep")
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
         self._scorers = [threading.Thread(target=_repeat, args=(self._score,)) for _ in range(SCORERS)]
         self._recorder = threading.Thread(target=_repeat, args=(self._record,))
         for thread in (*self._scorers, self._recorder):
@@ -122,11 +93,11 @@ class Engine:
         """Requests that have no answer yet."""
         return self._waiting
 
-    def submit(self, request: Request) -> Future[Inspection]:
-        """Queue a request; its answer may raise what went wrong. Raises Busy when there is no room."""
-        size = len(request.data)
+    def submit(self, upload: Upload) -> Future[Inspection]:
+        """Queue an upload; its answer may raise what went wrong. Raises Busy when there is no room."""
+        size = len(upload.data)
         self._enter(size)
-        job = _Job(request, Future(), time.monotonic(), self.model)
+        job = Job(upload, Future(), time.monotonic(), self.model)
         job.answer.add_done_callback(lambda _: self._leave(size))
         if self._tiled:
             self._ready.put(job)
@@ -144,43 +115,43 @@ class Engine:
         for thread in (*self._scorers, self._recorder):
             thread.join()
         self._decoders.shutdown()
-        self._keepers.shutdown()
+        self._writers.shutdown()
 
     @property
     def _tiled(self) -> bool:
         return self.model.detector.model_file.tiling is not None
 
     def _enter(self, size: int) -> None:
-        if not self._room.acquire(blocking=False):
+        if not self._free_places.acquire(blocking=False):
             raise Busy(f"{self.capacity} images wait already; send it again in a second")
         with self._counting:
             full = self._bytes > 0 and self._bytes + size > self.max_bytes  # one is taken, however large
             if not full:
                 self._waiting, self._bytes = self._waiting + 1, self._bytes + size
         if full:
-            self._room.release()
+            self._free_places.release()
             raise Busy(f"images of {self._bytes / 1e6:.0f} MB wait already; send it again in a second")
 
     def _leave(self, size: int) -> None:
         with self._counting:
             self._waiting, self._bytes = self._waiting - 1, self._bytes - size
-        self._room.release()
+        self._free_places.release()
 
-    def _decode(self, job: _Job) -> None:
+    def _decode(self, job: Job) -> None:
         detector = job.model.detector
         try:
             job.prepared = self._with_image(job, detector.prepare)
             self._ready.put(job)
         except ImageError as error:
-            self._keepers.submit(self._keep, job, error)
+            self._writers.submit(self._write_files, job, error)
         except Exception as error:
             job.answer.set_exception(error)
 
-    def _with_image(self, job: _Job, use: Callable[[Frame], T]) -> T:
+    def _with_image(self, job: Job, use: Callable[[Frame], T]) -> T:
         """Decode an image for one use; of large ones, which take gigabytes, one at a time."""
 
         def decoded() -> T:
-            image = decode(job.request.data, name=job.name)
+            image = decode(job.upload.data, name=job.name)
             job.size = image.shape[0], image.shape[1]
             return use(Frame(path=job.name, image=image))
 
@@ -190,7 +161,7 @@ class Engine:
         except TooLarge:
             if self.max_pixels <= LARGE:
                 raise
-        with self._large, at_most(self.max_pixels):
+        with self._one_large, at_most(self.max_pixels):
             return decoded()
 
     def _score(self) -> bool:
@@ -206,36 +177,36 @@ class Engine:
                     self._score_tiled(job)
         return True
 
-    def _score_batch(self, detector: Detector, left: deque[_Job]) -> None:
+    def _score_batch(self, detector: Detector, left: deque[Job]) -> None:
         try:
             loaded = [(Path(job.name), job.prepared) for job in left if job.prepared]
             for result in detector.predict_prepared(loaded):
-                self._keepers.submit(self._keep, left.popleft(), _small(result))
+                self._writers.submit(self._write_files, left.popleft(), _small(result))
         except Exception as error:
             _fail(left, error)
 
-    def _score_tiled(self, job: _Job) -> None:
+    def _score_tiled(self, job: Job) -> None:
         try:
-            self._keep(job, self._with_image(job, job.model.detector.predict))
+            self._write_files(job, self._with_image(job, job.model.detector.predict))
         except ImageError as error:
-            self._keep(job, error)
+            self._write_files(job, error)
         except Exception as error:
             job.answer.set_exception(error)
 
-    def _keep(self, job: _Job, result: Prediction | ImageError) -> None:
+    def _write_files(self, job: Job, result: Prediction | ImageError) -> None:
         """Put image and map into the archive, and the row where it will be recorded."""
         try:
             image_hash = map_hash = None
             if isinstance(result, Prediction):  # what is no image is not kept
                 assert result.coarse_map is not None
-                image_hash = self.archive.put(job.request.data, "image")
+                image_hash = self.archive.put(job.upload.data, "image")
                 map_hash = self.archive.put(map_file(result.coarse_map), "map")
-            self._kept.put((job, _inspection(job, result, image_hash, map_hash)))
+            self._kept.put((job, inspection_of(job, result, image_hash, map_hash)))
         except Exception as error:
             job.answer.set_exception(error)
 
     def _record(self) -> bool:
-        kept = _take(self._kept, RECORDED_TOGETHER)
+        kept = _take(self._kept, MAX_ROWS)
         if kept is None:
             return False
         inspections = [inspection for _, inspection in kept]
@@ -285,30 +256,6 @@ def _take(waiting: queue.SimpleQueue[T | None], most: int) -> list[T] | None:
     return taken
 
 
-def _fail(jobs: Iterable[_Job], error: Exception) -> None:
+def _fail(jobs: Iterable[Job], error: Exception) -> None:
     for job in jobs:
         job.answer.set_exception(error)
-
-
-def _inspection(
-    job: _Job, result: Prediction | ImageError, image_hash: str | None, map_hash: str | None
-) -> Inspection:
-    now = datetime.now(UTC)
-    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
-    height, width = job.size or (None, None)
-    found: dict[str, Any] = result.shared_fields() if isinstance(result, Prediction) else {"score": None}
-    found["path"] = job.request.name
-    return Inspection(
-        **found,
-        id=new_id(now),
-        time=now,
-        source=job.request.source,
-        part=job.request.part,
-        model=job.model.digest,
-        image=image_hash,
-        map=map_hash,
-        height=height,
-        width=width,
-        error=str(result) if isinstance(result, ImageError) else None,
-        seconds=time.monotonic() - job.began,
-    )

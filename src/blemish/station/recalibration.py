@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.core.errors import DataError, UsageError
+from blemish.core.errors import ConflictError, DataError, UsageError
 from blemish.inference import postprocess
 from blemish.inference.calibration import calibrate
 from blemish.inference.model_file import model_file_bytes
@@ -79,14 +79,14 @@ def _maximum(row: Inspection, archive: Archive) -> float:
 def version_bytes(source: Path, model_file: ModelFile) -> bytes:
     """Return the content of a model file of the kind of `source`, whose network it has.
 
-    Raises UsageError where an exported model needs the package onnx and it is missing.
+    Raises ConflictError where an exported model needs the package onnx and it is missing.
     """
     if source.suffix.lower() != SUFFIX:
         return model_file_bytes(model_file)
     try:
         import onnx
     except ImportError as error:
-        raise UsageError("a new version of an exported model needs onnx; pip install onnx") from error
+        raise ConflictError("a new version of an exported model needs onnx; pip install onnx") from error
     graph = onnx.load(str(source))
     attach(graph, model_file, portion=portion_of(graph))
     return graph.SerializeToString()

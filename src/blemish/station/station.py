@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish.core.errors import BlemishError, UsageError
+from blemish.core.errors import BlemishError, ConflictError, NotFoundError
 from blemish.images.limits import MAX_PIXELS
 from blemish.inference import load
 from blemish.inference.model_file import find_model
@@ -20,7 +20,8 @@ from blemish.record.retention import Policy, retain
 from blemish.record.rows import model_record
 from blemish.record.store import Alarm, Store, new_id
 from blemish.station.drift import Drift
-from blemish.station.engine import Engine, Model
+from blemish.station.engine import Engine
+from blemish.station.engine_jobs import Model
 from blemish.station.recalibration import recalibrated, version_bytes
 from blemish.station.training_jobs import Trainings
 from blemish.station.versions import Versions
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 
 
 RETENTION_INTERVAL = 3600.0
-"""Seconds between two looks at what may be removed."""
+"""Seconds between two removals of what the policy does not keep."""
 
 
 @dataclass(frozen=True)
-class Look:
+class MapStyle:
     """How maps are drawn: the values of the colours' ends, and where the contour runs."""
 
     display_range: tuple[float, float]
@@ -69,7 +70,7 @@ class Station:
         self.listeners: list[Callable[[Sequence[Inspection]], None]] = []
         self._names: dict[str, str] = {}
         self._since: dict[str, str] = {}
-        self._drifting, self._changing = threading.Lock(), threading.Lock()
+        self._drift_lock, self._models_lock = threading.Lock(), threading.Lock()
         self.versions = Versions(folder / "models")
         self._load = partial(load.load, device=device, allow=allow, false_alarm_rate=false_alarm_rate)
         self._limits = {"capacity": capacity, "max_pixels": max_pixels}
@@ -84,22 +85,22 @@ class Station:
             on_model=self._adopt,
             device=device,
         )
-        threading.Thread(target=self._keep_house, name="retention", daemon=True).start()
+        threading.Thread(target=self._run_retention, name="retention", daemon=True).start()
 
     def _start(self, digest: str, name: str) -> None:
-        model = self._opened(digest, name)
+        model = self._open(digest, name)
         engine = Engine(model, self.store, self.archive, on_recorded=self._recorded, **self._limits)
         self.engines = self.engines | {digest: engine}
 
     def _adopt(self, run: Path, name: str) -> str:
         """Take a model that was trained here into use."""
-        with self._changing:
+        with self._models_lock:
             digest = self.versions.adopt(find_model(run), name)
             self._start(digest, name)
         return digest
 
-    def _opened(self, digest: str, name: str) -> Model:
-        """Load a version of a model, note that it is used, and begin to watch its scores for drift."""
+    def _open(self, digest: str, name: str) -> Model:
+        """Load a version of a model, record that it is used, and begin to watch its scores for drift."""
         detector = self._load(self.versions.file(digest))
         self._names[digest] = name
         calibration = detector.model_file.calibration
@@ -121,7 +122,7 @@ class Station:
 
     def use(self, digest: str) -> None:
         """Let the engine of a model go on with another version of it. Raises BlemishError if it cannot."""
-        with self._changing:
+        with self._models_lock:
             self._use(digest)
 
     def recalibrate(self, digest: str, *, parts: int) -> str:
@@ -129,55 +130,67 @@ class Station:
 
         Raises BlemishError as `recalibrated` and `version_bytes` do.
         """
-        engine = self.engines.get(digest)
-        if engine is None:
-            raise UsageError(f"model {digest}: is not in use here")
-        model_file = recalibrated(
-            engine.model.detector.model_file, digest, self.store, self.archive, parts=parts
-        )
+        current = self._model_in_use(digest).detector.model_file
+        model_file = recalibrated(current, digest, self.store, self.archive, parts=parts)
         source = self.versions.file(digest)
         content = version_bytes(source, model_file)
-        with self._changing:  # from its file to its use: what another one makes meanwhile waits
+        with self._models_lock:  # from its file to its use: what another one makes meanwhile waits
             new = self.versions.add(content, suffix=source.suffix, of=digest)
             self._use(new)
         return new
 
     def _use(self, digest: str) -> None:
-        """Let an engine go on with another version; `_changing` is held."""
+        """Let an engine go on with another version; `_models_lock` is held."""
         siblings = self.versions.siblings(digest)
         old = next((each for each in self.engines if each in siblings), None)
         if old is None:
-            raise UsageError(f"model {digest}: is no version of a model that is in use here")
+            self._refuse_unknown(digest)
+            raise ConflictError(f"model {digest}: is no version of a model that is in use here")
         if digest == old:
             return
-        model = self._opened(digest, self._names[old])
+        model = self._open(digest, self._names[old])
         self.versions.use(digest)
         self.engines[old].model = model
         self.engines = {digest if d == old else d: engine for d, engine in self.engines.items()}
 
+    def _model_in_use(self, digest: str) -> Model:
+        for engine in self.engines.values():
+            model = engine.model  # taken once: another version may take its place
+            if model.digest == digest:
+                return model
+        self._refuse_unknown(digest)
+        raise ConflictError(f"model {digest}: is not in use here; name the version that is")
+
+    def _refuse_unknown(self, digest: str) -> None:
+        if not any(record.digest == digest for record in self.store.models()):
+            raise NotFoundError(f"model {digest}: is unknown, and not in use here")
+
     def engine(self, model: str | None = None) -> Engine:
-        """Return the engine of a model, named by its digest or its name; None: the first one's."""
+        """Return the engine of a model, by its digest or name; None: the first one's.
+
+        Raises NotFoundError for a model that is not in use here.
+        """
         if model is None:
             return next(iter(self.engines.values()))
         for digest, engine in self.engines.items():
             if model in (digest, self._names[digest]):
                 return engine
-        known = ", ".join(self._names.values())
-        raise UsageError(f"model {model}: is not in use here; choose one of {known}")
+        known = ", ".join(self._names[digest] for digest in self.engines)
+        raise NotFoundError(f"model {model}: is not in use here; choose one of {known}")
 
     def name_of(self, digest: str) -> str:
         """Return a model's name; its digest when this station does not use it."""
         return self._names.get(digest, digest)
 
-    def look_of(self, digest: str) -> Look:
+    def map_style(self, digest: str) -> MapStyle:
         """Return how a model's maps are drawn, from what it said of itself when it was first used."""
         engine = self.engines.get(digest)
         if engine is not None:
             detector = engine.model.detector
-            return Look(detector.model_file.display_range, detector.pixel_threshold)
+            return MapStyle(detector.model_file.display_range, detector.pixel_threshold)
         record = next((r for r in self.store.models() if r.digest == digest), None)
         low, high = record.description["display_range"] if record else (0.0, 1.0)
-        return Look((low, high), None)
+        return MapStyle((low, high), None)
 
     def judge(self, verdict: Verdict) -> None:
         """Add a verdict. Raises DataError for an inspection that is not there."""
@@ -204,7 +217,7 @@ class Station:
         """Remove the files that the policy does not keep."""
         retain(self.store, self.archive, self.policy, datetime.now(UTC))
 
-    def _keep_house(self) -> None:
+    def _run_retention(self) -> None:
         while not self._closing.wait(RETENTION_INTERVAL):
             try:
                 self.retain()
@@ -220,7 +233,7 @@ class Station:
         self.store.close()
 
     def _recorded(self, inspections: Sequence[Inspection]) -> None:
-        with self._drifting:
+        with self._drift_lock:
             for inspection in inspections:
                 drift = self.drifts.get(inspection.model)
                 if drift is None or inspection.score is None:

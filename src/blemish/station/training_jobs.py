@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blemish.core.errors import DataError, UsageError
+from blemish.core.errors import ConflictError, DataError, NotFoundError, UsageError
 from blemish.core.files import make_folder, write_whole
 from blemish.images.decode import decode
 from blemish.images.limits import at_most
@@ -106,9 +106,9 @@ class Trainings:
 
     def add_image(self, id: str, data: bytes) -> int:
         """Add a good image to a job that is collecting; returns how many it has. Raises ImageError."""
-        job = self._known(id, "collecting")
+        job = self._in_state(id, "collecting")
         if job.source is not None:
-            raise UsageError(f"training {id}: takes its images from {job.source!r}, not from uploads")
+            raise ConflictError(f"training {id}: takes its images from {job.source!r}, not from uploads")
         with at_most(self.max_pixels):
             decode(data)
         suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".tif")
@@ -119,7 +119,7 @@ class Trainings:
     def start(self, id: str) -> Training:
         """Queue a job. Raises DataError when it has too few images."""
         with self._lock:
-            job = self._known(id, "collecting")
+            job = self._in_state(id, "collecting")
             if job.source is None and (n := len(list_images(self._place(id) / "images"))) < LEAST_IMAGES:
                 raise DataError(f"training {id}: has {n} images; give {LEAST_IMAGES} good ones or more")
             job = self._write(replace(job, state="waiting"))
@@ -129,23 +129,23 @@ class Trainings:
     def cancel(self, id: str) -> Training:
         """Stop a job for good; what is finished cannot be cancelled."""
         with self._lock:
-            job = self._known(id, "collecting", "waiting", "running")
+            job = self._in_state(id, "collecting", "waiting", "running")
             job = self._write(replace(job, state="cancelled"))
             if self._process is not None and self._current == id:
                 self._process.terminate()
         return job
 
-    def get(self, id: str) -> Training | None:
-        """Return a job, or None."""
-        try:
-            return Training(**json.loads((self._place(id) / "job.json").read_text()))
-        except FileNotFoundError:
-            return None
+    def get(self, id: str) -> Training:
+        """Return a job. Raises NotFoundError when there is none."""
+        job = self._read(id)
+        if job is None:
+            raise NotFoundError(f"training {id}: there is none")
+        return job
 
     def all(self) -> list[Training]:
         """Return the jobs, oldest first."""
         places = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        return [job for place in places if (job := self.get(place.name)) is not None]
+        return [job for place in places if (job := self._read(place.name)) is not None]
 
     def progress(self, id: str) -> dict[str, Any]:
         """Return what a running job has said last: `share` done in [0, 1], `what`, `seconds_left`."""
@@ -180,7 +180,7 @@ class Trainings:
 
     def _do(self, job: Training) -> None:
         with self._lock:
-            if self._ending.is_set() or self.get(job.id) != job:
+            if self._ending.is_set() or self._read(job.id) != job:
                 return
             place = self._place(job.id)
             self._write(replace(job, state="running"))
@@ -201,7 +201,7 @@ class Trainings:
         code = self._process.wait()
         with self._lock:
             self._process = None
-            job = self.get(job.id) or job
+            job = self._read(job.id) or job
             if job.state == "cancelled" or (self._ending.is_set() and code != 0):
                 return
         if code == 0:
@@ -224,13 +224,18 @@ class Trainings:
         assert self.data is not None
         return self.data / job.source
 
-    def _known(self, id: str, *states: State) -> Training:
+    def _in_state(self, id: str, *states: State) -> Training:
+        """Return a job in one of these states. Raises ConflictError for one in another, NotFoundError."""
         job = self.get(id)
-        if job is None:
-            raise UsageError(f"training {id}: there is none")
         if job.state not in states:
-            raise UsageError(f"training {id}: is {job.state}; this needs it {' or '.join(states)}")
+            raise ConflictError(f"training {id}: is {job.state}; this needs it {' or '.join(states)}")
         return job
+
+    def _read(self, id: str) -> Training | None:
+        try:
+            return Training(**json.loads((self._place(id) / "job.json").read_text()))
+        except FileNotFoundError:
+            return None
 
     def _place(self, id: str) -> Path:
         if not (len(id) == 26 and id.isalnum()):  # never a path

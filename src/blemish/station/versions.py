@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from blemish.core.errors import DataError, UsageError
+from blemish.core.errors import ConflictError, DataError, NotFoundError
 from blemish.core.files import make_folder, temporary_for, write_whole
 from blemish.data.hashing import file_digest
 from blemish.inference.model_file import find_model
@@ -100,10 +100,10 @@ class Versions:
         return digest
 
     def use(self, digest: str) -> None:
-        """Say which version of its model is in use from now on. Raises UsageError for an unknown one."""
+        """Say which version of its model is in use from now on. Raises NotFoundError for an unknown one."""
         index = self._index
         if digest not in index.origin:
-            raise UsageError(f"model {digest}: is no version of a model of this station")
+            raise NotFoundError(f"model {digest}: is no version of a model of this station")
         self._write(replace(index, active=index.active | {index.origin[digest]: digest}))
 
     def _place(self, digest: str, suffix: str) -> Path:
@@ -127,10 +127,10 @@ class Versions:
         return self._index.active.get(origin, origin)
 
     def file(self, digest: str) -> Path:
-        """Return a version's file. Raises UsageError for an unknown one."""
+        """Return a version's file. Raises ConflictError when it is not here."""
         file = self._index.files.get(digest)
         if file is None:
-            raise UsageError(f"model {digest}: its file is not here; start the station with it")
+            raise ConflictError(f"model {digest}: its file is not here; start the station with it")
         return file
 
     def origin(self, digest: str) -> str | None:

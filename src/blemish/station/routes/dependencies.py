@@ -15,14 +15,14 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def the_station(request: Request) -> Station:
+def station_of(request: Request) -> Station:
     """Return the station that a request is for."""
     return request.app.state.station
 
 
-Here = Annotated[Station, Depends(the_station)]
+StationDep = Annotated[Station, Depends(station_of)]
 
 
-def zoned(time: datetime) -> datetime:
+def with_zone(time: datetime) -> datetime:
     """Take a time without a zone as UTC."""
     return time if time.tzinfo else time.replace(tzinfo=UTC)

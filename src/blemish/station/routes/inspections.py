@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import ImageError, NotFoundError, UsageError
 from blemish.record.store import Verdict, new_id
 from blemish.station import render
-from blemish.station.engine import Busy
-from blemish.station.engine import Request as Work
-from blemish.station.routes.dependencies import REFUSALS, Here, zoned
+from blemish.station.engine import AnswerTimeout
+from blemish.station.engine_jobs import Upload
+from blemish.station.routes.access import Operator, Viewer
+from blemish.station.routes.dependencies import REFUSALS, StationDep, with_zone
 from blemish.station.schemas import (
     Decision,
     Digest,
@@ -72,8 +72,8 @@ def filters(
 ) -> dict[str, Any]:
     """Take what a list or a table is restricted to, as `Store.find` takes it."""
     return {
-        "since": since and zoned(since),
-        "until": until and zoned(until),
+        "since": since and with_zone(since),
+        "until": until and with_zone(until),
         "model": model,
         "decision": decision,
         "part": part,
@@ -81,7 +81,7 @@ def filters(
     }
 
 
-Asked = Annotated[dict[str, Any], Depends(filters)]
+Filters = Annotated[dict[str, Any], Depends(filters)]
 
 
 @router.post(
@@ -92,38 +92,36 @@ Asked = Annotated[dict[str, Any], Depends(filters)]
     openapi_extra=UPLOADS,
 )
 async def inspect(
+    caller: Operator,
     request: Request,
-    station: Here,
+    station: StationDep,
     part: Annotated[Part | None, Query(description="what you call the part")] = None,
     model: Annotated[str | None, Query(description="a model's name or digest; the first one's")] = None,
     name: Annotated[Part | None, Query(description="what you call the file")] = None,
 ) -> InspectionAnswer:
     """Score an image. The answer is given when the image, its map and its row are on disk."""
-    work, seconds = await _work(request, part, name), request.app.state.time_limit
+    upload, chosen = await _read_upload(request, part, name)
+    seconds = request.app.state.time_limit
+    future = station.engine(chosen or model).submit(upload)
     try:
-        engine = station.engine(work.model or model)
-        future = engine.submit(work.request)
         inspection = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds)
-    except Busy as error:
-        raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
     except TimeoutError as error:
-        raise HTTPException(503, f"no answer within {seconds:g} s", {"Retry-After": "5"}) from error
-    except UsageError as error:
-        raise HTTPException(404, str(error)) from error
+        raise AnswerTimeout(f"no answer within {seconds:g} s") from error
     if inspection.error is not None:
-        raise HTTPException(422, inspection.error)
+        raise ImageError(inspection.error)
     return answer_of(inspection)
 
 
 @router.get("/inspections", response_model=Inspections)
 def find(
-    station: Here,
-    asked: Asked,
+    caller: Viewer,
+    station: StationDep,
+    chosen: Filters,
     before: Annotated[Id | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Inspections:
     """List inspections, newest first."""
-    found = station.store.find(**asked, before=before, limit=limit + 1)
+    found = station.store.find(**chosen, before=before, limit=limit + 1)
     shown = found[:limit]
     verdicts = station.store.verdicts([i.id for i in shown])
     return Inspections(
@@ -133,20 +131,21 @@ def find(
 
 
 @router.get("/inspections/{id}", response_model=InspectionAnswer)
-def get(station: Here, id: Id) -> InspectionAnswer:
+def get(caller: Viewer, station: StationDep, id: Id) -> InspectionAnswer:
     """Return one inspection with all of its verdicts."""
-    return _answer(station, _known(station, id))
+    return _answer(station, _find(station, id))
 
 
 @router.get("/inspections/{id}/image", response_class=Response, responses={200: render.OPENAPI_IMAGE})
 def image(
-    station: Here,
+    caller: Viewer,
+    station: StationDep,
     id: Id,
     side: Annotated[int | None, Query(ge=16, le=8192, description="as a PNG, at most this large")] = None,
 ) -> Response:
     """Return the image as it was sent, or a picture of it that every browser shows."""
-    inspection = _known(station, id)
-    data = _kept(station, inspection.image, "image")
+    inspection = _find(station, id)
+    data = _read_file(station, inspection.image, "image")
     if side is None:
         return Response(data, media_type="application/octet-stream", headers=_download(inspection))
     return Response(render.shown(data, side), media_type="image/png", headers=render.FOR_EVER)
@@ -154,13 +153,14 @@ def image(
 
 @router.get("/inspections/{id}/map", response_class=Response, responses={200: render.OPENAPI_MAP})
 def anomaly_map(
-    station: Here,
+    caller: Viewer,
+    station: StationDep,
     id: Id,
     full: Annotated[bool, Query(description="a float32 TIFF of the image's size")] = False,
 ) -> Response:
     """Return the anomaly map: float32 rows, little-endian, their number in `X-Map-Height`; or a TIFF."""
-    inspection = _known(station, id)
-    data = _kept(station, inspection.map, "map")
+    inspection = _find(station, id)
+    data = _read_file(station, inspection.map, "map")
     if full:
         return Response(render.full_map(data, inspection), media_type="image/tiff")
     rows, height, width = render.raw_map(data)
@@ -169,24 +169,24 @@ def anomaly_map(
 
 
 @router.get("/inspections/{id}/overlay", response_class=Response, responses={200: render.OPENAPI_IMAGE})
-def overlay(station: Here, id: Id) -> Response:
+def overlay(caller: Viewer, station: StationDep, id: Id) -> Response:
     """Return the image with its map over it, as `predict` draws it, 1024 px at most."""
-    inspection = _known(station, id)
-    look = station.look_of(inspection.model)
+    inspection = _find(station, id)
+    style = station.map_style(inspection.model)
     data = render.overlay(
-        _kept(station, inspection.image, "image"),
-        _kept(station, inspection.map, "map"),
-        display_range=look.display_range,
-        level=look.pixel_threshold,
+        _read_file(station, inspection.image, "image"),
+        _read_file(station, inspection.map, "map"),
+        display_range=style.display_range,
+        level=style.pixel_threshold,
     )
     return Response(data, media_type="image/png", headers=render.FOR_EVER)
 
 
 @router.post("/inspections/{id}/verdict", status_code=201, response_model=InspectionAnswer)
-def judge(request: Request, station: Here, id: Id, verdict: VerdictRequest) -> InspectionAnswer:
+def judge(caller: Operator, station: StationDep, id: Id, verdict: VerdictRequest) -> InspectionAnswer:
     """Add a person's verdict; earlier ones are kept."""
-    inspection = _known(station, id)
-    now, token = datetime.now(UTC), request.scope.get("token")
+    inspection = _find(station, id)
+    now = datetime.now(UTC)
     station.judge(
         Verdict(
             id=new_id(now),
@@ -194,49 +194,43 @@ def judge(request: Request, station: Here, id: Id, verdict: VerdictRequest) -> I
             time=now,
             verdict=verdict.verdict,
             note=verdict.note,
-            by=token.name if token else "",
+            by=caller.name or "",
         )
     )
     return _answer(station, inspection)
 
 
 @router.get("/export.csv", response_class=FileResponse, responses={200: {"content": {"text/csv": {}}}})
-def export(station: Here, asked: Asked) -> FileResponse:
+def export(caller: Viewer, station: StationDep, chosen: Filters) -> FileResponse:
     """Write inspections as a table, oldest first, each with its last verdict."""
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "inspections.csv"
-    station.store.export(path, **asked)
+    station.store.export(path, **chosen)
     return FileResponse(path, filename=path.name, background=BackgroundTask(folder.cleanup))
 
 
-# --- what they share ---------------------------------------------------------------------------------------
+# --- shared ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Upload:
-    request: Work
-    model: str | None
-
-
-async def _work(request: Request, part: str | None, name: str | None) -> _Upload:
-    """Read an upload: a form with the field `image`, or the file itself as the body."""
+async def _read_upload(request: Request, part: str | None, name: str | None) -> tuple[Upload, str | None]:
+    """Read a form with the field `image`, or the file itself as the body; the model that a form names."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         data = await request.body()
         if not data:
-            raise HTTPException(422, "the body is empty; send an image file")
-        return _Upload(Work(data=data, source="api", name=name, part=part), None)
+            raise UsageError("the body is empty; send an image file")
+        return Upload(data=data, source="api", name=name, part=part), None
     async with request.form(max_files=1, max_fields=4) as form:
         file = form.get("image")
         if not isinstance(file, UploadFile):
-            raise HTTPException(422, "the form has no file named `image`; send one")
+            raise UsageError("the form has no file named `image`; send one")
         given, model = form.get("part", part), form.get("model")
         if not (given is None or isinstance(given, str)) or not (model is None or isinstance(model, str)):
-            raise HTTPException(422, "`part` and `model` are texts")
+            raise UsageError("`part` and `model` are texts")
         if given is not None and not (0 < len(given) <= 200 and given.isprintable()):
-            raise HTTPException(422, "`part`: give 1 to 200 printable characters")
+            raise UsageError("`part`: give 1 to 200 printable characters")
         source = "page" if request.headers.get("x-blemish-page") else "api"
-        work = Work(data=await file.read(), source=source, name=name or _name(file.filename), part=given)
-        return _Upload(work, model)
+        name = name or _name(file.filename)
+        return Upload(data=await file.read(), source=source, name=name, part=given), model
 
 
 def _name(filename: str | None) -> str | None:
@@ -246,20 +240,20 @@ def _name(filename: str | None) -> str | None:
     return "".join(c if c.isprintable() else "?" for c in filename)[-200:]
 
 
-def _known(station: Station, id: str) -> Inspection:
+def _find(station: Station, id: str) -> Inspection:
     inspection = station.store.get(id)
     if inspection is None:
-        raise HTTPException(404, f"inspection {id}: there is none")
+        raise NotFoundError(f"inspection {id}: there is none")
     return inspection
 
 
-def _kept(station: Station, digest: str | None, kind: Literal["image", "map"]) -> bytes:
+def _read_file(station: Station, digest: str | None, kind: Literal["image", "map"]) -> bytes:
     try:
         if digest is not None:
             return station.archive.read(digest, kind)
     except FileNotFoundError:
         pass
-    raise HTTPException(404, f"the {kind} of this inspection is not kept")
+    raise NotFoundError(f"the {kind} of this inspection is not kept")
 
 
 def _answer(station: Station, inspection: Inspection) -> InspectionAnswer:

@@ -1,0 +1,77 @@
+"""What goes through an engine: an upload, the model that scores it, and the row that comes of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from blemish.core.errors import ImageError
+from blemish.core.types import Prediction
+from blemish.record.store import Inspection, new_id
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from blemish.inference.detector import Detector, Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """An image file's bytes, and what its sender says of it."""
+
+    data: bytes
+    source: str
+    name: str | None = None
+    part: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A detector, and the digest of the file that it came from."""
+
+    digest: str
+    detector: Detector
+
+
+@dataclass(eq=False)
+class Job:
+    """An upload on its way to its answer."""
+
+    upload: Upload
+    answer: Future[Inspection]
+    began: float  # seconds of the monotonic clock
+    model: Model  # one for the whole job, though it be replaced meanwhile
+    size: tuple[int, int] | None = None  # height and width of the image
+    prepared: Prepared | None = None
+
+    @property
+    def name(self) -> str:
+        """What the sender calls the image."""
+        return self.upload.name or "image"
+
+
+def inspection_of(
+    job: Job, result: Prediction | ImageError, image_hash: str | None, map_hash: str | None
+) -> Inspection:
+    """Make the row of a job, with the digests of its image and map; None: they are not kept."""
+    now = datetime.now(UTC)
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    height, width = job.size or (None, None)
+    found: dict[str, Any] = result.shared_fields() if isinstance(result, Prediction) else {"score": None}
+    found["path"] = job.upload.name
+    return Inspection(
+        **found,
+        id=new_id(now),
+        time=now,
+        source=job.upload.source,
+        part=job.upload.part,
+        model=job.model.digest,
+        image=image_hash,
+        map=map_hash,
+        height=height,
+        width=width,
+        error=str(result) if isinstance(result, ImageError) else None,
+        seconds=time.monotonic() - job.began,
+    )

@@ -1,0 +1,142 @@
+"""What every request passes first: host, origin, role and size are checked; every answer gets its headers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from blemish.station.errors import error_response
+from blemish.station.security import COOKIE, Forbidden, Unauthorized, check_role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from blemish.station.security import Role, Tokens
+
+BODY_TIMEOUT_S = 30.0
+"""Seconds without a byte of a body after which its sender counts as gone."""
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Guard:
+    """Middleware: whose request it is, whether it may be made, and how large it is; headers of answers."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Tokens,
+        hosts: Sequence[str],
+        max_bytes: int,
+        max_held: int = 2**29,
+        role_for: Callable[[Scope], Role | None],
+    ) -> None:
+        """Guard `app`.
+
+        `hosts` are the names it may be called by, `role_for` says which role a request needs. A body is
+        refused above `max_bytes`, and when the bodies of all open requests together are above `max_held`.
+        """
+        self.app, self.tokens, self.hosts = app, tokens, frozenset(hosts)
+        self.max_bytes, self.max_held, self.role_for = max_bytes, max_held, role_for
+        self.held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 400, 401, 403, 408, 413 or 503, or hand the request on with `scope["caller"]`."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        refusal = self._refusal(scope, headers)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                for name, value in HEADERS.items():
+                    MutableHeaders(scope=message).setdefault(name, value)
+                if scope["path"].startswith("/v1"):
+                    MutableHeaders(scope=message).setdefault("Cache-Control", "no-store")
+                elif scope["path"].startswith("/static/"):  # a newer page is seen at once
+                    MutableHeaders(scope=message).setdefault("Cache-Control", "no-cache")
+            await send(message)
+
+        if refusal is not None:
+            await refusal(scope, receive, answer)
+            return
+        body = _Body(self, receive)
+        try:
+            await self.app(scope, body, answer)
+        finally:
+            self.held -= body.size
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> JSONResponse | None:
+        host = headers.get("host", "").lower()
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if self.hosts and name not in self.hosts:  # a foreign page that made its own name point here
+            return _refused(400, f"this station is not called {name!r}")
+        origin = headers.get("origin")
+        writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if writes and origin is not None and origin.split("://", 1)[-1].lower() != host:
+            return _refused(403, "requests from other sites are refused")
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self.max_bytes:
+            return _refused(413, f"{length} bytes are more than the {self.max_bytes} that are taken")
+        scope["caller"] = self.tokens.caller(_secret(headers))
+        try:
+            check_role(scope["caller"], self.role_for(scope))
+        except (Unauthorized, Forbidden) as error:
+            return error_response(error)
+        return None
+
+
+class _Body:
+    """Receives a body until it, or all bodies together, are too large."""
+
+    def __init__(self, guard: Guard, receive: Receive) -> None:
+        self.guard, self.receive = guard, receive
+        self.size, self.complete = 0, False
+
+    async def __call__(self) -> Message:
+        try:
+            async with asyncio.timeout(None if self.complete else BODY_TIMEOUT_S):
+                message = await self.receive()
+        except TimeoutError as error:
+            raise HTTPException(408, "the body does not come", {"Connection": "close"}) from error
+        size, guard = len(message.get("body", b"")), self.guard
+        self.complete = not message.get("more_body", False)
+        self.size, guard.held = self.size + size, guard.held + size
+        if self.size > guard.max_bytes:
+            raise HTTPException(413, f"more than the {guard.max_bytes} bytes that are taken")
+        if guard.held > max(guard.max_held, self.size):  # one is taken, however large
+            raise HTTPException(503, "too much comes at a time; send it again", {"Retry-After": "1"})
+        return message
+
+
+def _secret(headers: dict[str, str]) -> str:
+    kind, _, secret = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return secret.strip()
+    for pair in headers.get("cookie", "").split(";"):
+        name, _, value = pair.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""
+
+
+def _refused(status: int, detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status)
