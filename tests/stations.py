@@ -8,10 +8,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from blemish.station.training_jobs import Training, Trainings
 
 
 class Served:
@@ -35,15 +40,14 @@ class Served:
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
-        import time
-
-        for _ in range(1200):
+        while self.process.poll() is None:
             try:
                 if self.get("/readyz")[0] == 200:
                     return
             except OSError:
-                time.sleep(0.05)
-        raise AssertionError("the station does not get ready")
+                pass
+            time.sleep(0.05)
+        raise AssertionError("the station ended before it was ready")
 
     def get(self, path: str) -> tuple[int, bytes]:
         return self.request("GET", path)
@@ -110,3 +114,15 @@ class Senders:
     def join(self) -> None:
         for thread in self.threads:
             thread.join()
+
+
+def wait_for_training(trainings: Trainings, id: str, *states: str) -> Training:
+    """Wait until a training is in one of these states, however long a busy machine takes.
+
+    It ends by itself: a job that cannot get there any more, or a dead thread, is an error at once.
+    """
+    while (job := trainings.get(id)).state not in states:
+        assert job.state in ("waiting", "running"), job
+        assert trainings._thread.is_alive()
+        time.sleep(0.05)
+    return job

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 from conftest import tiny_image
 from fastapi.testclient import TestClient
 from requests_to_station import png, send, served
+from stations import wait_for_training
 
 from blemish.inference import load
 from blemish.station.app import create
@@ -105,13 +105,8 @@ def test_what_cannot_be_recalibrated_is_said(tiny_model: Path, tmp_path: Path):
 
 
 def wait_for(client: TestClient, id: str, *states: str) -> dict:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        job = client.get(f"/v1/trainings/{id}").json()
-        if job["state"] in states:
-            return job
-        time.sleep(0.2)
-    raise AssertionError(f"still {job}")
+    wait_for_training(client.app.state.station.trainings, id, *states)
+    return client.get(f"/v1/trainings/{id}").json()
 
 
 @pytest.fixture

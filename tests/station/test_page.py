@@ -118,7 +118,9 @@ def test_the_arithmetic_is_that_of_the_library(here: Running, tab: Open):
     page = tab(here.address)
 
     def ask(code: str, value: Any) -> Any:
-        return page.evaluate(f"async given => {{ const m = await import('/static/maps.js'); {code} }}", value)
+        return page.evaluate(
+            f"async given => {{ const m = await import('/static/heatmap.js'); {code} }}", value
+        )
 
     rng = np.random.default_rng(0)
     cases = [(n, k / 100) for n in (1, 5, 19, 28, 99, 199) for k in range(1, 100)]
@@ -150,7 +152,7 @@ def test_the_arithmetic_is_that_of_the_library(here: Running, tab: Open):
 def test_the_contour_runs_where_the_map_has_the_level(here: Running, tab: Open):
     # f = x has the level 3 on the line x = 3.5, as value i lies at i + 0.5; it closes along the right edge
     page = tab(here.address)
-    code = """async () => { const m = await import('/static/maps.js');
+    code = """async () => { const m = await import('/static/heatmap.js');
         const values = Float32Array.from({length: 48}, (_, i) => i % 8);
         return m.contour({values, width: 8, height: 6}, 3) }"""
     points = np.reshape(page.evaluate(code), (-1, 2))

@@ -12,6 +12,7 @@ import pytest
 import station_browser
 from conftest import save, tiny_image
 from station_browser import GOOD, Open, Running, file, png, running, shown, upload
+from stations import wait_for_training
 
 from blemish.record.store import Verdict, new_id
 from blemish.station.security import Tokens
@@ -131,7 +132,10 @@ def test_chosen_images_become_a_model_that_inspects(here: Running, tab: Open):
     page.get_by_role("button", name="Start training").click()
     page.locator("#jobs li", has_text="14 images").wait_for()
     assert page.locator("#jobs li").count() == 1
-    page.locator(".job-head", has_text=re.compile("done")).wait_for(timeout=180_000)
+    sync_api.expect(page.get_by_label("Name")).to_have_value("")  # the job is started
+    (job,) = here.station.trainings.all()
+    made = wait_for_training(here.station.trainings, job.id, "done").model
+    page.locator(".job-head", has_text=re.compile("done")).wait_for()
     page.get_by_role("link", name="Show the model").click()
     card = page.locator(".model", has_text="lid (new light)")
     card.wait_for()
@@ -141,7 +145,6 @@ def test_chosen_images_become_a_model_that_inspects(here: Running, tab: Open):
     page.locator("#model").select_option(label="lid (new light)")
     upload(page, ("part.png", png(tiny_image(50))))
     shown(page)
-    made = here.station.trainings.all()[0].model
     assert here.station.store.find()[0].model == made
 
 

@@ -78,6 +78,20 @@ export async function get(path, parameters = {}) {
   return (await ask(query ? `${path}?${query}` : path)).json();
 }
 
+/** Make a `get` of a path for which an answer that comes after a later one's is null: it is out of date. */
+export function inOrder(path) {
+  let asked = 0;
+  let answered = 0;
+  return async () => {
+    asked += 1;
+    const turn = asked;
+    const answer = await get(path);
+    if (turn < answered) return null;
+    answered = turn;
+    return answer;
+  };
+}
+
 /** Send JSON and return the answer's. */
 export async function post(path, body) {
   const headers = { "Content-Type": "application/json" };

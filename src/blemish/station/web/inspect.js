@@ -2,12 +2,12 @@
 
 import { Away, get } from "./api.js";
 import { at, h, icon, toast } from "./dom.js";
+import { count } from "./format.js";
+import { InspectionPanel } from "./inspection_panel.js";
 import { judge, outbox } from "./outbox.js";
-import { Stage } from "./stage.js";
 import { keep, kept, mayJudge, station } from "./state.js";
-import { Strip } from "./strip.js";
+import { Thumbnails } from "./thumbnails.js";
 import { Uploads } from "./uploads.js";
-import { count } from "./words.js";
 
 const EVERY = 2000; // ms between two looks at the latest parts
 const LATEST = 40;
@@ -15,8 +15,8 @@ const LATEST = 40;
 export class InspectView {
   constructor() {
     this.dropText = "Drop to inspect";
-    this.stage = new Stage(at("inspect-stage"), (...verdict) => this.judged(...verdict));
-    this.strip = new Strip(at("strip"), (item) => this.open(item, true));
+    this.panel = new InspectionPanel(at("inspect-stage"), (...verdict) => this.judged(...verdict));
+    this.thumbnails = new Thumbnails(at("strip"), (item) => this.open(item, true));
     this.uploads = new Uploads();
     this.following = kept("following") !== "no";
     this.uploads.addEventListener("change", () => this.renderTray());
@@ -39,13 +39,13 @@ export class InspectView {
   /** Become visible, perhaps with a certain part. */
   async show(id) {
     this.shown = true;
-    this.stage.viewer.resize();
-    if (!id || this.stage.inspection?.id === id) return this.look();
+    this.panel.viewer.resize();
+    if (!id || this.panel.inspection?.id === id) return this.look();
     try {
       this.follow(false);
       this.open(await get(`/v1/inspections/${id}`), false);
     } catch (error) {
-      this.stage.clear(error.message);
+      this.panel.clear(error.message);
       this.renderWelcome(false);
     }
     return this.look();
@@ -60,28 +60,28 @@ export class InspectView {
     if (station.role === null) return;
     try {
       const { items } = await get("/v1/inspections", { limit: LATEST });
-      this.strip.update(items);
+      this.thumbnails.update(items);
       this.renderWelcome(items.length === 0);
       const newest = items[0];
-      const wanted = this.following || !this.stage.inspection;
-      if (newest && wanted && newest.id !== this.stage.inspection?.id && !this.stage.busy)
+      const wanted = this.following || !this.panel.inspection;
+      if (newest && wanted && newest.id !== this.panel.inspection?.id && !this.panel.busy)
         this.open(newest, false);
-      this.changed(items.find((item) => item.id === this.stage.inspection?.id));
+      this.changed(items.find((item) => item.id === this.panel.inspection?.id));
     } catch (error) {
       if (!(error instanceof Away) && error.status !== 401) toast(error.message);
     }
   }
 
   renderWelcome(empty) {
-    at("welcome").hidden = !empty || Boolean(this.stage.inspection);
+    at("welcome").hidden = !empty || Boolean(this.panel.inspection);
     at("inspect-stage").hidden = !at("welcome").hidden;
   }
 
   open(inspection, byHand) {
-    if (byHand) this.follow(inspection.id === this.strip.items[0]?.id && this.following);
+    if (byHand) this.follow(inspection.id === this.thumbnails.items[0]?.id && this.following);
     this.renderWelcome(false);
-    this.stage.show(inspection, true);
-    this.strip.choose(inspection.id);
+    this.panel.show(inspection, true);
+    this.thumbnails.choose(inspection.id);
     const place = this.following ? "#inspect" : `#inspect/${inspection.id}`;
     const [view] = location.hash.slice(1).split("/"); // another one is on its way when it was just clicked
     if (this.shown && ["", "inspect"].includes(view) && location.hash !== place)
@@ -90,19 +90,19 @@ export class InspectView {
 
   judged(inspection, verdict, note) {
     const saving = { verdict, note, by: "", time: null };
-    this.stage.show({ ...inspection, verdicts: [...inspection.verdicts, saving] });
+    this.panel.show({ ...inspection, verdicts: [...inspection.verdicts, saving] });
     judge(inspection, verdict, note);
   }
 
   async refused(id) {
-    if (this.stage.inspection?.id === id) this.stage.show(await get(`/v1/inspections/${id}`));
+    if (this.panel.inspection?.id === id) this.panel.show(await get(`/v1/inspections/${id}`));
   }
 
   /** Take news of the part that is shown. */
   changed(inspection) {
-    const now = this.stage.inspection;
+    const now = this.panel.inspection;
     if (inspection && inspection.id === now?.id && inspection.verdicts.length >= now.verdicts.length) {
-      this.stage.show({ ...inspection });
+      this.panel.show({ ...inspection });
     }
   }
 
@@ -128,7 +128,7 @@ export class InspectView {
   }
 
   arrived(inspection) {
-    if (!this.stage.busy) this.open(inspection, false);
+    if (!this.panel.busy) this.open(inspection, false);
     this.look();
   }
 
@@ -170,12 +170,12 @@ export class InspectView {
 
   onKey(event) {
     const acts = {
-      ArrowLeft: () => this.strip.step(-1),
-      ArrowRight: () => this.strip.step(1),
+      ArrowLeft: () => this.thumbnails.step(-1),
+      ArrowRight: () => this.thumbnails.step(1),
       f: () => this.follow(!this.following),
       o: () => mayJudge() && at("files").click(),
     };
-    if (!(event.key in acts)) return this.stage.onKey(event.key);
+    if (!(event.key in acts)) return this.panel.onKey(event.key);
     acts[event.key]();
     return true;
   }

@@ -2,9 +2,9 @@
 
 import { post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
+import { capital, count, driftState, number, percent, when } from "./format.js";
 import { mayJudge, modelOf, station } from "./state.js";
 import { Training } from "./training.js";
-import { capital, count, driftState, number, percent, when } from "./words.js";
 
 const EVERY = 5000; // ms between two looks
 const BUSY = 1000; // the same while a training runs

@@ -2,26 +2,26 @@
 
 import { Away, get } from "./api.js";
 import { announce, at, toast } from "./dom.js";
+import { count, nameOf } from "./format.js";
+import { InspectionPanel } from "./inspection_panel.js";
 import { judge, outbox } from "./outbox.js";
-import { Stage } from "./stage.js";
 import { mayJudge, station } from "./state.js";
-import { Strip } from "./strip.js";
-import { count, nameOf } from "./words.js";
+import { Thumbnails } from "./thumbnails.js";
 
 const EVERY = 5000;
 const PAGE = 200;
 
 export class QueueView {
   constructor() {
-    this.stage = new Stage(at("queue-stage"), (...verdict) => this.judged(...verdict));
-    this.strip = new Strip(at("queue-strip"), (item) => this.open(item));
+    this.panel = new InspectionPanel(at("queue-stage"), (...verdict) => this.judged(...verdict));
+    this.thumbnails = new Thumbnails(at("queue-strip"), (item) => this.open(item));
     this.said = new Set(); // judged here, though the station may not know yet
     this.last = null; // what was judged last, to change one's mind
     at("undo").addEventListener("click", () => this.undo());
     outbox.addEventListener("refused", ({ detail }) => this.said.delete(detail.inspection));
     outbox.addEventListener("saved", ({ detail }) => {
       if (this.last?.id === detail.id) this.last = detail;
-      if (this.stage.inspection?.id === detail.id) this.stage.show(detail);
+      if (this.panel.inspection?.id === detail.id) this.panel.show(detail);
     });
     this.look();
     setInterval(() => !document.hidden && this.look(), EVERY);
@@ -29,7 +29,7 @@ export class QueueView {
 
   show() {
     this.shown = true;
-    this.stage.viewer.resize();
+    this.panel.viewer.resize();
     return this.look();
   }
 
@@ -43,7 +43,7 @@ export class QueueView {
       const filter = { decision: "rejected", unjudged: true, limit: PAGE };
       const { items, next } = await get("/v1/inspections", filter);
       this.more = next !== null;
-      this.strip.update(items.filter((item) => !this.said.has(item.id)));
+      this.thumbnails.update(items.filter((item) => !this.said.has(item.id)));
       this.render();
     } catch (error) {
       if (!(error instanceof Away) && error.status !== 401) toast(error.message);
@@ -51,15 +51,15 @@ export class QueueView {
   }
 
   render() {
-    const { items } = this.strip;
+    const { items } = this.thumbnails;
     const left = `${items.length}${this.more ? "+" : ""}`;
     at("queue-count").textContent = items.length ? left : "";
     at("queue-left").textContent = items.length ? `${left} left to judge` : "";
     at("undo").hidden = !this.last;
-    const now = this.stage.inspection;
+    const now = this.panel.inspection;
     if (now && (now.id === this.last?.id || items.some((item) => item.id === now.id))) return;
     if (items.length) this.open(items[0]);
-    else this.stage.clear("");
+    else this.panel.clear("");
     at("queue-done").hidden = items.length > 0;
     at("queue-stage").hidden = items.length === 0;
   }
@@ -67,21 +67,21 @@ export class QueueView {
   open(inspection) {
     at("queue-done").hidden = true;
     at("queue-stage").hidden = false;
-    this.stage.show(inspection, this.shown);
-    this.strip.choose(inspection.id);
+    this.panel.show(inspection, this.shown);
+    this.thumbnails.choose(inspection.id);
   }
 
   /** Send a verdict and open the next part. */
   judged(inspection, verdict, note) {
-    const { items } = this.strip;
+    const { items } = this.thumbnails;
     const again = !items.some((item) => item.id === inspection.id);
     const place = items.findIndex((item) => item.id === inspection.id);
     this.said.add(inspection.id);
     this.last = { ...inspection, verdicts: [...inspection.verdicts, { verdict, note, by: "", time: null }] };
     judge(inspection, verdict, note);
-    this.strip.update(items.filter((item) => item.id !== inspection.id));
-    const left = this.strip.items;
-    this.stage.clear("");
+    this.thumbnails.update(items.filter((item) => item.id !== inspection.id));
+    const left = this.thumbnails.items;
+    this.panel.clear("");
     if (left.length) this.open(left[again ? 0 : Math.min(place, left.length - 1)]);
     this.render();
     const text = `${nameOf(inspection)}: ${verdict}`;
@@ -93,17 +93,17 @@ export class QueueView {
   undo() {
     if (!this.last) return;
     this.open(this.last);
-    this.strip.choose(null);
+    this.thumbnails.choose(null);
     announce(`${nameOf(this.last)} again: your next verdict counts`);
   }
 
   onKey(event) {
     const acts = {
-      ArrowLeft: () => this.strip.step(-1),
-      ArrowRight: () => this.strip.step(1),
+      ArrowLeft: () => this.thumbnails.step(-1),
+      ArrowRight: () => this.thumbnails.step(1),
       u: () => mayJudge() && this.undo(),
     };
-    if (!(event.key in acts)) return this.stage.onKey(event.key);
+    if (!(event.key in acts)) return this.panel.onKey(event.key);
     acts[event.key]();
     return true;
   }

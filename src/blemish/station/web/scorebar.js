@@ -1,7 +1,7 @@
 /** A scale with the scores of good parts, the threshold and a part's own score. */
 
 import { s } from "./dom.js";
-import { number } from "./words.js";
+import { number } from "./format.js";
 
 const [WIDTH, HEIGHT, LINE] = [400, 62, 34];
 

@@ -2,9 +2,9 @@
 
 import { get } from "./api.js";
 import { at, h, mark } from "./dom.js";
+import { DECISIONS, count, lastVerdict, nameOf, number, when } from "./format.js";
 import { station } from "./state.js";
-import { thumbnail } from "./strip.js";
-import { DECISIONS, count, lastVerdict, nameOf, number, when } from "./words.js";
+import { thumbnail } from "./thumbnails.js";
 
 const PAGE = 50;
 

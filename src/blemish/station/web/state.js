@@ -1,6 +1,8 @@
 /** What every view knows: who is here, and which models there are. */
 
-import { get } from "./api.js";
+import { get, inOrder } from "./api.js";
+
+const getModels = inOrder("/v1/models");
 
 export const station = { name: null, role: null, models: [] };
 
@@ -17,7 +19,8 @@ export async function loadSession() {
 
 /** Ask for the models. */
 export async function loadModels() {
-  station.models = await get("/v1/models");
+  const models = await getModels();
+  if (models) station.models = models;
 }
 
 /** Keep a choice in this browser. */

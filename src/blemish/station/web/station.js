@@ -2,7 +2,8 @@
 
 import { Away, ask, isAway, link, retry } from "./api.js";
 import { at, h, mark, toast, typing } from "./dom.js";
-import { listenForImages } from "./drops.js";
+import { listenForImages } from "./drag_drop.js";
+import { DRIFT, count } from "./format.js";
 import { InspectView } from "./inspect.js";
 import { ModelsView } from "./models.js";
 import { outbox, send, unsent } from "./outbox.js";
@@ -10,7 +11,6 @@ import { QueueView } from "./queue.js";
 import { SearchView } from "./search.js";
 import { keep, kept, loadModels, loadSession, mayJudge, station } from "./state.js";
 import { TrendsView } from "./trends.js";
-import { DRIFT, count } from "./words.js";
 
 const EVERY = 5000; // ms between two looks at the models and their drift
 const NAMES = ["inspect", "queue", "trends", "search", "models"];

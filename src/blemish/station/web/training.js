@@ -1,13 +1,14 @@
 /** Training from the page: good images in, a job, how far it is, and the model that it makes. */
 
-import { Away, Refused, ask, get, link, post } from "./api.js";
+import { Away, Refused, ask, get, inOrder, link, post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
+import { count, percent, timeLeft, when } from "./format.js";
 import { mayJudge } from "./state.js";
 import { readable } from "./uploads.js";
-import { count, percent, timeLeft, when } from "./words.js";
 
 const UNFINISHED = ["collecting", "waiting", "running"];
 const SURE = 5000; // ms in which a second press cancels a job that runs
+const getJobs = inOrder("/v1/trainings");
 
 export class Training {
   /** `onchange()` looks at jobs and models anew. */
@@ -74,7 +75,9 @@ export class Training {
 
   async look() {
     try {
-      this.jobs = await get("/v1/trainings");
+      const jobs = await getJobs();
+      if (!jobs) return;
+      this.jobs = jobs;
     } catch (error) {
       if (!(error instanceof Away) && error.status !== 401) toast(error.message);
       return;

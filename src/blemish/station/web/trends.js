@@ -3,7 +3,6 @@
 import { Away, get } from "./api.js";
 import { chart } from "./charts.js";
 import { at, h, mark, toast } from "./dom.js";
-import { modelOf, station } from "./state.js";
 import {
   DRIFT_MEANS,
   capital,
@@ -14,7 +13,8 @@ import {
   percent,
   seconds,
   when,
-} from "./words.js";
+} from "./format.js";
+import { modelOf, station } from "./state.js";
 
 const HOUR = 3600e3;
 const SPANS = { hour: [HOUR, 60], day: [24 * HOUR, 48], week: [7 * 24 * HOUR, 84] };

@@ -1,8 +1,8 @@
 /** What a person says of a part: good or defect, with a note. */
 
 import { h, mark } from "./dom.js";
+import { lastVerdict, when } from "./format.js";
 import { mayJudge } from "./state.js";
-import { lastVerdict, when } from "./words.js";
 
 let made = 0;
 

@@ -2,8 +2,8 @@
 
 import { Away, mapOf, pictureOf } from "./api.js";
 import { h } from "./dom.js";
-import { listen } from "./gestures.js";
-import { contour, heat, regions, resized } from "./maps.js";
+import { contour, heat, regions, resized } from "./heatmap.js";
+import { listen } from "./pan_zoom.js";
 
 const LARGEST = 1024; // side of the grid on which heat, contour and regions are computed
 const SIDES = [512, 1024, 2048, 4096, 8192]; // of pictures that are asked for

@@ -2,13 +2,13 @@
 
 import { calibrationOf } from "./api.js";
 import { announce, h, mark } from "./dom.js";
-import { threshold } from "./maps.js";
-import { recordOf } from "./record.js";
+import { DECISIONS, count, nameOf, number, oddness, oneIn, percent, summaryOf } from "./format.js";
+import { threshold } from "./heatmap.js";
+import { detailsOf } from "./inspection_details.js";
 import { scoreBar } from "./scorebar.js";
 import { keep, kept, modelOf } from "./state.js";
 import { VerdictForm } from "./verdict.js";
 import { Viewer } from "./viewer.js";
-import { DECISIONS, count, nameOf, number, oddness, oneIn, percent } from "./words.js";
 
 const STEPS = 1000; // of the slider of rates, which is logarithmic up to HIGHEST
 const HIGHEST = 0.5;
@@ -16,7 +16,7 @@ const MOST_REGIONS = 50; // that are listed
 
 let made = 0;
 
-export class Stage {
+export class InspectionPanel {
   /** Build into `host`; `onjudge(inspection, verdict, note)` is told what a person says. */
   constructor(host, onjudge) {
     const figure = h("figure", { class: "viewer" });
@@ -140,7 +140,7 @@ export class Stage {
       mark(decision),
       h("div", {}, h("h2", {}, DECISIONS[decision]), h("p", { class: "name" }, nameOf(inspection))),
     );
-    this.record.replaceChildren(h("summary", {}, "Record"), recordOf(inspection));
+    this.record.replaceChildren(h("summary", {}, "Record"), detailsOf(inspection));
   }
 
   renderWhy(limit) {
@@ -268,7 +268,7 @@ export class Stage {
 
   // --- keys ---------------------------------------------------------------------------------------------
 
-  /** Act on a key; return whether it was one of this stage's. */
+  /** Act on a key; return whether it was one of this panel's. */
   onKey(key) {
     if (!this.inspection) return false;
     const acts = {
@@ -292,11 +292,4 @@ function rateOf(inspection, scores) {
   if (model?.threshold === inspection.threshold) return model.false_alarm_rate;
   const above = scores.filter((score) => score >= inspection.threshold).length;
   return Math.max(1, above) / (scores.length + 1);
-}
-
-/** An inspection in a sentence. */
-export function summaryOf(inspection) {
-  const found = inspection.regions.length ? `, ${count(inspection.regions.length, "region")}` : "";
-  const score = inspection.score === null ? "" : `, score ${number(inspection.score)}`;
-  return `${nameOf(inspection)}: ${DECISIONS[inspection.decision].toLowerCase()}${score}${found}`;
 }

@@ -1,4 +1,4 @@
-/** Numbers in words, as `blemish.report.html` rounds them. */
+/** Numbers, times and decisions as text; numbers as `blemish.report.html` rounds them. */
 
 const DASH = "–";
 
@@ -71,6 +71,13 @@ export function count(n, one, many = `${one}s`) {
 /** What a part is called, the best that is known. */
 export function nameOf(inspection) {
   return inspection.part ?? inspection.path?.split(/[\\/]/).pop() ?? inspection.id.slice(-8);
+}
+
+/** An inspection in a sentence. */
+export function summaryOf(inspection) {
+  const found = inspection.regions.length ? `, ${count(inspection.regions.length, "region")}` : "";
+  const score = inspection.score === null ? "" : `, score ${number(inspection.score)}`;
+  return `${nameOf(inspection)}: ${DECISIONS[inspection.decision].toLowerCase()}${score}${found}`;
 }
 
 /** The verdict that counts, or undefined. */

@@ -1,11 +1,11 @@
 /** Everything that is kept of an inspection, and its files. */
 
 import { h } from "./dom.js";
+import { seconds, when } from "./format.js";
 import { modelOf } from "./state.js";
-import { seconds, when } from "./words.js";
 
-/** Write an inspection's record out. */
-export function recordOf(inspection) {
+/** Return all that is known of an inspection, as a list with links to its files. */
+export function detailsOf(inspection) {
   const model = modelOf(inspection.model);
   const rows = [
     ["Time", when(inspection.time)],

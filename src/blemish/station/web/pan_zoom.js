@@ -1,6 +1,6 @@
 /** Zooming, panning and reading values of a viewer, by wheel, pointer, fingers and keys. */
 
-import { number } from "./words.js";
+import { number } from "./format.js";
 
 const STEPS = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
 

@@ -1,7 +1,7 @@
 /** A row of small pictures, newest first, with their decisions; one of them is chosen. */
 
 import { h, mark } from "./dom.js";
-import { DECISIONS, lastVerdict, nameOf, when } from "./words.js";
+import { DECISIONS, lastVerdict, nameOf, when } from "./format.js";
 
 /** The picture of an inspection, small; a blank when it is not kept. */
 export function thumbnail(inspection) {
@@ -27,7 +27,7 @@ export function verdictBadge(inspection) {
   );
 }
 
-export class Strip {
+export class Thumbnails {
   /** Fill the list `host`; `onchoose(inspection)` is told which is opened. */
   constructor(host, onchoose) {
     Object.assign(this, { host, onchoose, items: [], chosen: null, tiles: new Map() });
