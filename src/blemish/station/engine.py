@@ -1,6 +1,6 @@
 """Requests that wait for a detector: decoded side by side, scored in batches, recorded together.
 
-    submit -> decode (pool) -> ready -> score (2 threads) -> keep (pool) -> kept -> record (1 thread)
+    submit -> decode (pool) -> ready -> score (2 threads) -> write (pool) -> written -> record (1 thread)
 
 At most `capacity` requests, and files of `max_bytes`, are between the first step and the last; one more is
 refused at once, so that nothing grows. An answer is given when its image, its map and its row are on disk.
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SCORERS = 2
-"""Threads that score: one reads off a batch's maps while the other's is in the network."""
+"""Threads that score: one runs the network while the other makes results of its batch's maps."""
 WRITERS = 8
-"""Threads that write files; what they do is mostly to wait for the disk."""
+"""Threads that write files; most of the time they wait for the disk."""
 MAX_ROWS = 256
 """Rows of a transaction at most."""
 MAX_WAITING_BYTES = 2**29
@@ -59,7 +59,7 @@ class AnswerTimeout(BlemishError):
 
 
 class Engine:
-    """A detector's waiting room. `submit` is thread-safe; `close` finishes what waits."""
+    """The queue of uploads before a detector. `submit` is thread-safe; `close` answers those that wait."""
 
     def __init__(
         self,
@@ -72,14 +72,14 @@ class Engine:
         max_pixels: int = MAX_PIXELS,
         on_recorded: Callable[[Sequence[Inspection]], None] = lambda _: None,
     ) -> None:
-        """Start the threads. `on_recorded` is told of rows that are on disk, in order; it must be quick."""
+        """Start the threads. `on_recorded` gets rows that are on disk, in order; it must be quick."""
         self.model, self.store, self.archive = model, store, archive
         self.capacity, self.max_bytes, self.max_pixels = capacity, max_bytes, max_pixels
         self.on_recorded = on_recorded
         self._free_places, self._one_large = threading.Semaphore(capacity), threading.Lock()
         self._waiting, self._bytes, self._counting = 0, 0, threading.Lock()
         self._ready: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._kept: queue.SimpleQueue[tuple[Job, Inspection] | None] = queue.SimpleQueue()
+        self._written: queue.SimpleQueue[tuple[Job, Inspection] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
         self._scorers = [threading.Thread(target=_repeat, args=(self._score,)) for _ in range(SCORERS)]
@@ -106,12 +106,12 @@ class Engine:
         return job.answer
 
     def close(self) -> None:
-        """Answer what waits, then end the threads. Nothing may be submitted any more."""
+        """Answer the uploads that wait, then end the threads. Nothing may be submitted any more."""
         while self._waiting:
             time.sleep(0.01)
         for _ in self._scorers:
             self._ready.put(None)
-        self._kept.put(None)
+        self._written.put(None)
         for thread in (*self._scorers, self._recorder):
             thread.join()
         self._decoders.shutdown()
@@ -165,7 +165,7 @@ class Engine:
             return decoded()
 
     def _score(self) -> bool:
-        jobs = _take(self._ready, 1 if self._tiled else self.model.detector.batch_size)
+        jobs = _take_batch(self._ready, 1 if self._tiled else self.model.detector.batch_size)
         if jobs is None:
             return False
         for model in {job.model.digest: job.model for job in jobs}.values():
@@ -181,7 +181,7 @@ class Engine:
         try:
             loaded = [(Path(job.name), job.prepared) for job in left if job.prepared]
             for result in detector.predict_prepared(loaded):
-                self._writers.submit(self._write_files, left.popleft(), _small(result))
+                self._writers.submit(self._write_files, left.popleft(), _with_small_map(result))
         except Exception as error:
             _fail(left, error)
 
@@ -201,12 +201,12 @@ class Engine:
                 assert result.coarse_map is not None
                 image_hash = self.archive.put(job.upload.data, "image")
                 map_hash = self.archive.put(map_file(result.coarse_map), "map")
-            self._kept.put((job, inspection_of(job, result, image_hash, map_hash)))
+            self._written.put((job, inspection_of(job, result, image_hash, map_hash)))
         except Exception as error:
             job.answer.set_exception(error)
 
     def _record(self) -> bool:
-        kept = _take(self._kept, MAX_ROWS)
+        kept = _take_batch(self._written, MAX_ROWS)
         if kept is None:
             return False
         inspections = [inspection for _, inspection in kept]
@@ -225,21 +225,21 @@ class Engine:
 
 
 def _repeat(step: Callable[[], bool]) -> None:
-    """Repeat a step until it says that it was the last. While one waits, nothing of that before is held."""
+    """Repeat a step until it returns False. While one waits, the memory of the one before is free."""
     while step():
         pass
 
 
-def _small(result: Prediction | ImageError) -> Prediction | ImageError:
-    """Let go of the map that is as large as the image."""
+def _with_small_map(result: Prediction | ImageError) -> Prediction | ImageError:
+    """Replace the map that is as large as the image by the small one, to save memory."""
     if isinstance(result, ImageError):
         return result
     assert result.coarse_map is not None
     return replace(result, anomaly_map=result.coarse_map)
 
 
-def _take(waiting: queue.SimpleQueue[T | None], most: int) -> list[T] | None:
-    """Wait for the first, then take what else is there; None at the end."""
+def _take_batch(waiting: queue.SimpleQueue[T | None], most: int) -> list[T] | None:
+    """Wait for the first item, then take those that are there already; None at the end."""
     first = waiting.get()
     if first is None:
         return None

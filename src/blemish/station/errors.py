@@ -36,7 +36,7 @@ HEADERS: dict[type[Exception], dict[str, str]] = {
 
 
 def status_of(error: Exception) -> int:
-    """Return the HTTP status of an error; 500 for one that nobody foresaw."""
+    """Return the HTTP status of an error; 500 for one that is not in STATUS."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 

@@ -116,14 +116,18 @@ class _Body:
             async with asyncio.timeout(None if self.complete else BODY_TIMEOUT_S):
                 message = await self.receive()
         except TimeoutError as error:
-            raise HTTPException(408, "the body does not come", {"Connection": "close"}) from error
+            raise HTTPException(
+                408, f"no data came for {BODY_TIMEOUT_S:g} s; send the request again", {"Connection": "close"}
+            ) from error
         size, guard = len(message.get("body", b"")), self.guard
         self.complete = not message.get("more_body", False)
         self.size, guard.held = self.size + size, guard.held + size
         if self.size > guard.max_bytes:
             raise HTTPException(413, f"more than the {guard.max_bytes} bytes that are taken")
         if guard.held > max(guard.max_held, self.size):  # one is taken, however large
-            raise HTTPException(503, "too much comes at a time; send it again", {"Retry-After": "1"})
+            raise HTTPException(
+                503, "too many uploads arrive at once; send it again in a second", {"Retry-After": "1"}
+            )
         return message
 
 

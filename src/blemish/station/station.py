@@ -183,7 +183,7 @@ class Station:
         return self._names.get(digest, digest)
 
     def map_style(self, digest: str) -> MapStyle:
-        """Return how a model's maps are drawn, from what it said of itself when it was first used."""
+        """Return how a model's maps are drawn, as its description was recorded at its first use."""
         engine = self.engines.get(digest)
         if engine is not None:
             detector = engine.model.detector
@@ -225,7 +225,7 @@ class Station:
                 print(f"blemish serve: files could not be removed: {error}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Stop the training in hand, answer what waits, and close the record."""
+        """Stop the training that runs, answer the uploads that wait, and close the record."""
         self._closing.set()
         self.trainings.close()
         for engine in self.engines.values():

@@ -228,7 +228,9 @@ class Trainings:
         """Return a job in one of these states. Raises ConflictError for one in another, NotFoundError."""
         job = self.get(id)
         if job.state not in states:
-            raise ConflictError(f"training {id}: is {job.state}; this needs it {' or '.join(states)}")
+            raise ConflictError(
+                f"training {id}: is {job.state}; this is possible only while it is {' or '.join(states)}"
+            )
         return job
 
     def _read(self, id: str) -> Training | None:

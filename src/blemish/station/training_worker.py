@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from blemish.training.trainer import Trainer
 
 INTERVAL = 0.5
-"""Seconds between two words of progress."""
+"""Seconds between two reports of progress."""
 
 
 class Progress:
