@@ -188,6 +188,7 @@ def test_a_database_that_goes_away_is_said_once_and_catches_up(place: Place, sto
         assert len(store.find()) == 1
         failing.away = False
         wait_for(lambda: len(store.find()) == 5)
+        wait_for(lambda: len(place.said) == 2)  # or it would go away before it was said to work
         failing.away = True
         grey(place.folder / "5.png", 10)
         yield 1.0
