@@ -13,7 +13,7 @@ from PIL import Image
 
 from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.core.types import Sample
-from blemish.data.dataset import Dataset, leakage, open_dataset, read_mask, split_good
+from blemish.data.dataset import Dataset, find_leakage, open_dataset, read_mask, split_good
 from blemish.data.hashing import file_digest, fingerprint
 
 # --- masks
@@ -99,12 +99,12 @@ def test_leakage_finds_copies_under_other_names(tmp_path: Path):
     train = {file_digest(picture(tmp_path / "train" / f"{i}.png", i)): f"{i}.png" for i in range(3)}
     test = [picture(tmp_path / "test" / f"{i}.png", v) for i, v in enumerate((7, 2, 8, 0, 2))]
     samples = [Sample(path=p, split="test") for p in test]
-    assert leakage(train, samples) == [
+    assert find_leakage(train, samples) == [
         ("2.png", str(test[1])),
         ("0.png", str(test[3])),
         ("2.png", str(test[4])),
     ]
-    assert leakage(train, [samples[0], samples[2]]) == []
+    assert find_leakage(train, [samples[0], samples[2]]) == []
 
 
 # --- the split of the good images

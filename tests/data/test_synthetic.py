@@ -85,7 +85,7 @@ def test_difficulty_makes_a_defect_fainter(label: str):
 def test_easiest_defects_come_last_in_a_set(tmp_path: Path):
     root = synthetic.generate(tmp_path / "set", seed=0, n_train=2, n_good=1, n_defect=2, size=64)
     name = "test/spot/001.png"
-    expected, _ = synthetic.render((0, 3, 1), 64, "spot", synthetic.HARDEST * (1 - 1.5 / 2))
+    expected, _ = synthetic.render((0, 3, 1), 64, "spot", synthetic.MAX_DIFFICULTY * (1 - 1.5 / 2))
     np.testing.assert_array_equal(np.asarray(Image.open(root / name)), expected)
 
 

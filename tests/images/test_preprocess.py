@@ -141,7 +141,7 @@ def test_resize_equals_the_triangle_filter(size):
 def test_resizing_a_large_image_in_parts_changes_nothing(monkeypatch):
     image = np.random.default_rng(0).normal(size=(2, 700, 90)).astype(np.float32)
     whole = resize(image, (64, 48))
-    monkeypatch.setattr(preprocess, "LARGE", 1000)
+    monkeypatch.setattr(preprocess, "LARGE_PIXELS", 1000)
     np.testing.assert_allclose(resize(image, (64, 48)), whole, atol=1e-6)
     np.testing.assert_array_equal(resize(np.rint(image * 9).astype(np.int16), (9, 9)).dtype, np.float32)
 

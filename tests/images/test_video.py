@@ -90,12 +90,12 @@ def test_every_nth_frame_is_the_very_frame_of_that_number(every: int, numbers: l
     assert [number_of(as_image(f)) for f in frames] == numbers
     for number, frame in zip(numbers, frames, strict=True):
         np.testing.assert_array_equal(as_image(frame), whole[number])
-    assert video.expected([(path, Path("a")), (tmp_path / "x.png", Path("x"))], every) == len(numbers) + 1
+    assert video.count_images([(path, Path("a")), (tmp_path / "x.png", Path("x"))], every) == len(numbers) + 1
 
 
 def test_an_every_that_counts_nothing_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="--every 0: must be 1 or larger"):
-        video.expected([], 0)
+        video.count_images([], 0)
 
 
 def test_a_frame_is_held_to_the_rules_of_images():
@@ -154,7 +154,7 @@ def test_what_is_no_film_is_an_error_of_one_line(name: str, data: bytes, told: s
     with pytest.raises(ImageError, match=told) as caught:
         next(video.frames(path))
     assert str(caught.value).startswith(f"{path}: ")
-    assert video.expected([(path, Path("a"))], 3) == 1  # the row that says so
+    assert video.count_images([(path, Path("a"))], 3) == 1  # the row that says so
 
 
 def test_a_film_without_frames_and_one_that_is_gone(tmp_path: Path):
@@ -232,7 +232,7 @@ def test_rows_maps_and_overlays_of_a_film_are_those_of_its_frames(tmp_path: Path
     detector = fake_detector(grey_levels=LEVELS)
     path, other = film(tmp_path / "in" / "clip.avi", 75), grey(tmp_path / "in" / "z.png", 7)
     inputs = find_inputs([str(path), str(other)])
-    counts = predict_to_folder(detector, video.unrolled(inputs, 12), tmp_path / "out")
+    counts = predict_to_folder(detector, video.expand_films(inputs, 12), tmp_path / "out")
     rows = rows_of(tmp_path / "out")
     assert [r["path"] for r in rows] == [*(f"{path}#{k:06d}" for k in range(0, 75, 12)), str(other)]
     assert (counts.scored, counts.failed, counts.anomalous) == (8, 0, 1)  # only frame 72 is above 204
@@ -300,7 +300,7 @@ def test_frames_in_memory_do_not_grow_with_the_film(tmp_path: Path, monkeypatch:
 
     def watched() -> Iterator[tuple[Path | Frame, Path]]:
         nonlocal most
-        for frame, place in video.unrolled([(path, Path("long"))], 1):
+        for frame, place in video.expand_films([(path, Path("long"))], 1):
             assert isinstance(frame, Frame)
             alive.add(frame)
             most = max(most, len(alive))

@@ -223,7 +223,7 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
     original = module.decode
     monkeypatch.setattr(module, "decode", decode)
-    monkeypatch.setattr(module, "LARGE", 40 * 40)
+    monkeypatch.setattr(module, "LARGE_PIXELS", 40 * 40)
     with running(fake_detector(grey_levels=LEVELS)) as engine:
         for side in (41, 40):
             for future in [engine.submit(request(90, side=side)) for _ in range(6)]:

@@ -27,7 +27,7 @@ from blemish.core.errors import DataError, UsageError
 from blemish.images import decode, preprocess, video
 from blemish.images.decode import Stored
 from blemish.images.limits import refusal
-from blemish.inference.predict_folder import matching, nothing_in
+from blemish.inference.predict_folder import make_no_image_error, match_pattern
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,9 +83,9 @@ def roots_of(pattern: str) -> list[Root]:
     if is_url(pattern):
         roots = with_retries(partial(_remote_roots, pattern), pattern)
     else:
-        roots = [Root(name=str(p), is_folder=p.is_dir()) for p in matching(pattern)]
+        roots = [Root(name=str(p), is_folder=p.is_dir()) for p in match_pattern(pattern)]
     if not roots:
-        raise nothing_in(pattern)
+        raise make_no_image_error(pattern)
     for root in roots:
         if not root.is_folder and video.is_film(Path(root.name)):
             raise UsageError(f"{root.name}: films are not scored on a cluster; leave --cluster out")
@@ -127,7 +127,7 @@ def list_inputs(inputs: dict[str, list[Root]]) -> Iterator[Input]:
                 seen.add(key)
             yield one
         if empty:
-            raise nothing_in(pattern)
+            raise make_no_image_error(pattern)
 
 
 def _below(root: Root) -> Iterator[Input]:

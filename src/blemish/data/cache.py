@@ -1,6 +1,6 @@
 """Training images: decoded once and kept within a stated amount of memory, or decoded at each call.
 
-Of images that are cut into tiles as many tiles are learnt as the memory holds, equally many of each image.
+Images may be cut into tiles: training then uses as many tiles as fit in memory, equally many of each image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from blemish.images.tiling import Box
 
 CACHE_BYTES = 4 * 2**30
-"""Resized images kept in memory at most; what does not fit is decoded again in each epoch."""
+"""The most bytes of resized images in memory; what does not fit is decoded again in each epoch."""
 
 
 class ImageFiles:
@@ -55,14 +55,14 @@ class ImageFiles:
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """Return images in the order of `indices`. Raises ImageError for one that cannot be used."""
-        wanted: dict[Path, list[int]] = {}  # so that a file is decoded once, however many its tiles
+        indices_by_path: dict[Path, list[int]] = {}  # so that a file is decoded once, however many its tiles
         for i in indices:
-            wanted.setdefault(self.paths[i], []).append(i)
-        pieces = self.pool.map(self._cut, wanted.keys(), wanted.values())
-        small = dict(zip(itertools.chain(*wanted.values()), itertools.chain(*pieces), strict=True))
+            indices_by_path.setdefault(self.paths[i], []).append(i)
+        pieces = self.pool.map(self._read_pieces, indices_by_path.keys(), indices_by_path.values())
+        small = dict(zip(itertools.chain(*indices_by_path.values()), itertools.chain(*pieces), strict=True))
         return np.stack([small[i] for i in indices])
 
-    def _cut(self, path: Path, indices: Sequence[int]) -> list[np.ndarray]:
+    def _read_pieces(self, path: Path, indices: Sequence[int]) -> list[np.ndarray]:
         image = decode.read(path)
         return [self.prepare(image[self.boxes[i]], path) for i in indices]
 
@@ -93,9 +93,9 @@ class ImageCache:
         tiling: Tiling | None = None,
         seed: int = 0,
     ) -> None:
-        """Decode the images. `check` sees each (name, pixels) as read, `on_image` counts them.
+        """Decode the images. `check` sees each (name, pixels) as read; `on_image` is called after each file.
 
-        `read` decodes a file, or hands over what somebody has decoded already. With a `tiling` the images are
+        `read` decodes a file, or returns an image that was decoded before. With a `tiling` the images are
         tiles; where not all fit, `seed` draws those of each file. Raises ImageError on the first file (in the
         order given) that cannot be used.
         """
@@ -106,32 +106,35 @@ class ImageCache:
         self.kept = np.empty((fits if tiling else min(len(paths), fits), *shape), dtype)
         self.sizes: list[tuple[int, int]] = []
 
-        def cut(number: int) -> tuple[tuple[int, int], list[tuple[Box, np.ndarray]]]:
+        def read_pieces(number: int) -> tuple[tuple[int, int], list[tuple[Box, np.ndarray]]]:
             path = paths[number]
             image = read(path)
             check(str(path), image)
             size = image.shape[0], image.shape[1]
             grid = Grid(size, tiling, name=str(path)) if tiling else None
             boxes = _draw_boxes(grid, max(1, fits // len(paths)), (seed, number)) if grid else [WHOLE]
-            pieces = [(box, self._stored(files.prepare(image[box], path))) for box in boxes]
+            pieces = [(box, self._to_kept_dtype(files.prepare(image[box], path))) for box in boxes]
             return size, pieces
 
-        self._fill(files, cut, 64 if tiling is None else 4, on_image)
+        self._fill(files, read_pieces, 64 if tiling is None else 4, on_image)
 
     def _fill(
         self,
         files: ImageFiles,
-        cut: Callable[[int], tuple[tuple[int, int], list[tuple[Box, np.ndarray]]]],
+        read_pieces: Callable[[int], tuple[tuple[int, int], list[tuple[Box, np.ndarray]]]],
         at_once: int,
         on_image: Callable[[], None],
     ) -> None:
-        """Have every file cut, `at_once` of them, which bounds what decoding holds beside the cache."""
+        """Read the pieces of all files, `at_once` files at a time, and keep the first that fit.
+
+        The files read at once bound the memory that decoding takes beside the cache.
+        """
         if not len(files):
             raise DataError("no images to load")
         found: list[tuple[Path, Box]] = []
         for start in range(0, len(files), at_once):
             numbers = range(start, min(start + at_once, len(files)))
-            for number, (size, pieces) in zip(numbers, files.pool.map(cut, numbers), strict=True):
+            for number, (size, pieces) in zip(numbers, files.pool.map(read_pieces, numbers), strict=True):
                 self.sizes.append(size)
                 for box, small in pieces:
                     if len(found) < len(self.kept):
@@ -157,10 +160,10 @@ class ImageCache:
         inside = indices < len(self.kept)
         out[inside] = self.kept[indices[inside]]
         if not inside.all():
-            out[~inside] = self._stored(self.files.batch(indices[~inside]))
+            out[~inside] = self._to_kept_dtype(self.files.batch(indices[~inside]))
         return out
 
-    def _stored(self, image: np.ndarray) -> np.ndarray:
+    def _to_kept_dtype(self, image: np.ndarray) -> np.ndarray:
         return image if self.kept.dtype == np.float32 else np.rint(image * 255).astype(np.uint8)
 
 

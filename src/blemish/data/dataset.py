@@ -167,7 +167,7 @@ def check_evaluable(dataset: Dataset) -> None:
         )
 
 
-def leakage(train_digests: Mapping[str, Path | str], test: Sequence[Sample]) -> list[tuple[str, str]]:
+def find_leakage(train_digests: Mapping[str, Path | str], test: Sequence[Sample]) -> list[tuple[str, str]]:
     """Test images that are byte for byte a training image: pairs (training name, test path), in test order.
 
     `train_digests` maps `file_digest` to the name of a training image. Raises `ImageError` if a test
@@ -196,13 +196,13 @@ def split_good(
     """
     _check_split(validation_fraction, calibration_fraction, seed)
     digests = {sample.path: file_digest(sample.path) for sample in dataset.train}
-    groups = _groups(dataset, digests)
+    groups = _group_identical(dataset, digests)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(groups))
     queue = [groups[i] for i in order]
     n = len(dataset.train)
     held_out = 0.0 if dataset.calibration else calibration_fraction
-    calibration = _take(queue, _count(held_out, n))
-    validation = _take(queue, _count(validation_fraction, n))
+    calibration = _take(queue, _part_size(held_out, n))
+    validation = _take(queue, _part_size(validation_fraction, n))
     rest = _take(queue, n)
     if not rest:
         raise DataError(
@@ -214,10 +214,10 @@ def split_good(
     return Split(train=rest, validation=validation, calibration=calibration, digests=digests)
 
 
-def _groups(dataset: Dataset, digests: Mapping[Path, str]) -> list[list[Sample]]:
+def _group_identical(dataset: Dataset, digests: Mapping[Path, str]) -> list[list[Sample]]:
     """Group identical training images, in order of path; none may be a calibration image as well."""
     groups: dict[str, list[Sample]] = {}
-    for sample in sorted(dataset.train, key=lambda s: _relative(s.path, dataset.root)):
+    for sample in sorted(dataset.train, key=lambda s: _relative_name(s.path, dataset.root)):
         groups.setdefault(digests[sample.path], []).append(sample)
     for sample in dataset.calibration:
         twin = groups.get(file_digest(sample.path))
@@ -239,11 +239,11 @@ def _check_split(validation_fraction: float, calibration_fraction: float, seed: 
         raise UsageError(f"seed {seed}: must be at least 0 and below 2**63")
 
 
-def _relative(path: Path, root: Path) -> str:
+def _relative_name(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _count(fraction: float, n: int) -> int:
+def _part_size(fraction: float, n: int) -> int:
     return max(1, math.floor(fraction * n + 0.5)) if fraction > 0 else 0
 
 

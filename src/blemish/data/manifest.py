@@ -36,9 +36,9 @@ def read(manifest: Path) -> list[Sample]:
     samples: list[Sample] = []
     rows_of: dict[Path, int] = {}
     masked: bool | None = None  # of the defective images so far
-    for row, cells in _rows(manifest):
+    for row, cells in _read_rows(manifest):
         where = f"{manifest}, row {row}"
-        sample = _sample(manifest.parent, where, cells)
+        sample = _make_sample(manifest.parent, where, cells)
         first = rows_of.setdefault(sample.path.resolve(), row)
         if first != row:
             raise DataError(f"{where}: {cells['path']} is also in row {first}; keep one of them")
@@ -51,7 +51,7 @@ def read(manifest: Path) -> list[Sample]:
     return samples
 
 
-def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
+def _read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
     """Return the rows as dicts with all of `COLUMNS`, each with its line number (the header is line 1)."""
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as file:
@@ -75,7 +75,7 @@ def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
     return [(row, empty | dict(zip(header, cells, strict=False))) for row, cells in lines[1:] if any(cells)]
 
 
-def _sample(folder: Path, where: str, cells: Mapping[str, str]) -> Sample:
+def _make_sample(folder: Path, where: str, cells: Mapping[str, str]) -> Sample:
     split = SPLITS.get(cells["split"])
     if split is None:
         raise DataError(f"{where}: split {cells['split']!r} is unknown; write one of {', '.join(SPLITS)}")
@@ -87,12 +87,12 @@ def _sample(folder: Path, where: str, cells: Mapping[str, str]) -> Sample:
         raise DataError(
             f"{where}: mask {cells['mask']} on a good image; remove it, or give the defect's label"
         )
-    path = _existing(folder, cells["path"], where, "image")
-    mask = _existing(folder, cells["mask"], where, "mask") if cells["mask"] else None
+    path = _find_file(folder, cells["path"], where, "image")
+    mask = _find_file(folder, cells["mask"], where, "mask") if cells["mask"] else None
     return Sample(path=path, split=split, label=label, mask=mask)
 
 
-def _existing(folder: Path, cell: str, where: str, kind: str) -> Path:
+def _find_file(folder: Path, cell: str, where: str, kind: str) -> Path:
     path = folder / cell
     if not path.is_file():
         raise DataError(f"{where}: {kind} {cell!r} is not a file; paths are absolute or relative to {folder}")

@@ -25,7 +25,7 @@ def read(data: Path, *, need_train: bool) -> list[Sample]:
     for name in ("test", "ground_truth"):
         if (data / name).is_dir():
             raise DataError(f"{data}: has {name}/ but no train/good; put the good training images there")
-    categories = categories_below(data)
+    categories = find_categories(data)
     if categories:
         found = ", ".join(str(c) for c in categories[:5]) + (", ..." if len(categories) > 5 else "")
         raise DataError(f"{data}: holds several categories, not one; give one of {found}")
@@ -38,7 +38,7 @@ def read(data: Path, *, need_train: bool) -> list[Sample]:
     return [Sample(path=p, split="train") for p in preprocess.list_images(data)]
 
 
-def categories_below(root: Path) -> list[Path]:
+def find_categories(root: Path) -> list[Path]:
     """Find the folders with `train/good`, one or two levels below `root`, sorted."""
     return sorted(p.parent.parent for depth in ("*", "*/*") for p in root.glob(f"{depth}/train/{GOOD}"))
 
@@ -96,8 +96,8 @@ def _test_samples(data: Path) -> list[Sample]:
 
 def _pair_masks(found: Sequence[Path], folder: Path, truth: Path) -> list[tuple[Path, Path]]:
     """Pair each image with the mask of the same stem (and sub-folder); a sorted order would hide a gap."""
-    by_stem = _by_stem(found, folder)
-    masks = _by_stem(preprocess.list_images(truth), truth) if truth.is_dir() else {}
+    by_stem = _index_by_stem(found, folder)
+    masks = _index_by_stem(preprocess.list_images(truth), truth) if truth.is_dir() else {}
     pairs = []
     for stem, path in by_stem.items():
         if f"{stem}_mask" not in masks:
@@ -106,7 +106,7 @@ def _pair_masks(found: Sequence[Path], folder: Path, truth: Path) -> list[tuple[
     return pairs
 
 
-def _by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
+def _index_by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
         stem = path.relative_to(folder).with_suffix("").as_posix()

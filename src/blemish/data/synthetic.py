@@ -14,10 +14,10 @@ import numpy as np
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import GOOD
-from blemish.data.synthetic_disc import BOLT, RIM, RING, Flaw, Part, View, inside, make_part
+from blemish.data.synthetic_disc import BOLT, RIM, RING, Flaw, Part, View, make_part, shape_coverage
 
 MARKER = "blemish-demo.json"
-HARDEST = 0.6
+MAX_DIFFICULTY = 0.6
 """Difficulty of the faintest defect of a set. Our choice: beyond it, a person does not see them either."""
 
 DEFECTS = ("scratch", "spot", "missing")
@@ -77,7 +77,7 @@ def _write(out: Path, spec: dict[str, int]) -> None:
     parts += [("test", label, spec["n_defect"]) for label in DEFECTS]
     for part, (split, label, count) in enumerate(parts):
         for i in range(count):
-            difficulty = HARDEST * (1 - (i + 0.5) / count)
+            difficulty = MAX_DIFFICULTY * (1 - (i + 0.5) / count)
             image, mask = render((seed, part, i), size, label, difficulty)
             _save(out / split / label / f"{i:03d}.png", image)
             if label != GOOD:
@@ -121,7 +121,7 @@ def _grey_levels(picture: np.ndarray) -> np.ndarray:
     return np.round(picture.clip(0, 1) * 255).astype(np.uint8)
 
 
-def _place(rng: np.random.Generator) -> np.ndarray:
+def _choose_place(rng: np.random.Generator) -> np.ndarray:
     """Choose a point on the steel, between two bolt holes and clear of the rim."""
     theta = (rng.integers(6) + 0.5) * np.pi / 3 + rng.uniform(-0.3, 0.3)
     return rng.uniform(40, 92) * np.array([np.cos(theta), np.sin(theta)])
@@ -139,7 +139,7 @@ def _blob(rng: np.random.Generator, view: View, centre: np.ndarray, radius: floa
 
 def _scratch(rng: np.random.Generator, part: Part, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Draw a thin bent line (a quadratic Bezier curve), thin at both ends, a bright burr on one side."""
-    view, steel, middle = part.view, part.steel, _place(rng)
+    view, steel, middle = part.view, part.steel, _choose_place(rng)
     heading = rng.uniform(0, 2 * np.pi)
     along = np.array([np.cos(heading), np.sin(heading)]) * rng.uniform(25, 70)
     bend = np.array([-along[1], along[0]]) * rng.uniform(-0.35, 0.35)
@@ -151,7 +151,7 @@ def _scratch(rng: np.random.Generator, part: Part, strength: float) -> tuple[np.
         distance = np.minimum(
             distance, np.sqrt((view.u - float(x)) ** 2 + (view.v - float(y)) ** 2) - width * arc**0.4
         )
-    line = inside(distance, view.px, 1.2) * steel
+    line = shape_coverage(distance, view.px, 1.2) * steel
     burr = np.roll(line, (-1, -1), (0, 1)) * steel * (1 - line)
     change = (0.10 + 0.45 * strength) * (0.7 * burr - line)
     return part.clean * (1 + change[..., None]), line >= 0.5
@@ -161,8 +161,8 @@ def _spot(rng: np.random.Generator, part: Part, strength: float) -> tuple[np.nda
     """Stain the steel with rust, oil or heat tint, darker towards its rim."""
     tints = ((0.70, 0.42, 0.22), (0.42, 0.40, 0.34), (0.58, 0.62, 0.95))
     tint = np.array(tints[rng.integers(len(tints))])
-    distance = _blob(rng, part.view, _place(rng), rng.uniform(5, 10) + 4 * strength)
-    shape = inside(distance, part.view.px, 3) * part.steel
+    distance = _blob(rng, part.view, _choose_place(rng), rng.uniform(5, 10) + 4 * strength)
+    shape = shape_coverage(distance, part.view.px, 3) * part.steel
     rim = 0.75 + 0.25 * np.exp(-((distance + 2) ** 2) / 8)
     amount = (0.12 + 0.68 * strength) * shape * rim
     return part.clean * (1 - amount[..., None] * (1 - tint)), shape >= 0.5

@@ -57,7 +57,7 @@ class Part:
     draw: Callable[[Flaw], np.ndarray]
 
 
-def _view(rng: np.random.Generator, size: int) -> View:
+def _make_view(rng: np.random.Generator, size: int) -> View:
     """Lay the part down a little off: up to 2 units aside and 1 degree round."""
     px = 256 / size
     dx, dy = rng.uniform(-2, 2, 2)
@@ -87,19 +87,19 @@ def make_part(rng: np.random.Generator, size: int) -> Part:
     """Decide all that is random about a part and its picture, once; `draw` then is a function of the flaw."""
     from scipy.ndimage import gaussian_filter
 
-    view = _view(rng, size)
+    view = _make_view(rng, size)
     steel, mat = _steel(rng, view), _mat(rng, view)
     gain = rng.uniform(0.96, 1.04) * (1 - 0.08 * (view.u - 0.5 * view.v) / 128)
-    whole = _coverage(view)
+    whole = _steel_coverage(view)
     step = round(4 / view.px)
     shadow = gaussian_filter(np.roll(whole, (step, step), (0, 1)), 3 / view.px)
     mat = mat * (1 - 0.75 * shadow[..., None])
 
     def draw(flaw: Flaw) -> np.ndarray:
-        cover, relief = _coverage(view, flaw.hole), _relief(view, flaw)
+        cover, relief = _steel_coverage(view, flaw.hole), _relief(view, flaw)
         if flaw.chip is not None:
-            cover = cover * (1 - inside(flaw.chip, view.px))
-            relief = relief + 0.22 * inside(np.abs(flaw.chip - 1.2) - 1.2, view.px) * (0.4 - view.lit)
+            cover = cover * (1 - shape_coverage(flaw.chip, view.px))
+            relief = relief + 0.22 * shape_coverage(np.abs(flaw.chip - 1.2) - 1.2, view.px) * (0.4 - view.lit)
         metal = np.clip(steel + relief, 0.05, 0.97)[..., None] * np.array([0.98, 1.0, 1.02], np.float32)
         scene = (mat + (metal - mat) * cover[..., None]) * gain[..., None]
         return gaussian_filter(scene, (0.5 / view.px, 0.5 / view.px, 0), truncate=3)
@@ -107,31 +107,34 @@ def make_part(rng: np.random.Generator, size: int) -> Part:
     return Part(view=view, steel=whole, clean=draw(Flaw()), draw=draw)
 
 
-def inside(distance: np.ndarray, px: float, softness: float = 1.0) -> np.ndarray:
-    """Coverage in [0, 1] of a shape by its signed distance (negative inside), a pixel wide at the border."""
+def shape_coverage(distance: np.ndarray, px: float, softness: float = 1.0) -> np.ndarray:
+    """Return how much of each pixel a shape covers, in [0, 1], from the signed distance to its border.
+
+    The distance is negative inside; at the border the coverage falls from 1 to 0 within `softness` pixels.
+    """
     return np.clip(0.5 - distance / (px * softness), 0, 1)
 
 
-def _coverage(view: View, filled: int = -1) -> np.ndarray:
+def _steel_coverage(view: View, filled: int = -1) -> np.ndarray:
     """Where there is steel: the disc, less the centre hole with its keyway and the bolt holes."""
     keyway = np.maximum(np.abs(view.u) - 5, np.abs(view.v + _HUB) - 7)
     hole = np.minimum(view.r - _HUB, keyway)
     hole = np.where(view.bolt == filled, hole, np.minimum(hole, view.bolt_r - BOLT))
-    return inside(view.r - RIM, view.px) * (1 - inside(hole, view.px))
+    return shape_coverage(view.r - RIM, view.px) * (1 - shape_coverage(hole, view.px))
 
 
 def _relief(view: View, flaw: Flaw) -> np.ndarray:
     """Light and dark of all that is cut into the steel: bevels, countersinks, the ring and the scale."""
     r, lit, px = view.r, view.lit, view.px
-    relief = 0.24 * lit * inside(RIM - 6 - r, px) - 0.22 * lit * inside(r - _HUB - 4, px)
+    relief = 0.24 * lit * shape_coverage(RIM - 6 - r, px) - 0.22 * lit * shape_coverage(r - _HUB - 4, px)
     across = (r - RING) / 1.6
     ring = -(0.34 * lit * across + 0.16) * np.exp(-(across**2) / 2)
     relief += ring if flaw.worn is None else ring * (1 - flaw.worn)
-    relief += 0.22 * view.bolt_lit * inside(view.bolt_r - BOLT - 3.5, px) * (view.bolt != flaw.hole)
+    relief += 0.22 * view.bolt_lit * shape_coverage(view.bolt_r - BOLT - 3.5, px) * (view.bolt != flaw.hole)
     number = np.round(view.theta * float(18 / np.pi))  # 36 marks, every third one long
     aside = (view.theta - number * float(np.pi / 18)) * r
     half = np.where(number % 3 == 0, np.float32(4.5), np.float32(2.5))
-    mark = inside(np.maximum(np.abs(aside) - 0.8, np.abs(r - 91) - half), px)
+    mark = shape_coverage(np.maximum(np.abs(aside) - 0.8, np.abs(r - 91) - half), px)
     return relief - 0.22 * mark
 
 

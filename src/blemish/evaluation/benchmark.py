@@ -118,7 +118,7 @@ def categories_in(root: Path, wanted: Sequence[str] = ()) -> dict[str, Path]:
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one that holds categories in MVTec layout")
-    found = {folder.relative_to(root).as_posix(): folder for folder in mvtec.categories_below(root)}
+    found = {folder.relative_to(root).as_posix(): folder for folder in mvtec.find_categories(root)}
     if (root / "train").is_dir():
         found = {root.resolve().name: root}
     if not found:

@@ -18,11 +18,11 @@ import numpy as np
 
 from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.core.types import Prediction, Sample
-from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, leakage, read_mask
+from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage, read_mask
 from blemish.images.decode import Observed
 from blemish.images.draw import write_thumbnail
 from blemish.images.preview import OVERLAY_SIDE, THUMBNAIL_SIDE, Previews
-from blemish.inference.predict_folder import too_many, write_overlay
+from blemish.inference.predict_folder import exceeds_waiting_limit, write_overlay
 from blemish.metrics import confidence
 from blemish.metrics import roc as metrics
 from blemish.report.evaluation import ReportCurve, ReportImage, write_report
@@ -66,7 +66,7 @@ def evaluate(
     """
     check_evaluable(dataset)
     out.mkdir(parents=True, exist_ok=True)
-    leaks = leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
+    leaks = find_leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
     pool = metrics.PixelPool() if dataset.has_masks else None
     resampler = confidence.PixelResampler()
     scored, seconds = [], 0.0
@@ -122,7 +122,7 @@ def _predictions(
             name, previews = _name(sample, dataset), asked.popleft()
             pictures = pool.submit(_write_pictures, detector, previews, prediction, out, name)
             drawing.append((pictures, prediction.anomaly_map.size))
-            while too_many([pixels for _, pixels in drawing]):
+            while exceeds_waiting_limit([pixels for _, pixels in drawing]):
                 drawing.popleft()[0].result()
             yield sample, prediction, elapsed
         for future, _ in drawing:
@@ -139,8 +139,8 @@ def _ask(samples: Sequence[Sample], asked: deque[Previews]) -> Iterator[Observed
 def _write_pictures(
     detector: Detector, previews: Previews, prediction: Prediction, out: Path, name: str
 ) -> None:
-    write_overlay(detector, previews.of[OVERLAY_SIDE], prediction, out / overlay_name(name))
-    write_thumbnail(out / thumbnail_name(name), previews.of[THUMBNAIL_SIDE])
+    write_overlay(detector, previews.by_side[OVERLAY_SIDE], prediction, out / overlay_name(name))
+    write_thumbnail(out / thumbnail_name(name), previews.by_side[THUMBNAIL_SIDE])
 
 
 def _name(sample: Sample, dataset: Dataset) -> str:

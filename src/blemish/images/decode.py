@@ -30,7 +30,7 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImag
 
 from blemish.core.errors import ImageError
 from blemish.images.decode_tiff import decode_tiff
-from blemish.images.limits import check_size, checked, exif_orientation, oriented, refusal, without_alpha
+from blemish.images.limits import check_array, check_size, drop_alpha, exif_orientation, orient, refusal
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -52,7 +52,7 @@ _MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frame:
-    """A frame of a film or a camera; its `path`, as `clip.mp4#000012`, stands for it in rows and errors.
+    """A frame of a film or a camera; its `path`, as `clip.mp4#000012`, names it in rows and errors.
 
     `image` is uint8 (H, W, C), or the error that stands in its place: a film that could not be read on.
     """
@@ -67,7 +67,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stored:
-    """An image file that lies anywhere; its `path` stands for it in rows and errors.
+    """An image file in any storage, read by `fetch`; its `path` names it in rows and errors.
 
     `fetch` gets its bytes when it is decoded, once. An ImageError that it raises is the image's own; whatever
     else it raises is not, and stops the scoring.
@@ -83,7 +83,7 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observed:
-    """A file or frame whose pixels are wanted twice: `observe` sees the image (H, W, C) when it is decoded.
+    """A file or frame whose image (H, W, C) is also given to `observe` when it is decoded.
 
     It is called by whichever thread decodes, and must not change the image.
     """
@@ -97,11 +97,12 @@ class Observed:
 
 
 Named = Path | Frame | Stored | Observed
-"""What has a path to stand under in rows."""
+"""Images that have a path, which names them in rows."""
 
 
 @contextmanager
-def _decoding(name: str, kind: str) -> Iterator[None]:
+def _refuse_damaged(name: str, kind: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into one ImageError that names the file."""
     try:
         yield
     except ImageError:
@@ -140,8 +141,8 @@ def _decode_png(data: bytes, name: str) -> np.ndarray:
         return _from_pillow(PngImagePlugin.PngImageFile(io.BytesIO(data)), name)
     array = imagecodecs.png_decode(data)  # Pillow takes twice as long, and would cut 16-bit colours to 8 bits
     if array.ndim == 3 and array.shape[2] in (2, 4):
-        array = without_alpha(array, name)
-    return oriented(array, exif_orientation(chunks.get(b"eXIf", b"")))
+        array = drop_alpha(array, name)
+    return orient(array, exif_orientation(chunks.get(b"eXIf", b"")))
 
 
 def _decode_webp(data: bytes, name: str) -> np.ndarray:
@@ -178,8 +179,8 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
         raise refusal(name, f"the colour mode {image.mode} is not read; convert to RGB")
     array = _pixels_of(image)
     if image.mode in ("LA", "RGBA"):
-        array = without_alpha(array, name)
-    return oriented(array, exif_orientation(exif))
+        array = drop_alpha(array, name)
+    return orient(array, exif_orientation(exif))
 
 
 def _pixels_of(image: Image.Image) -> np.ndarray:
@@ -195,7 +196,7 @@ def _pixels_of(image: Image.Image) -> np.ndarray:
     return array
 
 
-def _container(head: bytes, name: str) -> str:
+def _find_container(head: bytes, name: str) -> str:
     for magic, kind in _MAGIC.items():
         if head.startswith(magic) and (kind != "WebP" or head[8:12] == b"WEBP"):
             return kind
@@ -207,9 +208,9 @@ def decode(data: bytes, *, name: str = "image") -> np.ndarray:
 
     `name` stands for the file in errors. Raises ImageError as described at the top of this module.
     """
-    kind = _container(data[:16], name)
+    kind = _find_container(data[:16], name)
     # Pillow's decoders are called directly: Image.open has a size limit that is a process-wide setting.
-    with _decoding(name, kind):
+    with _refuse_damaged(name, kind):
         if kind == "PNG":
             array = _decode_png(data, name)
         elif kind == "TIFF":
@@ -221,7 +222,7 @@ def decode(data: bytes, *, name: str = "image") -> np.ndarray:
             array = _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), name)
         else:
             array = _from_pillow(BmpImagePlugin.BmpImageFile(io.BytesIO(data)), name)
-    return checked(array, name)
+    return check_array(array, name)
 
 
 def read(path: str | os.PathLike[str]) -> np.ndarray:
@@ -244,7 +245,7 @@ def read_bytes(path: str | os.PathLike[str], *, name: str) -> bytes:
         raise refusal(name, "is not a file; check the path")
     try:
         with path.open("rb") as file:
-            _container(file.read(16), name)  # before the rest, as a file that is no image may be huge
+            _find_container(file.read(16), name)  # before the rest, as a file that is no image may be huge
             file.seek(0)
             return file.read()
     except OSError as error:
@@ -263,23 +264,23 @@ def as_image(obj: object) -> np.ndarray:
     if isinstance(obj, str | os.PathLike):
         return read(obj)
     if isinstance(obj, np.ndarray):
-        return checked(obj, "image")
+        return check_array(obj, "image")
     if isinstance(obj, Frame):
         if isinstance(obj.image, ImageError):
             raise obj.image
-        return checked(obj.image, obj.path)
+        return check_array(obj.image, obj.path)
     if isinstance(obj, Stored):
         return decode(obj.fetch(), name=obj.path)
     if not isinstance(obj, Image.Image):
         raise refusal("image", f"is a {type(obj).__name__}; give a path, an array or a Pillow image")
     name = name_of(obj)
-    with _decoding(name, obj.format or "a Pillow image"):
+    with _refuse_damaged(name, obj.format or "a Pillow image"):
         array = _from_pillow(obj, name)
-    return checked(array, name)
+    return check_array(array, name)
 
 
 def name_of(obj: object) -> str:
-    """Name what `as_image` takes in errors: its path, or "image"."""
+    """Return the name of an image in errors: its path, or "image"."""
     if isinstance(obj, str | os.PathLike):
         return str(os.fspath(obj))
     if isinstance(obj, Frame | Stored | Observed):

@@ -1,4 +1,4 @@
-"""TIFF to arrays, with what tifffile would fill in, drop or guess refused (the rules are in `decoding`)."""
+"""TIFF to arrays, with what tifffile would fill in, drop or guess refused (the rules are in `decode`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blemish.images.limits import MAX_PIXELS, check_size, oriented, refusal, without_alpha
+from blemish.images.limits import MAX_PIXELS, check_size, drop_alpha, orient, refusal
 
 # tifffile logs what it finds odd; without any handler Python would print that to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -37,7 +37,7 @@ def decode_tiff(data: bytes, name: str) -> np.ndarray:
         array = series.asarray().reshape(tuple(extents.values()))
         if channels > 1 and axes[0] in "SC":
             array = np.moveaxis(array, 0, -1)
-        return oriented(_tiff_colours(array, page, name), page.tags.valueof(274, 1))
+        return orient(_tiff_colours(array, page, name), page.tags.valueof(274, 1))
 
 
 def _check_directory(data: bytes, page, layout) -> None:
@@ -79,5 +79,5 @@ def _tiff_colours(array: np.ndarray, page, name: str) -> np.ndarray:
         return (np.moveaxis(page.colormap[:, array], 0, -1) >> 8).astype(np.uint8)
     n_colours = 1 if colours == "MINISBLACK" else 3
     if len(extras) == 1 and extras[0] in (1, 2) and array.ndim == 3 and array.shape[2] == n_colours + 1:
-        return without_alpha(array, name, premultiplied=extras[0] == 1)
+        return drop_alpha(array, name, premultiplied=extras[0] == 1)
     return array

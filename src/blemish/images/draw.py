@@ -1,4 +1,4 @@
-"""What blemish writes of an image: its anomaly map, the map over the image, and a thumbnail."""
+"""The pictures that blemish writes: anomaly maps, overlays of the map on the image, and thumbnails."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def write_map(path: str | os.PathLike[str], map_hw: np.ndarray) -> None:
 
     if map_hw.ndim != 2:
         raise refusal(os.fspath(path), f"a map of the shape {map_hw.shape} is not written; give (H, W)")
-    with _whole(path) as part:
+    with _write_in_one_step(path) as part:
         tifffile.imwrite(part, map_hw.astype(np.float32, copy=False), photometric="minisblack", metadata=None)
 
 
-def map_file(map_hw: np.ndarray) -> bytes:
+def encode_map(map_hw: np.ndarray) -> bytes:
     """Return an anomaly map (h, w), unbounded, as the bytes of a compressed float32 TIFF."""
     import tifffile
 
@@ -65,7 +65,7 @@ def write_overlay(
     if map_hw.shape != preview.size:
         raise refusal(os.fspath(path), f"a map {map_hw.shape} is not of its image {preview.size}")
     data = overlay(preview, map_hw, low=low, high=high, contour_level=contour_level)
-    with _whole(path) as part:
+    with _write_in_one_step(path) as part:
         part.write_bytes(data)
 
 
@@ -91,7 +91,7 @@ def overlay(
     return _png(pixels)
 
 
-def picture(image_hwc: np.ndarray, *, side: int) -> bytes:
+def encode_picture(image_hwc: np.ndarray, *, side: int) -> bytes:
     """Return an image (H, W, C) as `overlay` shows it, an 8-bit RGB PNG of at most `side` px."""
     return _png(_pixels(preview_of(image_hwc, side=side).rgb()))
 
@@ -104,7 +104,7 @@ def write_thumbnail(
     The longer side is reduced to `side` px; a preview has its own. Raises OSError where the disk refuses.
     """
     preview = image if isinstance(image, Preview) else preview_of(image, side=side)
-    with _whole(path) as part:
+    with _write_in_one_step(path) as part:
         Image.fromarray(_pixels(preview.rgb())).save(part, "JPEG", quality=85)
 
 
@@ -128,7 +128,7 @@ def _inner_edge(mask: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def _write_in_one_step(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write in one step: a reader sees the old file or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every image meets, however it was stored: limits, dtypes, orientation, alpha; and its refusal."""
+"""The rules for every image, whatever its file format: limits, dtypes, orientation, alpha; and its errors."""
 
 from __future__ import annotations
 
@@ -19,41 +19,44 @@ _DTYPES = ("uint8", "uint16", "float32")
 
 
 class TooLarge(ImageError):
-    """An image of more pixels than are read here."""
+    """An image has more pixels than the limit in force (`limit_pixels`)."""
 
 
 def refusal(name: str, text: str) -> ImageError:
-    """Make the error that says `text` of an image, in one line whatever a file is named."""
+    """Make the ImageError "name: text", as one printable line whatever the file's name holds."""
     line = f"{name}: {text}".replace("\n", " ")
     return ImageError("".join(c if c.isprintable() else "?" for c in line))
 
 
-_most: ContextVar[int] = ContextVar("most pixels", default=MAX_PIXELS)
+_pixel_limit: ContextVar[int] = ContextVar("pixel limit", default=MAX_PIXELS)
 
 
 @contextmanager
-def at_most(pixels: int) -> Iterator[None]:
-    """Refuse images of more than so many pixels, undecoded, inside this context (of one thread)."""
-    token = _most.set(min(pixels, MAX_PIXELS))
+def limit_pixels(pixels: int) -> Iterator[None]:
+    """Refuse images of more than `pixels` pixels before decoding them, in this context and thread."""
+    token = _pixel_limit.set(min(pixels, MAX_PIXELS))
     try:
         yield
     finally:
-        _most.reset(token)
+        _pixel_limit.reset(token)
 
 
 def check_size(height: int, width: int, channels: int, name: str) -> None:
     """Refuse an image above the limit or below `MIN_SIDE`; sizes in pixels. Raises ImageError."""
     size = f"{width} x {height} px" + (f" x {channels} channels" if channels > 1 else "")
-    most = _most.get()
-    if height * width > most or height * width * channels > 4 * most:
-        said = refusal(name, f"{size} is more than the {most} px blemish reads here; cut it into parts")
-        raise TooLarge(str(said))
+    limit = _pixel_limit.get()
+    if height * width > limit or height * width * channels > 4 * limit:
+        error = refusal(name, f"{size} is more than the {limit} px blemish reads here; cut it into parts")
+        raise TooLarge(str(error))
     if min(height, width) < MIN_SIDE:
         raise refusal(name, f"{size} has a side below {MIN_SIDE} px; give a larger image")
 
 
-def checked(array: np.ndarray, name: str) -> np.ndarray:
-    """Apply the rules that every image meets, whatever it came from; give it as (H, W, C)."""
+def check_array(array: np.ndarray, name: str) -> np.ndarray:
+    """Check an image (H, W) or (H, W, C) against the rules of this module; return it as (H, W, C).
+
+    float16 becomes float32, and any byte order the machine's own. Raises ImageError.
+    """
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] == 0:
@@ -72,7 +75,7 @@ def checked(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def oriented(array: np.ndarray, orientation: int) -> np.ndarray:
+def orient(array: np.ndarray, orientation: int) -> np.ndarray:
     """Turn stored rows and columns upright, (H, W, C) (EXIF 2.3, tag 274: 1 upright ... 8 turned left)."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
@@ -100,7 +103,7 @@ def exif_orientation(exif: bytes) -> int:
     return 1
 
 
-def without_alpha(array: np.ndarray, name: str, *, premultiplied: bool = False) -> np.ndarray:
+def drop_alpha(array: np.ndarray, name: str, *, premultiplied: bool = False) -> np.ndarray:
     """Drop the last channel, composited over black where it varies: round(colour * alpha / maximum)."""
     colour, alpha = array[..., :-1], array[..., -1:]
     if premultiplied or alpha.min() == alpha.max():

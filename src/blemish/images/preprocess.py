@@ -19,7 +19,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
 """The names of image files, in lower case; compared without regard to case."""
 
 _BIT_DEPTHS = {8: "uint8", 10: "uint16", 12: "uint16", 14: "uint16", 16: "uint16"}
-LARGE = 2**24
+LARGE_PIXELS = 2**24
 """Pixels above which an image is resized in parts."""
 LUMA = (0.299, 0.587, 0.114)
 
@@ -37,7 +37,7 @@ class ImageFormat:
     value_range: tuple[float, float]
 
     def describe(self) -> str:
-        """Say it in words, for example "3-channel uint8 [0, 255]"."""
+        """Describe the format in words, for example "3-channel uint8 [0, 255]"."""
         low, high = self.value_range
         return f"{self.channels}-channel {self.dtype} [{low:.10g}, {high:.10g}]"
 
@@ -60,7 +60,7 @@ def format_of(
     shared: ImageFormat | None = None
     first = ""
     for name, image in images:
-        own = _own_format(name, image, channels, bit_depth, value_range)
+        own = _find_format(name, image, channels, bit_depth, value_range)
         if shared is None:
             shared, first = own, name
         elif own != shared:
@@ -90,7 +90,7 @@ def _check_declared(
             raise UsageError(f"--value-range {low:g} {high:g}: give two finite numbers, the lower first")
 
 
-def _own_format(
+def _find_format(
     name: str,
     image: np.ndarray,
     channels: int | None,
@@ -161,17 +161,18 @@ def resize(image_chw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     if image_chw.shape[1:] == (height, width):
         return image_chw
-    return np.stack([_resized(plane, height, width) for plane in image_chw])
+    return np.stack([_resize_plane(plane, height, width) for plane in image_chw])
 
 
-def _resized(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    if plane.size > LARGE:  # rows first, a strip of them at a time: float32 copies of it all would be large
+def _resize_plane(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    if plane.size > LARGE_PIXELS:
+        # Rows first, a strip of them at a time: float32 copies of the whole plane would be large.
         strips = [plane[top : top + 256] for top in range(0, len(plane), 256)]
-        plane = np.concatenate([_by_pillow(strip, len(strip), width) for strip in strips])
-    return _by_pillow(plane, height, width)
+        plane = np.concatenate([_resize_with_pillow(strip, len(strip), width) for strip in strips])
+    return _resize_with_pillow(plane, height, width)
 
 
-def _by_pillow(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize_with_pillow(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 

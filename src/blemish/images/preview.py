@@ -1,4 +1,4 @@
-"""An image reduced to what its pictures show, so that it need not be held, or decoded again, to draw them."""
+"""Small copies of images, from which overlays and thumbnails are drawn without the full image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from blemish.images.preprocess import resize
 OVERLAY_SIDE = 1024
 """The longer side of an overlay in pixels, at most."""
 THUMBNAIL_SIDE = 512
-"""The same of a thumbnail."""
+"""The longer side of a thumbnail in pixels, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Preview:
-    """What a picture shows of an image of `size` (H, W): `planes` (1 or 3, h, w), from `low` to `high`."""
+    """A small copy of an image of `size` (H, W): `planes` (1 or 3, h, w), shown from `low` to `high`."""
 
     planes: np.ndarray
     low: float
@@ -24,7 +24,7 @@ class Preview:
     size: tuple[int, int]
 
     def rgb(self) -> np.ndarray:
-        """Return it for eyes: float32 (3, h, w) in [0, 1]."""
+        """Return the picture to show: float32 (3, h, w) in [0, 1]."""
         planes = _scale(self.planes, self.low, self.high)
         return planes if len(planes) == 3 else np.repeat(planes, 3, axis=0)
 
@@ -36,7 +36,7 @@ def preview_of(image_hwc: np.ndarray, *, side: int = OVERLAY_SIDE) -> Preview:
     channels that are neither one nor three are averaged. An image that is small already is not copied.
     """
     size = image_hwc.shape[0], image_hwc.shape[1]
-    planes = resize(image_hwc.transpose(2, 0, 1), size_within(side, size))
+    planes = resize(image_hwc.transpose(2, 0, 1), fit_size(side, size))
     is_8_bit = image_hwc.dtype == np.uint8
     low, high = (0.0, 255.0) if is_8_bit else (float(image_hwc.min()), float(image_hwc.max()))
     if len(planes) not in (1, 3):
@@ -44,7 +44,7 @@ def preview_of(image_hwc: np.ndarray, *, side: int = OVERLAY_SIDE) -> Preview:
     return Preview(planes=planes, low=low, high=high, size=size)
 
 
-def size_within(side: int, size: tuple[int, ...]) -> tuple[int, int]:
+def fit_size(side: int, size: tuple[int, ...]) -> tuple[int, int]:
     """Return the height and width of an image whose longer side is reduced to `side` px, if it is longer."""
     shrink = min(1.0, side / max(size))
     return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
@@ -58,8 +58,8 @@ class Previews:
     """The previews of one image, by their sides, made when `observe` is shown the decoded image."""
 
     def __init__(self, *sides: int) -> None:
-        self.sides, self.of = sides, dict[int, Preview]()
+        self.sides, self.by_side = sides, dict[int, Preview]()
 
     def observe(self, image_hwc: np.ndarray) -> None:
         """Make the previews of an image (H, W, C)."""
-        self.of = {side: preview_of(image_hwc, side=side) for side in self.sides}
+        self.by_side = {side: preview_of(image_hwc, side=side) for side in self.sides}

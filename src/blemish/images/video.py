@@ -6,7 +6,7 @@ Decisions (our choice, each so that nothing changes in silence):
   upright as the film's header says.
 - A film is judged by its first bytes too: FFmpeg, which OpenCV reads with, takes any text for one.
 - A film that gives fewer frames than it counts ends with an error. Matroska and WebM count none; of them a
-  missing end of more than `SLACK` is noticed.
+  missing end of more than `SLACK_SECONDS` is noticed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"})
 """The names of films, in lower case; compared without regard to case."""
-SLACK = 1.0
+SLACK_SECONDS = 1.0
 """Seconds by which the sound of a film that counts no frames may outlast its pictures."""
 
 _MATROSKA = b"\x1aE\xdf\xa3"
@@ -41,11 +41,11 @@ def is_film(path: Path) -> bool:
 
 
 def capture(source: str | int) -> cv2.VideoCapture:
-    """Open a file, a stream's address or a camera's number; whether that worked, `isOpened` says.
+    """Open a file, a stream's address or a camera's number; ask `isOpened` whether that worked.
 
     Raises UsageError without the package of `blemish[video]`.
     """
-    # what is wrong is said in one line, by us; read when OpenCV is imported and FFmpeg first used
+    # blemish reports errors itself, in one line. OpenCV reads these when imported, FFmpeg at first use.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
@@ -65,9 +65,9 @@ def rgb(image: np.ndarray) -> np.ndarray:
 def frames(path: Path, every: int = 1) -> Iterator[Frame]:
     """Yield the frames 0, `every`, 2 `every`, ... of a film, decoded as they are asked for.
 
-    Raises ImageError for what is no film and, after the last frame, for a film that has lost some.
+    Raises ImageError for a file that is not a film and, after the last frame, for a film that is cut off.
     """
-    with _opened(path) as film:
+    with _open_film(path) as film:
         number, clock = 0, 0.0
         while film.grab():
             clock = _milliseconds(film)
@@ -77,31 +77,31 @@ def frames(path: Path, every: int = 1) -> Iterator[Frame]:
                     break
                 yield Frame(path=f"{path}#{number:06d}", image=rgb(image))
             number += 1
-        counted = _counted(film)
+        count = _count_frames(film)
         reached, slack = number, 0.0
         if _head(path).startswith(_MATROSKA):  # OpenCV works the count out from length and rate
-            reached, slack = round(clock / 1000 * _rate(film)) + 1, SLACK * _rate(film)
+            reached, slack = round(clock / 1000 * _rate(film)) + 1, SLACK_SECONDS * _rate(film)
     if not number:
         raise refusal(str(path), "holds no frame; save the film again")
-    if counted - reached > slack:
-        found = f"gave {number} of about {counted} frames, the rest is cut off or damaged"
+    if count - reached > slack:
+        found = f"gave {number} of about {count} frames, the rest is cut off or damaged"
         raise refusal(str(path), f"{found}; save it again")
 
 
 def frame_count(path: Path) -> int | None:
-    """How many frames a film says it has, or None: it does not say. Raises ImageError for what is none."""
-    with _opened(path) as film:
-        return _counted(film) or None
+    """Return the number of frames that a film states, None if it has none. Raises ImageError if no film."""
+    with _open_film(path) as film:
+        return _count_frames(film) or None
 
 
 def frame_rate(path: Path) -> float:
-    """How many frames a film has in a second; 0: it does not say. Raises ImageError for what is none."""
-    with _opened(path) as film:
+    """Return the frames per second that a film states, 0 if it states none. Raises ImageError if no film."""
+    with _open_film(path) as film:
         return _rate(film)
 
 
-def expected(inputs: Sequence[tuple[Path, Path]], every: int) -> int | None:
-    """How many images `unrolled` will give, as far as can be told; None when a film does not say.
+def count_images(inputs: Sequence[tuple[Path, Path]], every: int) -> int | None:
+    """Count the images that `expand_films` will give; None when a film does not state its number of frames.
 
     Raises UsageError for an `every` below 1, and for films without OpenCV.
     """
@@ -119,10 +119,10 @@ def expected(inputs: Sequence[tuple[Path, Path]], every: int) -> int | None:
     return total
 
 
-def unrolled(inputs: Iterable[tuple[Path, Path]], every: int) -> Iterator[tuple[Path | Frame, Path]]:
+def expand_films(inputs: Iterable[tuple[Path, Path]], every: int) -> Iterator[tuple[Path | Frame, Path]]:
     """Replace each film among (file, its place) by its frames, whose places lie below its own.
 
-    What cannot be read of a film follows the frames before it, as one Frame of the error.
+    A film that cannot be read to its end gives, after the frames before the damage, one Frame with the error.
     """
     for path, place in inputs:
         if not is_film(path):
@@ -136,8 +136,8 @@ def unrolled(inputs: Iterable[tuple[Path, Path]], every: int) -> Iterator[tuple[
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    """Open a film, and close it. Raises ImageError for what is none."""
+def _open_film(path: Path) -> Iterator[cv2.VideoCapture]:
+    """Open a film for a `with` block, and close it after. Raises ImageError for a file that is not a film."""
     head = _head(path)
     if not (
         head.startswith(_MATROSKA)
@@ -164,7 +164,7 @@ def _head(path: Path) -> bytes:
         ) from error
 
 
-def _counted(film: cv2.VideoCapture) -> int:
+def _count_frames(film: cv2.VideoCapture) -> int:
     import cv2
 
     return max(0, int(film.get(cv2.CAP_PROP_FRAME_COUNT)))

@@ -1,7 +1,7 @@
 """Scoring files to disk: a row, a map and an overlay for each, written as they come.
 
 Rows are appended in the order of the inputs, each after its pictures are on disk, so that whatever stops
-the run, the rows that are there are true.
+the run, every row written is complete.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ LISTS = tuple(name for name, kind in field_types(ResultRow).items() if get_origi
 COLUMNS = tuple(f"n_{name}" if name in LISTS else name for name in field_types(ResultRow))
 """The columns of predictions.csv."""
 
-ERRORS_TOLD = 20
-"""Failures whose errors are kept with the counts."""
+MAX_ERRORS_KEPT = 20
+"""The most errors kept in `PredictionCounts`."""
 
 _IN_FLIGHT, _PIXELS_IN_FLIGHT = 8, 2**25  # images, and pixels of them, that may wait for their pictures
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionCounts:
-    """What came of a call: images scored, rejected and failed, and the errors of the first failures."""
+    """The result of a call: numbers of images scored, anomalous and failed, and the first errors."""
 
     scored: int = 0
     anomalous: int = 0
@@ -52,12 +52,12 @@ class PredictionCounts:
     errors: list[str] = field(default_factory=list)
 
     def __add__(self, other: PredictionCounts) -> PredictionCounts:
-        """Count what came of both."""
+        """Add the numbers of two calls."""
         return PredictionCounts(
             scored=self.scored + other.scored,
             anomalous=self.anomalous + other.anomalous,
             failed=self.failed + other.failed,
-            errors=[*self.errors, *other.errors][:ERRORS_TOLD],
+            errors=[*self.errors, *other.errors][:MAX_ERRORS_KEPT],
         )
 
 
@@ -73,10 +73,10 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
     files: dict[str, Path] = {}  # by absolute path, as one file may be spelled in several ways
     roots: list[Path] = []
     for pattern in patterns:
-        hits = matching(pattern)
+        hits = match_pattern(pattern)
         found = [f for p in hits for f in (preprocess.list_images(p) if p.is_dir() else [p])]
         if not found:
-            raise nothing_in(pattern)
+            raise make_no_image_error(pattern)
         for file in found:
             files.setdefault(_absolute(file), file)
         roots += [p if p.is_dir() else p.parent for p in hits]
@@ -92,14 +92,14 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
     ]
 
 
-def matching(pattern: str) -> list[Path]:
+def match_pattern(pattern: str) -> list[Path]:
     """Return the file or folder of this name, or else what it matches as a glob, in order."""
     path = Path(pattern)
     return [path] if path.exists() else sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 
-def nothing_in(pattern: str) -> UsageError:
-    """Make the error of an input without a single image."""
+def make_no_image_error(pattern: str) -> UsageError:
+    """Make the error for an input without any image."""
     what = "holds no image" if Path(pattern).is_dir() else "no such file or folder, and no match as a glob"
     return UsageError(f"{pattern}: {what}; give images, films, folders or globs")
 
@@ -118,7 +118,7 @@ def predict_to_folder(
 ) -> PredictionCounts:
     """Score every input and write predictions.jsonl, predictions.csv, maps/ and overlays/ below `out`.
 
-    Films have to be unrolled (`video.unrolled`) into their frames, which are read as they are needed.
+    Films have to be given as their frames (`video.expand_films`), which are read as they are needed.
     An input that cannot be used becomes a row with its error. Raises UsageError when `out` already holds
     predictions, and OSError when it cannot be written.
     """
@@ -141,7 +141,7 @@ def predict_to_folder(
             errors += [row["error"]] if row["error"] else []
             on_row(row)
     return PredictionCounts(
-        scored=scored, anomalous=anomalous, failed=len(errors), errors=errors[:ERRORS_TOLD]
+        scored=scored, anomalous=anomalous, failed=len(errors), errors=errors[:MAX_ERRORS_KEPT]
     )
 
 
@@ -159,11 +159,11 @@ def inspect(
 
     A few pictures are written at a time. Raises OSError when `out` cannot be written.
     """
-    asked: deque[_Asked] = deque()
+    pending: deque[_PendingInput] = deque()
     waiting: deque[tuple[dict[str, Any], Future | None, int]] = deque()
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
-        for result in detector.predict_many(_ask(inputs, asked)):
-            one = asked.popleft()
+        for result in detector.predict_many(_observe_inputs(inputs, pending)):
+            one = pending.popleft()
             row = row_of(one.path, result)
             if isinstance(result, ImageError):
                 waiting.append((row, None, 0))
@@ -175,41 +175,43 @@ def inspect(
                 pictures = pool.submit(_write_pictures, detector, one.previews, row, result, out)
                 waiting.append((row, pictures, result.anomaly_map.size))
             del result  # the map of a large image is large
-            while waiting and (too_many([w[2] for w in waiting]) or waiting[0][1] is None):
-                yield _finished(*waiting.popleft()[:2])
+            while waiting and (exceeds_waiting_limit([w[2] for w in waiting]) or waiting[0][1] is None):
+                yield _wait_for_pictures(*waiting.popleft()[:2])
         while waiting:
-            yield _finished(*waiting.popleft()[:2])
+            yield _wait_for_pictures(*waiting.popleft()[:2])
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """An input that is being scored: its name, where its pictures go, and what they show of it."""
+class _PendingInput:
+    """An input that is being scored: its name, the place of its pictures, and its previews."""
 
     path: str
     place: Path
     previews: Previews
 
 
-def _ask(inputs: Iterable[tuple[Path | Frame, Path]], asked: deque[_Asked]) -> Iterator[Observed]:
-    """Hand on what is to be scored, and note what will be wanted when it is."""
+def _observe_inputs(
+    inputs: Iterable[tuple[Path | Frame, Path]], pending: deque[_PendingInput]
+) -> Iterator[Observed]:
+    """Yield each input for scoring, and append to `pending` what is needed once it is scored."""
     for path, place in inputs:
-        asked.append(_Asked(str(path), place, Previews(OVERLAY_SIDE)))
-        yield Observed(source=path, observe=asked[-1].previews.observe)
+        pending.append(_PendingInput(str(path), place, Previews(OVERLAY_SIDE)))
+        yield Observed(source=path, observe=pending[-1].previews.observe)
 
 
-def too_many(pixels: Sequence[int]) -> bool:
-    """Whether images of so many pixels are too many to hold until their pictures are written."""
+def exceeds_waiting_limit(pixels: Sequence[int]) -> bool:
+    """Tell whether images of these pixel counts are too many to hold until their pictures are written."""
     return len(pixels) > _IN_FLIGHT or sum(pixels) > _PIXELS_IN_FLIGHT
 
 
-def _finished(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
+def _wait_for_pictures(row: dict[str, Any], pictures: Future | None) -> dict[str, Any]:
     if pictures is not None:
         pictures.result()  # a full disk stops the run here
     return row
 
 
 def row_of(path: str, result: Prediction | ImageError) -> dict[str, Any]:
-    """Say in a row what came of an input, before it has any picture."""
+    """Make the row of an input from its prediction or error, without the paths of pictures."""
     if isinstance(result, ImageError):
         return asdict(ResultRow(path=path, score=None, error=str(result)))
     return asdict(ResultRow(**result.shared_fields())) | {"path": path}
@@ -218,7 +220,7 @@ def row_of(path: str, result: Prediction | ImageError) -> dict[str, Any]:
 def _write_pictures(
     detector: Detector, previews: Previews, row: dict[str, Any], prediction: Prediction, out: Path
 ) -> None:
-    write_overlay(detector, previews.of[OVERLAY_SIDE], prediction, out / row["overlay"])
+    write_overlay(detector, previews.by_side[OVERLAY_SIDE], prediction, out / row["overlay"])
     draw.write_map(out / row["map"], prediction.anomaly_map)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from blemish.core.errors import ImageError
 from blemish.core.types import Region, Result, field_types
 from blemish.data.hashing import file_digest
-from blemish.images.draw import map_file
+from blemish.images.draw import encode_map
 from blemish.record.archive import Archive
 from blemish.record.rows import Inspection, ModelRecord, model_record
 from blemish.record.store import Store
@@ -79,7 +79,7 @@ class LedgerSync:
         data = _read_unchanged(file, about, Path.read_bytes)
         hashes = {
             "image": None if data is None else self.archive.put(data, "image"),
-            "map": self.archive.put(map_file(anomaly_map), "map"),
+            "map": self.archive.put(encode_map(anomaly_map), "map"),
         }
         return hashes | {"width": width, "height": height}
 

@@ -19,7 +19,7 @@ from blemish.report.html import (
     format_number,
     format_percent,
     format_seconds,
-    need,
+    require_packages,
     write_page,
 )
 
@@ -114,7 +114,7 @@ def write_report(
     Raises `UsageError` without the packages of `blemish[report]` or for an absolute image path, and
     `DataError` for a missing key, a score that is not finite, or a training log that cannot be read.
     """
-    need("jinja2", "matplotlib")
+    require_packages("jinja2", "matplotlib")
     from blemish.report import charts as charts
 
     _check(evaluation, images)

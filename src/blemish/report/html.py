@@ -1,6 +1,6 @@
 """HTML pages: one file each, readable without network, script or installation.
 
-Templates lie in `templates/`; all of them extend `base.html.j2`, which holds the looks.
+Templates are in `templates/`; all of them extend `base.html.j2`, which has the style sheet.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ MEASURES = {
     "pixel_auroc_fpr30_mcclish": "pixel AUROC up to FPR 0.3, McClish",
     "aupro_fpr30": "AUPRO up to FPR 0.3",
 }
-"""What is compared: keys of evaluation.json, and their names."""
+"""The measures that reports compare: keys of evaluation.json, and the names shown."""
 
 
-def need(*packages: str) -> None:
-    """Refuse to go on without the packages of `blemish[report]`. Raises UsageError."""
+def require_packages(*packages: str) -> None:
+    """Check that packages of `blemish[report]` are installed. Raises UsageError if one is missing."""
     for package in packages:
         try:
             importlib.import_module(package)
@@ -39,7 +39,7 @@ def write_page(path: Path, template: str, content: dict[str, Any], **filters: An
     `content` has at least `title` and `sentence`. `filters` are functions that the template may call.
     Raises UsageError without the packages of `blemish[report]`.
     """
-    need("jinja2")
+    require_packages("jinja2")
     import jinja2
 
     environment = jinja2.Environment(
@@ -63,12 +63,12 @@ def write_page(path: Path, template: str, content: dict[str, Any], **filters: An
 
 
 def format_area(value: float) -> str:
-    """Three decimals; what is not quite 1 never reads as 1."""
+    """Write an area in [0, 1] with three decimals; a value below 1 is never shown as 1."""
     return "> 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
 
 
 def format_percent(value: float) -> str:
-    """One decimal; neither all nor nothing unless it is."""
+    """Write a share in [0, 1] as a percentage with one decimal; only 0 and 1 are shown as 0 % and 100 %."""
     if 0.9995 <= value < 1:
         return "> 99.9 %"
     if 0 < value < 0.0005:
@@ -77,12 +77,12 @@ def format_percent(value: float) -> str:
 
 
 def format_number(value: float, digits: int = 4) -> str:
-    """So many digits, with a real minus sign."""
+    """Write a number with `digits` significant digits and a typographic minus sign."""
     return f"{value:.{digits}g}".replace("-", "−").replace("inf", "∞")
 
 
 def format_seconds(seconds: float) -> str:
-    """Milliseconds, seconds, minutes or hours, whichever reads best."""
+    """Write a time in milliseconds, seconds, minutes or hours, by its size."""
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 100:
@@ -91,7 +91,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Whole minutes, and hours: what an estimate is good for."""
+    """Write an estimated time in whole minutes, at least 1, or in hours and minutes."""
     minutes = max(1, round(seconds / 60))
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 

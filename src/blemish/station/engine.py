@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, TypeVar
 from blemish.core.errors import BlemishError, ImageError
 from blemish.core.types import Prediction
 from blemish.images.decode import Frame, decode
-from blemish.images.draw import map_file
-from blemish.images.limits import MAX_PIXELS, TooLarge, at_most
-from blemish.images.preprocess import LARGE
+from blemish.images.draw import encode_map
+from blemish.images.limits import MAX_PIXELS, TooLarge, limit_pixels
+from blemish.images.preprocess import LARGE_PIXELS
 from blemish.station.engine_jobs import Job, Model, Upload, inspection_of
 
 if TYPE_CHECKING:
@@ -156,12 +156,12 @@ class Engine:
             return use(Frame(path=job.name, image=image))
 
         try:
-            with at_most(min(LARGE, self.max_pixels)):
+            with limit_pixels(min(LARGE_PIXELS, self.max_pixels)):
                 return decoded()
         except TooLarge:
-            if self.max_pixels <= LARGE:
+            if self.max_pixels <= LARGE_PIXELS:
                 raise
-        with self._one_large, at_most(self.max_pixels):
+        with self._one_large, limit_pixels(self.max_pixels):
             return decoded()
 
     def _score(self) -> bool:
@@ -200,7 +200,7 @@ class Engine:
             if isinstance(result, Prediction):  # what is no image is not kept
                 assert result.coarse_map is not None
                 image_hash = self.archive.put(job.upload.data, "image")
-                map_hash = self.archive.put(map_file(result.coarse_map), "map")
+                map_hash = self.archive.put(encode_map(result.coarse_map), "map")
             self._written.put((job, inspection_of(job, result, image_hash, map_hash)))
         except Exception as error:
             job.answer.set_exception(error)

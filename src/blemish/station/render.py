@@ -10,7 +10,7 @@ import numpy as np
 from blemish.images import draw
 from blemish.images.decode import decode
 from blemish.images.preprocess import resize
-from blemish.images.preview import size_within
+from blemish.images.preview import fit_size
 from blemish.inference import postprocess
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ OPENAPI_MAP: dict[str, Any] = {"content": {"application/octet-stream": {}, "imag
 
 def shown(data: bytes, side: int) -> bytes:
     """Make a PNG of an image file that every browser shows, its longer side `side` pixels at most."""
-    return draw.picture(decode(data), side=side)
+    return draw.encode_picture(decode(data), side=side)
 
 
 def read_map(data: bytes) -> np.ndarray:
@@ -39,7 +39,7 @@ def read_map(data: bytes) -> np.ndarray:
 def raw_map(data: bytes) -> tuple[bytes, int, int]:
     """Return a map's values row by row, float32 little-endian, with its height and width, `SIDE` at most."""
     values = read_map(data)
-    values = resize(values[None], size_within(SIDE, values.shape))[0]
+    values = resize(values[None], fit_size(SIDE, values.shape))[0]
     return values.astype("<f4").tobytes(), *values.shape
 
 
@@ -47,7 +47,9 @@ def full_map(data: bytes, inspection: Inspection) -> bytes:
     """Make a float32 TIFF of the image's size from a map file."""
     assert inspection.height
     assert inspection.width
-    return draw.map_file(postprocess.to_original_size(read_map(data), (inspection.height, inspection.width)))
+    return draw.encode_map(
+        postprocess.to_original_size(read_map(data), (inspection.height, inspection.width))
+    )
 
 
 def overlay(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from blemish.core.errors import ConflictError, DataError, NotFoundError, UsageError
 from blemish.core.files import make_folder, write_whole
 from blemish.images.decode import decode
-from blemish.images.limits import at_most
+from blemish.images.limits import limit_pixels
 from blemish.images.preprocess import list_images
 from blemish.record.rows import new_id
 
@@ -109,7 +109,7 @@ class Trainings:
         job = self._in_state(id, "collecting")
         if job.source is not None:
             raise ConflictError(f"training {id}: takes its images from {job.source!r}, not from uploads")
-        with at_most(self.max_pixels):
+        with limit_pixels(self.max_pixels):
             decode(data)
         suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".tif")
         images = self._place(id) / "images"

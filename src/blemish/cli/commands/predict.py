@@ -55,11 +55,11 @@ def predict(arguments: list[str]) -> int:
     from blemish.inference.predict_folder import find_inputs, predict_to_folder
 
     inputs, out = find_inputs(options.inputs), Path(options.out)
-    total = video.expected(inputs, options.every)
+    total = video.count_images(inputs, options.every)
     detector = options.load(options.batch_size)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=total)
-        images = video.unrolled(inputs, options.every)
+        images = video.expand_films(inputs, options.every)
         counts = predict_to_folder(detector, images, out, on_row=lambda _: progress.advance(task))
     return _print_counts(counts, detector.threshold, str(out / "predictions.csv"))
 
