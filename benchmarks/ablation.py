@@ -18,7 +18,8 @@ from blemish.data.dataset import open_dataset, read_mask
 from blemish.inference import torch_backend
 from blemish.inference.detector import Detector
 from blemish.methods.metal import Metal, MetalConfig
-from blemish.metrics.roc import PixelPool, image_roc
+from blemish.metrics.pixels import PixelPool
+from blemish.metrics.roc import image_roc
 from blemish.training import fit
 
 VARIANTS = {

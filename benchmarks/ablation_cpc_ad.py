@@ -25,7 +25,8 @@ from blemish.inference.detector import Detector
 from blemish.inference.model_file import options_of
 from blemish.inference.torch_backend import TorchBackend
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
-from blemish.metrics.roc import PixelPool, image_roc
+from blemish.metrics.pixels import PixelPool
+from blemish.metrics.roc import image_roc
 from blemish.training import fit
 
 if TYPE_CHECKING:

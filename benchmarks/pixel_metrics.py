@@ -27,8 +27,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from blemish.core.errors import ImageError
 from blemish.data.dataset import open_dataset, read_mask
-from blemish.metrics.confidence import PixelResampler
-from blemish.metrics.roc import PixelPool
+from blemish.metrics.pixels import PixelPool
+from blemish.metrics.resampler import PixelResampler
 from blemish.training import fit
 
 if TYPE_CHECKING:

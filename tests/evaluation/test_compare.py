@@ -19,8 +19,9 @@ pytest.importorskip("jinja2", reason="blemish[report] is not installed")
 from blemish.core.errors import DataError, UsageError
 from blemish.evaluation import compare as comparison
 from blemish.evaluation.compare import Evaluated, compare, read_evaluation, verdict
-from blemish.evaluation.evaluate import overlay_name, thumbnail_name
-from blemish.metrics.confidence import Comparison, PixelResampler, delong, paired_bootstrap
+from blemish.evaluation.pictures import overlay_name, thumbnail_name
+from blemish.metrics.confidence import Comparison, delong
+from blemish.metrics.resampler import PixelResampler, paired_bootstrap
 from blemish.report.html import MEASURES
 
 SHARP = {

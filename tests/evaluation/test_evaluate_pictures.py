@@ -7,7 +7,8 @@ from conftest import save, tiny_image
 from fakes import count_decodes, fake_detector, with_options
 
 from blemish.data.dataset import open_dataset
-from blemish.evaluation.evaluate import evaluate, overlay_name
+from blemish.evaluation.evaluate import evaluate
+from blemish.evaluation.pictures import overlay_name
 from blemish.images import decode as decoding
 from blemish.images.draw import write_thumbnail
 from blemish.inference.predict_folder import write_overlay

@@ -21,16 +21,14 @@ from blemish.data.dataset import open_dataset
 from blemish.metrics import confidence
 from blemish.metrics.confidence import (
     Comparison,
-    PixelResampler,
-    areas_up_to,
     bootstrap_interval,
+    compare_paired,
     delong,
-    paired,
-    paired_bootstrap,
     structural_components,
-    thinned,
 )
-from blemish.metrics.roc import PixelPool, Roc, image_roc
+from blemish.metrics.pixels import PixelPool
+from blemish.metrics.resampler import PixelResampler, areas_up_to, paired_bootstrap, thin_by_rank
+from blemish.metrics.roc import Roc, image_roc
 
 PAIRS = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3), st.booleans()), min_size=4, max_size=16)
 """Per image: the score of either detector, with many ties, and whether it is defective."""
@@ -145,7 +143,7 @@ def test_delong_agrees_with_the_bootstrap():
     rng = np.random.default_rng(0)
     draws = [(rng.choice(good, good.size), rng.choice(bad, bad.size)) for _ in range(2000)]
     values = [np.array([Roc.of(s[g], s[d]).auroc() for g, d in draws]) for s in (a, b)]
-    drawn = paired(*values, *(Roc.of(s[good], s[bad]).auroc() for s in (a, b)))
+    drawn = compare_paired(*values, *(Roc.of(s[good], s[bad]).auroc() for s in (a, b)))
     assert (drawn.a, drawn.b) == pytest.approx((tested.a, tested.b), abs=1e-12)
     # 2,000 draws give a standard error to 1 / sqrt(4000), 1.6 %.
     assert drawn.standard_error == pytest.approx(tested.standard_error, rel=0.05)
@@ -208,13 +206,13 @@ def test_bootstrap_refuses_bad_scores_and_counts():
 
 def test_paired_by_hand():
     # Of 3 resamples a is ahead in 2 and level in 1: p = 2 (1 + 1) / (3 + 1) = 1. Ahead in all 3: 2 / 4.
-    found = paired(np.array([0.9, 0.8, 0.7]), np.array([0.4, 0.8, 0.2]), 0.9, 0.4)
+    found = compare_paired(np.array([0.9, 0.8, 0.7]), np.array([0.4, 0.8, 0.2]), 0.9, 0.4)
     assert (found.difference, found.p) == (0.5, 1)
-    sure = paired(np.array([0.9, 0.9, 0.9]), np.array([0.4, 0.4, 0.4]), 0.9, 0.4)
+    sure = compare_paired(np.array([0.9, 0.9, 0.9]), np.array([0.4, 0.4, 0.4]), 0.9, 0.4)
     assert sure == Comparison(
         a=0.9, b=0.4, difference=0.5, standard_error=0, z=np.inf, p=0.5, low=0.5, high=0.5
     )
-    equal = paired(np.full(99, 0.9), np.full(99, 0.9), 0.9, 0.9)
+    equal = compare_paired(np.full(99, 0.9), np.full(99, 0.9), 0.9, 0.9)
     assert (equal.difference, equal.z, equal.p, equal.low, equal.high) == (0, 0, 1, 0, 0)
 
 
@@ -380,15 +378,15 @@ def test_an_image_is_kept_in_20_kib():
 
 def test_thinning_by_hand(monkeypatch: pytest.MonkeyPatch):
     values = np.arange(10.0, 17.0)
-    kept, lengths = thinned(values)
+    kept, lengths = thin_by_rank(values)
     assert (kept.tolist(), lengths.tolist()) == (values.tolist(), [[1] * 7])
     monkeypatch.setattr(confidence, "KEPT", 3)
-    kept, sums = thinned(values, np.array([[1, 1, 1, 1, 1, 1, 1], [1, 2, 4, 8, 16, 32, 64]]))
+    kept, sums = thin_by_rank(values, np.array([[1, 1, 1, 1, 1, 1, 1], [1, 2, 4, 8, 16, 32, 64]]))
     # Runs of ranks 0-1, 2-3 and 4-6, and the middle of each.
     assert kept.tolist() == [11, 13, 15]
     assert sums.tolist() == [[2, 2, 3], [3, 12, 112]]
-    assert thinned(values)[1].tolist() == [[2, 2, 3]]
-    assert [part.size for part in thinned(np.empty(0), np.empty((2, 0)))] == [0, 0]
+    assert thin_by_rank(values)[1].tolist() == [[2, 2, 3]]
+    assert [part.size for part in thin_by_rank(np.empty(0), np.empty((2, 0)))] == [0, 0]
 
 
 @settings(max_examples=100, deadline=None)

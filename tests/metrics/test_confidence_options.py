@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from blemish.core.errors import UsageError
-from blemish.metrics.confidence import (
-    PixelResampler,
-    bootstrap_interval,
-    paired,
-    paired_bootstrap,
-)
+from blemish.metrics.confidence import bootstrap_interval, compare_paired
+from blemish.metrics.resampler import PixelResampler, paired_bootstrap
 from blemish.metrics.roc import Roc, image_roc
 
 
@@ -93,7 +89,7 @@ def test_a_resampler_without_images_is_refused():
 
 @pytest.mark.parametrize(("a", "b", "z"), [(0.2, 0.5, -math.inf), (0.5, 0.2, math.inf), (0.5, 0.5, 0.0)])
 def test_a_difference_without_variance_is_infinitely_sure(a, b, z):
-    comparison = paired(np.full(9, a), np.full(9, b), a, b)
+    comparison = compare_paired(np.full(9, a), np.full(9, b), a, b)
     assert (comparison.standard_error, comparison.z, comparison.difference) == (0, z, a - b)
     assert (comparison.low, comparison.high) == (a - b, a - b)
     # nine of nine on one side: 2 (1 + 0) / 10; on both sides when all are 0: 1 at most

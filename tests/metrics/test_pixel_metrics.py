@@ -8,7 +8,7 @@ import reference
 from sklearn.metrics import roc_auc_score
 
 from blemish.core.errors import UsageError
-from blemish.metrics.roc import PixelPool
+from blemish.metrics.pixels import PixelPool
 
 
 def images(seed: int, *, ties: bool = True) -> tuple[list[np.ndarray], list[np.ndarray]]:

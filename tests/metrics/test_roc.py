@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from blemish.core.errors import UsageError
-from blemish.metrics.roc import PixelPool, Roc, image_roc, region_weights
+from blemish.metrics.pixels import PixelPool, region_weights
+from blemish.metrics.roc import Roc, image_roc
 
 TIED = st.lists(st.integers(-3, 3), min_size=1, max_size=15)
 FREE = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=15)

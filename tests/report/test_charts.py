@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib", reason="blemish[report] is not installed")
 from matplotlib.patches import StepPatch
 
 from blemish.report import charts as charts
-from blemish.report.evaluation import ReportCurve, ReportImage
+from blemish.report.content import ReportCurve, ReportImage
 
 CURVE = ReportCurve(name="image", fpr=np.array([0, 0, 0.5, 1]), tpr=np.array([0, 0.6, 1, 1]), area=0.9876)
 SCORES = {"good": (0.5, 1.5, 1.9), "hole": (3.0, 2.0), "crack": (1.0, 0.75, 2.5)}

@@ -19,7 +19,8 @@ pytest.importorskip("matplotlib", reason="blemish[report] is not installed")
 from blemish.core.errors import DataError, UsageError
 from blemish.report import charts as charts
 from blemish.report import evaluation as report
-from blemish.report.evaluation import ReportCurve, ReportImage, write_report
+from blemish.report.content import ReportCurve, ReportImage
+from blemish.report.evaluation import write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 

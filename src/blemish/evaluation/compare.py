@@ -18,8 +18,10 @@ import numpy as np
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import GOOD
-from blemish.evaluation.evaluate import LIMIT, PIXELS_NAME, overlay_name, thumbnail_name
-from blemish.metrics.confidence import Comparison, PixelResampler, delong, paired_bootstrap
+from blemish.evaluation.evaluate import LIMIT, PIXELS_NAME
+from blemish.evaluation.pictures import overlay_name, thumbnail_name
+from blemish.metrics.confidence import Comparison, delong
+from blemish.metrics.resampler import PixelResampler, paired_bootstrap
 from blemish.report.html import MEASURES, write_page
 
 if TYPE_CHECKING:

@@ -7,28 +7,25 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish.core.errors import DataError, ImageError, UsageError
+from blemish.core.errors import DataError, UsageError
+from blemish.core.files import write_whole
 from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage, read_mask
-from blemish.images.decode import Observed
-from blemish.images.draw import write_thumbnail
-from blemish.images.preview import OVERLAY_SIDE, THUMBNAIL_SIDE, Previews
-from blemish.inference.predict_folder import exceeds_waiting_limit, write_overlay
-from blemish.metrics import confidence
-from blemish.metrics import roc as metrics
-from blemish.report.evaluation import ReportCurve, ReportImage, write_report
+from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
+from blemish.metrics.confidence import bootstrap_interval
+from blemish.metrics.pixels import PixelPool
+from blemish.metrics.resampler import PixelResampler
+from blemish.metrics.roc import Roc, image_roc
+from blemish.report.content import ReportCurve, ReportImage
+from blemish.report.evaluation import write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from blemish.inference.detector import Detector
@@ -67,29 +64,23 @@ def evaluate(
     check_evaluable(dataset)
     out.mkdir(parents=True, exist_ok=True)
     leaks = find_leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
-    pool = metrics.PixelPool() if dataset.has_masks else None
-    resampler = confidence.PixelResampler()
+    pool = PixelPool() if dataset.has_masks else None
+    resampler = PixelResampler()
     scored, seconds = [], 0.0
-    for sample, prediction, elapsed in _predictions(detector, dataset, out):
+    for sample, prediction, elapsed in predict_and_draw(detector, dataset, out):
         seconds += elapsed
         if pool is not None:
             height, width = prediction.anomaly_map.shape
             mask = read_mask(sample, (height, width))
             pool.add(prediction.anomaly_map, mask, sample.label)
             resampler.add(prediction.anomaly_map, mask)
-        scored.append(_scored(sample, prediction, dataset))
+        scored.append(_score_of(sample, prediction, dataset))
         on_image()
     evaluation, curves = _measure(detector, scored, pool)
     evaluation |= _intervals(scored, resampler if pool else None)
-    evaluation |= {
-        "seconds_per_image": seconds / len(scored),
-        "leakage": [list(pair) for pair in leaks],
-        "method": detector.model_file.method,
-        "preset": detector.model_file.preset,
-        "dataset": dataset.name,
-        "test_fingerprint": dataset_fingerprint(replace(dataset, train=[], calibration=[])),
-    }
-    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+    evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
+    evaluation |= _identity(detector, dataset)
+    write_whole(out / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
     _write_scores(out / "scores.csv", scored)
     if pool is not None:
         resampler.save(out / PIXELS_NAME)
@@ -105,68 +96,20 @@ def evaluate(
     return evaluation
 
 
-def _predictions(
-    detector: Detector, dataset: Dataset, out: Path
-) -> Iterator[tuple[Sample, Prediction, float]]:
-    """Yield (sample, prediction, seconds the detector took) in order; pictures are drawn meanwhile."""
-    drawing: deque[tuple[Future, int]] = deque()
-    asked: deque[Previews] = deque()
-    results = iter(detector.predict_many(_ask(dataset.test, asked)))
-    with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
-        for sample in dataset.test:
-            began = time.perf_counter()
-            prediction = next(results)
-            elapsed = time.perf_counter() - began
-            if isinstance(prediction, ImageError):
-                raise prediction
-            name, previews = _name(sample, dataset), asked.popleft()
-            pictures = pool.submit(_write_pictures, detector, previews, prediction, out, name)
-            drawing.append((pictures, prediction.anomaly_map.size))
-            while exceeds_waiting_limit([pixels for _, pixels in drawing]):
-                drawing.popleft()[0].result()
-            yield sample, prediction, elapsed
-        for future, _ in drawing:
-            future.result()
+def _identity(detector: Detector, dataset: Dataset) -> dict[str, str]:
+    """Name what was measured: the method, and the test images by content."""
+    return {
+        "method": detector.model_file.method,
+        "preset": detector.model_file.preset,
+        "dataset": dataset.name,
+        "test_fingerprint": dataset_fingerprint(replace(dataset, train=[], calibration=[])),
+    }
 
 
-def _ask(samples: Sequence[Sample], asked: deque[Previews]) -> Iterator[Observed]:
-    """Hand on what is to be scored, and note what its pictures will show of it."""
-    for sample in samples:
-        asked.append(Previews(OVERLAY_SIDE, THUMBNAIL_SIDE))
-        yield Observed(source=sample.path, observe=asked[-1].observe)
-
-
-def _write_pictures(
-    detector: Detector, previews: Previews, prediction: Prediction, out: Path, name: str
-) -> None:
-    write_overlay(detector, previews.by_side[OVERLAY_SIDE], prediction, out / overlay_name(name))
-    write_thumbnail(out / thumbnail_name(name), previews.by_side[THUMBNAIL_SIDE])
-
-
-def _name(sample: Sample, dataset: Dataset) -> str:
-    path = sample.path
-    return (path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else path).as_posix()
-
-
-def overlay_name(name: str) -> str:
-    """Return the path of an image's overlay below the evaluation's folder."""
-    return f"overlays/{_inside(name)}.png"
-
-
-def thumbnail_name(name: str) -> str:
-    """Return the path of an image's thumbnail below the evaluation's folder."""
-    return f"thumbnails/{_inside(name)}.jpg"
-
-
-def _inside(name: str) -> str:
-    """Make a path that a manifest may have led outside of its folder one that stays below a folder."""
-    return "/".join("up" if part == ".." else part for part in name.lstrip("/").split("/"))
-
-
-def _scored(sample: Sample, prediction: Prediction, dataset: Dataset) -> Scored:
+def _score_of(sample: Sample, prediction: Prediction, dataset: Dataset) -> Scored:
     return Scored(
         sample=sample,
-        name=_name(sample, dataset),
+        name=name_of_sample(sample, dataset),
         score=prediction.score,
         p_value=prediction.p_value,
         anomalous=prediction.anomalous,
@@ -174,11 +117,11 @@ def _scored(sample: Sample, prediction: Prediction, dataset: Dataset) -> Scored:
 
 
 def _measure(
-    detector: Detector, scored: list[Scored], pool: metrics.PixelPool | None
+    detector: Detector, scored: list[Scored], pool: PixelPool | None
 ) -> tuple[dict[str, Any], list[ReportCurve]]:
     scores = np.array([s.score for s in scored])
     defective = np.array([s.sample.is_defect for s in scored])
-    image = metrics.image_roc(scores, defective)
+    image = image_roc(scores, defective)
     pixel, pro = (pool.pixel_roc(), pool.pro_roc()) if pool else (None, None)
     evaluation: dict[str, Any] = {
         "image_auroc": image.auroc(),
@@ -205,13 +148,9 @@ def _measure(
     ]
 
 
-def _intervals(
-    scored: list[Scored], resampler: confidence.PixelResampler | None
-) -> dict[str, list[float] | None]:
+def _intervals(scored: list[Scored], resampler: PixelResampler | None) -> dict[str, list[float] | None]:
     """95 % intervals over images, by the name of the measure and `_interval95`."""
-    image = confidence.bootstrap_interval(
-        [s.score for s in scored], [s.sample.is_defect for s in scored], metrics.Roc.auroc
-    )
+    image = bootstrap_interval([s.score for s in scored], [s.sample.is_defect for s in scored], Roc.auroc)
     pixel = resampler.intervals(limit=LIMIT) if resampler else {}
     found = {
         "image_auroc": image,
@@ -223,8 +162,7 @@ def _intervals(
 
 
 def _share_rejected(scored: Iterator[Scored]) -> float | None:
-    verdicts = [s.anomalous for s in scored]
-    known = [v for v in verdicts if v is not None]
+    known = [s.anomalous for s in scored if s.anomalous is not None]
     return sum(known) / len(known) if known else None
 
 
@@ -237,7 +175,7 @@ def _false_alarm_p_value(detector: Detector, scored: list[Scored]) -> float | No
     return calibration.chance_of(sum(rejected), len(rejected), rate)
 
 
-def _per_defect(scored: list[Scored], pool: metrics.PixelPool | None) -> dict[str, dict[str, Any]]:
+def _per_defect(scored: list[Scored], pool: PixelPool | None) -> dict[str, dict[str, Any]]:
     """Each defect type against all good images, and its pixels against all good pixels."""
     good = [s.score for s in scored if not s.sample.is_defect]
     table = {}
@@ -245,14 +183,14 @@ def _per_defect(scored: list[Scored], pool: metrics.PixelPool | None) -> dict[st
         members = [s for s in scored if s.sample.label == label]
         table[label] = {
             "n": len(members),
-            "image_auroc": metrics.Roc.of(good, [s.score for s in members]).auroc(),
+            "image_auroc": Roc.of(good, [s.score for s in members]).auroc(),
             "pixel_auroc": pool and _pixel_auroc(pool, label),
             "detection_rate": _share_rejected(iter(members)),
         }
     return table
 
 
-def _pixel_auroc(pool: metrics.PixelPool, label: str) -> float:
+def _pixel_auroc(pool: PixelPool, label: str) -> float:
     try:
         return pool.pixel_roc(label).auroc()
     except UsageError as error:

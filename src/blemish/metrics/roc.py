@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Roc:
-    """An ROC curve, exact; make one with `Roc.of`, `image_roc` or `PixelPool`.
+    """An ROC curve, exact; make one with `Roc.of`, `image_roc` or `pixels.PixelPool`.
 
     Per distinct score of the positives, descending, arrays (k,): `values` the scores, `above` the number of
     negatives above that score, `above_or_equal` those not below it, `weight` the summed weight of the
@@ -51,7 +51,7 @@ class Roc:
             weight.shape == defective.shape and (np.isfinite(weight) & (weight > 0)).all()
         ):
             raise UsageError("weights of the positives: give one for each, finite and above 0")
-        return _Ranking.of(np.sort(good.astype(dtype)), defective.astype(dtype)).roc(weight)
+        return Ranking.of(np.sort(good.astype(dtype)), defective.astype(dtype)).roc(weight)
 
     def auroc(self) -> float:
         """Return the area under the curve in [0, 1]: P(positive > negative) + P(equal) / 2; chance is 0.5."""
@@ -146,21 +146,21 @@ class Roc:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Ranking:
+class Ranking:
     """Where positives stand among negatives, whatever each of them weighs.
 
     Per distinct score of the positives, descending, arrays (k,): `values`, `above` and `above_or_equal` as in
-    `Roc`; per positive (m,): `place`, the index of its score in `values`.
+    `Roc`; per positive (m,): `rank`, the index of its score in `values`.
     """
 
     values: np.ndarray
     above: np.ndarray
     above_or_equal: np.ndarray
-    place: np.ndarray
+    rank: np.ndarray
     n_negatives: int
 
     @classmethod
-    def of(cls, negatives: np.ndarray, positives: np.ndarray) -> _Ranking:
+    def of(cls, negatives: np.ndarray, positives: np.ndarray) -> Ranking:
         """Rank positives (m,) among negatives (n,), sorted already, of one floating type."""
         ascending, inverse = np.unique(positives, return_inverse=True)
         ends = np.concatenate([negatives[:1], negatives[-1:], ascending[:1], ascending[-1:]])
@@ -173,7 +173,7 @@ class _Ranking:
             values=ascending[::-1],
             above=n - np.searchsorted(negatives, ascending, side="right")[::-1],
             above_or_equal=n - np.searchsorted(negatives, ascending, side="left")[::-1],
-            place=len(ascending) - 1 - inverse,
+            rank=len(ascending) - 1 - inverse,
             n_negatives=n,
         )
 
@@ -182,13 +182,13 @@ class _Ranking:
 
         Raises UsageError without negatives or positives.
         """
-        place = self.place[chosen]
-        if self.n_negatives == 0 or place.size == 0:
+        rank = self.rank[chosen]
+        if self.n_negatives == 0 or rank.size == 0:
             raise UsageError(
-                f"{self.n_negatives} good and {place.size} defective scores: the metric compares the two; "
+                f"{self.n_negatives} good and {rank.size} defective scores: the metric compares the two; "
                 "add what is missing"
             )
-        rises = np.bincount(place, None if weights is None else weights[chosen], len(self.values))
+        rises = np.bincount(rank, None if weights is None else weights[chosen], len(self.values))
         present = slice(None) if rises.all() else rises > 0
         return Roc(
             values=self.values[present],
@@ -196,105 +196,8 @@ class _Ranking:
             above_or_equal=self.above_or_equal[present],
             weight=np.cumsum(rises[present]),
             n_negatives=self.n_negatives,
-            n_positives=place.size,
+            n_positives=rank.size,
         )
-
-
-class PixelPool:
-    """The pixels of a test set, added image by image, for pixel-level curves.
-
-    Good pixels are kept once, as float32, and sorted where they lie; defective ones, far fewer, with their
-    weight. They are ranked once, by the first curve that is asked for. With 5 % of defective pixels, all
-    curves are had in less than 3 times the size of the maps.
-    """
-
-    def __init__(self) -> None:
-        self._negatives = np.empty(0, dtype=np.float32)  # filled up to _n_negatives, the rest is room to grow
-        self._n_negatives = 0
-        self._positives = [np.empty(0, dtype=np.float32)]
-        self._weights = [np.empty(0)]
-        self._labels = [""]
-        self._ranking: _Ranking | None = None
-
-    def add(self, anomaly_map: np.ndarray, mask: np.ndarray, label: str = "") -> None:
-        """Add one image: its map (H, W), unbounded, kept as float32, and its ground truth, bool (H, W).
-
-        A good image has a mask of all False. `label` names the defect for `pixel_roc`. Raises UsageError as
-        `checked_map`.
-        """
-        values = checked_map(anomaly_map, mask)
-        self._add_negatives(values[~mask])
-        if mask.any():
-            self._positives.append(values[mask])
-            self._weights.append(region_weights(mask))
-            self._labels.append(label)
-        self._ranking = None
-
-    def pixel_roc(self, label: str | None = None) -> Roc:
-        """Build the curve in which every defective pixel counts alike, those of one `label` or all.
-
-        Good pixels are those of all images either way. Raises UsageError without good or defective pixels.
-        """
-        if label is None:
-            return self._ranked().roc()
-        sizes = [p.size for p in self._positives]
-        return self._ranked().roc(chosen=np.repeat([name == label for name in self._labels], sizes))
-
-    def pro_roc(self) -> Roc:
-        """Build the PRO curve: its "TPR" is PRO, its `normalised_auroc(0.3)` is AU-PRO up to FPR 0.3.
-
-        The per-region overlap is the mean, over all 8-connected ground truth regions of all images, of the
-        share of the region that is found; the FPR is over all good pixels of all images (Bergmann et al.
-        2021). Hence an ROC curve in which a pixel weighs 1 / area of its region. Raises as `pixel_roc`.
-        """
-        return self._ranked().roc(np.concatenate(self._weights))
-
-    def _add_negatives(self, values: np.ndarray) -> None:
-        end = self._n_negatives + values.size
-        if end > self._negatives.size:
-            # One block that grows, where a list of arrays would have to be joined and so be held twice.
-            self._negatives.resize(end * 9 // 8, refcheck=False)
-        self._negatives[self._n_negatives : end] = values
-        self._n_negatives = end
-
-    def _ranked(self) -> _Ranking:
-        if self._ranking is None:
-            negatives = self._negatives[: self._n_negatives]
-            negatives.sort()
-            self._ranking = _Ranking.of(negatives, np.concatenate(self._positives))
-        return self._ranking
-
-
-def checked_map(anomaly_map: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return a map (H, W) as float32, after a look at it and at its ground truth, bool (H, W).
-
-    Raises UsageError for NaN or infinity, a mask that is not bool, or shapes that differ.
-    """
-    values = np.asarray(anomaly_map, dtype=np.float32)
-    if mask.dtype != np.bool_:
-        raise UsageError(f"mask of type {mask.dtype}: it must be bool; compare it with 0 first")
-    if values.ndim != 2 or values.shape != mask.shape:
-        raise UsageError(f"map of shape {values.shape} and mask of shape {mask.shape}: both must be (H, W)")
-    if not np.isfinite(values).all():
-        raise UsageError("anomaly map holds NaN or infinity: metrics need finite float32 scores")
-    return values
-
-
-def region_weights(mask: np.ndarray) -> np.ndarray:
-    """Weigh every defective pixel of a mask, bool (H, W), by 1 / area of its 8-connected region.
-
-    Returns float64 (n,) in (0, 1], for the mask's pixels row by row; the sum is the number of regions.
-    """
-    from scipy import ndimage
-
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if rows.size == 0:
-        return np.empty(0)
-    box = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]  # small, mostly: the rest need not be labelled
-    labels = np.empty(box.shape, dtype=np.int32)
-    ndimage.label(box, structure=np.ones((3, 3), dtype=bool), output=labels)
-    region = labels[box]
-    return 1 / np.bincount(region)[region]
 
 
 def check_limit(limit: float) -> None:

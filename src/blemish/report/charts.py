@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from blemish.report.evaluation import ReportCurve, ReportImage
+    from blemish.report.content import ReportCurve, ReportImage
 
 # matplotlib writes fixed colours, the page needs variables that change with the scheme: each chart is
 # drawn in these stand-ins, which nothing else uses, and they are replaced in the SVG text.

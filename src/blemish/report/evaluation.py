@@ -1,7 +1,7 @@
 """The HTML report of an evaluation: one page, readable without network, script or installation.
 
 Numbers, curves and texts are inside the page; it refers to nothing but the images that lie beside it.
-Its looks are in `pages/report.html.j2`, its charts in `_report_charts.py`.
+Its looks are in `templates/report.html.j2`, its charts in `charts`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import GOOD
+from blemish.report.content import ReportCurve, ReportImage
 from blemish.report.html import (
     DASH,
     format_area,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    import numpy as np
 
 KEYS = {
     *("image_auroc", "pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish", "aupro_fpr30"),
@@ -45,35 +45,6 @@ SHOW_ALL = 300
 """Up to so many images the gallery shows all of them. Our choice: a page of that size still scrolls well."""
 SHOW_TELLING = 60
 """Beyond `SHOW_ALL`, so many are shown: misses first, then every label in turn. Our choice: one sitting."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportImage:
-    """One test image of a report.
-
-    `name` is what the caption says, such as `test/broken_large/003.png`; `label` is `GOOD` or the defect.
-    `score` is unbounded and finite, `p_value` in (0, 1]; `p_value` and `anomalous` are None without a
-    calibration. `overlay` and `thumbnail` (of the original) are paths relative to the report's folder,
-    with forward slashes.
-    """
-
-    name: str
-    label: str
-    score: float
-    p_value: float | None
-    anomalous: bool | None
-    overlay: str
-    thumbnail: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportCurve:
-    """One ROC-like curve: `fpr` and `tpr` are (N,), ascending, in [0, 1]; `area` in [0, 1] as reported."""
-
-    name: str
-    fpr: np.ndarray
-    tpr: np.ndarray
-    area: float
 
 
 @dataclass(frozen=True, kw_only=True)
