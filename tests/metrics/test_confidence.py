@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from blemish.core.errors import UsageError
 from blemish.data.dataset import open_dataset
-from blemish.metrics import confidence
+from blemish.metrics import resampler
 from blemish.metrics.confidence import (
     Comparison,
     bootstrap_interval,
@@ -380,7 +380,7 @@ def test_thinning_by_hand(monkeypatch: pytest.MonkeyPatch):
     values = np.arange(10.0, 17.0)
     kept, lengths = thin_by_rank(values)
     assert (kept.tolist(), lengths.tolist()) == (values.tolist(), [[1] * 7])
-    monkeypatch.setattr(confidence, "KEPT", 3)
+    monkeypatch.setattr(resampler, "VALUES_PER_IMAGE", 3)
     kept, sums = thin_by_rank(values, np.array([[1, 1, 1, 1, 1, 1, 1], [1, 2, 4, 8, 16, 32, 64]]))
     # Runs of ranks 0-1, 2-3 and 4-6, and the middle of each.
     assert kept.tolist() == [11, 13, 15]

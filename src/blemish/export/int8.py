@@ -30,7 +30,8 @@ from blemish.inference import torch_backend
 from blemish.inference.backend import Output
 from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import INPUT, attach, load_exported, portion_of
-from blemish.metrics import roc
+from blemish.metrics.pixels import PixelPool
+from blemish.metrics.roc import image_roc
 from blemish.training.calibrate import calibrate_model
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def _compare(layers: int, exact: Detector, rounded: Detector, dataset: Dataset, 
     difference = np.abs(b[good] - a[good]) / np.maximum(np.abs(a[good]), 1e-12)
     areas = None
     if tells:
-        areas = roc.image_roc(a, defective).auroc(), roc.image_roc(b, defective).auroc()
+        areas = image_roc(a, defective).auroc(), image_roc(b, defective).auroc()
     return Comparison(
         layers=layers,
         images=len(samples),
@@ -248,7 +249,7 @@ def _compare(layers: int, exact: Detector, rounded: Detector, dataset: Dataset, 
 
 def _score_all(detector: Detector, samples: Sequence[Sample], masks: bool) -> tuple[np.ndarray, float | None]:
     """Scores (n,) of images and, with their masks, the pixel AUROC."""
-    pool, scores = roc.PixelPool(), []
+    pool, scores = PixelPool(), []
     for sample, prediction in zip(samples, detector.predict_many(s.path for s in samples), strict=True):
         if isinstance(prediction, ImageError):
             raise prediction

@@ -20,6 +20,7 @@ from blemish.training.calibrate import calibrate_model
 from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, load_images
 from blemish.training.run_folder import (
+    Outcome,
     identity_of,
     load_finished,
     provenance_of,
@@ -27,7 +28,7 @@ from blemish.training.run_folder import (
     remove_checkpoint,
     write_run,
 )
-from blemish.training.trainer import Outcome, Trainer
+from blemish.training.trainer import Trainer
 from blemish.training.watcher import Silent, Watcher
 
 if TYPE_CHECKING:

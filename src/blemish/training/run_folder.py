@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,21 @@ if TYPE_CHECKING:
     from blemish.data.dataset import Split
     from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
-    from blemish.training.trainer import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished training reports.
+
+    Epochs count from 1, as in log.csv; without validation images there is no best one. A method without a
+    training loop has neither epochs nor steps.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    best_epoch: int | None = None
+    best_validation_loss: float | None = None
+    seconds: float
 
 
 def refuse_to_overwrite(folder: Path) -> None:

@@ -11,7 +11,7 @@ import csv
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from blemish.methods.config import TrainedConfig
 from blemish.training.batches import ImageBatches, in_order
 from blemish.training.checkpoint import CHECKPOINT_FOLDER, State, load_checkpoint, save_checkpoint
 from blemish.training.device import keep_freed_memory
+from blemish.training.run_folder import Outcome
 from blemish.training.schedule import learning_rate_at
 from blemish.training.stop_signals import StopSignals
 
@@ -39,21 +40,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 30.0
 """A checkpoint is written when the last one is older than this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a finished training reports.
-
-    Epochs count from 1, as in log.csv; without validation images there is no best one. A method without a
-    training loop has neither epochs nor steps.
-    """
-
-    epochs: int = 0
-    steps: int = 0
-    best_epoch: int | None = None
-    best_validation_loss: float | None = None
-    seconds: float
 
 
 class Loss(nn.Module):
