@@ -18,7 +18,7 @@ pytest.importorskip("jinja2", reason="blemish[report] is not installed")
 
 from blemish.core.errors import DataError, UsageError
 from blemish.evaluation import compare as comparison
-from blemish.evaluation.compare import Evaluated, compare, read_evaluation, verdict
+from blemish.evaluation.compare import Evaluated, compare, describe_difference, read_evaluation
 from blemish.evaluation.pictures import overlay_name, thumbnail_name
 from blemish.metrics.confidence import Comparison, delong
 from blemish.metrics.resampler import PixelResampler, paired_bootstrap
@@ -116,7 +116,7 @@ def outcome(difference: float, p: float) -> Comparison:
     ],
 )
 def test_the_verdict(difference: float, p: float, said: str):
-    assert verdict("a", "b", outcome(difference, p)) == said
+    assert describe_difference("a", "b", outcome(difference, p)) == said
 
 
 # --- two runs ---

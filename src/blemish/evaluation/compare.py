@@ -90,7 +90,11 @@ def compare(runs: Sequence[Path], out: Path, *, measure: str = "image_auroc") ->
         "measure": measure,
         "test": TESTS[measure in PIXEL_MEASURES],
         "pairs": [
-            {"runs": [a.name, b.name], **_numbers(test), "verdict": verdict(a.name, b.name, test, measure)}
+            {
+                "runs": [a.name, b.name],
+                **_numbers(test),
+                "verdict": describe_difference(a.name, b.name, test, measure),
+            }
             for a, b, test in tests
         ],
     }
@@ -195,7 +199,7 @@ def _numbers(test: Comparison) -> dict[str, float]:
     return {name: value for name, value in asdict(test).items() if name != "z"}
 
 
-def verdict(a: str, b: str, test: Comparison, measure: str = "image_auroc") -> str:
+def describe_difference(a: str, b: str, test: Comparison, measure: str = "image_auroc") -> str:
     """Say the outcome of a test in a sentence."""
     numbers = f"by {abs(test.difference):.3f} of {MEASURES[measure]} (p = {test.p:.2g})"
     if test.p > ALPHA:

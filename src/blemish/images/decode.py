@@ -9,7 +9,7 @@ An image is an array (H, W, C) of uint8, uint16 or float32, never reduced in dep
   transparent means no signal. The channels of an array have no names: all of them are kept.
 - In a TIFF only the single extra sample declared as alpha of a grey or RGB image is alpha; other extra
   samples are channels. Pages, z and time are refused: which one to take is not ours to guess.
-- A cut-off file is refused, never half read; sizes are judged by the header, before decoding.
+- A cut-off file is refused, never half read; sizes are checked by the header, before decoding.
 """
 
 from __future__ import annotations

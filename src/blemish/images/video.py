@@ -4,7 +4,7 @@ Decisions (our choice, each so that nothing changes in silence):
 
 - A frame is what OpenCV makes of it: 8 bits and RGB, also of a grey film or one of 10 bits, and turned
   upright as the film's header says.
-- A film is judged by its first bytes too: FFmpeg, which OpenCV reads with, takes any text for one.
+- The first bytes of a film are checked too: FFmpeg, which OpenCV reads with, takes any text for one.
 - A film that gives fewer frames than it counts ends with an error. Matroska and WebM count none; of them a
   missing end of more than `SLACK_SECONDS` is noticed.
 """
