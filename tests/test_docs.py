@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import re
 import shutil
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blemish.cli.main import COMMANDS
+from blemish.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -108,10 +110,11 @@ def commands() -> list[tuple[str, str, str]]:
 
 @cache
 def help_of(command: str) -> str:
-    shown = subprocess.run(
-        [sys.executable, "-m", "blemish.cli", command, "--help"], capture_output=True, text=True, check=True
-    )
-    return shown.stdout
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    return shown.getvalue()
 
 
 @pytest.mark.slow

@@ -382,6 +382,7 @@ def test_a_store_that_stays_down_stops_the_run_and_a_repeat_goes_on(
 # --- refused ---
 
 
+@pytest.mark.slow
 def test_without_ray_it_is_one_line(tiny_onnx: Path, inputs: Path, tmp_path: Path):
     code = (
         "import sys\n"

@@ -159,6 +159,7 @@ def test_other_data_is_refused(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_method_without_trained_layers_is_refused(
     tiny_category: Path, tmp_path: Path, capsys: CaptureFixture
 ):

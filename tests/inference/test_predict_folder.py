@@ -235,7 +235,7 @@ def test_a_file_that_goes_away_after_it_was_decoded_has_its_row_and_pictures_all
 
 
 @pytest.mark.parametrize("tile_size", [None, 32])
-@pytest.mark.parametrize("side", [64, 1300])
+@pytest.mark.parametrize("side", [64, pytest.param(1300, marks=pytest.mark.slow)])
 def test_a_file_is_decoded_once_and_its_overlay_is_that_of_the_file(
     side: int, tile_size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -327,6 +327,7 @@ def test_equal_seeds_pair_two_detectors():
     assert difference.std() < 0.3 * apart.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("measure", "index"), [("auroc", 0), ("limited", 1), ("pro", 2)])
 def test_paired_bootstrap_of_maps_against_images_laid_end_to_end(measure, index: int):
     images = pictures(0, 4)  # fewer pixels than levels: nothing is lost

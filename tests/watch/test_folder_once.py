@@ -156,6 +156,7 @@ print("\\n" + json.dumps(lives))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills what it forks")
 def test_killed_ten_times_while_files_keep_arriving(tiny_model: Path, tmp_path: Path):
     folder, out, moved = tmp_path / "in", tmp_path / "out", tmp_path / "moved"
