@@ -226,3 +226,22 @@ def browser() -> Iterator[Any]:
         running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         yield running
         running.close()
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What was forced to disk, and renamed, in order: a temporary file as it was called then."""
+    done: list[Path] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def log_fsync(opened: int) -> None:
+        done.append(Path(f"/proc/self/fd/{opened}").readlink())
+        fsync(opened)
+
+    def log_replace(self: Path, target: Path) -> Path:
+        done.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", log_fsync)
+    monkeypatch.setattr(Path, "replace", log_replace)
+    return done

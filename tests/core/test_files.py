@@ -12,25 +12,6 @@ import pytest
 from blemish.core.files import make_folder, temporary_for, write_whole
 
 
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """What was forced to disk, and renamed, in order: a temporary file as it was called then."""
-    done: list[Path] = []
-    fsync, replace = os.fsync, Path.replace
-
-    def log_fsync(opened: int) -> None:
-        done.append(Path(f"/proc/self/fd/{opened}").readlink())
-        fsync(opened)
-
-    def log_replace(self: Path, target: Path) -> Path:
-        done.append(target)
-        return replace(self, target)
-
-    monkeypatch.setattr(os, "fsync", log_fsync)
-    monkeypatch.setattr(Path, "replace", log_replace)
-    return done
-
-
 def test_a_file_is_written_whole(tmp_path: Path):
     file = tmp_path / "a.json"
     write_whole(file, "löss\n")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from blemish.core.errors import DataError, UsageError
+from blemish.core.files import write_whole
 from blemish.core.types import GOOD
 from blemish.evaluation.evaluate import LIMIT, PIXELS_NAME
 from blemish.evaluation.pictures import overlay_name, thumbnail_name
@@ -100,7 +101,7 @@ def compare(runs: Sequence[Path], out: Path, *, measure: str = "image_auroc") ->
     }
     out.mkdir(parents=True, exist_ok=True)
     shown = [_shown(name, evaluated, out) for name in _most_different(evaluated)]
-    (out / "comparison.json").write_text(json.dumps(comparison, indent=2) + "\n")
+    write_whole(out / "comparison.json", json.dumps(comparison, indent=2) + "\n")
     content = {
         "title": f"{evaluated[0].evaluation['dataset']}: {len(evaluated)} runs compared",
         "sentence": " ".join(pair["verdict"] for pair in comparison["pairs"]),
