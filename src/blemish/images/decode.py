@@ -279,6 +279,11 @@ def as_image(obj: object) -> np.ndarray:
     return check_array(array, name)
 
 
+def path_of(obj: object) -> str | None:
+    """Return the path of an image as rows name it; None: it has none, as an array."""
+    return str(obj) if isinstance(obj, str | os.PathLike | Frame | Stored | Observed) else None
+
+
 def name_of(obj: object) -> str:
     """Return the name of an image in errors: its path, or "image"."""
     if isinstance(obj, str | os.PathLike):

@@ -57,6 +57,7 @@ def check_array(array: np.ndarray, name: str) -> np.ndarray:
 
     float16 becomes float32, and any byte order the machine's own. Raises ImageError.
     """
+    _refuse_other_meaning(array, name)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] == 0:
@@ -73,6 +74,20 @@ def check_array(array: np.ndarray, name: str) -> np.ndarray:
         where = f"row {row}, column {column}, channel {channel}"
         raise refusal(name, f"{bad.sum()} values are NaN or infinite, the first at {where}; replace them")
     return array
+
+
+def _refuse_other_meaning(array: np.ndarray, name: str) -> None:
+    """Refuse an array that is more than its numbers: a mask, a unit, fields, the rules of a matrix."""
+    kind = type(array)
+    if issubclass(kind, np.ma.MaskedArray):
+        cure = "say what masked pixels are: give image.filled(value)"
+        raise refusal(name, f"is a {kind.__name__}, whose mask would be lost; {cure}")
+    if array.dtype.names:
+        cure = "give (H, W, C) with each field as a channel"
+        raise refusal(name, f"has the fields {', '.join(array.dtype.names)}; {cure}")
+    if kind not in (np.ndarray, np.memmap):
+        cure = "if its numbers say all, give numpy.asarray(image)"
+        raise refusal(name, f"is a {kind.__name__}, which may mean more than its numbers; {cure}")
 
 
 def orient(array: np.ndarray, orientation: int) -> np.ndarray:

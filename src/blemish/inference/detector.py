@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, repeat
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.types import Prediction
 from blemish.images import preprocess
-from blemish.images.decode import Named, as_image, name_of
+from blemish.images.decode import Frame, Observed, Stored, as_image, name_of, path_of
 from blemish.images.tiling import Grid
 from blemish.inference import postprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
     from blemish.core.types import Tiling
@@ -37,6 +40,8 @@ Prepared = tuple[np.ndarray, tuple[int, int]]
 """An image as the network sees it, float32 (C, h, w), and its own (H, W)."""
 Answer = tuple[np.ndarray, float | None]
 """What a network says of an image: its map (h, w), and a score of its own if it has one."""
+CONVERSIONS = ("channels", "depth")
+"""What `allow` may hold."""
 DEFAULT_FALSE_ALARM_RATE = 0.05
 """Used when nobody asks for a rate; raised to the lowest rate that the calibration can promise."""
 
@@ -61,9 +66,8 @@ class Detector:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        """Refuse a false-alarm rate that cannot be promised, before any image is read."""
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size}: must be 1 or larger")
+        """Refuse options that cannot be honoured, before any image is read."""
+        _check_options(self.false_alarm_rate, self.allow, self.batch_size)
         calibration = self.model_file.calibration
         if self.false_alarm_rate is None:
             return
@@ -105,7 +109,7 @@ class Detector:
 
         Raises ImageError when it cannot be read or does not fit the model.
         """
-        path = str(image) if isinstance(image, (str, Named)) else None
+        path = path_of(image)
         if self.model_file.tiling is not None:
             return self._predict_tiled(image, self.model_file.tiling, path)
         pixels, size = self.prepare(image)
@@ -113,57 +117,63 @@ class Detector:
         return self._finish(next(_each(output)), size, path)
 
     def predict_many(
-        self, paths: Iterable[Named], *, threads: int | None = None
+        self, images: Iterable[object], *, threads: int | None = None
     ) -> Iterator[Prediction | ImageError]:
-        """Score files or frames in order; one that cannot be used yields its ImageError in its place.
+        """Score many images in order, each one as `predict` takes it.
 
-        Two batches at most are decoded or scored ahead, so memory does not grow with the number of files;
-        batches fill across files, whatever their sizes. Images in tiles come one by one. `threads` decode,
-        and as many read maps off; None: as many as there are cores, two at least.
+        One that cannot be used yields its ImageError in its place. Two batches at most are decoded or scored
+        ahead, so memory does not grow with the number of images; batches fill across images, whatever their
+        sizes. Images in tiles come one by one. `threads` decode, and as many read maps off; None: as many as
+        there are cores, two at least. Raises UsageError, at once, for what is one image, or a table.
         """
-        waiting = iter(paths)
+        _check_many(images)
+        return self._predict_each(iter(images), threads)
+
+    def _predict_each(
+        self, waiting: Iterator[object], threads: int | None
+    ) -> Iterator[Prediction | ImageError]:
         if self.model_file.tiling is not None:
             yield from map(self._try_predict, waiting)
             return
         workers = threads or max(2, os.cpu_count() or 2)
         finishing: deque[Future] = deque()
         with _pool(workers) as decoders, _pool(workers) as finishers:
-            ahead: deque[tuple[Named, Future]] = deque()
+            ahead: deque[tuple[object, Future]] = deque()
             while True:
                 room = max(self.batch_size, 2 * self.batch_size - len(finishing)) - len(ahead)
                 ahead.extend(
-                    (path, decoders.submit(self.try_prepare, path)) for path in islice(waiting, room)
+                    (image, decoders.submit(self.try_prepare, image)) for image in islice(waiting, room)
                 )
                 if not ahead:
                     break
                 now = [ahead.popleft() for _ in range(min(self.batch_size, len(ahead)))]
-                for finish in self._scored([(path, future.result()) for path, future in now]):
+                for finish in self._scored([(image, future.result()) for image, future in now]):
                     finishing.append(finishers.submit(finish))
                     if len(finishing) > workers:
                         yield finishing.popleft().result()
             yield from (future.result() for future in finishing)
 
     def predict_prepared(
-        self, loaded: Sequence[tuple[Named, Prepared | ImageError]]
+        self, loaded: Sequence[tuple[object, Prepared | ImageError]]
     ) -> Iterator[Prediction | ImageError]:
         """Score what `try_prepare` made of files or frames in one call of the network (not for tiles)."""
         return (finish() for finish in self._scored(loaded))
 
     def _scored(
-        self, loaded: Sequence[tuple[Named, Prepared | ImageError]]
+        self, loaded: Sequence[tuple[object, Prepared | ImageError]]
     ) -> Iterator[Callable[[], Prediction | ImageError]]:
         """Call the network, then yield for each file or frame what reads off its map."""
         readable = [item[0] for _, item in loaded if not isinstance(item, ImageError)]
         answers = _each(self.backend.run(np.stack(readable))) if readable else iter(())
-        for path, item in loaded:
+        for image, item in loaded:
             if isinstance(item, ImageError):
                 yield partial(_itself, item)
             else:
-                yield partial(self._try_finish, next(answers), item[1], str(path))
+                yield partial(self._try_finish, next(answers), item[1], path_of(image))
 
-    def _try_predict(self, path: Named) -> Prediction | ImageError:
+    def _try_predict(self, image: object) -> Prediction | ImageError:
         try:
-            return self.predict(path)
+            return self.predict(image)
         except ImageError as error:
             return error
 
@@ -199,14 +209,14 @@ class Detector:
             allow=self.allow | self.model_file.allow,
         )
 
-    def try_prepare(self, path: Named) -> Prepared | ImageError:
+    def try_prepare(self, source: object) -> Prepared | ImageError:
         """Return what `prepare` does, or the error that it raises."""
         try:
-            return self.prepare(path)
+            return self.prepare(source)
         except ImageError as error:
             return error
 
-    def _try_finish(self, answer: Answer, size: tuple[int, int], path: str) -> Prediction | ImageError:
+    def _try_finish(self, answer: Answer, size: tuple[int, int], path: str | None) -> Prediction | ImageError:
         try:
             return self._finish(answer, size, path)
         except ImageError as error:
@@ -243,6 +253,29 @@ class Detector:
             coarse_map=coarse_map,
             regions=[] if level is None else postprocess.regions(anomaly_map, level),
         )
+
+
+def _check_options(rate: object, allow: object, batch_size: object) -> None:
+    """Refuse options of another type or name, which would be misread or passed over. Raises UsageError."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: must be a whole number, 1 or larger")
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, Real)):
+        raise UsageError(f"--false-alarm-rate {rate!r}: must be a number; 0.05 is 5 %")
+    names = list(allow) if isinstance(allow, Set) else [allow]
+    wrong = names if not isinstance(allow, Set) else [name for name in names if name not in CONVERSIONS]
+    if wrong:
+        raise UsageError(f"--allow {wrong[0]}: must be a set of: {', '.join(CONVERSIONS)}")
+
+
+def _check_many(images: object) -> None:
+    """Refuse one image in the place of many, whose letters, rows or keys would be taken for images."""
+    one = str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Frame | Stored | Observed
+    if isinstance(images, one) or (isinstance(images, np.ndarray) and images.dtype.kind not in "OU"):
+        what = type(images).__name__
+        raise UsageError(f"predict_many: was given a {what}, not many images; give a list, or use predict")
+    if not isinstance(images, Iterable) or isinstance(images, Mapping) or hasattr(images, "columns"):
+        what = type(images).__name__
+        raise UsageError(f"predict_many: was given a {what}, not images; give a list of paths or arrays")
 
 
 @contextmanager
