@@ -67,6 +67,42 @@ def test_refused_masks(tmp_path: Path, values: tuple[int, ...], shape: tuple[int
     assert "\n" not in str(error.value)
 
 
+LOSSY = {"JPEG": {"quality": 90}, "WEBP": {"quality": 50}}
+
+
+@pytest.mark.parametrize("name", ["m.jpg", "m.png"])
+@pytest.mark.parametrize("kind", LOSSY)
+def test_a_mask_that_a_lossy_format_has_shaded_is_told_so(tmp_path: Path, kind: str, name: str):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[5:11, 3:9] = 255
+    grey = Image.fromarray(mask)
+    (grey if kind == "JPEG" else grey.convert("RGB")).save(tmp_path / name, kind, **LOSSY[kind])
+    with pytest.raises(DataError) as error:
+        read_mask(dented(tmp_path / name), (16, 16))
+    text = str(error.value)
+    if kind == "WEBP":  # has no grey images
+        assert "3 channels, a mask has 1; save it as a grey PNG" in text
+        return
+    value = int(text.split(": value ")[1].split(";")[0])
+    assert value not in (0, 1, 255)  # those may be in a mask, and are not what is wrong
+    assert "a mask has only 0 and 1, or 0 and 255 (JPEG turns edges into shades)" in text
+    assert text.endswith("set what is defective to 255 and all else to 0, and save it as a PNG of 8 bits")
+
+
+@pytest.mark.parametrize("values", [(0, 1, 255), (0, 128, 255), (0, 1, 2), (0, 65535), (0.0, 0.5, 1.0)])
+def test_the_cure_for_a_mask_of_other_values_works(tmp_path: Path, values: tuple[float, ...]):
+    kind = np.float32 if 0.5 in values else np.uint16 if max(values) > 255 else np.uint8
+    array = np.resize(np.array(values, kind), (16, 16))
+    path = tmp_path / "m.tiff"
+    Image.fromarray(array).save(path)
+    with pytest.raises(
+        DataError, match="set what is defective to 255 and all else to 0, and save it as a PNG"
+    ):
+        read_mask(dented(path), (16, 16))
+    Image.fromarray(np.where(array > 0, 255, 0).astype(np.uint8)).save(tmp_path / "cured.png")
+    assert (read_mask(dented(tmp_path / "cured.png"), (16, 16)) == (array > 0)).all()
+
+
 def test_no_mask_and_unreadable_mask(tmp_path: Path):
     with pytest.raises(DataError, match=r"dent\.png: 'dent' has no mask"):
         read_mask(dented(None), (16, 16))

@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -191,3 +192,44 @@ def test_a_jpeg_of_many_scans_is_refused_undecoded(monkeypatch: pytest.MonkeyPat
     assert image.shape == (1000, 1000, 3)
     forbid_decoding(monkeypatch)
     refused("is a JPEG of more than 100 scans", decode, data[:-2] + 100 * last + data[-2:])
+
+
+_FOREIGN = {
+    "JPEG-LS": (imagecodecs.jpegls_encode, "is JPEG-LS, another format than JPEG; convert it to PNG or TIFF"),
+    "12 bits": (
+        lambda x: imagecodecs.jpeg_encode(x.astype(np.uint16) * 16, bitspersample=12),
+        "is a JPEG of 12 bits, and only those of 8 are read; convert it to PNG or TIFF",
+    ),
+    "JPEG 2000": (imagecodecs.jpeg2k_encode, "it is JPEG 2000; give PNG, JPEG, TIFF, BMP or WebP"),
+    "JPEG XL": (imagecodecs.jpegxl_encode, "it is JPEG XL; give PNG"),
+    "JPEG XR": (imagecodecs.jpegxr_encode, "it is JPEG XR; give PNG"),
+    "AVIF": (lambda x: imagecodecs.avif_encode(np.stack([x] * 3, -1)), "it is AVIF; give PNG"),
+    "GIF": (lambda x: pillow(x, "GIF"), "it is a GIF; give PNG"),
+    "PDF": (lambda x: pillow(x, "PDF"), "it is a PDF; give PNG"),
+    "SVG": (lambda _: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is an SVG drawing; give PNG"),
+    "nothing": (lambda _: b"", "it is an empty file; give PNG"),
+}
+
+
+@pytest.mark.parametrize("kind", _FOREIGN)
+def test_another_format_is_named_and_not_called_damaged(kind):
+    encode, why = _FOREIGN[kind]
+    try:
+        data = bytes(encode(noise(40, 48)))
+    except imagecodecs.DelayedImportError:
+        pytest.skip(f"imagecodecs has no encoder of {kind} here")
+    for name in ("part.jpg", "part.png"):
+        text = refused(why, decode, data, name=name)
+        assert "damaged" not in text
+        assert "save it again" not in text
+
+
+@pytest.mark.parametrize("marker", [0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7])
+def test_a_kind_of_jpeg_that_nobody_reads_is_named_wherever_its_frame_stands(marker):
+    data = pillow(noise(40, 48), "JPEG")
+    at = data.index(b"\xff\xc0")
+    for fill in (b"", b"\xff"):
+        changed = data[:at] + fill + bytes([0xFF, marker]) + data[at + 2 :]
+        text = refused("convert it to PNG or TIFF", decode, changed)
+        assert "damaged" not in text
+    refused("damaged", decode, data[: at + 3])  # before its frame says what it is

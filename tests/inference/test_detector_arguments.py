@@ -105,7 +105,7 @@ def test_many_images_of_any_kind_are_taken_and_only_paths_name_them(detector: De
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"batch_size": 2.5}, "--batch-size 2.5: must be a whole number, 1 or larger"),
+        ({"batch_size": 2.5}, "--batch-size 2.5: must be a whole number$"),
         ({"batch_size": "16"}, "--batch-size 16: must be a whole number"),
         ({"batch_size": True}, "--batch-size True: must be a whole number"),
         ({"false_alarm_rate": "0.05"}, "--false-alarm-rate '0.05': must be a number; 0.05 is 5 %"),

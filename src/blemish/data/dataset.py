@@ -127,18 +127,24 @@ def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
     mask = decode.read(sample.mask)
     height, width, channels = mask.shape
     if channels != 1:
-        raise DataError(f"{sample.mask}: {channels} channels, a mask has 1; save it as a grey image")
+        raise DataError(f"{sample.mask}: {channels} channels, a mask has 1; save it as a grey PNG")
     if (height, width) != tuple(size):
         raise DataError(
             f"{sample.mask}: {width}x{height} px but {sample.path} is {size[1]}x{size[0]}; sizes must match"
         )
     values = np.unique(mask)
     if not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
-        odd = next(v for v in values if v not in (0, 255))
-        raise DataError(
-            f"{sample.mask}: value {odd:g}; a mask has only 0 and 1, or 0 and 255, save it without shades"
-        )
+        raise DataError(f"{sample.mask}: {_why_no_mask(sample.mask, values)}")
     return mask[:, :, 0] > 0
+
+
+def _why_no_mask(path: Path, values: np.ndarray) -> str:
+    """Say which values of an image make it no mask, what brought them there, and what to do."""
+    odd = next((v for v in values if v not in (0, 1, 255)), None)
+    found = "value 1; beside 255" if odd is None else f"value {odd:g}"
+    shades = " (JPEG turns edges into shades)" if decode.container_of(path) == "JPEG" else ""
+    cure = "set what is defective to 255 and all else to 0, and save it as a PNG of 8 bits"
+    return f"{found}; a mask has only 0 and 1, or 0 and 255{shades}: {cure}"
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:

@@ -30,6 +30,7 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImag
 
 from blemish.core.errors import ImageError
 from blemish.images.decode_tiff import decode_tiff
+from blemish.images.foreign import format_of_head, unread_jpeg
 from blemish.images.limits import check_array, check_size, drop_alpha, exif_orientation, orient, refusal
 
 _MAGIC = {
@@ -153,10 +154,13 @@ def _decode_webp(data: bytes, name: str) -> np.ndarray:
 
 
 def _check_jpeg(data: bytes, name: str) -> None:
-    """Refuse a JPEG without an end, which libjpeg would make up, or of many scans.
+    """Refuse a JPEG without an end, which libjpeg would make up, of many scans, or of an unread kind.
 
     Each scan takes a decoder as long as an image, however few its bytes.
     """
+    unread = unread_jpeg(data)
+    if unread is not None:
+        raise refusal(name, f"{unread}; convert it to PNG or TIFF, which lose nothing of it")
     if data.find(b"\xff\xd9", data.find(b"\xff\xda")) < 0:
         raise ValueError("the file ends before its end marker")
     if data.count(b"\xff\xda") > MAX_SCANS:
@@ -200,7 +204,9 @@ def _find_container(head: bytes, name: str) -> str:
     for magic, kind in _MAGIC.items():
         if head.startswith(magic) and (kind != "WebP" or head[8:12] == b"WEBP"):
             return kind
-    raise refusal(name, "is not an image blemish can read; give PNG, JPEG, TIFF, BMP or WebP")
+    found = format_of_head(head)
+    also = "" if found is None else f", it is {found}"
+    raise refusal(name, f"is not an image blemish can read{also}; give PNG, JPEG, TIFF, BMP or WebP")
 
 
 def decode(data: bytes, *, name: str = "image") -> np.ndarray:
@@ -250,6 +256,12 @@ def read_bytes(path: str | os.PathLike[str], *, name: str) -> bytes:
             return file.read()
     except OSError as error:
         raise refusal(name, f"cannot be read ({error.strerror}); check the file and its rights") from error
+
+
+def container_of(path: str | os.PathLike[str]) -> str:
+    """Return what kind of image file this is by its content, as "PNG". Raises ImageError, as `read` does."""
+    name = os.fspath(path)
+    return _find_container(read_bytes(path, name=name)[:16], name)
 
 
 def as_image(obj: object) -> np.ndarray:

@@ -257,8 +257,10 @@ class Detector:
 
 def _check_options(rate: object, allow: object, batch_size: object) -> None:
     """Refuse options of another type or name, which would be misread or passed over. Raises UsageError."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise UsageError(f"--batch-size {batch_size}: must be a whole number, 1 or larger")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral):
+        raise UsageError(f"--batch-size {batch_size}: must be a whole number")
+    if batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: must be 1 or larger")
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, Real)):
         raise UsageError(f"--false-alarm-rate {rate!r}: must be a number; 0.05 is 5 %")
     names = list(allow) if isinstance(allow, Set) else [allow]
