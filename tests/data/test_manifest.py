@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,55 @@ def test_a_bad_row_is_named(shelf: Path, row: str, text: str):
     assert text in line
 
 
+MEAN_GOOD = (
+    "OK",
+    "ok",
+    "O.K.",
+    "Ok ",
+    "normal",
+    "Normal",
+    "NORMAL",
+    "0",
+    "0.0",
+    "none",
+    "No Defect",
+    "no_defect",
+)
+MEAN_GOOD += (
+    "non-defective",
+    "defect-free",
+    "pass",
+    "PASSED",
+    "negative",
+    "false",
+    "NaN",
+    "ＯＫ",
+    "i.O.",
+    "良品",
+    "Good",
+)
+
+
+@pytest.mark.parametrize("label", MEAN_GOOD)
+def test_a_label_that_means_good_elsewhere_is_refused_with_the_cure(shelf: Path, label: str):
+    for split in ("test", "train", "calibration"):
+        line = refusal(manifest(shelf, *TWO, f"img/2.png,{split},{label},"))
+        assert f"row 4: label {label.strip()!r} would count as a defect, and elsewhere it means good" in line
+        assert line.endswith("write 'good', or give the defect another name")
+    for i in range(2):
+        picture(shelf / "set" / "train" / "good" / f"{i}.png", i)
+    picture(shelf / "set" / "test" / label / "2.png", 2)
+    assert f"{label!r} would count as a defect" in refusal(shelf / "set")
+
+
+@pytest.mark.parametrize(
+    "label", ["NG", "1", "NOK", "not ok", "abnormal", "dent", "goods-scratch", "0_crack", "knot"]
+)
+def test_labels_of_defects_are_taken(shelf: Path, label: str):
+    data = open_dataset(manifest(shelf, *TWO, f"img/2.png,test,{label},", "img/3.png,test,good,"))
+    assert [s.is_defect for s in data.test] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "text"),
     [
@@ -110,3 +160,54 @@ def test_manifest_with_too_few_training_images(shelf: Path):
     path = manifest(shelf, "img/0.png,train,,", "img/1.png,test,,")
     assert "1 good image(s)" in refusal(path)
     assert len(open_dataset(path, need_train=False).test) == 1
+
+
+# --- names that look the same ---
+
+NAME = "Gehäuse-é-ü"
+COMPOSED, TAKEN_APART = (unicodedata.normalize(form, NAME) for form in ("NFC", "NFD"))
+FORMS = [(COMPOSED, TAKEN_APART), (TAKEN_APART, COMPOSED)]
+
+
+@pytest.mark.parametrize(("written", "stored"), FORMS)
+def test_names_in_another_unicode_form_are_found(written: str, stored: str, tmp_path: Path):
+    folder = tmp_path / "set" / stored
+    for i in range(3):
+        picture(folder / f"{stored}{i}.png", i)
+    mask_of(folder / "masks" / f"{stored}.png")
+    rows = [f"{written}/{written}{i}.png,train,," for i in range(2)]
+    rows += [f"{written}/{written}2.png,test,{written},{written}/masks/{written}.png"]
+    path = manifest(tmp_path / "set", *rows)
+    data = open_dataset(path)
+    assert [s.path.name for s in data.train] == [f"{stored}{i}.png" for i in range(2)]
+    (defect,) = data.test
+    assert defect.mask == folder / "masks" / f"{stored}.png"
+    assert defect.label == COMPOSED  # one kind of defect, however it is written
+    line = refusal(manifest(tmp_path / "set", *rows, f"{stored}/{stored}0.png,test,,"))
+    assert "is also in row 2" in line  # the same file by its other spelling
+
+
+@pytest.mark.parametrize(("written", "stored"), FORMS)
+def test_folders_and_masks_in_another_form_belong_together(written: str, stored: str, tmp_path: Path):
+    root = tmp_path / stored
+    for i in range(2):
+        picture(root / "train" / "good" / f"{i}.png", i)
+    picture(root / "test" / stored / f"{stored}.png", 7)
+    mask_of(root / "ground_truth" / written / f"{written}_mask.png")
+    (sample,) = open_dataset(tmp_path / written).test
+    assert sample.mask == root / "ground_truth" / written / f"{written}_mask.png"
+
+
+def test_where_two_files_could_be_meant_or_more_differs_the_difference_is_said(shelf: Path):
+    for name in ("ä\u0301.png", "a\u0308\u0301.png"):  # composed in part, and taken apart
+        picture(shelf / name, 1)
+    line = refusal(manifest(shelf, *TWO, "\u01df.png,test,,"))  # letters of another kind: no file
+    assert "image 'ǟ.png' is not a file; paths are absolute or relative to the manifest" in line
+    for written, stored in (("Teil.PNG", "teil.png"), ("ＡＢ.png", "AB.png"), ("c\u00a0d.png", "c d.png")):
+        picture(shelf / stored, 3)
+        line = refusal(manifest(shelf, *TWO, f"{written},test,,"))
+        assert f"image {written!r} is not a file; beside it is {stored!r}, which is another name" in line
+    for form in ("NFC", "NFD"):
+        picture(shelf / "two" / unicodedata.normalize(form, "ệ.png"), 3)
+    line = refusal(manifest(shelf, *TWO, "two/\u1eb9\u0302.png,test,,"))  # a third form of the same letter
+    assert r"beside it is 'e\u0323\u0302.png' and '\u1ec7.png', which is another name: write that one" in line

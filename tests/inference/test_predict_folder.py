@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,14 @@ def test_patterns_that_match_nothing_are_refused(tmp_path: Path):
         places(tmp_path / "gone.png")
     with pytest.raises(UsageError, match="no match as a glob"):
         places(tmp_path / "*.png")
+
+
+def test_an_input_in_another_unicode_form_is_found(tmp_path: Path):
+    composed, taken_apart = (unicodedata.normalize(form, "Gehäuse") for form in ("NFC", "NFD"))
+    for i, (written, stored) in enumerate(((composed, taken_apart), (taken_apart, composed))):
+        file = grey(tmp_path / str(i) / stored / f"{stored}.png", 10)
+        for named in (file.parent.parent / written, file.parent.parent / written / f"{written}.png"):
+            assert find_inputs([str(named)]) == [(file, Path(stored))]
 
 
 # --- what is written ---

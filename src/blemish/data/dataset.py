@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.core.errors import DataError, UsageError
+from blemish.core.spelling import Spellings
 from blemish.core.types import Sample
 from blemish.data import manifest, mvtec
 from blemish.data.hashing import file_digest, fingerprint
@@ -75,7 +76,7 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
     `need_train=False` also accepts a folder that has `test` but no `train`, and any number of training
     images; otherwise at least `MIN_TRAIN` are needed. Raises `DataError`.
     """
-    data = Path(data)
+    data = Spellings().same(Path(data)) or Path(data)
     samples = _find_samples(data, need_train)
     parts = {
         split: sorted((s for s in samples if s.split == split), key=_path_key) for split in manifest.SPLITS

@@ -7,9 +7,12 @@ good, an empty mask means none. UTF-8, commas; blanks around a cell do not count
 from __future__ import annotations
 
 import csv
+import re
+import unicodedata
 from typing import TYPE_CHECKING, Literal
 
 from blemish.core.errors import DataError
+from blemish.core.spelling import Spellings, nfc
 from blemish.core.types import GOOD, Sample
 
 if TYPE_CHECKING:
@@ -18,6 +21,16 @@ if TYPE_CHECKING:
 
 COLUMNS = ("path", "split", "label", "mask")
 """The columns of a manifest; `label` and `mask` may be left out."""
+
+_WORDS = """
+good goods goodpart goodparts ok okay okey okpart normal nominal regular fine clean healthy intact perfect
+flawless undamaged benign inlier pass passed accept accepted 0 00 none no null nan na false negative neg
+nodefect nodefects nondefect nondefective notdefective defectfree withoutdefect nofault faultfree faultless
+noanomaly nonanomaly nonanomalous anomalyfree io inordnung gut gutteil fehlerfrei bon conforme bueno buono
+良品 合格 正常 良 ok品 정상 양품
+"""
+MEANS_GOOD = frozenset(_WORDS.split())
+"""Labels of good parts in other data sets and tools, without case, blanks and marks (our choice)."""
 
 SPLITS: dict[str, Literal["train", "calibration", "test"]] = {
     "train": "train",
@@ -29,16 +42,17 @@ SPLITS: dict[str, Literal["train", "calibration", "test"]] = {
 def read(manifest: Path) -> list[Sample]:
     """Return the samples of a manifest in row order, not sorted.
 
-    Raises `DataError`, naming the row (the header is row 1), for: an unknown column, split or spelling of
-    good; a file that does not exist; a path named twice; a defect outside test; a mask on a good image;
-    masks on some defective images but not on all.
+    Raises `DataError`, naming the row (the header is row 1), for: an unknown column or split; a label that
+    means good elsewhere; a file that does not exist; a path named twice; a defect outside test; a mask on a
+    good image; masks on some defective images but not on all.
     """
     samples: list[Sample] = []
+    spellings = Spellings()
     rows_of: dict[Path, int] = {}
     masked: bool | None = None  # of the defective images so far
     for row, cells in _read_rows(manifest):
         where = f"{manifest}, row {row}"
-        sample = _make_sample(manifest.parent, where, cells)
+        sample = _make_sample(manifest.parent, where, cells, spellings)
         first = rows_of.setdefault(sample.path.resolve(), row)
         if first != row:
             raise DataError(f"{where}: {cells['path']} is also in row {first}; keep one of them")
@@ -75,11 +89,11 @@ def _read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
     return [(row, empty | dict(zip(header, cells, strict=False))) for row, cells in lines[1:] if any(cells)]
 
 
-def _make_sample(folder: Path, where: str, cells: Mapping[str, str]) -> Sample:
+def _make_sample(folder: Path, where: str, cells: Mapping[str, str], spellings: Spellings) -> Sample:
     split = SPLITS.get(cells["split"])
     if split is None:
         raise DataError(f"{where}: split {cells['split']!r} is unknown; write one of {', '.join(SPLITS)}")
-    label = cells["label"] or GOOD
+    label = nfc(cells["label"]) or GOOD
     check_label(label, where)
     if label != GOOD and split != "test":
         raise DataError(f"{where}: defect {label!r} in split {split}, which takes good images only; use test")
@@ -87,19 +101,35 @@ def _make_sample(folder: Path, where: str, cells: Mapping[str, str]) -> Sample:
         raise DataError(
             f"{where}: mask {cells['mask']} on a good image; remove it, or give the defect's label"
         )
-    path = _find_file(folder, cells["path"], where, "image")
-    mask = _find_file(folder, cells["mask"], where, "mask") if cells["mask"] else None
+    path = _find_file(folder / cells["path"], where, f"image {cells['path']!r}", spellings)
+    mask = None
+    if cells["mask"]:
+        mask = _find_file(folder / cells["mask"], where, f"mask {cells['mask']!r}", spellings)
     return Sample(path=path, split=split, label=label, mask=mask)
 
 
-def _find_file(folder: Path, cell: str, where: str, kind: str) -> Path:
-    path = folder / cell
-    if not path.is_file():
-        raise DataError(f"{where}: {kind} {cell!r} is not a file; paths are absolute or relative to {folder}")
-    return path
+def _find_file(path: Path, where: str, what: str, spellings: Spellings) -> Path:
+    """Find a file, also where its name is stored in another Unicode form. Raises DataError."""
+    found = spellings.same(path)
+    if found is not None and found.is_file():
+        return found
+    near = [ascii(name) for name in spellings.near(path) if name != path.name][:3]
+    cure = "paths are absolute or relative to the manifest"
+    if near:
+        cure = f"beside it is {' and '.join(near)}, which is another name: write that one"
+    raise DataError(f"{where}: {what} is not a file; {cure}")
 
 
 def check_label(label: str, where: str) -> None:
-    """Refuse a spelling such as `Good`; `where` opens the message. Raises `DataError`."""
-    if label != GOOD and label.lower() == GOOD:
-        raise DataError(f"{where}: label {label!r} would count as a defect; write {GOOD!r}")
+    """Refuse what means good elsewhere, as `OK`, `normal` or `0`; `where` opens the message, a DataError."""
+    if label != GOOD and _plain(label) in MEANS_GOOD:
+        raise DataError(
+            f"{where}: label {label!r} would count as a defect, and elsewhere it means good; "
+            f"write {GOOD!r}, or give the defect another name"
+        )
+
+
+def _plain(label: str) -> str:
+    """Return a label without case, accents of width, blanks and marks: `No-Defect` is `nodefect`."""
+    letters = unicodedata.normalize("NFKC", label).casefold()
+    return re.sub(r"[\s._\-/()]+", "", letters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from blemish.core.errors import DataError
+from blemish.core.spelling import Spellings, nfc
 from blemish.core.types import GOOD, Sample
 from blemish.data import manifest
 from blemish.images import preprocess
@@ -82,7 +83,7 @@ def _test_samples(data: Path) -> list[Sample]:
         if label == GOOD or not truth.is_dir():
             samples += [Sample(path=p, split="test", label=label) for p in found]
         else:
-            pairs = _pair_masks(found, folder, truth / label)
+            pairs = _pair_masks(found, folder, Spellings().same(truth / label) or truth / label)
             samples += [Sample(path=p, split="test", label=label, mask=mask) for p, mask in pairs]
     if truth.is_dir():
         paired = {s.mask for s in samples}
@@ -109,7 +110,7 @@ def _pair_masks(found: Sequence[Path], folder: Path, truth: Path) -> list[tuple[
 def _index_by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
-        stem = path.relative_to(folder).with_suffix("").as_posix()
+        stem = nfc(path.relative_to(folder).with_suffix("").as_posix())
         if stem in found:
             raise DataError(
                 f"{path}: has the stem of {found[stem]}, masks pair by stem; rename or remove one"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, get_origin
 
 from blemish.core.errors import ImageError, UsageError
+from blemish.core.spelling import Spellings
 from blemish.core.types import Prediction, ResultRow, field_types
 from blemish.images import draw, preprocess, video
 from blemish.images.decode import Observed
@@ -93,9 +94,13 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
 
 
 def match_pattern(pattern: str) -> list[Path]:
-    """Return the file or folder of this name, or else what it matches as a glob, in order."""
+    """Return the file or folder of this name, in any Unicode form, or what it matches as a glob, in order."""
     path = Path(pattern)
-    return [path] if path.exists() else sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207
+    if path.exists():
+        return [path]
+    found = sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207
+    same = None if found else Spellings().same(path)
+    return found if same is None else [same]
 
 
 def make_no_image_error(pattern: str) -> UsageError:
