@@ -18,6 +18,7 @@ import numpy as np
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
+from blemish.core.spreadsheet import text_of
 from blemish.core.types import GOOD
 from blemish.evaluation.evaluate import LIMIT, PIXELS_NAME
 from blemish.evaluation.pictures import overlay_name, thumbnail_name
@@ -125,8 +126,8 @@ def read_evaluation(run: Path) -> Evaluated:
             name=str(run),
             folder=folder,
             evaluation={key: evaluation[key] for key in (*KEYS, *MEASURES)},
-            scores={row["path"]: float(row["score"]) for row in rows},
-            labels={row["path"]: row["label"] for row in rows},
+            scores={text_of(row["path"]): float(row["score"]) for row in rows},
+            labels={text_of(row["path"]): text_of(row["label"]) for row in rows},
         )
     except FileNotFoundError as error:
         raise DataError(

@@ -5,7 +5,6 @@ Nothing is fitted on the test set: the threshold is the calibration's, the metri
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
+from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage, read_mask
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
@@ -202,13 +202,11 @@ def _pixel_auroc(pool: PixelPool, label: str) -> float:
 def _write_scores(path: Path, scored: list[Scored]) -> None:
     # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "score", "p_value", "anomalous"])
+        writer = TableWriter(file, ["path", "label", "score", "p_value", "anomalous"])
         for s in scored:
             unknown = "" if s.anomalous is None else str(s.anomalous).lower()
-            writer.writerow(
-                [s.name, s.sample.label, repr(s.score), "" if s.p_value is None else s.p_value, unknown]
-            )
+            row = {"path": s.name, "label": s.sample.label, "score": s.score}
+            writer.write(row | {"p_value": s.p_value, "anomalous": unknown})
 
 
 def _report_image(s: Scored) -> ReportImage:

@@ -6,7 +6,6 @@ the run, every row written is complete.
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
 import os
@@ -18,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, get_origin
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.spelling import Spellings
+from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, ResultRow, field_types
 from blemish.images import draw, preprocess, video
 from blemish.images.decode import Observed
@@ -137,8 +137,7 @@ def predict_to_folder(
         # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
         (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
     ):
-        writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
+        writer = TableWriter(table, COLUMNS)
         for row in inspect(detector, inputs, out):
             _write_row(row, lines, writer, table)
             scored += row["error"] is None
@@ -150,9 +149,9 @@ def predict_to_folder(
     )
 
 
-def _write_row(row: dict[str, Any], lines: IO[str], writer: csv.DictWriter, table: IO[str]) -> None:
+def _write_row(row: dict[str, Any], lines: IO[str], writer: TableWriter, table: IO[str]) -> None:
     lines.write(json.dumps(row) + "\n")
-    writer.writerow(row | {f"n_{name}": len(row[name]) for name in LISTS})
+    writer.write(row | {f"n_{name}": len(row[name]) for name in LISTS})
     lines.flush()
     table.flush()
 

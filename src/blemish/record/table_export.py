@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
 from blemish.core.files import temporary_for
+from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Result, field_types
 from blemish.record.rows import Inspection
 from blemish.record.tables import regions_json
@@ -48,13 +48,12 @@ def _row(inspection: Inspection, verdict: Judgement | None) -> dict[str, Any]:
 def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     number = 0
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+        writer = TableWriter(file, COLUMNS)
         for row in rows:
             times = {
                 k: row[k] and row[k].isoformat(timespec="milliseconds") for k in ("time", "files_removed")
             }
-            writer.writerow(row | times)
+            writer.write(row | times)
             number += 1
     return number
 
