@@ -62,11 +62,17 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1").strip() for k, v in scope["headers"]}
+        head_only = scope["method"] == "HEAD"
+        if head_only:  # what GET says of itself, and no body; whoever called keeps its own scope
+            scope = dict(scope, method="GET")
         refusal = self._refusal(scope, headers)
 
         async def answer(message: Message) -> None:
+            if message["type"] == "http.response.body" and head_only:
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
+                _allow_head(message)
                 for name, value in HEADERS.items():
                     MutableHeaders(scope=message).setdefault(name, value)
                 if scope["path"].startswith("/v1"):
@@ -86,15 +92,15 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> JSONResponse | None:
         host = headers.get("host", "").lower()
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        name = (host.rsplit(":", 1)[0] if not host.endswith("]") else host).removesuffix(".")
         if self.hosts and name not in self.hosts:  # a foreign page that made its own name point here
             return _refused(400, f"this station is not called {name!r}")
         origin = headers.get("origin")
         writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        if writes and origin is not None and origin.split("://", 1)[-1].lower() != host:
+        if writes and origin is not None and not _is_origin_of(origin, host):
             return _refused(403, "requests from other sites are refused")
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self.max_bytes:
+        if length.isascii() and length.isdigit() and int(length) > self.max_bytes:
             return _refused(413, f"{length} bytes are more than the {self.max_bytes} that are taken")
         scope["caller"] = self.tokens.caller(_secret(headers))
         try:
@@ -138,8 +144,23 @@ def _secret(headers: dict[str, str]) -> str:
     for pair in headers.get("cookie", "").split(";"):
         name, _, value = pair.strip().partition("=")
         if name == COOKIE:
-            return value
+            return value.strip('"')  # RFC 6265: a value may stand in quotes
     return ""
+
+
+def _is_origin_of(origin: str, host: str) -> bool:
+    """Whether an Origin names the Host that is asked, in any case, and with or without the usual port."""
+    scheme, _, authority = origin.lower().partition("://")
+    usual = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return bool(authority) and authority.removesuffix(usual) == host.removesuffix(usual)
+
+
+def _allow_head(message: Message) -> None:
+    """Say in a refusal of a method that HEAD is allowed wherever GET is."""
+    headers = MutableHeaders(scope=message)
+    allowed = [method.strip() for method in headers.get("allow", "").split(",")]
+    if "GET" in allowed and "HEAD" not in allowed:
+        headers["allow"] = ", ".join([*allowed, "HEAD"])
 
 
 def _refused(status: int, detail: str) -> JSONResponse:

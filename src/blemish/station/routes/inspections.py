@@ -214,7 +214,10 @@ def export(caller: Viewer, station: StationDep, chosen: Filters) -> FileResponse
 
 async def _read_upload(request: Request, part: str | None, name: str | None) -> tuple[Upload, str | None]:
     """Read a form with the field `image`, or the file itself as the body; the model that a form names."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    kind = media_type(request.headers.get("content-type", ""))
+    if kind != "multipart/form-data":
+        if kind.startswith("multipart/"):
+            raise UsageError(f"content type {kind}: send multipart/form-data, or the image file itself")
         data = await request.body()
         if not data:
             raise UsageError("the body is empty; send an image file")
@@ -231,6 +234,11 @@ async def _read_upload(request: Request, part: str | None, name: str | None) -> 
         source = "page" if request.headers.get("x-blemish-page") else "api"
         name = name or _name(file.filename)
         return Upload(data=await file.read(), source=source, name=name, part=given), model
+
+
+def media_type(content_type: str) -> str:
+    """Return the type of a Content-Type without its parameters, in lower case (RFC 9110, 8.3.1)."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _name(filename: str | None) -> str | None:
