@@ -9,7 +9,8 @@ An image is an array (H, W, C) of uint8, uint16 or float32, never reduced in dep
   transparent means no signal. The channels of an array have no names: all of them are kept.
 - In a TIFF only the single extra sample declared as alpha of a grey or RGB image is alpha; other extra
   samples are channels. Pages, z and time are refused: which one to take is not ours to guess.
-- A cut-off file is refused, never half read; sizes are checked by the header, before decoding.
+- A file that was cut off or damaged is refused, never half read, as far as its format lets its decoder tell:
+  what a decoder only warns of is an error. Sizes are checked by the header, before decoding.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from blemish.core.errors import ImageError
+from blemish.images.decode_jpeg import decode_jpeg, pixels_of
 from blemish.images.decode_tiff import decode_tiff
-from blemish.images.foreign import format_of_head, unread_jpeg
+from blemish.images.foreign import format_of_head
 from blemish.images.limits import check_array, check_size, drop_alpha, exif_orientation, orient, refusal
 
 _MAGIC = {
@@ -43,8 +45,6 @@ _MAGIC = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
 }
-MAX_SCANS = 100
-"""Scans of a JPEG; progressive ones are saved with about ten."""
 # Pillow's memory in blocks of 16 MiB is kept by malloc once freed, in each thread's arena: 400 MiB a thread
 # for an image of 100 megapixels. Larger blocks go back to the system.
 Image.core.set_block_size(64 * 2**20)
@@ -153,20 +153,6 @@ def _decode_webp(data: bytes, name: str) -> np.ndarray:
     return _from_pillow(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), name)
 
 
-def _check_jpeg(data: bytes, name: str) -> None:
-    """Refuse a JPEG without an end, which libjpeg would make up, of many scans, or of an unread kind.
-
-    Each scan takes a decoder as long as an image, however few its bytes.
-    """
-    unread = unread_jpeg(data)
-    if unread is not None:
-        raise refusal(name, f"{unread}; convert it to PNG or TIFF, which lose nothing of it")
-    if data.find(b"\xff\xd9", data.find(b"\xff\xda")) < 0:
-        raise ValueError("the file ends before its end marker")
-    if data.count(b"\xff\xda") > MAX_SCANS:
-        raise refusal(name, f"is a JPEG of more than {MAX_SCANS} scans; save it again")
-
-
 def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
     check_size(image.height, image.width, 1, name)
     if getattr(image, "n_frames", 1) != 1 and image.format != "MPO":  # further pictures of MPO are previews
@@ -181,23 +167,10 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
         image = image.convert("L" if image.mode == "1" else "RGB")
     if image.mode not in _MODES:
         raise refusal(name, f"the colour mode {image.mode} is not read; convert to RGB")
-    array = _pixels_of(image)
+    array = pixels_of(image)
     if image.mode in ("LA", "RGBA"):
         array = drop_alpha(array, name)
     return orient(array, exif_orientation(exif))
-
-
-def _pixels_of(image: Image.Image) -> np.ndarray:
-    """Copy a Pillow image's pixels, a strip of rows at a time: all at once takes thrice their memory."""
-    width, height = image.size
-    array = np.empty(0)
-    for top in range(0, height, 512):
-        bottom = min(top + 512, height)
-        strip = np.asarray(image.crop((0, top, width, bottom)) if height > 512 else image)
-        if top == 0:
-            array = np.empty((height, *strip.shape[1:]), strip.dtype)
-        array[top:bottom] = strip
-    return array
 
 
 def _find_container(head: bytes, name: str) -> str:
@@ -224,8 +197,7 @@ def decode(data: bytes, *, name: str = "image") -> np.ndarray:
         elif kind == "WebP":
             array = _decode_webp(data, name)
         elif kind == "JPEG":
-            _check_jpeg(data, name)
-            array = _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), name)
+            array = decode_jpeg(data, name)
         else:
             array = _from_pillow(BmpImagePlugin.BmpImageFile(io.BytesIO(data)), name)
     return check_array(array, name)
@@ -287,6 +259,7 @@ def as_image(obj: object) -> np.ndarray:
         raise refusal("image", f"is a {type(obj).__name__}; give a path, an array or a Pillow image")
     name = name_of(obj)
     with _refuse_damaged(name, obj.format or "a Pillow image"):
+        _check_unread_jpeg(obj, name)
         array = _from_pillow(obj, name)
     return check_array(array, name)
 
@@ -294,6 +267,15 @@ def as_image(obj: object) -> np.ndarray:
 def path_of(obj: object) -> str | None:
     """Return the path of an image as rows name it; None: it has none, as an array."""
     return str(obj) if isinstance(obj, str | os.PathLike | Frame | Stored | Observed) else None
+
+
+def _check_unread_jpeg(image: Image.Image, name: str) -> None:
+    """Refuse damage in a JPEG that Pillow has opened and not yet read: Pillow does not tell of it."""
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile and image.fp is not None:
+        place = image.fp.tell()
+        image.fp.seek(0)
+        decode_jpeg(image.fp.read(), name)
+        image.fp.seek(place)
 
 
 def name_of(obj: object) -> str:

@@ -8,8 +8,11 @@ import math
 import struct
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 
+from blemish.images.decode_jpeg import refuse_damage
+from blemish.images.heard import hear_warnings
 from blemish.images.limits import MAX_PIXELS, check_size, drop_alpha, orient, refusal
 
 # tifffile logs what it finds odd; without any handler Python would print that to stderr.
@@ -34,10 +37,48 @@ def decode_tiff(data: bytes, name: str) -> np.ndarray:
         channels = math.prod(n for a, n in extents.items() if a not in "YX")
         check_size(extents["Y"], extents["X"], channels, name)
         _check_tiff(series, page, channels, len(data), name)
-        array = series.asarray().reshape(tuple(extents.values()))
+        array = _read_series(series, page, data).reshape(tuple(extents.values()))
         if channels > 1 and axes[0] in "SC":
             array = np.moveaxis(array, 0, -1)
         return orient(_tiff_colours(array, page, name), page.tags.valueof(274, 1))
+
+
+def _read_series(series, page, data: bytes) -> np.ndarray:
+    """Decode an image, and raise ValueError for damage that its decoder warns of."""
+    lossy = page.compression.name
+    if "2000" in lossy:
+        _check_jpeg2000(series, data)
+    if lossy in ("JPEG", "OJPEG"):
+        array = _decode_jpegs(series, page, data)
+        if array is not None:
+            return array
+    return series.asarray()
+
+
+def _decode_jpegs(series, page, data: bytes) -> np.ndarray | None:
+    """Decode by libtiff, which passes on what libjpeg warns of; tifffile does not.
+
+    None for what libtiff does not take, or would give in another order.
+    """
+    array = None
+    with hear_warnings() as heard:
+        for part in series.pages:
+            try:
+                array = imagecodecs.tiff_decode(data, part.index, verbose=True)
+            except (imagecodecs.TiffError, IndexError, ValueError):
+                array = None
+    refuse_damage(heard)
+    same = array is not None and array.shape == series.shape and array.dtype == series.dtype
+    return array if same and len(series.pages) == 1 and page.planarconfig == 1 else None
+
+
+def _check_jpeg2000(series, data: bytes) -> None:
+    with hear_warnings() as heard:
+        for part in series.pages:
+            for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True):
+                imagecodecs.jpeg2k_decode(data[offset : offset + count], verbose=2)
+    if heard:
+        raise ValueError(heard[0])
 
 
 def _check_directory(data: bytes, page, layout) -> None:
