@@ -22,13 +22,17 @@ from blemish.methods.baselines.texture_inspection import TextureInspection
 from blemish.methods.baselines.variation import Variation
 from blemish.methods.config import DetectorConfig
 from blemish.methods.cpc_ad import CpcAd
+from blemish.methods.density.filters import Filters
 from blemish.methods.metal import Metal
+from blemish.methods.planted import Planted
 
 ENTRY_POINTS = "blemish.methods"
 
 METHODS: dict[str, type[Method[Any]]] = {
     "metal": Metal,
     "cpc-ad": CpcAd,
+    "planted": Planted,
+    "filters": Filters,
     "pca": Pca,
     "kde": Kde,
     "variation": Variation,

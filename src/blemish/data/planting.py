@@ -1,0 +1,387 @@
+"""Planted defects: made changes in good images, with the pixels that they changed.
+
+What a real defect looks like is not known before one is seen. But what looks like a hole, a stain or a
+scratch to a network that never saw one can be made, in thousands: a piece of another good image, a tint, a
+thin line, a missing part. A network learns from them (`methods.planted`), candidates are compared by them
+(`training.auto`), and a model's eyesight is measured by them (`evaluation.sensitivity`).
+
+Each kind is one small function: it says what stands in a place of a given shape. `KINDS` names them all, and
+`FAMILIES` cuts them in two, so that what learnt from one can be judged by the other.
+
+Source of the idea: Li et al., "CutPaste" (2021); Schlüter et al., "Natural Synthetic Anomalies" (2022),
+whose pieces of other images, sizes and Poisson blending these are; Zavrtanik et al., "DRAEM" (2021). The
+other kinds and all numbers are our choice.
+
+Shapes: K windows of C channels and h×w pixels, values in [0, 1]; masks (K, 1, h, w) in [0, 1], 1 inside. All
+draws come from torch's CPU generator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SIZE = (0.02, 0.05, 0.5)
+"""Half the width of a place: least, scale of the Gamma(2) that is added to it, most; shares of the side."""
+ASPECT = 3.0
+"""A place is at most this much longer than wide."""
+LEVELS = 255.0
+"""Grey levels between 0 and 1: changes are told in them, whatever the bit depth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What a kind of defect may use: the good window, and another good image's, resized a little.
+
+    `good` and `other` are (K, C, h, w); `shape` (K, 1, h, w) says how far each pixel lies inside the place;
+    `contrast` (K, 1, 1, 1), in (0, 1], scales changes of brightness; `background` (C,) is the colour of what
+    surrounds the part, or the training images' mean where nothing plain does.
+    """
+
+    good: Tensor
+    other: Tensor
+    shape: Tensor
+    contrast: Tensor
+    background: Tensor
+
+
+def uniform(low: float, high: float, *shape: int) -> Tensor:
+    """Draw from [low, high): a tensor of that shape."""
+    return low + (high - low) * torch.rand(*shape)
+
+
+# --- places ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where K defects lie: centres (K, 2) as rows and columns in pixels, half sizes (K, 2), angles (K,)."""
+
+    centre: Tensor
+    half: Tensor
+    angle: Tensor
+
+    def frame(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return each pixel's coordinates in the frame of each place, 1 at its half size: (K, h, w) twice."""
+        rows = torch.arange(height)[:, None] - self.centre[:, 0, None, None]
+        cols = torch.arange(width)[None, :] - self.centre[:, 1, None, None]
+        cos, sin = self.angle.cos()[:, None, None], self.angle.sin()[:, None, None]
+        down, right = cos * rows - sin * cols, sin * rows + cos * cols
+        return down / self.half[:, 0, None, None], right / self.half[:, 1, None, None]
+
+
+def draw_places(count: int, height: int, width: int, side: float) -> Places:
+    """Draw places with their centres inside a window; `side` is that of the whole image, in pixels."""
+    least, scale, most = SIZE
+    gamma = -(torch.rand(count, 2).clamp(min=1e-7).log().sum(dim=1)) * scale  # Gamma(2, scale)
+    size = (least / 2 + gamma).clamp(max=most / 2) * side
+    stretch = (uniform(-1, 1, count) * math.log(ASPECT) / 2).exp()
+    half = torch.stack([size * stretch, size / stretch], dim=1).clamp(min=1.0)
+    centre = torch.rand(count, 2) * torch.tensor([height - 1.0, width - 1.0])
+    return Places(centre=centre, half=half, angle=uniform(0, math.pi, count))
+
+
+def blob(places: Places, height: int, width: int) -> Tensor:
+    """Draw closed shapes, from near circles to ragged stars: (K, 1, h, w), edges one or two pixels soft."""
+    down, right = places.frame(height, width)
+    theta, radius = torch.atan2(down, right), (down.square() + right.square()).sqrt()
+    K = len(places.angle)
+    edge = torch.ones(())
+    for waves in (2, 3, 5, 8):
+        height_of_wave = uniform(0, 0.6 / waves**0.8, K)[:, None, None]
+        edge = edge + height_of_wave * (waves * theta + uniform(0, 2 * math.pi, K)[:, None, None]).cos()
+    pixel = 1 / places.half.mean(dim=1)[:, None, None]
+    softness = pixel * uniform(0.7, 2, K)[:, None, None]
+    return ((edge.clamp(min=0.2) - radius) / softness + 0.5).clamp(0, 1)[:, None]
+
+
+def box(places: Places, height: int, width: int) -> Tensor:
+    """Draw rectangles: (K, 1, h, w), edges one pixel soft."""
+    down, right = places.frame(height, width)
+    inside = torch.maximum(
+        (down.abs() - 1) * places.half[:, 0, None, None], (right.abs() - 1) * places.half[:, 1, None, None]
+    )
+    return (0.5 - inside).clamp(0, 1)[:, None]
+
+
+def cloud(places: Places, height: int, width: int) -> Tensor:
+    """Draw shapes without an edge, strongest in the middle: (K, 1, h, w)."""
+    down, right = places.frame(height, width)
+    return (1 - (down.square() + right.square()) / 2).clamp(min=0).square()[:, None]
+
+
+def line(places: Places, height: int, width: int) -> Tensor:
+    """Draw thin lines that wander: (K, 1, h, w), one to four pixels wide."""
+    K, points = len(places.angle), 12
+    turns = places.angle[:, None] + (0.35 * torch.randn(K, points)).cumsum(dim=1)
+    length = (4 * places.half.amax(dim=1, keepdim=True)).clamp(min=6)
+    steps = torch.stack([turns.sin(), turns.cos()], dim=2) * (length / points)[:, :, None]
+    path = steps.cumsum(dim=1)
+    path = path - path.mean(dim=1, keepdim=True) + places.centre[:, None]  # (K, points, 2)
+    thick = uniform(0.5, 2, K)[:, None, None]
+    rows, cols = torch.arange(height)[:, None], torch.arange(width)[None, :]
+    nearest = torch.full((K, height, width), 1e9)
+    for start, end in zip(path[:, :-1].unbind(1), path[:, 1:].unbind(1), strict=True):
+        nearest = torch.minimum(nearest, _distance_to_segment(rows, cols, start, end))
+    return (thick - nearest + 0.5).clamp(0, 1)[:, None]
+
+
+def _distance_to_segment(rows: Tensor, cols: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Distance of each pixel to a segment each: (K, h, w), pixels."""
+    along = end - start  # (K, 2)
+    down, right = rows - start[:, 0, None, None], cols - start[:, 1, None, None]
+    length = along.square().sum(dim=1)[:, None, None].clamp(min=1e-6)
+    share = (down * along[:, 0, None, None] + right * along[:, 1, None, None]) / length
+    share = share.clamp(0, 1)
+    down, right = down - share * along[:, 0, None, None], right - share * along[:, 1, None, None]
+    return (down.square() + right.square()).sqrt()
+
+
+def dots(places: Places, height: int, width: int) -> Tensor:
+    """Draw a few specks near each place: (K, 1, h, w), one to three pixels wide."""
+    K = len(places.angle)
+    found = torch.zeros(K, height, width)
+    rows, cols = torch.arange(height)[:, None], torch.arange(width)[None, :]
+    for number in range(4):
+        at = places.centre + places.half.amax(dim=1, keepdim=True) * torch.randn(K, 2) * (number > 0)
+        radius = uniform(0.6, 1.8, K)[:, None, None] * (torch.rand(K, 1, 1) < (1.0 if number == 0 else 0.5))
+        off = ((rows - at[:, 0, None, None]).square() + (cols - at[:, 1, None, None]).square()).sqrt()
+        found = torch.maximum(found, (radius - off + 0.5).clamp(0, 1) * (radius > 0))
+    return found[:, None]
+
+
+# --- what stands there ----------------------------------------------------------------------------------
+
+
+def paste(window: Window) -> Tensor:
+    """A piece of another good image, as it is."""
+    return window.other
+
+
+def paste_in_light(window: Window) -> Tensor:
+    """A piece of another good image under the light of this place: its fine detail on our coarse one."""
+    return _coarse(window.good) + window.other - _coarse(window.other)
+
+
+def blend(window: Window) -> Tensor:
+    """A piece of another good image whose gradients are kept and whose border is ours (Poisson)."""
+    inside = window.shape > 0
+    return torch.stack([_blend(*each) for each in zip(window.good, window.other, inside, strict=True)])
+
+
+def tint(window: Window) -> Tensor:
+    """Another brightness or colour over the good surface."""
+    K, C = window.good.shape[:2]
+    grey = torch.randn(K, 1, 1, 1).expand(K, C, 1, 1)
+    colour = torch.where(torch.rand(K, 1, 1, 1) < 0.5, grey, torch.randn(K, C, 1, 1))
+    strength = uniform(0.05, 0.3, K, 1, 1, 1) * window.contrast
+    return window.good + strength * colour / colour.abs().amax(dim=1, keepdim=True).clamp(min=1e-3)
+
+
+def stain(window: Window) -> Tensor:
+    """A patchy film that darkens or brightens."""
+    K, _, h, w = window.good.shape
+    patchy = F.interpolate(torch.rand(K, 1, 6, 6), (h, w), mode="bicubic", align_corners=False).clamp(0, 1)
+    towards = window.good.new_tensor([0.0, 1.0])[torch.randint(2, (K,))][:, None, None, None]
+    colour = (towards + 0.3 * torch.randn(K, window.good.shape[1], 1, 1)).clamp(0, 1)
+    opacity = uniform(0.15, 0.7, K, 1, 1, 1) * window.contrast * (0.4 + 0.6 * patchy)
+    return window.good + opacity * (colour - window.good)
+
+
+def mark(window: Window) -> Tensor:
+    """One colour, clearly darker or brighter than the surface: scratches and specks."""
+    K, C = window.good.shape[:2]
+    sign = torch.randint(2, (K, 1, 1, 1)) * 2.0 - 1
+    change = sign * uniform(0.08, 0.5, K, 1, 1, 1) * window.contrast + 0.05 * torch.randn(K, C, 1, 1)
+    return window.good + change
+
+
+def missing(window: Window) -> Tensor:
+    """Nothing of the part: what surrounds it, or the mean of all."""
+    grain = 0.01 * torch.randn(window.good.shape)
+    shade = 1 + 0.1 * torch.randn(len(window.good), 1, 1, 1)
+    return window.background[:, None, None] * shade + grain
+
+
+def blur(window: Window) -> Tensor:
+    """The good surface without its fine detail."""
+    return _box_mean(_box_mean(window.good, 5), 5)
+
+
+def grain(window: Window) -> Tensor:
+    """The good surface under noise, fine or coarse."""
+    K, C, h, w = window.good.shape
+    fine, coarse = torch.randn(K, C, h, w), torch.randn(K, C, -(-h // 3), -(-w // 3))
+    coarse = F.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)
+    noise = torch.where(torch.rand(K, 1, 1, 1) < 0.5, fine, coarse)
+    return window.good + uniform(0.04, 0.2, K, 1, 1, 1) * window.contrast * noise
+
+
+def shift(window: Window) -> Tensor:
+    """The good surface moved by some pixels: a bent or broken piece."""
+    K = len(window.good)
+    way = uniform(0, 2 * math.pi, K)
+    far = uniform(3, 12, K)
+    half = torch.tensor([window.good.shape[3] / 2, window.good.shape[2] / 2])
+    offset = torch.stack([way.cos() * far, way.sin() * far], dim=1) / half
+    turn = uniform(-0.3, 0.3, K)
+    rows = torch.stack([turn.cos(), -turn.sin(), offset[:, 0]], dim=1)
+    cols = torch.stack([turn.sin(), turn.cos(), offset[:, 1]], dim=1)
+    return sample(window.good, torch.stack([rows, cols], dim=1), window.good.shape[2:])
+
+
+def _coarse(x: Tensor) -> Tensor:
+    """The light of a place: means of 8×8 pixels, interpolated."""
+    small = F.avg_pool2d(x, 8, ceil_mode=True)
+    return F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _box_mean(x: Tensor, side: int) -> Tensor:
+    """The mean over side×side pixels, one axis after the other; the border's pixels go on beyond it."""
+    for axis in (2, 3):
+        n = x.shape[axis]
+        before, after = x.narrow(axis, 0, 1), x.narrow(axis, n - 1, 1)
+        wide = torch.cat([*[before] * (side // 2), x, *[after] * (side // 2)], dim=axis)
+        x = sum((wide.narrow(axis, i, n) for i in range(1, side)), wide.narrow(axis, 0, n)) / side
+    return x
+
+
+def _blend(good: Tensor, other: Tensor, inside: Tensor) -> Tensor:
+    """Blend one window (C, h, w) over the rectangle around `inside` (1, h, w)."""
+    rows, cols = inside[0].any(dim=1).nonzero(), inside[0].any(dim=0).nonzero()
+    if not len(rows):
+        return good
+    (top, bottom), (left, right) = ((int(i[0]), int(i[-1]) + 1) for i in (rows, cols))
+    if bottom - top < 3 or right - left < 3:
+        return good
+    out = good.clone()
+    box = (slice(None), slice(top, bottom), slice(left, right))
+    out[box] = solve_poisson(good[box], other[box])
+    return out
+
+
+def solve_poisson(border: Tensor, gradients: Tensor) -> Tensor:
+    """Fill a rectangle so that it has one image's border and another's gradients.
+
+    Solves Δf = Δg inside with f = b on the border exactly, by two sine transforms (Pérez et al. 2003).
+
+    Args:
+        border: b, (C, h, w) with h and w from 3.
+        gradients: g, (C, h, w).
+
+    Returns:
+        f, (C, h, w).
+    """
+    from scipy.fft import dstn, idstn
+
+    # f = g + u, Δu = 0 inside, u = b - g on the border: as zero border, with the border's part on the right.
+    off = (border - gradients).double().numpy()
+    edge = off.copy()
+    edge[:, 1:-1, 1:-1] = 0
+    right_side = -(edge[:, :-2, 1:-1] + edge[:, 2:, 1:-1] + edge[:, 1:-1, :-2] + edge[:, 1:-1, 2:])
+    h, w = right_side.shape[1:]
+    rows, cols = (2 * np.cos(math.pi * np.arange(1, n + 1) / (n + 1)) for n in (h, w))
+    eigenvalues = rows[:, None] + cols[None, :] - 4
+    inner = idstn(dstn(right_side, type=1, axes=(1, 2)) / eigenvalues, type=1, axes=(1, 2))
+    edge[:, 1:-1, 1:-1] = inner
+    return gradients + torch.from_numpy(edge).to(gradients.dtype)
+
+
+# --- the kinds ------------------------------------------------------------------------------------------
+
+KINDS: dict[str, tuple[tuple[Callable[[Places, int, int], Tensor], ...], Callable[[Window], Tensor]]] = {
+    "paste": ((blob, box), paste),
+    "paste in light": ((blob, box), paste_in_light),
+    "blend": ((blob, box), blend),
+    "tint": ((blob, cloud), tint),
+    "stain": ((blob, cloud), stain),
+    "scratch": ((line,), mark),
+    "specks": ((dots,), mark),
+    "missing": ((blob, box), missing),
+    "blur": ((blob, cloud), blur),
+    "grain": ((blob, cloud), grain),
+    "shift": ((blob, box), shift),
+}
+"""Kinds of planted defects: shapes that a place may have, and what stands there."""
+
+FAMILIES: tuple[tuple[str, ...], tuple[str, ...]] = (
+    ("paste", "paste in light", "tint", "scratch", "shift"),
+    ("blend", "stain", "specks", "missing", "blur", "grain"),
+)
+"""Two families without a kind in common: what learnt from one is judged by the other."""
+
+
+def plant(
+    good: Tensor,
+    other: Tensor,
+    *,
+    kinds: Sequence[str],
+    side: float,
+    background: Tensor,
+    places: Places | None = None,
+    contrast: Tensor | None = None,
+) -> Tensor:
+    """Plant one defect into each window.
+
+    Args:
+        good: windows (K, C, h, w) of good images.
+        other: windows (K, C, h, w) of other good images.
+        kinds: a kind of each, names in KINDS.
+        side: of the whole image in pixels, which sizes refer to.
+        background: colour (C,) of what surrounds the part.
+        places: where; None: anywhere in the window, sizes drawn.
+        contrast: (K,), in (0, 1], which scales changes of brightness; None: drawn.
+
+    Returns:
+        (K, C, h, w), clipped to the range of the good windows and of [0, 1].
+    """
+    K, _, h, w = good.shape
+    places = places or draw_places(K, h, w, side)
+    contrast = (uniform(math.log(0.15), 0, K)).exp() if contrast is None else contrast
+    low, high = min(0.0, float(good.min())), max(1.0, float(good.max()))
+    planted = good.clone()
+    for name in sorted(set(kinds)):
+        shapes, filling = KINDS[name]
+        chosen = torch.tensor([i for i, kind in enumerate(kinds) if kind == name])
+        part = Places(centre=places.centre[chosen], half=places.half[chosen], angle=places.angle[chosen])
+        made = torch.stack([shape(part, h, w) for shape in shapes])
+        mask = made[torch.randint(len(shapes), (len(chosen),)), torch.arange(len(chosen))]
+        window = Window(
+            good=good[chosen],
+            other=other[chosen],
+            shape=mask,
+            contrast=contrast[chosen][:, None, None, None],
+            background=background,
+        )
+        planted[chosen] = window.good + mask * (filling(window).clamp(low, high) - window.good)
+    return planted
+
+
+def sample(x: Tensor, transform: Tensor, size: Sequence[int]) -> Tensor:
+    """Look at images through an affine transform, mirrored beyond their borders.
+
+    Args:
+        x: (K, C, H, W).
+        transform: (K, 2, 3), from the result's coordinates to the image's, both in [-1, 1], x before y.
+        size: height and width of the result.
+
+    Returns:
+        (K, C, *size).
+    """
+    grid = F.affine_grid(transform, [len(x), x.shape[1], *size], align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def changed(good: Tensor, planted: Tensor) -> Tensor:
+    """Mean change of each pixel over its channels and over 3×3 pixels, in grey levels: (K, h, w)."""
+    difference = (planted - good).abs().mean(dim=1, keepdim=True) * LEVELS
+    return _box_mean(difference, 3)[:, 0]

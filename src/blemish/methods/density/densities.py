@@ -1,0 +1,159 @@
+"""How likely a feature is among those of good images: at its place, near it, or anywhere.
+
+Shapes: B images, n good images, h×w places of the features' grid, g = h·w, d numbers in a feature,
+k Gaussians of a mixture, m features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+FAR = 1e9
+"""Squared distance to a place outside the image."""
+
+
+# --- a Gaussian at each place -----------------------------------------------------------------------------
+
+
+def shrink(covariance: Tensor, n: int, ridge: float) -> Tensor:
+    """Draw the covariance of each place towards their mean, by d / (d + n), and add a ridge (ours).
+
+    Few images say little about d² numbers at each place; all places together say what goes with what.
+
+    Args:
+        covariance: (g, d, d), each of n samples.
+        n: number of samples.
+        ridge: added to each variance, in its unit.
+
+    Returns:
+        (g, d, d), positive definite.
+    """
+    d = covariance.shape[-1]
+    drawn = covariance.lerp(covariance.mean(dim=0, keepdim=True), d / (d + n))
+    return drawn + ridge * torch.eye(d, dtype=drawn.dtype, device=drawn.device)
+
+
+def whitener(covariance: Tensor) -> Tensor:
+    """Return A, lower triangular, with AᵀA the inverse of a positive definite covariance (..., d, d)."""
+    factor = torch.linalg.cholesky(covariance)
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
+    return torch.linalg.solve_triangular(factor, identity, upper=False)
+
+
+def mahalanobis(z: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """Squared Mahalanobis distance of each place: |A (z - μ)|².
+
+    Source: Defard et al., "PaDiM" (2020), Eq. (2), squared.
+
+    Args:
+        z: (B, g, d).
+        mean: μ, (g, d).
+        whitening: A, (g, d, d).
+
+    Returns:
+        (B, g), ≥ 0.
+    """
+    centred = (z - mean).transpose(0, 1)  # (g, B, d)
+    return (centred @ whitening.transpose(1, 2)).square().sum(dim=-1).T
+
+
+# --- the nearest good feature -----------------------------------------------------------------------------
+
+
+def nearest(z: Tensor, bank: Tensor, reach: int) -> Tensor:
+    """Squared distance to the nearest good feature at most `reach` rows and columns away.
+
+    Source: the idea of Cohen and Hoshen, "SPADE" (2020), and Roth et al., "PatchCore" (2022), within a
+    neighbourhood of the place (ours).
+
+    Args:
+        z: (B, h, w, d).
+        bank: features of n good images, (h, w, n, d).
+        reach: in places, 0 or more.
+
+    Returns:
+        (B, h, w), ≥ 0.
+    """
+    h, w = bank.shape[:2]
+    norms = bank.square().sum(dim=-1)[:, :, None]  # (h, w, 1, n)
+    around = F.pad(z, (0, 0, reach, reach, reach, reach)).permute(1, 2, 0, 3)  # (h + 2r, w + 2r, B, d)
+    best = z.new_full((h + 2 * reach, w + 2 * reach, z.shape[0]), FAR)
+    for down in range(2 * reach + 1):
+        for right in range(2 * reach + 1):
+            seen = around[down : down + h, right : right + w]  # that place's image, on the bank's places
+            distance = (norms - 2 * (seen @ bank.transpose(2, 3))).amin(dim=-1)  # (h, w, B)
+            here = (0, 0, right, 2 * reach - right, down, 2 * reach - down)
+            best = torch.minimum(best, F.pad(distance, here, value=FAR))
+    inside = best[reach : reach + h, reach : reach + w].permute(2, 0, 1)
+    return (inside + z.square().sum(dim=-1)).clamp(min=0)
+
+
+# --- a mixture of Gaussians for all places ----------------------------------------------------------------
+
+
+def minus_log_mixture(z: Tensor, log_weights: Tensor, means: Tensor, whitenings: Tensor) -> Tensor:
+    """Return -log Σ_k π_k N(z; μ_k, Σ_k), but for the constant ½ d log 2π.
+
+    Args:
+        z: (..., d).
+        log_weights: log π_k + log |A_k|, (k,).
+        means: μ_k, (k, d).
+        whitenings: A_k with A_kᵀA_k = Σ_k⁻¹, (k, d, d).
+
+    Returns:
+        (...), unbounded.
+    """
+    white = torch.einsum("kde,...e->...kd", whitenings, z) - torch.einsum("kde,ke->kd", whitenings, means)
+    return -(log_weights - white.square().sum(dim=-1) / 2).logsumexp(dim=-1)
+
+
+def fit_mixture(z: Tensor, k: int, *, rounds: int, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit a mixture of k Gaussians by expectation and maximisation (Dempster, Laird and Rubin 1977).
+
+    Begins with the k-means++ draw of Arthur and Vassilvitskii (2007), by torch's generator.
+
+    Args:
+        z: (m, d) float64, standardised, m ≥ k.
+        k: number of Gaussians.
+        rounds: of expectation and maximisation.
+        ridge: added to each variance.
+
+    Returns:
+        log_weights (k,), means (k, d) and whitenings (k, d, d) of `minus_log_mixture`.
+    """
+    m, d = z.shape
+    means = _spread_out(z, k)
+    covariance = torch.cov(z.T, correction=0) + ridge * torch.eye(d, dtype=z.dtype)
+    whitenings = whitener(covariance).expand(k, d, d)
+    log_weights = _log_weights(z.new_full((k,), 1 / k), whitenings)
+    for _ in range(rounds):
+        white = torch.einsum("kde,me->mkd", whitenings, z) - torch.einsum("kde,ke->kd", whitenings, means)
+        share = (log_weights - white.square().sum(dim=-1) / 2).softmax(dim=1)  # (m, k)
+        total = share.sum(dim=0) + 1e-9
+        means = share.T @ z / total[:, None]
+        centred = z[None] - means[:, None]  # (k, m, d)
+        covariances = centred.transpose(1, 2) @ (centred * share.T[:, :, None]) / total[:, None, None]
+        # what few features support is drawn to the covariance of all, as at a place
+        drawn = (d / (d + total))[:, None, None]
+        covariances = covariances.lerp(covariance[None], drawn) + ridge * torch.eye(d, dtype=z.dtype)
+        whitenings = whitener(covariances)
+        log_weights = _log_weights(total / m, whitenings)
+    return log_weights, means, whitenings
+
+
+def _log_weights(weights: Tensor, whitenings: Tensor) -> Tensor:
+    return weights.log() + whitenings.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+
+
+def _spread_out(z: Tensor, k: int) -> Tensor:
+    """Draw k features, each far from those before it: by chance in proportion to the squared distance."""
+    chosen = [int(torch.randint(len(z), ()))]
+    distance = z.new_full((len(z),), math.inf)
+    for _ in range(k - 1):
+        distance = torch.minimum(distance, (z - z[chosen[-1]]).square().sum(dim=1))
+        chosen.append(int(torch.multinomial(distance + 1e-12, 1)))
+    return z[chosen]

@@ -1,0 +1,346 @@
+"""Planted: a network that learnt to see defects planted into good images sees real ones (ours).
+
+No paper has this very method. Its relatives: C.-L. Li et al., "CutPaste" (2021), arXiv:2104.04015; V.
+Zavrtanik et al., "DRAEM" (2021), arXiv:2108.07610; H. Schlüter et al., "Natural Synthetic Anomalies for
+Self-Supervised Anomaly Detection and Localization" (2022), arXiv:2109.15222, whose defects are the nearest.
+
+Symbols
+    x, x'       a crop of a good image, and the same crop with planted defects: `good`, `planted`
+    d           mean change |x' - x| of a pixel over channels and 3×3 pixels, in grey levels: `changed`
+    y           how anomalous a pixel is said to be, Eq. (1): `soft_label`
+    μ, σ        mean and std of the training images at each place: `place_mean`, `place_std`
+
+    (1)  y = clip((d - 3) / 12, 0, 1)
+    (2)  loss = Σ w (softplus(f) - y f) / Σ w, w = 3 where y > 0.5 and 1 elsewhere, f the network's logit
+
+The network is a U-Net of three inputs side by side: the image, the image standardised at each place, and the
+place itself. It learns on crops and looks at whole images.
+
+What it is blind to: see docs/papers/planted.md, where kinds of defect are left out of the training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blemish.core.errors import UsageError
+from blemish.data import planting
+from blemish.methods.base import Batches, TrainedMethod
+from blemish.methods.components.functional import blur, mean_and_variance, smoothing_matrix
+from blemish.methods.config import TrainedConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CHANNELS = (16, 32, 64, 96, 128)
+"""Of the U-Net's levels, at a half, a quarter, … of the image's size, times `width`."""
+CELL = 8
+"""Side in pixels of the cells that are said to show the part or what surrounds it."""
+FLOOR = 0.03
+"""Added to the std at a place, in the images' unit: where nothing varies, noise is no defect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantedConfig(TrainedConfig):
+    """The options of the network that learns from planted defects."""
+
+    image_size: int | tuple[int, int] = 256
+    """Images are resized to this: one number for a square, or height and width, in pixels."""
+    steps: int = 3000
+    """Optimiser steps when `epochs` is None."""
+    batch_size: int = 32
+    """Crops in an optimiser step."""
+    learning_rate: float = 2e-3
+    """Adam's learning rate at its peak."""
+    crop_size: int = 96
+    """Side in pixels of the crops that it learns on; the image's, where that is smaller."""
+    width: float = 1.0
+    """Channels of the network, as a multiple of 16, 32, 64, 96, 128."""
+    positions: bool = True
+    """Tell the network where in the image it looks; without it parts may lie at any angle."""
+    kinds: Literal["all", "first", "second"] = "all"
+    """Which planted defects: all kinds, or one of two families that have none in common."""
+    smoothing: float = 3.0
+    """σ of the map's Gaussian filter in pixels of the resized image; 0: none."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that the network does not take. Raises UsageError."""
+        super().__post_init__()
+        if min(self.size) < 32:
+            raise UsageError(f"--image-size {min(self.size)}: planted needs 32 pixels or more")
+        if self.crop_size < 32:
+            raise UsageError(f"--crop-size {self.crop_size}: must be 32 or larger")
+        if not 0.25 <= self.width <= 8:
+            raise UsageError(f"--width {self.width}: must be from 0.25 to 8")
+        if not 0 <= self.smoothing < math.inf:
+            raise UsageError(f"--smoothing {self.smoothing}: must be a finite number, 0 or larger")
+
+    @property
+    def kind_names(self) -> tuple[str, ...]:
+        """The names of the kinds that are planted."""
+        first, second = planting.FAMILIES
+        return {"all": first + second, "first": first, "second": second}[self.kinds]
+
+
+# --- the equations --------------------------------------------------------------------------------------
+
+
+def soft_label(changed: Tensor) -> Tensor:
+    """Return y = clip((d - 3) / 12, 0, 1), Eq. (1): d in grey levels, any shape."""
+    return ((changed - 3) / 12).clamp(0, 1)
+
+
+def weighted_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean of Eq. (2) over all pixels: logits and labels of one shape -> a number."""
+    weights = 1 + 2 * (labels > 0.5)
+    losses = F.binary_cross_entropy_with_logits(logits, labels, weights.float(), reduction="sum")
+    return losses / weights.sum()
+
+
+# --- crops and their defects ----------------------------------------------------------------------------
+
+
+def background_of(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Find what surrounds the part by the border of good images: plain, if it hardly varies.
+
+    Args:
+        mean, std: of the training images at each place, (C, H, W).
+
+    Returns:
+        its colour (C,), and how far from it a pixel of the part lies, in the images' unit. Where nothing
+        plain surrounds the part this is -1, which all pixels exceed, and the colour is the mean of all.
+    """
+    border = torch.ones(mean.shape[1:], dtype=torch.bool, device=mean.device)
+    border[2:-2, 2:-2] = False
+    colour = mean[:, border].median(dim=1).values
+    uneven = (mean[:, border] - colour[:, None]).abs().mean(dim=0).quantile(0.9)
+    if uneven < 0.04 and std[:, border].mean(dim=0).quantile(0.9) < 0.06:
+        return colour, colour.new_tensor(0.08)
+    return mean.flatten(1).mean(dim=1), colour.new_tensor(-1.0)
+
+
+def cells_of_part(x: Tensor, colour: Tensor, apart: Tensor) -> Tensor:
+    """Tell which cells of `CELL`×`CELL` pixels show the part: images (B, C, H, W) -> bool (B, H', W').
+
+    All of them where none does. `colour` and `apart` are those of `background_of`.
+    """
+    small = F.avg_pool2d(x, min(CELL, *x.shape[2:]))
+    part = (small - colour[:, None, None]).abs().mean(dim=1) > apart
+    return part | ~part.flatten(1).any(dim=1)[:, None, None]
+
+
+def draw_centres(part: Tensor, size: tuple[int, int], image: tuple[int, int]) -> Tensor:
+    """Draw the centre of a crop in each image, on the part: rows and columns in pixels, (B, 2).
+
+    `part` are the cells of `cells_of_part`; crops of `size` lie whole inside images of size `image`.
+    """
+    chosen = torch.multinomial(part.flatten(1).float().cpu(), 1)[:, 0]
+    cols = part.shape[2]
+    at = torch.stack([chosen // cols, chosen % cols], dim=1) + torch.rand(len(part), 2)
+    at = at * min(CELL, *image)
+    half = torch.tensor(size) / 2
+    return torch.minimum(torch.maximum(at, half), torch.tensor(image) - half)
+
+
+def views(
+    centres: Tensor, size: tuple[int, int], image: tuple[int, int], turn: Tensor, zoom: Tensor
+) -> Tensor:
+    """Return the transform (K, 2, 3) of `planting.sample` that shows a crop around each centre.
+
+    Args:
+        centres: (K, 2), rows and columns in pixels.
+        size, image: heights and widths of crop and image in pixels.
+        turn: (K,), radians.
+        zoom: (K,): above 1, the crop shows more than its size.
+    """
+    (h, w), (H, W) = size, image
+    cos, sin = turn.cos() * zoom, turn.sin() * zoom
+    x = torch.stack([cos * w / W, -sin * h / W, 2 * centres[:, 1] / W - 1], dim=1)
+    y = torch.stack([sin * w / H, cos * h / H, 2 * centres[:, 0] / H - 1], dim=1)
+    return torch.stack([x, y], dim=1)
+
+
+# --- the network ----------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """Convolution, batch normalisation, ReLU; the normalisation is folded when all is trained."""
+
+    def __init__(self, inputs: int, outputs: int, side: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, side, stride, padding=(side - 1) // 2)
+        self.normalisation = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) -> (B, outputs, h', w') ≥ 0."""
+        return self.normalisation(self.convolution(x)).relu()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Let the convolution do what the normalisation does, which then changes nothing."""
+        norm, bias = self.normalisation, self.convolution.bias
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        assert bias is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        self.convolution.weight.mul_(scale[:, None, None, None])
+        bias.copy_((bias - norm.running_mean) * scale + norm.bias)
+        norm.reset_parameters()
+        norm.running_var.fill_(1 - norm.eps)
+
+
+class UNet(nn.Module):
+    """A U-Net from `inputs` channels to one number at half of the height and width."""
+
+    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.stem = Block(inputs, widths[0], side=4, stride=2)
+        pairs = zip([widths[0], *widths[:-1]], widths, strict=True)
+        self.down = nn.ModuleList(nn.Sequential(Block(a, b), Block(b, b)) for a, b in pairs)
+        rises = zip(widths[:0:-1], widths[-2::-1], strict=True)
+        self.up = nn.ModuleList(Block(a + b, b) for a, b in rises)
+        self.head = nn.Conv2d(widths[0], 1, 1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  the quickest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, H // 2, W // 2)."""
+        x = self.stem(x)
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
+            skips.append(x)
+        for block, skip in zip(self.up, skips[-2::-1], strict=True):
+            x = F.interpolate(x, size=skip.shape[2:], mode="bilinear", align_corners=False)
+            x = block(torch.cat([x, skip], dim=1))
+        return self.head(x)[:, 0]
+
+
+class Planted(TrainedMethod[PlantedConfig]):
+    """The network. `forward` maps images to smoothed logits at half of their height and width."""
+
+    config_type = PlantedConfig
+    presets: ClassVar[dict[str, PlantedConfig]] = {
+        "default": PlantedConfig(),
+        "quick": PlantedConfig(steps=333),
+    }
+
+    pixel_mean: Tensor
+    pixel_spread: Tensor
+    place_mean: Tensor
+    place_std: Tensor
+    colour: Tensor
+    apart: Tensor
+    smooth_rows: Tensor
+    smooth_cols: Tensor
+    position: Tensor
+
+    def __init__(self, config: PlantedConfig, channels: int) -> None:
+        super().__init__(config, channels)
+        H, W = config.size
+        widths = [max(1, round(config.width * c)) for c in CHANNELS]
+        self.network = UNet(2 * channels + 2 * config.positions, widths)
+        self.register_buffer("pixel_mean", torch.zeros(()))
+        self.register_buffer("pixel_spread", torch.ones(()))
+        self.register_buffer("place_mean", torch.zeros(channels, H, W))
+        self.register_buffer("place_std", torch.ones(channels, H, W))
+        self.register_buffer("colour", torch.zeros(channels))
+        self.register_buffer("apart", torch.tensor(-1.0))
+        for name, n in (("smooth_rows", H // 2), ("smooth_cols", W // 2)):
+            self.register_buffer(name, smoothing_matrix(n, config.smoothing / 2), persistent=False)
+        rows, cols = torch.linspace(-1, 1, H), torch.linspace(-1, 1, W)
+        position = torch.stack([rows[:, None].expand(H, W), cols.expand(H, W)])
+        self.register_buffer("position", position, persistent=False)
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of the crops that it learns on, in pixels."""
+        H, W = self.config.size
+        return min(self.config.crop_size, H), min(self.config.crop_size, W)
+
+    def inputs(self, x: Tensor, mean: Tensor, std: Tensor, position: Tensor) -> Tensor:
+        """Put side by side what the network is given: (B, 2·C + 2, h, w), or 2·C without positions.
+
+        Images or crops (B, C, h, w), with the mean, the std and the position of their places (..., h, w).
+        """
+        plain = (x - self.pixel_mean) / self.pixel_spread
+        standard = ((x - mean) / (std + FLOOR)).clamp(-5, 5) / 2
+        kinds = [plain, standard, position.expand(x.shape[0], -1, -1, -1)]
+        return torch.cat(kinds if self.config.positions else kinds[:2], dim=1)
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Plant defects into a crop of each image and return Eq. (2). Images (B, C, H, W) in [0, 1]."""
+        good, planted, corners = self.draw_crops(x)
+        labels = soft_label(planting.changed(good, planted))
+        (h, w), at = self.crop, corners.tolist()
+        mean, std, position = (
+            torch.stack([values[:, top : top + h, left : left + w] for top, left in at])
+            for values in (self.place_mean, self.place_std, self.position)
+        )
+        logits = self.network(self.inputs(planted, mean, std, position))
+        labels = F.adaptive_avg_pool2d(labels[:, None], logits.shape[1:])[:, 0]
+        return weighted_loss(logits.float(), labels)
+
+    @torch.no_grad()
+    def draw_crops(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cut a crop of each image, and plant up to three defects into most of them.
+
+        Images (B, C, H, W) -> good crops and planted ones (B, C, h, w), and the crops' corners (B, 2).
+        """
+        B, (h, w), image = len(x), self.crop, (x.shape[2], x.shape[3])
+        part = cells_of_part(x, self.colour, self.apart)
+        centres = draw_centres(part, self.crop, image)
+        corners = (centres - torch.tensor([h, w]) / 2).round().long()
+        centres = corners + torch.tensor([h, w]) / 2 + planting.uniform(-2, 2, B, 2)
+        turn, zoom = planting.uniform(-1, 1, B) * math.radians(1), planting.uniform(0.99, 1.01, B)
+        good = planting.sample(x, views(centres, self.crop, image, turn, zoom).to(x.device), self.crop)
+        gain, offset = planting.uniform(0.97, 1.03, B, 1, 1, 1), planting.uniform(-3, 3, B, 1, 1, 1)
+        good = good * gain.to(x.device) + offset.to(x.device) / planting.LEVELS
+        planted = good.clone()
+        count = torch.randint(1, 4, (B,)) * (torch.rand(B) < 0.85)
+        for number in range(3):
+            chosen = (count > number).nonzero()[:, 0]
+            if len(chosen):
+                planted[chosen] = self._plant(x, part, planted[chosen], chosen)
+        return good, planted, corners
+
+    def _plant(self, x: Tensor, part: Tensor, windows: Tensor, chosen: Tensor) -> Tensor:
+        """Plant one defect into each window, with pieces of other images than those of `chosen`."""
+        B, K, image = len(x), len(chosen), (x.shape[2], x.shape[3])
+        others = (chosen + torch.randint(1, max(2, B), (K,))) % B
+        centres = draw_centres(part[others], self.crop, image)
+        turn, zoom = planting.uniform(-math.pi, math.pi, K), planting.uniform(0.7, 1.3, K)
+        seen = views(centres, self.crop, image, turn, zoom).to(x.device)
+        other = planting.sample(x[others], seen, self.crop)
+        names = self.config.kind_names
+        kinds = [names[i] for i in torch.randint(len(names), (K,)).tolist()]
+        return planting.plant(windows, other, kinds=kinds, side=min(image), background=self.colour)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> maps (B, H // 2, W // 2), logits, larger is more anomalous."""
+        logits = self.network(self.inputs(x, self.place_mean, self.place_std, self.position))
+        return blur(logits, self.smooth_rows, self.smooth_cols)
+
+    @torch.no_grad()
+    def prepare(self, batches: Batches) -> None:
+        """Before training: mean and std of the training images (B, C, H, W) at each place, and background."""
+        mean, variance = mean_and_variance(batches())
+        self.place_mean.copy_(mean)
+        self.place_std.copy_(variance.sqrt())
+        self.pixel_mean.copy_(mean.mean())
+        self.pixel_spread.copy_((variance.mean() + mean.var(correction=0)).sqrt().clamp(min=1e-3))
+        colour, apart = background_of(self.place_mean, self.place_std)
+        self.colour.copy_(colour)
+        self.apart.copy_(apart)
+
+    @torch.no_grad()
+    def finish(self, batches: Batches) -> None:
+        """After training: fold the normalisation into the convolutions."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.fold()
