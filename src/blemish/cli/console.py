@@ -23,17 +23,30 @@ class TrainingBar:
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.task: TaskID | None = None
+        self.trainer: Trainer | None = None
 
     def loading(self, total: int) -> Callable[[], None]:
         """Draw a bar for decoding; returns what advances it."""
         task = self.progress.add_task("decoding", total=total)
         return lambda: self.progress.advance(task)
 
+    def choosing(self, total: int) -> Callable[[str], None]:
+        """Draw a bar for the candidates that are tried; returns what says which one begins."""
+        task, begun = self.progress.add_task("choosing a method", total=total), 0
+
+        def begin(name: str) -> None:
+            nonlocal begun
+            self.progress.update(task, completed=begun, description=f"choosing a method, trying {name}")
+            begun += 1
+
+        return begin
+
     def training(self, trainer: Trainer) -> None:
         """Draw a bar for the steps, with the latest losses."""
         state, per_epoch = trainer.state, trainer.steps_per_epoch
         done = state.epoch * per_epoch + state.step
-        if self.task is None:
+        if self.task is None or self.trainer is not trainer:
+            self.trainer = trainer
             self.task = self.progress.add_task("training", total=trainer.epochs * per_epoch, completed=done)
         losses = [
             state.rows[-1][k] for k in ("train_loss", "validation_loss") if state.rows and k in state.rows[-1]

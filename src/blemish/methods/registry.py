@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from blemish.core.errors import UsageError
+from blemish.methods.auto import Auto
 from blemish.methods.base import Method
 from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.ae_ssim import AeSsim
@@ -29,6 +30,7 @@ from blemish.methods.planted import Planted
 ENTRY_POINTS = "blemish.methods"
 
 METHODS: dict[str, type[Method[Any]]] = {
+    "auto": Auto,
     "metal": Metal,
     "cpc-ad": CpcAd,
     "planted": Planted,
@@ -64,6 +66,14 @@ def method_named(method: str) -> type[Method[Any]]:
     if method not in METHODS:
         raise UsageError(f"--method {method}: no such method; choose one of {', '.join(METHODS)}")
     return METHODS[method]
+
+
+def method_of(config: DetectorConfig) -> str:
+    """Return the name of the method that has these options. Raises UsageError when none has."""
+    for name, kind in METHODS.items():
+        if kind.config_type is type(config):
+            return name
+    raise UsageError(f"config {type(config).__name__}: no method has these options; name one")
 
 
 def preset_named(method: str, preset: str) -> DetectorConfig:

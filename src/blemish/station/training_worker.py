@@ -42,6 +42,17 @@ class Progress:
 
         return advance
 
+    def choosing(self, total: int) -> Callable[[str], None]:
+        """Say how many candidates have been tried."""
+        begun = 0
+
+        def begin(_name: str) -> None:
+            nonlocal begun
+            self._say("choosing", begun / total, None)
+            begun += 1
+
+        return begin
+
     def training(self, trainer: Trainer) -> None:
         """Say how many steps are made, and how long the rest will take; stop when the station is gone."""
         if os.getppid() != self._parent:  # it was killed: the next one goes on from the checkpoint

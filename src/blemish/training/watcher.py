@@ -17,6 +17,10 @@ class Watcher(Protocol):
         """Return what to call for each decoded image."""
         ...
 
+    def choosing(self, total: int) -> Callable[[str], None]:
+        """Return what to call with each candidate's name, as it begins to learn."""
+        ...
+
     def training(self, trainer: Trainer) -> None:
         """Training made a step."""
         ...
@@ -28,6 +32,10 @@ class Silent:
     def loading(self, total: int) -> Callable[[], None]:
         """Return what to call for each decoded image."""
         return lambda: None
+
+    def choosing(self, total: int) -> Callable[[str], None]:
+        """Do nothing."""
+        return lambda _name: None
 
     def training(self, trainer: Trainer) -> None:
         """Do nothing."""

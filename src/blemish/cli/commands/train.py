@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class MethodOptions:
     """What decides which other options there are, and their defaults."""
 
-    method: str = "metal"
+    method: str = "auto"
     """The method to train."""
     preset: str = "default"
     """The method's set of options to start from."""

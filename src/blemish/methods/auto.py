@@ -1,0 +1,168 @@
+"""Auto: the method that sees planted defects best, or two of them together (ours).
+
+No single method is best for every part. So several learn from the same good images, are shown defects planted
+into good images that none of them learnt, and the best is kept: `blemish.training.auto` chooses. What is kept
+is this network: one member, or several whose maps are put on one scale and averaged.
+
+    (1)  map = mean_i (m_i - low_i) / (high_i - low_i)
+
+    m_i             map of member i, at the size of the image
+    low_i, high_i   medians, over good images that it did not learn, of the map's median and of its maximum
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blemish.core.errors import UsageError
+from blemish.images.preprocess import resize
+from blemish.methods.base import Batches, Method
+from blemish.methods.config import DetectorConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZE = 256
+"""Members whose preset has this size take that of `auto`, whose sides follow those of the images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoConfig(DetectorConfig):
+    """The options of the choice."""
+
+    image_size: int | tuple[int, int] = SIZE
+    """Images are resized to this, or to as many pixels of another shape where all images are long."""
+    minutes: float = 10.0
+    """What choosing and learning may take, by the work that two processor cores do in that time."""
+    validation_fraction: float = 0.15
+    """Share of the good images on which candidates are compared, with planted defects."""
+    members: tuple[str, ...] = ()
+    """What to combine, each METHOD or METHOD:PRESET; none: what sees planted defects best is chosen."""
+
+    def __post_init__(self) -> None:
+        """Refuse a time that is none. Raises UsageError."""
+        super().__post_init__()
+        if not 0 < self.minutes < float("inf"):
+            raise UsageError(f"--minutes {self.minutes}: must be a finite number above 0")
+        if not 0 < self.validation_fraction < 1:
+            raise UsageError(f"--validation-fraction {self.validation_fraction}: must lie between 0 and 1")
+
+    @property
+    def validation_share(self) -> float:
+        """Share of the good images on which candidates are compared."""
+        return self.validation_fraction
+
+
+def resizing_matrix(n: int, to: int) -> Tensor:
+    """Return the (to, n) matrix that does to a line of n pixels what `preprocess.resize` does."""
+    return torch.from_numpy(resize(np.eye(n, dtype=np.float32)[None], (to, n))[0].copy())
+
+
+def spreading_matrix(patches: int) -> Tensor:
+    """Return the (patches + 1, patches) matrix from patches that overlap by half to blocks of half a patch.
+
+    A block's value is the mean over the patches that cover it, as in `postprocess.pixel_map`.
+    """
+    covers = torch.zeros(patches + 1, patches)
+    covers[:-1] += torch.eye(patches)
+    covers[1:] += torch.eye(patches)
+    return covers / covers.sum(dim=1, keepdim=True)
+
+
+def member_config(member: str, preset_named: Callable[[str, str], DetectorConfig], like: AutoConfig) -> Any:
+    """Return a member's options: METHOD or METHOD:PRESET, with what all members have in common.
+
+    Raises UsageError when there is none of that name.
+    """
+    method, _, preset = member.partition(":")
+    config = preset_named(method, preset or "default")
+    size = like.image_size if config.size == (SIZE, SIZE) else config.image_size
+    return replace(
+        config,
+        image_size=size,
+        calibration_fraction=like.calibration_fraction,
+        tile_size=like.tile_size,
+        tile_overlap=like.tile_overlap,
+    )
+
+
+class Member(nn.Module):
+    """A method's network between the sizes of `auto`: (B, C, H, W) -> maps (B, H, W)."""
+
+    def __init__(self, network: Method[Any], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+        (H, W), (h, w) = size, network.config.size
+        self.resizes = (h, w) != (H, W)
+        self.register_buffer("rows_in", resizing_matrix(H, h), persistent=False)
+        self.register_buffer("cols_in", resizing_matrix(W, w), persistent=False)
+        with torch.no_grad():
+            patches = network(torch.zeros(1, network.channels, h, w)).shape[1:]
+        spread = getattr(network.config, "interpolation", None) is not None
+        for name, n, side in zip(("rows_out", "cols_out"), patches, size, strict=True):
+            matrix = resizing_matrix(n + spread, side)
+            matrix = matrix @ spreading_matrix(n) if spread else matrix
+            self.register_buffer(name, matrix, persistent=False)
+
+    rows_in: Tensor
+    cols_in: Tensor
+    rows_out: Tensor
+    cols_out: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> the network's map at their size, (B, H, W)."""
+        if self.resizes:
+            x = self.rows_in @ (x @ self.cols_in.T)
+        return self.rows_out @ (self.network(x) @ self.cols_out.T)
+
+
+class Auto(Method[AutoConfig]):
+    """Members side by side. `forward` maps images to the mean of their maps on one scale, Eq. (1)."""
+
+    config_type = AutoConfig
+    presets: ClassVar[dict[str, AutoConfig]] = {"default": AutoConfig()}
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, config: AutoConfig, channels: int) -> None:
+        super().__init__(config, channels)
+        from blemish.methods.registry import method_named, preset_named  # which knows this module
+
+        members = []
+        for name in config.members:
+            kind = method_named(name.partition(":")[0])
+            members.append(Member(kind(member_config(name, preset_named, config), channels), config.size))
+        self.members = nn.ModuleList(members)
+        self.register_buffer("low", torch.zeros(len(members)))
+        self.register_buffer("high", torch.ones(len(members)))
+
+    @property
+    def each(self) -> list[Member]:
+        """The members, in the order of their names."""
+        return [member for member in self.members if isinstance(member, Member)]
+
+    @property
+    def scoring_batch(self) -> int | None:
+        """Images to score at a time: as many as the most careful member takes."""
+        bounds = [member.network.scoring_batch for member in self.each]
+        return min((bound for bound in bounds if bound is not None), default=None)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Return the members' own maps: images (B, C, H, W) in [0, 1] -> (B, members, H, W)."""
+        return torch.stack([member(x) for member in self.members], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> maps (B, H, W), Eq. (1); about 1 at a good image's highest."""
+        scale = 1 / (self.high - self.low)
+        return ((self.maps(x) - self.low[:, None, None]) * scale[:, None, None]).mean(dim=1)
+
+    def fit(self, batches: Batches) -> None:
+        """Refuse: `blemish.training.auto` has its members learn."""
+        raise TypeError("the members of auto learn one by one")

@@ -1,0 +1,299 @@
+"""`--method auto`: candidates learn, the one that sees planted defects best is kept, or two of them together.
+
+The good images are cut in three. Calibration images take no part in anything here. Some of the others, the
+trial's, are learnt by no candidate: on them, and on copies of them with planted defects, candidates are
+compared (`training.choice`), and their maps are brought to one scale. Then the members that were chosen learn
+at their full length; those without a training loop learn the trial's images too.
+
+Which candidates there are, and how long a network trains, follows from the options and the number of images
+alone, never from a clock: so the same seed gives the same model, on a slow machine as well. `COSTS` says what
+work is thought to take.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from blemish.core.errors import BlemishError, Interrupted, TrainingError, UsageError
+from blemish.core.files import temporary_for, write_whole
+from blemish.images import decode
+from blemish.methods.auto import SIZE, Auto, AutoConfig
+from blemish.methods.base import TrainedMethod
+from blemish.methods.planted import PlantedConfig
+from blemish.training import choice as choosing
+from blemish.training.choice import Choice, Row, Trial
+from blemish.training.learn import Chosen, Lesson, Together, learn, make_network
+from blemish.training.run_folder import Outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+    from blemish.data.dataset import Split
+    from blemish.methods.auto import Member
+    from blemish.training.batches import ImageBatches
+    from blemish.training.images import TrainingImages
+    from blemish.training.watcher import Watcher
+
+COSTS: dict[str, tuple[float, float]] = {
+    "pca": (2.0, 0.01),
+    "filters": (5.0, 0.08),
+    "filters:position-rel": (5.0, 0.08),
+    "filters:shared": (12.0, 0.08),
+    "filters:neighbours": (10.0, 0.08),
+    "filters:neighbours-rel": (10.0, 0.08),
+    "planted": (5.0, 0.0),
+    "metal": (90.0, 0.02),
+    "cpc-ad": (420.0, 0.05),
+}
+"""Candidates, the cheapest first: seconds of two cores that one takes, whatever the images and for each.
+
+Of `planted` without its steps, which take `STEP` each. Measured on two cores of 2026 (benchmarks/auto.py).
+"""
+STEP = 0.25
+"""Seconds of two cores that a step of `planted` takes."""
+TRIAL_STEPS, LEAST_STEPS, MOST_STEPS = 400, 300, 6000
+"""Steps of `planted` as a candidate, at most; and as a member, at least and at most."""
+MOST_IMAGES = 120
+"""Images that a candidate without a training loop learns, at most; a member learns all."""
+SHARE = 0.45
+"""Of the time, candidates take this share at most; members have the rest."""
+LONG = 1.5
+"""Images longer than this, by width and height or the other way round, keep their shape."""
+SEEN_SIZES = 8
+"""Images whose shapes are looked at."""
+FOLDER, TABLE = "choice", "choice.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What all candidates and members of a run have in common."""
+
+    config: AutoConfig
+    images: TrainingImages
+    compared: ImageBatches
+    trial: Trial
+    accelerator: Accelerator
+    seed: int
+    folder: Path | None
+    identity: dict[str, Any]
+    resume: bool
+    watcher: Watcher
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.images.image_format.channels
+
+
+def shaped(config: AutoConfig, split: Split) -> AutoConfig:
+    """Give long images an input of their own shape with as many pixels, in multiples of 32."""
+    if config.image_size != SIZE or config.tiling is not None:
+        return config
+    seen = [decode.read(sample.path).shape[:2] for sample in split.train[:SEEN_SIZES]]
+    ratio = float(np.median([height / width for height, width in seen]))
+    if 1 / LONG <= ratio <= LONG:
+        return config
+    ratio = min(max(ratio, 1 / 8), 8.0)
+    height, width = (max(64, 32 * round(SIZE * side / 32)) for side in (ratio**0.5, ratio**-0.5))
+    return replace(config, image_size=(height, width))
+
+
+def candidates(minutes: float, images: int) -> tuple[list[str], int]:
+    """Name the candidates that fit into the time, the cheapest first, and the steps that `planted` gets."""
+    left = SHARE * 60 * minutes
+    names, steps = [], 0
+    for name, (always, each) in COSTS.items():
+        seconds = always + each * min(images, MOST_IMAGES)
+        if name == "planted":
+            steps = int(min(TRIAL_STEPS, 0.6 * max(0.0, left - seconds) / STEP))
+            if steps < 50:  # which would show nothing
+                continue
+            seconds += steps * STEP
+        if names and seconds > left:
+            continue
+        names.append(name)
+        left -= seconds
+    return names, steps
+
+
+def member_steps(config: AutoConfig, images: int) -> int:
+    """Return the steps that `planted` trains as a member: what the candidates leave of the time."""
+    names, steps = ([], 0) if config.members else candidates(config.minutes, images)
+    spent = sum(COSTS[n][0] + COSTS[n][1] * min(images, MOST_IMAGES) for n in names) + STEP * steps
+    members = 0.3 * images + 10  # reading, learning and scoring beside it
+    left = 60 * config.minutes - spent - members
+    return int(min(MOST_STEPS, max(LEAST_STEPS, left / STEP)))
+
+
+def fit_auto(
+    config: AutoConfig,
+    images: TrainingImages,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    folder: Path | None,
+    identity: dict[str, Any],
+    resume: bool,
+    watcher: Watcher,
+) -> tuple[Auto, Outcome, dict[str, Any]]:
+    """Choose members, unless the options name them, and have them learn.
+
+    Returns the network, how long it took, and what the choice was, for the model file. Raises UsageError when
+    started in several processes, TrainingError when no candidate can learn.
+    """
+    if accelerator.num_processes > 1:
+        raise UsageError("--method auto: chooses in one process; name a method to train it in several")
+    began = time.monotonic()
+    assert images.validation is not None  # auto's options hold some out
+    run = Run(
+        config=config,
+        images=images,
+        compared=images.validation,
+        trial=_trial(images, seed),
+        accelerator=accelerator,
+        seed=seed,
+        folder=folder,
+        identity=identity,
+        resume=resume,
+        watcher=watcher,
+    )
+    choice = Choice(members=config.members) if config.members else _choose(run)
+    network = _learn_members(replace(config, members=choice.members), run)
+    return network, Outcome(seconds=time.monotonic() - began), choice.describe()
+
+
+def _trial(images: TrainingImages, seed: int) -> Trial:
+    """Plant defects into the trial's images, with pieces of training images."""
+    assert images.validation is not None
+    good = images.validation.batch(np.arange(len(images.validation)))[: choosing.MOST_GOOD]
+    train = images.train.batch(_spread(len(images.train), 60))
+    return choosing.plant_trial(torch.from_numpy(good), torch.from_numpy(train), seed)
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    """Return numbers below n, evenly spread, `most` of them at most."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+
+
+# --- candidates -------------------------------------------------------------------------------------------
+
+
+def _choose(run: Run) -> Choice:
+    """Have the candidates learn, one after the other, and choose. What failed costs its row."""
+    names, steps = candidates(run.config.minutes, len(run.images.train))
+    tell = run.watcher.choosing(len(names))
+    rows: list[Row] = []
+    maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name in names:
+        tell(name)
+        began = time.monotonic()
+        try:
+            maps[name] = _maps_of(name, run, steps)
+        except Interrupted:
+            raise
+        except (BlemishError, RuntimeError, ValueError) as error:
+            rows.append(Row(members=(name,), error=" ".join(str(error).split())[:200]))
+            continue
+        rows.append(choosing.compare((name,), *maps[name], run.trial, time.monotonic() - began))
+    if not maps:
+        raise TrainingError(f"no method can learn these images: {rows[0].members[0]}: {rows[0].error}")
+    choice = choosing.choose(rows, maps, run.trial)
+    if run.folder is not None:
+        write_whole(run.folder / TABLE, json.dumps(choice.describe(), indent=2) + "\n")
+    return choice
+
+
+def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Have a candidate learn and return its maps of the trial; those of an interrupted run are kept."""
+    kept = None if run.folder is None else run.folder / FOLDER / f"{name.replace(':', '+')}.npz"
+    if kept is not None and kept.exists() and run.resume:
+        with np.load(kept) as found:
+            if str(found["identity"]) == _text(run.identity):
+                return found["good"], found["planted"]
+    network = make_network(Auto, replace(run.config, members=(name,)), run.channels, run.seed)
+    assert isinstance(network, Auto)
+    member = network.each[0]
+    own = member.network.config
+    if isinstance(own, PlantedConfig):
+        own = replace(own, kinds="first", steps=steps)
+        member.network.config = own
+    train = run.images.train
+    if not isinstance(member.network, TrainedMethod):
+        train = Chosen(train, _spread(len(train), MOST_IMAGES).tolist())
+    place = None if run.folder is None else run.folder / FOLDER / name.replace(":", "+")
+    _learn_member(member, own, train, run, place)
+    good, planted = (
+        choosing.maps_of(member, images, run.accelerator.device)
+        for images in (run.trial.good, run.trial.planted)
+    )
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_for(kept) as part, part.open("wb") as file:
+            np.savez(file, good=good, planted=planted, identity=_text(run.identity))
+    return good, planted
+
+
+def _learn_member(member: Member, own: Any, train: ImageBatches, run: Run, place: Path | None) -> Outcome:
+    """Have one member learn from images that are resized to what it takes."""
+    lesson = Lesson(
+        train=Chosen(train, size=own.loading_size),
+        validation=None,
+        scored=Chosen(train, size=own.size),
+        accelerator=run.accelerator,
+        seed=run.seed,
+        folder=place,
+        identity=run.identity | {"options": _text(vars(own))},
+        resume=run.resume,
+        on_progress=run.watcher.training,
+    )
+    return learn(member.network, own, lesson)
+
+
+def _text(identity: dict[str, Any]) -> str:
+    return json.dumps(identity, sort_keys=True, default=str)
+
+
+# --- members ----------------------------------------------------------------------------------------------
+
+
+def _learn_members(config: AutoConfig, run: Run) -> Auto:
+    """Have the members learn at their full length, and bring their maps to one scale.
+
+    The scale is that of images that a member did not learn; one without a training loop then learns them too.
+    """
+    network = make_network(Auto, config, run.channels, run.seed)
+    assert isinstance(network, Auto)
+    for number, member in enumerate(network.each):
+        own = member.network.config
+        if isinstance(own, PlantedConfig):
+            own = replace(own, steps=member_steps(run.config, len(run.images.train)))
+        place = None if run.folder is None else run.folder / FOLDER / f"member {number}"
+        _learn_member(member, own, run.images.train, run, place)
+        if len(network.each) > 1:
+            good = choosing.maps_of(member, run.trial.good, run.accelerator.device)
+            network.low[number], network.high[number] = choosing.scale_of(good)
+        if isinstance(member.network, TrainedMethod):
+            _keep_log(place, run.folder)
+        else:
+            _learn_member(member, own, Together(run.images.train, run.compared), run, None)
+    return network
+
+
+def _keep_log(place: Path | None, folder: Path | None) -> None:
+    """Keep the losses of a member's training as those of the run."""
+    if place is not None and folder is not None and (place / "log.csv").exists():
+        shutil.copy(place / "log.csv", folder / "log.csv")
+
+
+def remove_trial(folder: Path) -> None:
+    """Remove what candidates and members left for a run to go on from; the table of the choice stays."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)

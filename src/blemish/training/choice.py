@@ -1,0 +1,196 @@
+"""Choosing a method without defects: who sees best what is planted into good images?
+
+Each candidate learns from good images, and scores other good images and copies of them with planted defects.
+The kinds planted here are those of the second family (`data.planting.FAMILIES`); a candidate that itself
+learns from planted defects learns from the first family alone, so it is judged by kinds that it never met.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from blemish.data import planting
+from blemish.methods.planted import background_of, cells_of_part, draw_centres, views
+from blemish.metrics.roc import Roc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from blemish.methods.auto import Member
+
+KINDS = planting.FAMILIES[1]
+MOST_GOOD = 20
+"""Good images that candidates are compared on, at most; each comes again once with each kind planted."""
+CHANGED = 6.0
+"""A pixel counts as planted when it changed by more grey levels than this."""
+LEAST_PIXELS = 20
+"""A planted defect of fewer changed pixels is left out."""
+MARGIN = 0.002
+"""A candidate that costs more has to be better by this area, or the cheaper one is kept."""
+LOUDEST = 100
+"""The image score of a comparison is the mean of one in so many pixels: the largest ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Good images that no candidate learnt, and copies with planted defects.
+
+    `good` (n, C, H, W) and `planted` (m, C, H, W) in [0, 1]; `masks` (m, h, w) bool, what was changed, at
+    half of the height and width; `kinds` names the kind of each planted one, `origin` the number of its good
+    image.
+    """
+
+    good: Tensor
+    planted: Tensor
+    masks: np.ndarray
+    kinds: list[str]
+    origin: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a candidate, or several together, showed: areas on planted defects, or why there are none."""
+
+    members: tuple[str, ...]
+    image_auroc: float | None = None
+    pixel_auroc: float | None = None
+    pixel_ap: float | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The members that are kept, and all candidates' rows, singles first."""
+
+    members: tuple[str, ...]
+    rows: list[Row] = field(default_factory=list)
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as JSON has it. Seconds are not part of it, so that equal runs give equal files."""
+        rows = [
+            {k: v for k, v in asdict(row).items() if k != "seconds" and v is not None} for row in self.rows
+        ]
+        return {"members": list(self.members), "kinds": list(KINDS), "candidates": rows}
+
+
+def plant_trial(good: Tensor, train: Tensor, seed: int) -> Trial:
+    """Plant each kind once into each good image.
+
+    Args:
+        good: (n, C, H, W) in [0, 1], which no candidate learns.
+        train: (t, C, H, W), whose pieces are planted.
+        seed: fixes places, sizes and pieces.
+    """
+    (H, W), n = good.shape[2:], len(good)
+    std, mean = torch.std_mean(train, dim=0, correction=0)
+    colour, apart = background_of(mean, std)
+    part, other_part = cells_of_part(good, colour, apart), cells_of_part(train, colour, apart)
+    found, masks, kinds, origin = [], [], [], []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for kind in KINDS:
+            numbers = torch.randint(len(train), (n,))
+            turn, zoom = planting.uniform(-3.14, 3.14, n), planting.uniform(0.7, 1.3, n)
+            centres = draw_centres(other_part[numbers], (1, 1), (H, W))
+            other = planting.sample(train[numbers], views(centres, (H, W), (H, W), turn, zoom), (H, W))
+            places = planting.draw_places(n, H, W, min(H, W))
+            places = planting.Places(
+                centre=draw_centres(part, (1, 1), (H, W)), half=places.half, angle=places.angle
+            )
+            planted = planting.plant(
+                good, other, kinds=[kind] * n, side=min(H, W), background=colour, places=places
+            )
+            changed = planting.changed(good, planted) > CHANGED
+            for i in (changed.flatten(1).sum(dim=1) >= LEAST_PIXELS).nonzero()[:, 0].tolist():
+                found.append(planted[i])
+                masks.append(F.max_pool2d(changed[i][None].float(), 2)[0] > 0)
+                kinds.append(kind)
+                origin.append(i)
+    return Trial(
+        good=good, planted=torch.stack(found), masks=torch.stack(masks).numpy(), kinds=kinds, origin=origin
+    )
+
+
+@torch.inference_mode()
+def maps_of(member: Member, images: Tensor, device: torch.device) -> np.ndarray:
+    """Return a member's maps at half size, float32 (n, h, w), of images (n, C, H, W)."""
+    member.to(device).eval()
+    parts = images.split(member.network.scoring_batch or 16)
+    maps = torch.cat([member(part.to(device)).cpu() for part in parts])
+    return F.avg_pool2d(maps[:, None], 2)[:, 0].numpy()
+
+
+def scale_of(good_maps: np.ndarray) -> tuple[float, float]:
+    """Return the values that become 0 and 1: medians of good images' medians and maxima, (n, h, w)."""
+    flat = good_maps.reshape(len(good_maps), -1)
+    low, high = float(np.median(np.median(flat, axis=1))), float(np.median(flat.max(axis=1)))
+    return low, high if high > low else low + 1.0
+
+
+def on_one_scale(maps: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a candidate's maps of good and planted images to 0 and 1 at good ones' medians and maxima."""
+    low, high = scale_of(maps[0])
+    return (maps[0] - low) / (high - low), (maps[1] - low) / (high - low)
+
+
+def compare(
+    members: tuple[str, ...],
+    good: np.ndarray,
+    planted: np.ndarray,
+    trial: Trial,
+    seconds: float | None = None,
+) -> Row:
+    """Measure maps of the trial's good and planted images, (n, h, w) and (m, h, w)."""
+    mask = trial.masks
+    pixels = Roc.of(np.concatenate([good.ravel(), planted[~mask]]), planted[mask])
+    images = Roc.of(_image_scores(good), _image_scores(planted))
+    return Row(
+        members=members,
+        image_auroc=images.auroc(),
+        pixel_auroc=pixels.auroc(),
+        pixel_ap=pixels.average_precision(),
+        seconds=seconds,
+    )
+
+
+def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]], trial: Trial) -> Choice:
+    """Choose the candidate, or the pair of them, whose maps tell planted pixels best.
+
+    Args:
+        singles: rows of single candidates, the cheapest first.
+        maps: of the candidates that did not fail, by name.
+        trial: what they scored.
+    """
+    rows = list(singles)
+    names = [row.members[0] for row in singles if row.error is None]
+    scaled = {name: on_one_scale(maps[name]) for name in names}
+    for pair in itertools.combinations(names, 2):
+        good, planted = ((scaled[pair[0]][i] + scaled[pair[1]][i]) / 2 for i in (0, 1))
+        rows.append(compare(pair, good, planted, trial))
+    best = None
+    for row in rows:
+        if row.error is None and (best is None or _goodness(row) > _goodness(best) + MARGIN):
+            best = row
+    if best is None:
+        raise ValueError("no candidate to choose from")
+    return Choice(members=best.members, rows=rows)
+
+
+def _goodness(row: Row) -> float:
+    """The rule of the choice: the area under the curve of planted pixels."""
+    return row.pixel_auroc or 0.0
+
+
+def _image_scores(maps: np.ndarray) -> np.ndarray:
+    flat = maps.reshape(len(maps), -1)
+    count = max(1, flat.shape[1] // LOUDEST)
+    return np.partition(flat, flat.shape[1] - count, axis=1)[:, -count:].mean(axis=1)

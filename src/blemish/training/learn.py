@@ -1,0 +1,126 @@
+"""How one network learns: by the training loop, or by itself when it has no gradient to follow."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from blemish.images.preprocess import resize
+from blemish.methods.base import TrainedMethod
+from blemish.training.batches import in_order
+from blemish.training.run_folder import Outcome
+from blemish.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+    from blemish.methods.base import Method
+    from blemish.methods.config import DetectorConfig
+    from blemish.training.batches import ImageBatches
+
+FIT_BATCH = 16
+"""Images that a method without a training loop sees at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a network learns from, and where the run is kept.
+
+    `train` may be larger than the network's images, for random crops; `scored` are the same images as scoring
+    sees them. `identity` says what must be the same for a checkpoint in `folder` to be gone on from.
+    """
+
+    train: ImageBatches
+    validation: ImageBatches | None
+    scored: ImageBatches
+    accelerator: Accelerator
+    seed: int
+    folder: Path | None
+    identity: dict[str, Any]
+    resume: bool
+    on_progress: Callable[[Trainer], None]
+
+
+class Chosen:
+    """Some images of others, by number, resized: `ImageBatches`."""
+
+    def __init__(
+        self, images: ImageBatches, numbers: Sequence[int] | None = None, size: tuple[int, int] | None = None
+    ) -> None:
+        """Name the images, all of them by default, and their height and width, as they are by default."""
+        self.images, self.size = images, size
+        self.numbers = np.arange(len(images)) if numbers is None else np.asarray(numbers)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.numbers)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """Images (B, C, H, W), as `images` gives them or float32 where they are resized."""
+        found = self.images.batch(self.numbers[indices])
+        if self.size is None or found.shape[2:] == self.size:
+            return found
+        return np.stack([resize(image, self.size) for image in found])
+
+
+class Together:
+    """The images of two sources, one after the other: `ImageBatches`."""
+
+    def __init__(self, first: ImageBatches, second: ImageBatches) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.first) + len(self.second)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """Images (B, C, H, W), in the order of `indices`."""
+        n = len(self.first)
+        pieces = [
+            (self.first if i < n else self.second).batch(np.array([i if i < n else i - n])) for i in indices
+        ]
+        return np.concatenate(pieces)
+
+
+def make_network(kind: type[Method[Any]], config: DetectorConfig, channels: int, seed: int) -> Method[Any]:
+    """Make a network; its first weights follow from the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(config, channels)
+
+
+def learn(network: Method[Any], config: DetectorConfig, lesson: Lesson) -> Outcome:
+    """Have a network learn with these options, and report how it went.
+
+    Raises TrainingError on a loss that is not finite, Interrupted after Ctrl-C or SIGTERM.
+    """
+    if not isinstance(network, TrainedMethod):
+        return _fit(network.to(lesson.accelerator.device), lesson)
+    trainer = Trainer(
+        network,
+        config,  # type: ignore[arg-type]  a TrainedMethod has these
+        lesson.train,
+        lesson.validation,
+        scored=lesson.scored,
+        accelerator=lesson.accelerator,
+        seed=lesson.seed,
+        folder=lesson.folder,
+        identity=lesson.identity,
+    )
+    return trainer.run(resume=lesson.resume, on_progress=lesson.on_progress)
+
+
+def _fit(network: Method[Any], lesson: Lesson) -> Outcome:
+    """Let a method without a training loop take what it needs from the training images."""
+    began, device = time.monotonic(), lesson.accelerator.device
+    with torch.random.fork_rng():
+        torch.manual_seed(lesson.seed)
+        network.fit(lambda: (torch.from_numpy(b).to(device) for b in in_order(lesson.train, FIT_BATCH)))
+    return Outcome(seconds=time.monotonic() - began)
