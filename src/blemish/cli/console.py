@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
+
+from blemish.cli.streams import complain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +128,6 @@ def draw_jobs(bar: Progress, what: str) -> Callable[[Jobs], None]:
 def print_summary(jobs: Jobs, what: str, where: Path) -> int:
     """Print what became of jobs, and return the exit code."""
     for name, error in jobs.failed.items():
-        print(f"failed: {name}: {error}", file=sys.stderr)
+        complain(f"failed: {name}: {error}")
     print(f"{jobs.finished} of {jobs.total} {what}: {where}")
     return 1 if jobs.failed else 0

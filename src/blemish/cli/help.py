@@ -65,4 +65,4 @@ def _text(console: Console, renderable: Any) -> str:
 
 
 def _write(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    print(text, file=console.file)  # the console itself would end the process where nobody reads

@@ -1,7 +1,7 @@
 """The command line. A command is imported when it runs, so that help is instant.
 
 Exit codes: 0 all done; 1 done, but some inputs failed and are listed; 2 refused, with one line that says
-why; 130 stopped by Ctrl-C.
+why; 130 stopped by Ctrl-C; 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 from errno import EDQUOT, ENOSPC
 from importlib import import_module
 
+from blemish.cli.streams import PIPE_CLOSED, complain, flush_output, open_streams
 from blemish.core.errors import BlemishError, Interrupted
 
 STOPPED = 130
@@ -45,7 +46,29 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    open_streams()
     given = sys.argv[1:] if arguments is None else arguments
+    name = " ".join(["blemish", *given[:1]])
+    try:
+        code = _run(given)
+    except SystemExit:  # help was asked for
+        error = flush_output()
+        if error is None:
+            raise
+        return _output_failed(name, error)
+    error = flush_output()
+    return code if error is None else _output_failed(name, error)
+
+
+def _output_failed(command: str, error: OSError) -> int:
+    """Return the exit code of a command whose output cannot be written, which is no fault of `--out`."""
+    if isinstance(error, BrokenPipeError):  # as a filter ends, whose reader has seen enough
+        return PIPE_CLOSED
+    complain(f"{command}: standard output: {error.strerror or error}; send it elsewhere")
+    return 2
+
+
+def _run(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
         return 0 if given else 2
@@ -55,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"blemish {version('blemish')}")
         return 0
     if given[0] not in COMMANDS:
-        print(f"blemish: {given[0]}: no such command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        complain(f"blemish: {given[0]}: no such command; choose one of {', '.join(COMMANDS)}")
         return 2
     return _guarded(given[0], given[1:])
 
@@ -66,30 +89,27 @@ def _guarded(command: str, arguments: list[str]) -> int:
         module = import_module(f"blemish.cli.commands.{command}")
         return getattr(module, command)(arguments)
     except BlemishError as error:
-        print(f"blemish {command}: {error}", file=sys.stderr)
+        complain(f"blemish {command}: {error}")
         return STOPPED if isinstance(error, Interrupted) else 2
     except KeyboardInterrupt:
-        print(f"blemish {command}: stopped", file=sys.stderr)
+        complain(f"blemish {command}: stopped")
         return STOPPED
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0], "all")
-        print(f"blemish {command}: {error.name} is missing; pip install 'blemish[{extra}]'", file=sys.stderr)
+        complain(f"blemish {command}: {error.name} is missing; pip install 'blemish[{extra}]'")
         return 2
     except OSError as error:
+        broken = flush_output()
+        if broken is not None or isinstance(error, BrokenPipeError):
+            return _output_failed(f"blemish {command}", broken or error)
         where = error.filename or _out(command, arguments)
         cure = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check the path and its rights"
-        print(
-            f"blemish {command}: {where}: {error.strerror or error}; {cure}, or choose another --out",
-            file=sys.stderr,
-        )
+        complain(f"blemish {command}: {where}: {error.strerror or error}; {cure}, or choose another --out")
         return 2
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
-        print(
-            f"blemish {command}: not enough memory; lower --batch-size or --image-size",
-            file=sys.stderr,
-        )
+        complain(f"blemish {command}: not enough memory; lower --batch-size or --image-size")
         return 2
 
 

@@ -8,14 +8,18 @@ of killed processes end in `.tmp` and begin with a dot.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+NAME_BYTES = 255
+"""Bytes of a file's name at most, where the file system does not say."""
 
 
 @contextmanager
@@ -35,8 +39,13 @@ def temporary_for(path: Path, *, durable: bool = False, mode: int | None = None)
         part.replace(path)
         if durable:
             sync_folder(path.parent)
+    except OSError as error:
+        if error.filename == str(part):  # nobody has asked for that name
+            error.filename = str(path)
+        raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made it cannot be removed either
+            part.unlink()
 
 
 def write_whole(path: Path, content: str | bytes, *, durable: bool = False, mode: int | None = None) -> None:
@@ -44,6 +53,33 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False, mode
     data = content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content
     with temporary_for(path, durable=durable, mode=mode) as part:
         part.write_bytes(data)
+
+
+def name_limit(folder: Path) -> int:
+    """Return how many bytes a file's name may have in a folder that is there: 255 almost everywhere."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows has no such call, some file systems no answer
+        return NAME_BYTES
+
+
+def fit_name(stem: str, ending: str, limit: int = NAME_BYTES) -> str:
+    """Return stem + ending, in `limit` bytes at most.
+
+    What is too long is cut at a whole character, and a hash of the stem takes the place of what is cut, so
+    that two names stay two.
+    """
+    name = stem + ending
+    if len(os.fsencode(name)) <= limit:
+        return name
+    mark = f"~{hashlib.sha256(os.fsencode(stem)).hexdigest()[:16]}{ending}"
+    kept, room = "", limit - len(os.fsencode(mark))
+    for character in stem:
+        room -= len(os.fsencode(character))
+        if room < 0:
+            break
+        kept += character
+    return kept + mark
 
 
 def make_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import ImageError
+from blemish.core.files import fit_name
 from blemish.images.decode import Observed
 from blemish.images.draw import write_thumbnail
 from blemish.images.preview import OVERLAY_SIDE, THUMBNAIL_SIDE, Previews
@@ -69,14 +70,15 @@ def name_of_sample(sample: Sample, dataset: Dataset) -> str:
 
 def overlay_name(name: str) -> str:
     """Return the path of an image's overlay below the evaluation's folder."""
-    return f"overlays/{_inside(name)}.png"
+    return f"overlays/{_inside(name, '.png')}"
 
 
 def thumbnail_name(name: str) -> str:
     """Return the path of an image's thumbnail below the evaluation's folder."""
-    return f"thumbnails/{_inside(name)}.jpg"
+    return f"thumbnails/{_inside(name, '.jpg')}"
 
 
-def _inside(name: str) -> str:
+def _inside(name: str, ending: str) -> str:
     """Make a path that a manifest may have led outside of its folder one that stays below a folder."""
-    return "/".join("up" if part == ".." else part for part in name.lstrip("/").split("/"))
+    *folders, last = ("up" if part == ".." else part for part in name.lstrip("/").split("/"))
+    return "/".join([*folders, fit_name(last, ending)])

@@ -6,9 +6,12 @@ the run, every row written is complete.
 
 from __future__ import annotations
 
+import errno
 import glob
+import hashlib
 import json
 import os
+import re
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, get_origin
 
 from blemish.core.errors import ImageError, UsageError
+from blemish.core.files import fit_name, name_limit
 from blemish.core.spelling import Spellings
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, ResultRow, field_types
@@ -37,6 +41,10 @@ LISTS = tuple(name for name, kind in field_types(ResultRow).items() if get_origi
 COLUMNS = tuple(f"n_{name}" if name in LISTS else name for name in field_types(ResultRow))
 """The columns of predictions.csv."""
 
+_PICTURES = {"map": ("maps", ".tiff"), "overlay": ("overlays", ".png")}
+"""The pictures of an input, by their field: the folder that they go to, and how their names end."""
+_NAME_REFUSED = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+"""What file systems answer for a name or a path that they do not take."""
 MAX_ERRORS_KEPT = 20
 """The most errors kept in `PredictionCounts`."""
 
@@ -96,7 +104,7 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
 def match_pattern(pattern: str) -> list[Path]:
     """Return the file or folder of this name, in any Unicode form, or what it matches as a glob, in order."""
     path = Path(pattern)
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110  also of names that no file can have
         return [path]
     found = sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207
     same = None if found else Spellings().same(path)
@@ -164,6 +172,7 @@ def inspect(
     A few pictures are written at a time. Raises OSError when `out` cannot be written.
     """
     pending: deque[_PendingInput] = deque()
+    limit = name_limit(out)
     waiting: deque[tuple[dict[str, Any], Future | None, int]] = deque()
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
         for result in detector.predict_many(_observe_inputs(inputs, pending)):
@@ -172,11 +181,8 @@ def inspect(
             if isinstance(result, ImageError):
                 waiting.append((row, None, 0))
             else:
-                row |= {
-                    "map": (Path("maps") / one.place).as_posix() + ".tiff",
-                    "overlay": (Path("overlays") / one.place).as_posix() + ".png",
-                }
-                pictures = pool.submit(_write_pictures, detector, one.previews, row, result, out)
+                row |= _picture_names(one.place, limit)
+                pictures = pool.submit(_write_pictures, detector, one, row, result, out)
                 waiting.append((row, pictures, result.anomaly_map.size))
             del result  # the map of a large image is large
             while waiting and (exceeds_waiting_limit([w[2] for w in waiting]) or waiting[0][1] is None):
@@ -203,6 +209,25 @@ def _observe_inputs(
         yield Observed(source=path, observe=pending[-1].previews.observe)
 
 
+def _picture_names(place: Path, limit: int) -> dict[str, str]:
+    """Return where the pictures of an input go, relative to the output folder: at the input's own place.
+
+    A name that has more than `limit` bytes with its ending is shortened (`files.fit_name`).
+    """
+    folder = Path(*(fit_name(part, "", limit) for part in place.parent.parts))
+    return {
+        field: (Path(kind) / folder / fit_name(place.name, ending, limit)).as_posix()
+        for field, (kind, ending) in _PICTURES.items()
+    }
+
+
+def _plain_names(place: Path) -> dict[str, str]:
+    """Return names for pictures that every file system takes: letters and digits, and a hash of the place."""
+    mark = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", place.name)[:60].strip("-")
+    return {field: f"{kind}/{stem}~{mark}{ending}" for field, (kind, ending) in _PICTURES.items()}
+
+
 def exceeds_waiting_limit(pixels: Sequence[int]) -> bool:
     """Tell whether images of these pixel counts are too many to hold until their pictures are written."""
     return len(pixels) > _IN_FLIGHT or sum(pixels) > _PIXELS_IN_FLIGHT
@@ -222,6 +247,20 @@ def row_of(path: str, result: Prediction | ImageError) -> dict[str, Any]:
 
 
 def _write_pictures(
+    detector: Detector, one: _PendingInput, row: dict[str, Any], prediction: Prediction, out: Path
+) -> None:
+    try:
+        _write_both(detector, one.previews, row, prediction, out)
+    except OSError as error:
+        if error.errno not in _NAME_REFUSED:
+            raise
+        row |= _plain_names(
+            one.place
+        )  # an odd name is no reason to leave an input, or the rest, without a row
+        _write_both(detector, one.previews, row, prediction, out)
+
+
+def _write_both(
     detector: Detector, previews: Previews, row: dict[str, Any], prediction: Prediction, out: Path
 ) -> None:
     write_overlay(detector, previews.by_side[OVERLAY_SIDE], prediction, out / row["overlay"])

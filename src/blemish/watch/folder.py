@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
+from blemish.core.files import fit_name, name_limit
 from blemish.inference.load import load
 from blemish.inference.predict_folder import inspect
 from blemish.record.rows import new_id
@@ -222,10 +223,11 @@ def _move(folder: Path, arrival: Arrival, into: Path) -> None:
     if (about.st_size, about.st_mtime_ns) != (arrival.size, arrival.mtime_ns):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
+    stem, suffix, limit, number = target.stem, target.suffix, name_limit(target.parent), 1
+    target = target.with_name(fit_name(stem, suffix, limit))
     while target.exists():
         number += 1
-        target = target.with_stem(f"{target.stem.rsplit('~', 1)[0]}~{number}")
+        target = target.with_name(fit_name(stem, f"~{number}{suffix}", limit))
     try:
         source.rename(target)
     except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from blemish.cli.console import progress_bar
 from blemish.cli.options import ModelOptions
 from blemish.cli.parser import parse
+from blemish.cli.streams import complain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ def evaluate_into(options: EvaluateOptions, out: Path, training_log: Path) -> No
             detector, dataset, out, training_log=training_log, on_image=lambda: progress.advance(task)
         )
     for trained, tested in evaluation["leakage"]:
-        print(f"warning: leakage: {tested} was trained on, as {trained}", file=sys.stderr)
+        complain(f"warning: leakage: {tested} was trained on, as {trained}")
     if broken := broken_promise(evaluation):
-        print(f"warning: {broken}", file=sys.stderr)
+        complain(f"warning: {broken}")
     _print_evaluation(evaluation)
     print(f"report: {out / 'report.html'}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 from blemish.cli.console import progress_bar
 from blemish.cli.options import ClusterOptions, ModelOptions
 from blemish.cli.parser import parse
+from blemish.cli.streams import complain
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
 
 def _print_counts(counts: PredictionCounts, threshold: float | None, rows: str) -> int:
     for error in counts.errors:
-        print(f"failed: {error}", file=sys.stderr)
+        complain(f"failed: {error}")
     if counts.failed > len(counts.errors):
         more = counts.failed - len(counts.errors)
-        print(f"failed: {more} more, see {rows.rpartition('/')[2]}", file=sys.stderr)
+        complain(f"failed: {more} more, see {rows.rpartition('/')[2]}")
     anomalous = "" if threshold is None else f", {counts.anomalous} anomalous"
     print(f"{counts.scored} scored{anomalous}, {counts.failed} failed: {rows}")
     return 1 if counts.failed else 0

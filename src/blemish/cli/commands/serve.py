@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +14,7 @@ from cyclopts import Parameter
 from blemish.cli.console import StopSignals
 from blemish.cli.options import DetectorOptions, StationOptions
 from blemish.cli.parser import parse
+from blemish.cli.streams import write_line
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +73,8 @@ def serve(arguments: list[str]) -> int:
     )
     port = listening.getsockname()[1]
     name = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"blemish station: http://{name}:{port} (Ctrl-C ends it)", flush=True)
+    with suppress(OSError, ValueError):  # a station that nobody listens to inspects all the same
+        write_line(sys.stdout, f"blemish station: http://{name}:{port} (Ctrl-C ends it)")
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
     with StopSignals():  # the server ends by them, and then hands them on
         uvicorn.Server(config).run(sockets=[listening])

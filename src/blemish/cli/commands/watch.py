@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from blemish.cli.console import StopSignals
 from blemish.cli.options import ModelOptions
 from blemish.cli.parser import parse
+from blemish.cli.streams import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,26 +61,27 @@ def watch(arguments: list[str]) -> int:
         false_alarm_rate=options.false_alarm_rate,
         device=options.device,
     )
-    with (
-        _notifying(options) as on_row,
-        StopSignals() as stop,
-        _camera(options) as on_scan,
-        _database(options) as sync,
-    ):
-        recorded = folder.watch(
-            settings,
-            should_stop=lambda: stop.asked,
-            on_row=on_row,
-            on_scan=on_scan,
-            sync=sync,
-            say=_say,
-        )
-    print(f"{recorded} recorded: {options.out / LEDGER_NAME}")
+    with Lines("blemish watch") as lines:
+        with (
+            _notifying(options, lines) as on_row,
+            StopSignals() as stop,
+            _camera(options, lines) as on_scan,
+            _database(options, lines) as sync,
+        ):
+            recorded = folder.watch(
+                settings,
+                should_stop=lambda: stop.asked,
+                on_row=on_row,
+                on_scan=on_scan,
+                sync=sync,
+                say=lines.say,
+            )
+        lines.out(f"{recorded} recorded: {options.out / LEDGER_NAME}")
     return 0
 
 
 @contextmanager
-def _notifying(options: WatchOptions) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _notifying(options: WatchOptions, lines: Lines) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Give what prints a row and tells whoever is to know of a reject; at the end, say what they missed."""
     from blemish.watch import notify
 
@@ -90,10 +91,10 @@ def _notifying(options: WatchOptions) -> Iterator[Callable[[dict[str, Any]], Non
         "mqtt": (options.mqtt, notify.mqtt),
     }
     senders = {name: make(given) for name, (given, make) in makers.items() if given is not None}
-    hooks = [notify.Hook(name, send, _say, retry=name != "on-reject") for name, send in senders.items()]
+    hooks = [notify.Hook(name, send, lines.say, retry=name != "on-reject") for name, send in senders.items()]
 
     def on_row(row: dict[str, Any]) -> None:
-        _print_inspection(row)
+        lines.out(_describe(row))
         if row["anomalous"]:
             for hook in hooks:
                 hook.enqueue(row)
@@ -104,34 +105,29 @@ def _notifying(options: WatchOptions) -> Iterator[Callable[[dict[str, Any]], Non
         for hook in hooks:
             lost = hook.close(notify.CLOSE_TIMEOUT_S)
             if lost:
-                _say(f"{hook.name}: {lost} rejects were not delivered")
+                lines.say(f"{hook.name}: {lost} rejects were not delivered")
 
 
-def _camera(options: WatchOptions) -> AbstractContextManager[Callable[[int], None]]:
+def _camera(options: WatchOptions, lines: Lines) -> AbstractContextManager[Callable[[int], None]]:
     """Return what opens the camera and grabs a frame at each look, or does nothing without a camera."""
     if options.camera is None:
         return nullcontext(lambda _: None)
     from blemish.watch.camera import frames_into
 
-    return frames_into(options.camera, options.folder, every=options.every, say=_say)
+    return frames_into(options.camera, options.folder, every=options.every, say=lines.say)
 
 
-def _database(options: WatchOptions) -> AbstractContextManager[LedgerSync | None]:
+def _database(options: WatchOptions, lines: Lines) -> AbstractContextManager[LedgerSync | None]:
     """Return what opens the database, if there is one."""
     if options.database is None:
         return nullcontext()
     from blemish.record.ledger_sync import sync_to_database
     from blemish.watch.ledger import LEDGER_NAME
 
-    return sync_to_database(options.database, options.out / LEDGER_NAME, _say)
+    return sync_to_database(options.database, options.out / LEDGER_NAME, lines.say)
 
 
-def _say(text: str) -> None:
-    print(f"blemish watch: {text}", file=sys.stderr, flush=True)
-
-
-def _print_inspection(row: dict[str, Any]) -> None:
+def _describe(row: dict[str, Any]) -> str:
     decision = {None: "", True: " rejected", False: " accepted"}[row["anomalous"]]
     score = row["error"] or f"score {row['score']:.4g}{decision}, {1000 * row['seconds']:.0f} ms"
-    line = f"{row['sequence']} {row['path']}: {score}"
-    print(line.encode(errors="backslashreplace").decode(), flush=True)  # names need not be UTF-8
+    return f"{row['sequence']} {row['path']}: {score}"
