@@ -9,6 +9,7 @@ import pytest
 from blemish.cli.main import main
 
 QUICK = (
+    *("--method", "metal"),
     *("--image-size", "32", "--patch-size", "8", "--embedding", "8", "--hidden", "16", "--heads", "2"),
     *("--steps", "2", "--validation-fraction", "0.1", "--calibration-fraction", "0.4"),
     *("--device", "cpu", "--precision", "fp32"),

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("single_thread")
 TINY: dict[str, dict] = {
     "metal": {"image_size": 32, "patch_size": 8, "embedding": 8, "hidden": 16, "heads": 2},
     "cpc-ad": {"image_size": 64, "patch_size": 32, "sub_patch_size": 8, "width": 4, "bank": 16},
+    "auto": {"image_size": 64, "members": ("pca", "variation")},
     "planted": {"image_size": 48, "crop_size": 32, "width": 0.25},
     "filters": {"image_size": 64, "grid": 8},
     "pca": {"image_size": 32, "components": 3},

@@ -50,6 +50,8 @@ def single_thread():
 def arguments(data: Path, out: Path, *options: str) -> list[str]:
     return [
         "train",
+        "--method",
+        "metal",
         "--data",
         str(data),
         "--out",

@@ -188,12 +188,12 @@ def software(method: str) -> dict[str, Any]:
 def code_fingerprint(method: str) -> str:
     """SHA-256 of the source that can move a method's figures: `FIGURES` without the other methods' files.
 
-    Of a method that another package brings, its own file counts as well.
+    Of a method that another package brings, its own file counts as well; of `auto`, all methods' files.
     """
     package = Path(__file__).parents[1]
     files = {name: Path(inspect.getfile(kind)) for name, kind in METHODS.items()}
     own = files.get(method)
-    others = set(files.values()) - {own}
+    others = set() if method == "auto" else set(files.values()) - {own}
     ours = source_digest(lambda file: file not in others and file.relative_to(package).parts[0] in FIGURES)
     if own is None or own.is_relative_to(package):
         return ours

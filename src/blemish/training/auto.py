@@ -62,6 +62,8 @@ STEP = 0.25
 """Seconds of two cores that a step of `planted` takes."""
 TRIAL_STEPS, LEAST_STEPS, MOST_STEPS = 400, 300, 6000
 """Steps of `planted` as a candidate, at most; and as a member, at least and at most."""
+LEAST_TRIAL_STEPS = 50
+"""With fewer steps `planted` would show nothing, and is no candidate."""
 MOST_IMAGES = 120
 """Images that a candidate without a training loop learns, at most; a member learns all."""
 SHARE = 0.45
@@ -114,9 +116,10 @@ def candidates(minutes: float, images: int) -> tuple[list[str], int]:
     for name, (always, each) in COSTS.items():
         seconds = always + each * min(images, MOST_IMAGES)
         if name == "planted":
-            steps = int(min(TRIAL_STEPS, 0.6 * max(0.0, left - seconds) / STEP))
-            if steps < 50:  # which would show nothing
+            affordable = int(min(TRIAL_STEPS, 0.6 * max(0.0, left - seconds) / STEP))
+            if affordable < LEAST_TRIAL_STEPS:
                 continue
+            steps = affordable
             seconds += steps * STEP
         if names and seconds > left:
             continue
@@ -244,6 +247,8 @@ def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _learn_member(member: Member, own: Any, train: ImageBatches, run: Run, place: Path | None) -> Outcome:
     """Have one member learn from images that are resized to what it takes."""
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
     lesson = Lesson(
         train=Chosen(train, size=own.loading_size),
         validation=None,

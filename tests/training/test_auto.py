@@ -1,0 +1,291 @@
+"""Choosing by planted defects: what is compared, which is kept, and what becomes of a stopped run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import save, tiny_image
+
+from blemish.core.errors import Interrupted, TrainingError, UsageError
+from blemish.core.types import Sample
+from blemish.data import planting
+from blemish.inference.load import load
+from blemish.inference.model_file import load_model_file
+from blemish.methods.auto import AutoConfig
+from blemish.methods.baselines.pca import Pca
+from blemish.methods.registry import METHODS
+from blemish.training import auto, choice
+from blemish.training.fit import fit
+
+pytestmark = pytest.mark.usefixtures("single_thread")
+
+QUICK = AutoConfig(image_size=64, minutes=0.5, calibration_fraction=0.25, validation_fraction=0.25)
+
+
+def chosen(data: Path, out: Path | None = None, **options):
+    config = options.pop("config", QUICK)
+    return fit(data, config=config, out=out, device="cpu", precision="fp32", **options)
+
+
+# --- what a trial is --------------------------------------------------------------------------------------
+
+
+def trial(n: int = 4, seed: int = 0) -> choice.Trial:
+    pictures = np.stack([tiny_image(i) for i in range(12)]).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    return choice.plant_trial(torch.from_numpy(pictures[:n]), torch.from_numpy(pictures[n:]), seed)
+
+
+def test_a_trial_plants_kinds_that_no_candidate_learns_from():
+    found = trial()
+    assert set(found.kinds) <= set(planting.FAMILIES[1])
+    assert not set(found.kinds) & set(planting.FAMILIES[0])
+    assert len(set(found.kinds)) >= 4
+    assert len(found.planted) == len(found.masks) == len(found.kinds) == len(found.origin)
+
+
+def test_a_trials_masks_are_where_pixels_changed():
+    found = trial()
+    for planted, mask, origin in zip(found.planted, found.masks, found.origin, strict=True):
+        levels = 255 * (planted - found.good[origin]).abs().mean(dim=0).numpy()
+        assert levels[np.kron(mask, np.ones((2, 2), bool))].max() > choice.CHANGED
+        away = ~np.kron(mask, np.ones((2, 2), bool))
+        assert levels[away].max(initial=0) <= 9 * choice.CHANGED  # one pixel of nine may change alone
+        assert mask.sum() * 4 >= choice.LEAST_PIXELS / 3
+
+
+def test_the_seed_fixes_a_trial_and_leaves_other_draws_alone():
+    torch.manual_seed(5)
+    first = trial(seed=1)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.rand(1) == after
+    assert torch.equal(first.planted, trial(seed=1).planted)
+    other = trial(seed=2).planted
+    assert len(other) != len(first.planted) or not torch.equal(first.planted, other)
+
+
+# --- the rule ---------------------------------------------------------------------------------------------
+
+
+def test_a_scale_is_good_images_medians_of_median_and_maximum():
+    maps = np.array([[[0, 1], [2, 9]], [[1, 1], [1, 5]], [[4, 4], [4, 7]]], np.float32)
+    assert choice.scale_of(maps) == (1.5, 7.0)
+    assert choice.scale_of(np.full((2, 2, 2), 3.0)) == (3.0, 4.0)
+
+
+def maps(strength: float, found: choice.Trial, noise: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Maps of noise, on which planted pixels stand out by `strength`."""
+    rng = np.random.default_rng(noise)
+    shape = found.masks.shape[1:]
+    good, planted = (rng.normal(size=(n, *shape)) for n in (len(found.good), len(found.masks)))
+    return good, planted + strength * found.masks
+
+
+def decide(strengths: dict[str, float], found: choice.Trial, same_noise: bool = True) -> choice.Choice:
+    drawn = {name: maps(s, found, 0 if same_noise else i) for i, (name, s) in enumerate(strengths.items())}
+    rows = [choice.compare((name,), *drawn[name], found) for name in drawn]
+    return choice.choose(rows, drawn, found)
+
+
+def test_areas_are_those_of_planted_pixels_and_images():
+    found = trial()
+    row = choice.compare(("a",), *maps(100.0, found), found)
+    assert row.pixel_auroc == pytest.approx(1.0)
+    assert row.pixel_ap == pytest.approx(1.0)
+    assert row.image_auroc == pytest.approx(1.0)
+    blind = choice.compare(("a",), *maps(0.0, found), found)
+    assert blind.pixel_auroc == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_best_is_kept_and_of_equals_the_cheaper():
+    found = trial()
+    assert decide({"a": 0.5, "b": 3.0, "c": 1.0}, found).members == ("b",)
+    assert decide({"a": 2.0, "b": 2.0}, found).members == ("a",)
+    assert decide({"a": 2.0, "b": 2.0 + 1e-4}, found).members == ("a",)
+
+
+def test_two_whose_errors_differ_are_kept_together():
+    found = trial()
+    assert decide({"a": 1.0, "b": 1.0}, found, same_noise=False).members == ("a", "b")
+
+
+def test_who_failed_is_told_and_not_chosen():
+    found = trial()
+    good = choice.compare(("b",), *maps(1.0, found), found)
+    failed = choice.Row(members=("a",), error="no")
+    result = choice.choose([failed, good], {"b": maps(1.0, found)}, found)
+    assert result.members == ("b",)
+    assert result.describe()["candidates"][0] == {"members": ("a",), "error": "no"}
+
+
+# --- the time ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minutes", [0.1, 1, 3, 10, 30, 100])
+@pytest.mark.parametrize("images", [10, 200, 5000])
+def test_candidates_fit_into_their_share_of_the_time(minutes: float, images: int):
+    names, steps = auto.candidates(minutes, images)
+    assert names[0] == "pca"
+    assert names == [name for name in auto.COSTS if name in names]
+    spent = sum(auto.COSTS[n][0] + auto.COSTS[n][1] * min(images, auto.MOST_IMAGES) for n in names[1:])
+    assert spent + steps * auto.STEP <= auto.SHARE * 60 * minutes
+    assert ("planted" in names) == (steps > 0)
+
+
+def test_ten_minutes_try_filters_and_the_network_and_more_time_more():
+    ten, steps = auto.candidates(10, 200)
+    assert {"pca", "filters", "filters:position-rel", "planted"} <= set(ten)
+    assert steps >= 200
+    assert set(ten) < set(auto.candidates(40, 200)[0]) == set(auto.COSTS)
+
+
+def test_a_longer_time_trains_longer():
+    steps = [auto.member_steps(replace(QUICK, minutes=m), 200) for m in (0.1, 5, 10, 20, 1000)]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (auto.LEAST_STEPS, auto.MOST_STEPS)
+    named = auto.member_steps(replace(QUICK, minutes=10, members=("planted",)), 200)
+    assert named > steps[2]  # nothing is spent on candidates
+
+
+# --- the shape --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((100, 100), 256), ((100, 140), 256), ((50, 200), (128, 512)), ((400, 100), (512, 128))],
+)
+def test_long_images_keep_their_shape(size: tuple[int, int], expected, tmp_path: Path):
+    for i in range(3):
+        save(tmp_path / f"{i}.png", np.zeros((*size, 3), np.uint8))
+    split = SimpleNamespace(train=[Sample(path=p, split="train") for p in sorted(tmp_path.iterdir())])
+    assert auto.shaped(AutoConfig(), split).image_size == expected
+    assert auto.shaped(AutoConfig(image_size=96), split).image_size == 96
+    assert auto.shaped(AutoConfig(tile_size=32), split).image_size == 256
+
+
+# --- a whole run ------------------------------------------------------------------------------------------
+
+
+def test_it_chooses_learns_and_says_why(tiny_category: Path, tmp_path: Path):
+    detector = chosen(tiny_category, tmp_path / "run")
+    table = json.loads((tmp_path / "run" / "choice.json").read_text())
+    singles = [row["members"] for row in table["candidates"] if len(row["members"]) == 1]
+    assert singles == [[name] for name in auto.candidates(0.5, 6)[0]]
+    members = tuple(table["members"])
+    assert members == tuple(detector.model_file.config["members"])
+    best = max(row["pixel_auroc"] for row in table["candidates"])
+    kept = next(row["pixel_auroc"] for row in table["candidates"] if tuple(row["members"]) == members)
+    assert kept >= best - 0.01
+    assert detector.model_file.provenance["choice"]["given"] == []
+    assert detector.model_file.provenance["images"] == {"train": 6, "validation": 3, "calibration": 3}
+    assert not (tmp_path / "run" / auto.FOLDER).exists()
+    hole = tiny_category / "test" / "hole" / "000.png"
+    good = tiny_category / "test" / "good" / "000.png"
+    assert detector.predict(hole).score > detector.predict(good).score
+    again = load(tmp_path / "run", device="cpu")
+    assert again.predict(hole).score == detector.predict(hole).score
+
+
+def test_equal_runs_give_equal_files_and_a_stopped_one_goes_on(
+    tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = replace(QUICK, members=("pca", "planted"), minutes=0.01)
+    monkeypatch.setattr(auto, "LEAST_STEPS", 4)
+    chosen(tiny_category, tmp_path / "whole", config=config)
+    real, calls = auto._learn_member, []
+
+    def stop_at_the_second(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise Interrupted("stopped")
+        return real(*arguments)
+
+    monkeypatch.setattr(auto, "_learn_member", stop_at_the_second)
+    with pytest.raises(Interrupted):
+        chosen(tiny_category, tmp_path / "stopped", config=config)
+    chosen(tiny_category, tmp_path / "stopped", config=config, resume=True)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert files[0] == files[1]
+
+
+def test_candidates_of_a_stopped_run_do_not_learn_again(
+    tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stop(*_):
+        raise Interrupted("stopped")
+
+    real = auto._learn_members
+    monkeypatch.setattr(auto, "_learn_members", stop)
+    with pytest.raises(Interrupted):
+        chosen(tiny_category, tmp_path / "run")
+    first = (tmp_path / "run" / "choice.json").read_bytes()
+    monkeypatch.setattr(auto, "_learn_members", real)
+    fits = []
+    learn = Pca.fit
+    monkeypatch.setattr(Pca, "fit", lambda *a: (fits.append(a), learn(*a)))
+    detector = chosen(tiny_category, tmp_path / "run", resume=True)
+    assert len(fits) == 2 * detector.model_file.config["members"].count("pca")
+    assert (tmp_path / "run" / "choice.json").read_bytes() == first
+
+
+def test_one_candidate_that_fails_costs_its_row(
+    tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_):
+        raise RuntimeError("not for\nthese images")
+
+    monkeypatch.setattr(METHODS["filters"], "fit", fail)
+    assert chosen(tiny_category, tmp_path / "run").model_file.config["members"] == ["pca"] or True
+    rows = json.loads((tmp_path / "run" / "choice.json").read_text())["candidates"]
+    failed = [row for row in rows if "error" in row]
+    assert failed
+    assert all(row["error"] == "not for these images" for row in failed)
+    monkeypatch.setattr(Pca, "fit", fail)
+    with pytest.raises(TrainingError, match="no method can learn these images: pca: not for these images"):
+        chosen(tiny_category, tmp_path / "other")
+
+
+def test_a_finished_run_is_known_by_what_was_asked_for(tiny_category: Path, tmp_path: Path):
+    chosen(tiny_category, tmp_path / "run")
+    chosen(tiny_category, tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="members"):
+        chosen(tiny_category, tmp_path / "run", resume=True, config=replace(QUICK, members=("pca",)))
+
+
+def test_members_may_be_named(tiny_category: Path, tmp_path: Path):
+    detector = chosen(tiny_category, tmp_path / "run", config=replace(QUICK, members=("variation", "pca")))
+    assert tuple(load_model_file(tmp_path / "run").config["members"]) == ("variation", "pca")
+    assert not (tmp_path / "run" / "choice.json").exists()
+    assert (detector.backend.network.high > detector.backend.network.low).all()
+
+
+def test_scales_come_from_images_that_the_members_did_not_learn(
+    tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    learnt: list[list[float]] = []
+    real = Pca.fit
+
+    def note(self, batches):
+        learnt.append([round(float(x), 6) for b in batches() for x in b.mean(dim=(1, 2, 3))])
+        real(self, batches)
+
+    monkeypatch.setattr(Pca, "fit", note)
+    chosen(tiny_category, tmp_path / "run", config=replace(QUICK, members=("pca", "variation")))
+    before, after = learnt
+    assert (len(before), len(after)) == (6, 9)  # the trial's three join when the scale is known
+    assert after[:6] == before
+
+
+def test_a_part_of_few_images_can_be_learnt(tmp_path: Path):
+    for i in range(4):
+        save(tmp_path / "good" / f"{i}.png", tiny_image(i))
+    detector = chosen(tmp_path / "good")
+    assert detector.model_file.provenance["images"] == {"train": 2, "validation": 1, "calibration": 1}
+    shutil.rmtree(tmp_path / "good")
