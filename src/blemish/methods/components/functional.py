@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,13 +43,11 @@ def valid_blur_matrix(n: int, size: int = SSIM_WINDOW, sigma: float = SSIM_SIGMA
 
 def same_blur_matrix(n: int, size: int, sigma: float) -> Tensor:
     """Blur a line of n pixels to n pixels, mirrored at its ends (c b a | a b c | c b a). Returns (n, n)."""
-    window = gaussian_window(size, sigma)
-    matrix = torch.zeros(n, n, dtype=torch.float64)
-    for i in range(n):
-        for offset, weight in zip(range(i - size // 2, i + size // 2 + 1), window, strict=True):
-            place = offset % (2 * n)
-            matrix[i, min(place, 2 * n - 1 - place)] += weight
-    return matrix.float()
+    pixel = np.arange(n)[:, None]
+    seen = (pixel + np.arange(size) - size // 2) % (2 * n)  # (n, size), of a line and its mirror image
+    matrix = np.zeros((n, n))
+    np.add.at(matrix, (pixel, np.minimum(seen, 2 * n - 1 - seen)), gaussian_window(size, sigma).numpy())
+    return torch.from_numpy(matrix).float()
 
 
 def smoothing_matrix(n: int, sigma: float) -> Tensor:

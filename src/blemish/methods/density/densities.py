@@ -127,7 +127,8 @@ def fit_mixture(z: Tensor, k: int, *, rounds: int, ridge: float) -> tuple[Tensor
     """
     m, d = z.shape
     means = _spread_out(z, k)
-    covariance = torch.cov(z.T, correction=0) + ridge * torch.eye(d, dtype=z.dtype)
+    floor = ridge * torch.eye(d, dtype=z.dtype, device=z.device)
+    covariance = torch.cov(z.T, correction=0) + floor
     whitenings = whitener(covariance).expand(k, d, d)
     log_weights = _log_weights(z.new_full((k,), 1 / k), whitenings)
     for _ in range(rounds):
@@ -139,7 +140,7 @@ def fit_mixture(z: Tensor, k: int, *, rounds: int, ridge: float) -> tuple[Tensor
         covariances = centred.transpose(1, 2) @ (centred * share.T[:, :, None]) / total[:, None, None]
         # what few features support is drawn to the covariance of all, as at a place
         drawn = (d / (d + total))[:, None, None]
-        covariances = covariances.lerp(covariance[None], drawn) + ridge * torch.eye(d, dtype=z.dtype)
+        covariances = covariances.lerp(covariance[None], drawn) + floor
         whitenings = whitener(covariances)
         log_weights = _log_weights(total / m, whitenings)
     return log_weights, means, whitenings

@@ -100,9 +100,8 @@ def local_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     The std is that of the pixels under noise of std `FLAT`: the root of what rounding leaves of a flat
     surface is not the same on every machine.
     """
-    middle = x.mean(
-        dim=(2, 3), keepdim=True
-    )  # without it, squares of bright pixels would drown small changes
+    # without the middle, squares of bright pixels would drown small changes
+    middle = x.mean(dim=(2, 3), keepdim=True)
     around = F.pad(x - middle, (1, 1, 1, 1), mode="reflect")
     mean, square = F.avg_pool2d(around, 3, 1), F.avg_pool2d(around.square(), 3, 1)
     return mean + middle, ((square - mean.square()).clamp(min=0) + FLAT**2).sqrt()

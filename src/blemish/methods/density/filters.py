@@ -250,8 +250,8 @@ class Filters(Method[FiltersConfig]):
             products = products + (flat.T @ flat).double() / len(flat)
             if number in chosen:
                 kept.append(z)
-        d = products.shape[-1]
-        self.whitener.copy_(densities.whitener(products / images + RIDGE * torch.eye(d).double()))
+        ridge = RIDGE * torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
+        self.whitener.copy_(densities.whitener(products / images + ridge))
         self.bank = torch.stack(kept, dim=2).matmul(self.whitener.T).half()
 
     def _fit_shared(self, batches: Batches, images: int) -> None:
@@ -263,9 +263,11 @@ class Filters(Method[FiltersConfig]):
             flat = ((z - self.centre) / self.scale).flatten(0, 1)
             drawn.append(flat[torch.randperm(len(flat), generator=generator)[:each]])
         z = torch.cat(drawn)[:MIXTURE_FEATURES].double()
+        k = self.config.gaussians
+        z = z.repeat(-(-k // len(z)), 1)  # once, unless there are fewer features than Gaussians
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            found = densities.fit_mixture(z, min(self.config.gaussians, len(z)), rounds=ROUNDS, ridge=RIDGE)
+            found = densities.fit_mixture(z, k, rounds=ROUNDS, ridge=RIDGE)
         for now, fitted in zip((self.log_weights, self.means, self.whitenings), found, strict=True):
             now.copy_(fitted)
 
