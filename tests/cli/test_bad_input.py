@@ -372,7 +372,8 @@ def test_absurd_training_options(
 
 
 def test_an_image_size_that_patches_do_not_fill(tiny_category: Path, capsys: CaptureFixture):
-    line = refused(capsys, "train", "--data", tiny_category, "--image-size", "100", "--patch-size", "16")
+    options = ("--method", "metal", "--image-size", "100", "--patch-size", "16")
+    line = refused(capsys, "train", "--data", tiny_category, *options)
     assert "--image-size 100x100 cannot be cut into patches of 16: choose multiples of 16" in line
 
 

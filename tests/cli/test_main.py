@@ -70,13 +70,13 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]):
 
 def test_the_options_that_scripts_depend_on_are_there(capsys: pytest.CaptureFixture[str]):
     expected = {
-        "train": TRAIN_OPTIONS,
+        "train --method metal": TRAIN_OPTIONS,
         "evaluate": ("--model", "--data", "--out"),
         "predict": ("--model", "--out", "--false-alarm-rate", "PATH [PATH ...]"),
         "demo": ("--out",),
     }
     for command, options in expected.items():
-        run(command, "--help")
+        run(*command.split(), "--help")
         shown = capsys.readouterr().out
         assert [option for option in options if option not in shown] == [], command
 
@@ -93,11 +93,14 @@ def test_unknown_words_are_refused_with_what_there_is(
 ):
     data = ("--data", tiny_category, "--out", tmp_path / "run")
     assert refused(capsys, "trian") == f"blemish: trian: no such command; choose one of {', '.join(COMMANDS)}"
-    assert "--method nonsense: no such method; choose one of metal, cpc-ad" in refused(
+    assert "--method nonsense: no such method; choose one of auto, metal, cpc-ad" in refused(
         capsys, "train", *data, "--method", "nonsense"
     )
     assert "--preset nonsense: metal has no such preset; choose one of default" in refused(
-        capsys, "train", *data, "--preset=nonsense"
+        capsys, "train", *data, "--method", "metal", "--preset=nonsense"
+    )
+    assert "--preset paper: auto has no such preset; name a method that has it with --method" in refused(
+        capsys, "train", *data, "--preset", "paper"
     )
     for command in COMMANDS:
         line = refused(capsys, command, "--nonsense", "3")
@@ -163,7 +166,7 @@ def test_a_preset_sets_the_defaults_and_options_change_them(
         raise Interrupted("stopped by the test")
 
     monkeypatch.setattr(fitting, "fit", fit)
-    run("train", "--data", tiny_category, "--preset", "paper-texture", "--hidden", "77")
+    run("train", "--data", tiny_category, "--method=metal", "--preset", "paper-texture", "--hidden", "77")
     paper, config = registry.preset_named("metal", "paper-texture"), caught["config"]
     assert isinstance(config, TrainedConfig)
     assert {k for k, v in vars(paper).items() if vars(config)[k] != v} == {"hidden"}
@@ -173,7 +176,7 @@ def test_a_preset_sets_the_defaults_and_options_change_them(
     assert caught["resume"] is False
     run("train", "--data", tiny_category, "--resume", "--channels", "1", "--value-range", "0", "2.5")
     assert caught["resume"] is True
-    assert caught["config"] == registry.preset_named("metal", "default")
+    assert caught["config"] == registry.preset_named("auto", "default")
     assert (caught["image_options"].channels, caught["image_options"].value_range) == (1, (0.0, 2.5))
 
 

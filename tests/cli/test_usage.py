@@ -84,7 +84,7 @@ def test_help_has_the_options_of_the_method_with_its_defaults(
 
 def test_help_shows_the_defaults_of_the_preset(capsys: pytest.CaptureFixture[str]):
     for preset in ("default", "paper-texture"):
-        assert run("train", "--preset", preset, "--help") == 0
+        assert run("train", "--method", "metal", "--preset", preset, "--help") == 0
         shown = " ".join(capsys.readouterr().out.split())
         config = registry.preset_named("metal", preset)
         assert f"early stopping. (default: {config.calibration_fraction})" in shown
@@ -135,10 +135,10 @@ def test_each_command_refuses_each_mistake_in_one_line_that_names_it(
 @pytest.mark.parametrize(
     ("command", "words", "said"),
     [
-        ("train", "--epochs many", "--epochs many: must be a whole number or None"),
-        ("train", "--epochs 2.5", "--epochs 2.5: must be a whole number or None"),
-        ("train", "--steps 1e3", "--steps 1e3: must be a whole number"),
-        ("train", "--learning-rate fast", "--learning-rate fast: must be a number"),
+        ("train", "--method metal --epochs many", "--epochs many: must be a whole number or None"),
+        ("train", "--method metal --epochs 2.5", "--epochs 2.5: must be a whole number or None"),
+        ("train", "--method metal --steps 1e3", "--steps 1e3: must be a whole number"),
+        ("train", "--method metal --learning-rate fast", "--learning-rate fast: must be a number"),
         ("train", "--device tpu", "--device tpu: must be one of auto, cpu, cuda"),
         ("train", "--channels 2", "--channels 2: must be one of 1, 3"),
         ("train", "--value-range 1", "--value-range: needs 2 numbers or None"),
@@ -146,7 +146,7 @@ def test_each_command_refuses_each_mistake_in_one_line_that_names_it(
         ("train", "--image-size 32 wide", "wide: belongs to no option"),
         ("train", "--image-size wide", "--image-size wide: must be 2 whole numbers or a whole number"),
         ("train", "--image-size 32 48 3", "3: belongs to no option"),
-        ("train", "--smoothing 1 wide", "--smoothing wide: must be a number"),
+        ("train", "--method metal --smoothing 1 wide", "--smoothing wide: must be a number"),
         ("train", "--resume=perhaps", "--resume perhaps: must be yes or no"),
         ("train", "--method pca --heads 2", "--heads: no such option"),
         ("train", "--method", "--method: needs a value"),

@@ -111,7 +111,7 @@ def test_categories_are_found_one_or_two_levels_below_or_at_the_folder_itself(tm
 @pytest.mark.parametrize(
     ("methods", "said"),
     [
-        (["nope"], "nope: no such method; choose one of metal, "),
+        (["nope"], "nope: no such method; choose one of auto, metal, "),
         (["pca", "pca:nope"], "nope: pca has no such preset; choose one of default"),
         (["anomalib:Padim"], "anomalib is not installed here; pip install anomalib"),
         ([], "--methods: name at least one"),

@@ -183,7 +183,7 @@ def test_it_chooses_learns_and_says_why(tiny_category: Path, tmp_path: Path):
     best = max(row["pixel_auroc"] for row in table["candidates"])
     kept = next(row["pixel_auroc"] for row in table["candidates"] if tuple(row["members"]) == members)
     assert kept >= best - 0.01
-    assert detector.model_file.provenance["choice"]["given"] == []
+    assert detector.model_file.provenance["choice"]["given"] is None
     assert detector.model_file.provenance["images"] == {"train": 6, "validation": 3, "calibration": 3}
     assert not (tmp_path / "run" / auto.FOLDER).exists()
     hole = tiny_category / "test" / "hole" / "000.png"

@@ -286,7 +286,13 @@ def test_five_channel_tiff(tmp_path):
 
 def test_unknown_names(good):
     refusal(UsageError, good, "--method other", "metal", method="other", config=None)
-    refusal(UsageError, good, "--preset other", "paper-object", preset="other", config=None)
+    options = {"method": "metal", "config": None}
+    refusal(UsageError, good, "--preset other", "paper-object", preset="other", **options)
+
+
+def test_options_belong_to_a_method(good):
+    assert trained(good).model_file.method == "metal"
+    refusal(UsageError, good, "config MetalConfig", "PcaConfig", method="pca")
 
 
 def test_fractions_that_leave_nothing(good):

@@ -41,8 +41,8 @@ class AutoConfig(DetectorConfig):
     """What choosing and learning may take, by the work that two processor cores do in that time."""
     validation_fraction: float = 0.15
     """Share of the good images on which candidates are compared, with planted defects."""
-    members: tuple[str, ...] = ()
-    """What to combine, each METHOD or METHOD:PRESET; none: what sees planted defects best is chosen."""
+    members: tuple[str, ...] | None = None
+    """What to combine, each METHOD or METHOD:PRESET; None: what sees planted defects best is chosen."""
 
     def __post_init__(self) -> None:
         """Refuse a time that is none. Raises UsageError."""
@@ -136,7 +136,7 @@ class Auto(Method[AutoConfig]):
         from blemish.methods.registry import method_named, preset_named  # which knows this module
 
         members = []
-        for name in config.members:
+        for name in config.members or ():
             kind = method_named(name.partition(":")[0])
             members.append(Member(kind(member_config(name, preset_named, config), channels), config.size))
         self.members = nn.ModuleList(members)

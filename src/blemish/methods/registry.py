@@ -80,7 +80,7 @@ def preset_named(method: str, preset: str) -> DetectorConfig:
     """Return a preset's options. Raises UsageError when the method has none of that name."""
     presets = method_named(method).presets
     if preset not in presets:
-        raise UsageError(
-            f"--preset {preset}: {method} has no such preset; choose one of {', '.join(presets)}"
-        )
+        others = any(preset in kind.presets for kind in METHODS.values())
+        cure = "name a method that has it with --method" if others else f"choose one of {', '.join(presets)}"
+        raise UsageError(f"--preset {preset}: {method} has no such preset; {cure}")
     return presets[preset]

@@ -107,7 +107,7 @@ def fit(
             resume=resume,
             watcher=watcher,
         )
-        provenance["choice"] = chosen | {"given": list(config.members)}
+        provenance["choice"] = chosen | {"given": config.members}
     else:
         network = make_network(kind, config, images.image_format.channels, seed)
         lesson = Lesson(

@@ -53,11 +53,12 @@ def refuse_to_overwrite(folder: Path) -> None:
 
 def identity_of(method: str, config: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for a run to be the same; members count as given, not as chosen."""
-    given = provenance.get("choice", {}).get("given")
+    choice = provenance.get("choice")
+    given = choice and choice["given"]
     return {
         "method": method,
         **config,
-        **({} if given is None else {"members": tuple(given)}),
+        **({"members": given and tuple(given)} if choice else {}),
         "seed": provenance["seed"],
         "training images": provenance["fingerprint"],
     }

@@ -61,12 +61,12 @@ class FiltersConfig(DetectorConfig):
     smoothing: float = 4.0
     """σ of the map's Gaussian filter in pixels of a side of 256, larger on larger images; 0: none."""
     keep: int = 120
-    """Good images that neighbours are looked for in, at most; drawn by `seed`."""
+    """Good images that neighbours are looked for in, at most; drawn by `bank_seed`."""
     reach: int = 2
     """Places by which a neighbour may lie away, in rows and columns."""
     gaussians: int = 16
     """Of the mixture."""
-    seed: int = 0
+    bank_seed: int = 0
     """Fixes which images are kept, and where the mixture begins."""
 
     def __post_init__(self) -> None:
@@ -241,7 +241,7 @@ class Filters(Method[FiltersConfig]):
 
     def _fit_neighbours(self, batches: Batches, images: int) -> None:
         """Keep z of good images, whitened by the covariance of all places together."""
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(self.config.bank_seed)
         chosen = set(torch.randperm(images, generator=generator)[: self.config.keep].tolist())
         kept, products = [], torch.zeros(())
         for number, z in enumerate(self._each(batches)):
@@ -256,7 +256,7 @@ class Filters(Method[FiltersConfig]):
 
     def _fit_shared(self, batches: Batches, images: int) -> None:
         """Fit the mixture to as many places of each image as make `MIXTURE_FEATURES`."""
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(self.config.bank_seed)
         each = max(1, MIXTURE_FEATURES // images)
         drawn = []
         for z in self._each(batches):
@@ -266,7 +266,7 @@ class Filters(Method[FiltersConfig]):
         k = self.config.gaussians
         z = z.repeat(-(-k // len(z)), 1)  # once, unless there are fewer features than Gaussians
         with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed)
+            torch.manual_seed(self.config.bank_seed)
             found = densities.fit_mixture(z, k, rounds=ROUNDS, ridge=RIDGE)
         for now, fitted in zip((self.log_weights, self.means, self.whitenings), found, strict=True):
             now.copy_(fitted)
