@@ -14,7 +14,7 @@ import torch
 from blemish.core.errors import ModelError, UsageError
 from blemish.core.files import temporary_for
 from blemish.inference.model_file import load_model_file
-from blemish.inference.onnx_backend import INPUT, OUTPUT, attach, load_exported
+from blemish.inference.onnx_backend import IMAGE_SCORES, INPUT, OUTPUT, attach, load_exported
 from blemish.inference.torch_backend import TorchBackend, network_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from blemish.methods.base import Method
 
 OPSET = 18
+LARGEST_BYTES = 2**31
+"""What an ONNX file holds at most."""
 TOLERANCE = {"noise": 1e-4, "flat images": 1e-3}
 """Largest difference of an exported graph's output, as a share of its range, that is accepted.
 
@@ -44,6 +46,11 @@ def export(model: Path, out: Path) -> float:
         raise UsageError(f"--out {out}: an exported model's name ends in .onnx")
     model_file = load_model_file(model)
     network = network_of(model_file, name=str(model))
+    size = sum(values.nbytes for values in model_file.tensors.values())
+    if size >= LARGEST_BYTES:
+        raise ModelError(
+            f"{model}: has {size / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB; train a smaller one"
+        )
     graph = _graph_of(network, model_file)
     attach(graph, model_file, portion=network.scoring_batch)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +74,8 @@ def _graph_of(network: Method[Any], model_file: ModelFile) -> onnx.ModelProto:
     except ImportError as error:
         raise UsageError(f"export: {error.name} is missing; pip install 'blemish[onnx]'") from error
     example = torch.zeros(2, model_file.image_format.channels, *model_file.size)
+    with torch.inference_mode():
+        has_scores = isinstance(network(example), tuple)
     with warnings.catch_warnings(), redirect_stdout(None), _quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -75,7 +84,7 @@ def _graph_of(network: Method[Any], model_file: ModelFile) -> onnx.ModelProto:
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=2**16)},),
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[OUTPUT, IMAGE_SCORES] if has_scores else [OUTPUT],
             opset_version=OPSET,
             verbose=False,
         )
@@ -109,6 +118,11 @@ def _differences(network: Method[Any], file: Path, model_file: ModelFile) -> dic
         "flat images": np.full(shape, np.array([0, 0.5, 1], np.float32)[:, None, None, None]),
     }
     exported, exact = load_exported(file).backend, TorchBackend(network, torch.device("cpu"))
-    theirs, ours = ({kind: one.run(x).maps for kind, x in images.items()} for one in (exported, exact))
-    width = max(float(np.ptp(ours["noise"])), 1e-12)
-    return {kind: float(np.abs(ours[kind] - theirs[kind]).max()) / width for kind in images}
+    theirs, ours = ({kind: one.run(x) for kind, x in images.items()} for one in (exported, exact))
+    width = max(float(np.ptp(ours["noise"].maps)), 1e-12)
+
+    def largest(kind: str) -> float:
+        pairs = zip(ours[kind], theirs[kind], strict=True)  # maps, and scores if there are any
+        return max(float(np.abs(a - b).max()) for a, b in pairs if a is not None and b is not None)
+
+    return {kind: largest(kind) / width for kind in images}

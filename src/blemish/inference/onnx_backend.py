@@ -27,6 +27,8 @@ SUFFIX = ".onnx"
 DESCRIPTION, CALIBRATION, PORTION = "blemish", "blemish.calibration", "blemish.scoring_batch"
 """Keys of the metadata: the description as in a model file, the calibration's scores, images per call."""
 INPUT, OUTPUT = "input_images", "output_scores"
+IMAGE_SCORES = "image_scores"
+"""The second output of a method with image scores of its own."""
 
 
 class OnnxBackend:
@@ -39,10 +41,8 @@ class OnnxBackend:
     def run(self, images: np.ndarray) -> Output:
         """Score images, float32 (B, C, h, w)."""
         step = self.portion or len(images)
-        parts = [
-            self.session.run([OUTPUT], {INPUT: images[i : i + step]})[0] for i in range(0, len(images), step)
-        ]
-        return Output(np.concatenate([np.asarray(part) for part in parts]))
+        parts = [self.session.run(None, {INPUT: images[i : i + step]}) for i in range(0, len(images), step)]
+        return Output(*(np.concatenate(list(map(np.asarray, kind))) for kind in zip(*parts, strict=True)))
 
 
 def load_exported(
@@ -120,7 +120,7 @@ def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
             f"{file}: onnxruntime cannot run it ({line}); export it again, or upgrade onnxruntime"
         ) from error
     names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-    if names != ([INPUT], [OUTPUT]):
+    if names not in (([INPUT], [OUTPUT]), ([INPUT], [OUTPUT, IMAGE_SCORES])):
         raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
     return session
 

@@ -74,4 +74,8 @@ class TorchBackend:
         """Score images, float32 (B, C, h, w), so many at a time as the method bounds it."""
         parts = torch.from_numpy(images).split(self.network.scoring_batch or len(images))
         with torch.inference_mode():
-            return Output(torch.cat([self.network(part.to(self.device)).cpu() for part in parts]).numpy())
+            said = [self.network(part.to(self.device)) for part in parts]
+        if isinstance(said[0], tuple):
+            maps, scores = (torch.cat(kind).cpu().numpy() for kind in zip(*said, strict=True))
+            return Output(maps, scores)
+        return Output(torch.cat(said).cpu().numpy())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 ConfigT = TypeVar("ConfigT", bound=DetectorConfig)
 Batches = Callable[[], Iterable[Tensor]]
 """Call it for the training images anew: batches (B, C, H, W) in [0, 1]."""
+
+
+class Start(NamedTuple):
+    """What a training starts from: the options as the model keeps them, and what comes from elsewhere.
+
+    `tensors` are parameters and buffers by name; `provenance` says whose they are, for the model file.
+    """
+
+    config: DetectorConfig
+    tensors: dict[str, Tensor]
+    provenance: dict[str, Any]
 
 
 class Method(nn.Module, Generic[ConfigT]):
@@ -36,14 +47,25 @@ class Method(nn.Module, Generic[ConfigT]):
         super().__init__()
         self.config, self.channels = config, channels
 
+    @classmethod
+    def start(cls, config: DetectorConfig) -> Start:
+        """Find what the options name outside of the training images, such as weights; here nothing.
+
+        Called before any image is read. Raises UsageError for what is not there.
+        """
+        return Start(config, {}, {})
+
     @property
     def scoring_batch(self) -> int | None:
         """Images that are scored at a time at most, which bounds memory; None: any number."""
         return None
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, h, w), unbounded, larger is more anomalous."""
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, h, w), unbounded, larger is more anomalous.
+
+        A method with image scores of its own returns (maps, scores (B,)); else they are read off the maps.
+        """
 
     @abstractmethod
     def fit(self, batches: Batches) -> None:

@@ -74,6 +74,8 @@ def fit(
         raise UsageError(
             f"config {type(config).__name__}: --method {method} takes a {kind.config_type.__name__}"
         )
+    start = kind.start(config)
+    config = start.config
     folder = None if out is None else Path(out)
     if folder is not None and not resume:
         refuse_to_overwrite(folder)
@@ -86,7 +88,7 @@ def fit(
     )
     if isinstance(config, AutoConfig):
         config = shaped(config, split)
-    provenance = provenance_of(dataset.name, split, seed)
+    provenance = provenance_of(dataset.name, split, seed) | start.provenance
     identity = identity_of(method, asdict(config), provenance)
     if folder is not None and (folder / MODEL_NAME).exists():
         return load_finished(folder, identity, device)
@@ -109,7 +111,7 @@ def fit(
         )
         provenance["choice"] = chosen | {"given": config.members}
     else:
-        network = make_network(kind, config, images.image_format.channels, seed)
+        network = make_network(kind, config, images.image_format.channels, seed, start.tensors)
         lesson = Lesson(
             train=images.train,
             validation=images.validation,

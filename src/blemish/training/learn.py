@@ -16,7 +16,7 @@ from blemish.training.run_folder import Outcome
 from blemish.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -89,11 +89,21 @@ class Together:
         return np.concatenate(pieces)
 
 
-def make_network(kind: type[Method[Any]], config: DetectorConfig, channels: int, seed: int) -> Method[Any]:
-    """Make a network; its first weights follow from the seed alone."""
+def make_network(
+    kind: type[Method[Any]],
+    config: DetectorConfig,
+    channels: int,
+    seed: int,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> Method[Any]:
+    """Make a network; its first weights follow from the seed, and `tensors` that it begins with, alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return kind(config, channels)
+        network = kind(config, channels)
+    state = network.state_dict()
+    for name, values in (tensors or {}).items():
+        state[name].copy_(values)
+    return network
 
 
 def learn(network: Method[Any], config: DetectorConfig, lesson: Lesson) -> Outcome:

