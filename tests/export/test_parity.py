@@ -4,7 +4,8 @@ Noise is not enough: where a camera saturates, all training images are equal to 
 take another library's rounding for a defect there.
 
 Left out: `paper` of `cpc-ad` and `cutpaste`, whose ResNet-18 sees hundreds of crops of each image (minutes);
-`paper` of the autoencoders, which trains otherwise but is the same network.
+`paper` of the autoencoders, which trains otherwise but is the same network; those of `padim` and `patchcore`,
+whose weights no package carries (networks of a file: `tests/methods/test_patchcore.py`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.data, pytest.mark.slow, pytest.mark.usefixtures("singl
 SETS = {"bottle": ("mvtec", "bottle", "broken_small"), "tile": ("mtd", "magnetic_tile", "crack")}
 """Name: folder, category, defect. Bottles are RGB and square; tiles are grey, of all sizes, none square."""
 LEFT_OUT = {("cpc-ad", "paper"), ("cutpaste", "paper"), ("ae-l2", "paper"), ("ae-ssim", "paper")}
+LEFT_OUT |= {("padim", "paper"), ("padim", "paper-wide"), ("patchcore", "paper")}
 LIGHT = {"steps": 2, "epochs": None, "batch_size": 4, "min_epochs": 0, "patience": None}
 LIGHT |= {"iterations": 5}  # of EM, in texture inspection
 LIGHT |= {"validation_fraction": 0.0, "calibration_fraction": 0.3}

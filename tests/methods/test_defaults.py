@@ -8,6 +8,8 @@ from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.autoencoder import AutoencoderConfig
 from blemish.methods.baselines.cutpaste import CutPasteConfig
 from blemish.methods.baselines.kde import KdeConfig
+from blemish.methods.baselines.padim import PadimConfig
+from blemish.methods.baselines.patchcore import PatchCoreConfig
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.methods.baselines.texture_inspection import TextureInspectionConfig
 from blemish.methods.baselines.variation import VariationConfig
@@ -36,6 +38,14 @@ BASELINES = [
     (CutPasteConfig, {"steps": 1500, "learning_rate": 3e-3, "patch_size": 32, "stride": 4, "trunk": "dense",
                       "width": 16, "density": "place", "score": "distance", "border": "level"}),
     (KdeConfig, {"size": (64, 64), "image_score": "mean", "quantile": 0.5}),
+    (PadimConfig, {"size": (256, 256), "image_score": "top1", "backbone": "efficientnet-lite0",
+                   "strides": (4, 8, 16), "grid_stride": 8, "neighbourhood": 3, "smoothing": 4.0,
+                   "dimensions": 100, "dimension_seed": 0, "epsilon": 0.01, "standardise": True,
+                   "shrink": True, "score": "log", "calibration_fraction": 0.1}),
+    (PatchCoreConfig, {"size": (256, 256), "image_score": "top1", "backbone": "efficientnet-lite0",
+                       "strides": (4, 8, 16), "grid_stride": 8, "neighbourhood": 3, "smoothing": 4.0,
+                       "bank": 4000, "candidates": 50_000, "projection": 64, "standardise": True,
+                       "reweighting": 0, "calibration_fraction": 0.1}),
     (PcaConfig, {"image_score": "mean", "components": 60, "grey": True, "smoothing": 2.0}),
     (TextureInspectionConfig, {"levels": 4, "patch_size": 7, "components": 10, "patches": 10000,
                                "iterations": 30}),
