@@ -35,8 +35,9 @@ class Convolution(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, 0 if same else kernel // 2, groups=groups)
         self.same, self.kernel, self.step = same, kernel, stride
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, inputs, h, w) -> (B, outputs, ⌈h / stride⌉, ⌈w / stride⌉)."""
+        x = input
         if self.same and self.kernel > 1:
             (top, bottom), (left, right) = (same_padding(n, self.kernel, self.step) for n in x.shape[2:])
             x = F.pad(x, (left, right, top, bottom))
@@ -72,7 +73,8 @@ def take(state: dict[str, Tensor], source: Source, epsilon: float) -> tuple[Tens
     weight, norm = state[f"{source.convolution}.weight"], source.normalisation
     if norm is None:
         return weight.float(), state[f"{source.convolution}.bias"].float()
-    return fold(weight, *(state[f"{norm}.{part}"] for part in NORMALISATION), epsilon)
+    gamma, beta, mean, variance = (state[f"{norm}.{part}"] for part in NORMALISATION)
+    return fold(weight, gamma, beta, mean, variance, epsilon)
 
 
 def shapes(layers: dict[str, Convolution], sources: dict[str, Source]) -> dict[str, tuple[int, ...]]:
