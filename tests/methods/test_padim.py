@@ -23,9 +23,9 @@ from blemish.methods.baselines.padim import (
     PadimConfig,
     add_products,
     random_dimensions,
-    squared_distance,
     whitening_of,
 )
+from blemish.methods.density.densities import mahalanobis
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.roc import image_roc
 from blemish.training import fit
@@ -75,7 +75,7 @@ def test_distance_by_hand():
     covariance = torch.diag(torch.tensor([3.0, 15.0], dtype=torch.float64))[None]
     whitening = whitening_of(covariance, 1.0).float()
     x, mean = torch.tensor([[[3.0, 9.0]]]), torch.tensor([[1.0, 1.0]])
-    assert squared_distance(x, mean, whitening).tolist() == [[pytest.approx(5)]]
+    assert mahalanobis(x, mean, whitening).tolist() == [[pytest.approx(5)]]
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def test_the_papers_map_equals_mahalanobis_in_loops():
     network = fitted(PLAIN, good)
     samples = torch.cat([network.embedding(one[None]) for one in good]).double().numpy()
     tested = torch.cat([network.embedding(one[None]) for one in new]).double().numpy()
-    found = squared_distance(torch.from_numpy(tested).float(), network.mean, network.whitening).sqrt()
+    found = mahalanobis(torch.from_numpy(tested).float(), network.mean, network.whitening).sqrt()
     for i, place in ((0, 0), (1, 7), (1, 19)):
         expected = reference.mahalanobis(samples[:, place], tested[i, place], 0.01)
         assert found[i, place].item() == pytest.approx(expected, rel=1e-3)

@@ -7,7 +7,7 @@ Symbols (paper: here)
     x_ij           embedding of the place (i, j), the features of several frozen layers: `features`
     μ_ij, Σ_ij     mean and covariance of x_ij over the N good images: `mean`; `whitening` is A with AᵀA = Σ⁻¹
     ε              what is added to the diagonal of Σ, Eq. (1): `epsilon`
-    M(x_ij)        Mahalanobis' distance, Eq. (2)
+    M(x_ij)        Mahalanobis' distance, Eq. (2): the root of `mahalanobis`
     Rd             random selection of d features (Sec. 3.4): `kept`
 
 Shapes: B images, C channels, H×W pixels; h×w places of the grid, g = h·w of them; d features of a place.
@@ -37,6 +37,7 @@ from blemish.core.errors import UsageError
 from blemish.methods.base import Batches
 from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod
 from blemish.methods.components.functional import blur, smoothing_matrix
+from blemish.methods.density.densities import mahalanobis, whitener
 
 PORTION = 64
 """Places whose covariances are inverted at a time, in float64."""
@@ -118,24 +119,8 @@ def whitening_of(covariance: Tensor, epsilon: float) -> Tensor:
     Returns:
         (g, d, d), lower triangular.
     """
-    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    factor = torch.linalg.cholesky(covariance + epsilon * identity)
-    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-
-
-def squared_distance(x: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """Return M², M of Eq. (2): (x - μ)ᵀ Σ⁻¹ (x - μ).
-
-    Args:
-        x: (B, g, d).
-        mean: μ (g, d).
-        whitening: A (g, d, d).
-
-    Returns:
-        (B, g) ≥ 0.
-    """
-    centred = (x - mean).permute(1, 2, 0)  # (g, d, B)
-    return (whitening @ centred).square().sum(dim=1).T
+    d = covariance.shape[-1]
+    return whitener(covariance + epsilon * torch.eye(d, dtype=covariance.dtype, device=covariance.device))
 
 
 # --- the method -----------------------------------------------------------------------------------------
@@ -223,7 +208,7 @@ class Padim(FeatureMethod[PadimConfig]):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W) ≥ 0, larger is more anomalous."""
-        M2 = squared_distance(self.embedding(x) / self.spread, self.mean, self.whitening)
+        M2 = mahalanobis(self.embedding(x) / self.spread, self.mean, self.whitening)
         score = M2.sqrt() if self.config.score == "distance" else M2.log1p()
         coarse = score.unflatten(1, self.config.grid)[:, None]
         whole = F.interpolate(coarse, size=self.config.size, mode="bilinear", align_corners=False)
