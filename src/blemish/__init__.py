@@ -1,6 +1,6 @@
 """blemish: learn what good looks like from good images alone, and see where an image departs from it.
 
-    detector = blemish.fit("data/bottle", method="metal")  # or blemish.load("run/")
+    detector = blemish.fit("data/bottle")  # or blemish.load("run/")
     prediction = detector.predict("part.png")
 
 Importing this does not import torch; `fit` and `METHODS` do when they are first used, and `load` of a

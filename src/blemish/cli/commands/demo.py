@@ -25,8 +25,8 @@ def demo(arguments: list[str]) -> int:
     from blemish.methods import registry
     from blemish.training import fit
 
-    # half the default's steps are enough for this part, and 19 calibration images promise 5 %
-    config = replace(registry.preset_named("metal", "default"), steps=200, calibration_fraction=0.16)
+    # a few minutes are enough for this part, and 19 calibration images promise 5 %
+    config = replace(registry.preset_named("auto", "default"), minutes=3.0, calibration_fraction=0.16)
     data, run = options.out / "data", options.out / "run"
     print(f"1/3 generating good and bad parts in {data}")
     synthetic.generate(data)

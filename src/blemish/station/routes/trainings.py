@@ -27,7 +27,7 @@ class TrainingRequest(BaseModel):
     """A model to train."""
 
     name: Name
-    method: Annotated[str, StringConstraints(max_length=80)] = "metal"
+    method: Annotated[str, StringConstraints(max_length=80)] = "auto"
     preset: Annotated[str, StringConstraints(max_length=80)] = "default"
     source: str | None = Field(None, description="a folder of `sources`; null: images are uploaded")
 

@@ -53,7 +53,7 @@ export class Training {
       at("train-missing").hidden = !missing;
       this.form.hidden = missing;
       options(this.form.elements.method, Object.keys(methods));
-      if ("metal" in methods) this.form.elements.method.value = "metal"; // what the service takes unless told
+      if ("auto" in methods) this.form.elements.method.value = "auto"; // what the service takes unless told
       this.form.elements.source.replaceChildren(
         h("option", { value: "" }, "chosen here"),
         ...sources.map((name) => h("option", { value: name }, `folder ${name}`)),
