@@ -79,10 +79,14 @@ class Calibration:
         and n + 1 - k. With ties it is an upper bound. A small one says that the new images are not like the
         calibration's. Raises as `threshold` does.
         """
-        from scipy.stats import betabinom  # slow to import, and seldom needed
+        from scipy.special import betaln  # scipy.stats has the distribution, and takes a second to import
 
         k = _rank(self.n, rate)
-        return float(betabinom.sf(alarms - 1, images, k, self.n + 1 - k))
+        j = np.arange(alarms, images + 1)
+        # C(images, j) B(j + k, images - j + n + 1 - k) / B(k, n + 1 - k), with C(m, j) = 1 / ((m + 1) B(...))
+        chosen = -np.log(images + 1) - betaln(images - j + 1, j + 1)
+        logs = chosen + betaln(j + k, images - j + self.n + 1 - k) - betaln(k, self.n + 1 - k)
+        return min(float(np.exp(logs).sum()), 1.0)
 
 
 def calibrate(scores: ArrayLike, map_maxima: ArrayLike) -> Calibration:

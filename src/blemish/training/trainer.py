@@ -26,6 +26,7 @@ from blemish.methods.config import TrainedConfig
 from blemish.training.batches import ImageBatches, in_order
 from blemish.training.checkpoint import CHECKPOINT_FOLDER, State, load_checkpoint, save_checkpoint
 from blemish.training.device import keep_freed_memory
+from blemish.training.optimizer import Adam
 from blemish.training.run_folder import Outcome
 from blemish.training.schedule import learning_rate_at
 from blemish.training.stop_signals import StopSignals
@@ -82,7 +83,7 @@ class Trainer:
         self.state = State()
         self.best: dict[str, Tensor] | None = None
         fused = True if accelerator.device.type in ("cpu", "cuda") else None
-        optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=fused)
+        optimizer = Adam(network.parameters(), lr=config.learning_rate, fused=fused)
         self.loss, self.optimizer = accelerator.prepare(Loss(network), optimizer)
         self._stop_asked = False
         self._saved_at = time.monotonic()
