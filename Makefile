@@ -6,9 +6,10 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Tests side by side, each file in one process; the longest files first (tests/conftest.py).
+# Tests side by side, each file in one process; the longest files first (tests/conftest.py). What is compiled
+# is kept, whatever the environment says: every process would compile the tests and the package again.
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast check docs bench mutants clean
 

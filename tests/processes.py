@@ -1,8 +1,9 @@
-"""Looking at other processes, by /proc."""
+"""Looking at other processes, by /proc, and where they can meet."""
 
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 
@@ -22,3 +23,10 @@ def processes_of(folder: Path) -> list[int]:
 def parent_of(process: int) -> int:
     """The process that started one."""
     return int((Path("/proc") / str(process) / "stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def free_port() -> int:
+    """A port of the loopback where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from commands import QUICK, refused, run
 from conftest import save, tiny_defect, tiny_image
-from processes import parent_of, processes_of
+from processes import free_port, parent_of, processes_of
 
 from blemish.cli.commands.train import TrainOptions, what_makes_a_model
 from blemish.cli.parser import parse_with_config
@@ -45,12 +45,6 @@ WHILE = 300
 
 
 # --- a cluster of two nodes with one core each, for all tests of the file ---
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 class Nodes:

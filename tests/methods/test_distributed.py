@@ -1,4 +1,8 @@
-"""Training by several processes, started by torchrun as a user would, against one process."""
+"""Training by several processes against one process.
+
+Where a process dies or is stopped, torchrun starts them as it would for a user. Elsewhere they are told what
+torchrun tells its processes: where they meet, how many they are, and which one each is.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,8 @@ import pytest
 import torch
 from commands import run
 from PIL import Image
-from processes import parent_of
+from processes import free_port, parent_of
+from warm import Warm, blemish
 
 from blemish.methods.components.distributed import gather_parts, own_part, share_of
 
@@ -37,7 +42,7 @@ SCRIPT = """
 import sys
 from blemish.cli.main import main
 from blemish.training import trainer
-trainer.CHECKPOINT_SECONDS = {}
+trainer.CHECKPOINT_SECONDS = 0.05
 sys.exit(main())
 """
 
@@ -54,15 +59,17 @@ def good(tmp_path_factory) -> Path:
     return folder
 
 
-def started(
-    processes: int, good: Path, out: Path, *options: str, checkpoint_seconds: float = 30
-) -> subprocess.Popen:
+def command(good: Path, out: Path, *options: str) -> list[str]:
+    return ["train", "--data", str(good), "--out", str(out), *COMMON, *options]
+
+
+def by_torchrun(good: Path, out: Path, *options: str) -> subprocess.Popen:
+    """Start two processes that write a checkpoint at almost every step."""
     script = out.parent / f"{out.name}.py"
-    script.write_text(SCRIPT.format(checkpoint_seconds))
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
-    command = (sys.executable, *launcher, script, "train", "--data", good, "--out", out, *COMMON, *options)
+    script.write_text(SCRIPT)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     return subprocess.Popen(
-        [str(part) for part in command],
+        [sys.executable, *launcher, str(script), *command(good, out, *options)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -70,12 +77,26 @@ def started(
     )
 
 
-def trained(processes: int, good: Path, out: Path, *options: str) -> list[dict[str, float]]:
-    """Train to the end; returns the log's rows."""
-    process = started(processes, good, out, *options)
-    said, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert said.count("model: ") == 1  # one process speaks
+def two_processes(good: Path, out: Path, *options: str) -> list[Warm]:
+    """Start two processes with what torchrun would tell them."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    return [
+        Warm(
+            blemish,
+            *command(good, out, *options),
+            streams=out.with_name(f"{out.name}.{rank}"),
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]
+
+
+def trained(good: Path, out: Path, *options: str) -> list[dict[str, float]]:
+    """Train by two processes to the end; returns the log's rows."""
+    processes = two_processes(good, out, *options)
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert "".join(said for said, _ in told).count("model: ") == 1  # one process speaks
     assert sorted(p.name for p in out.iterdir()) == ["log.csv", "model.safetensors", "run.json"]
     return rows(out)
 
@@ -83,7 +104,7 @@ def trained(processes: int, good: Path, out: Path, *options: str) -> list[dict[s
 @pytest.fixture(scope="module")
 def by_two(good, tmp_path_factory) -> Callable[..., list[dict[str, float]]]:
     """Train by two processes, once with the same options; returns the log's rows."""
-    return functools.cache(lambda *options: trained(2, good, tmp_path_factory.mktemp("by") / "two", *options))
+    return functools.cache(lambda *options: trained(good, tmp_path_factory.mktemp("by") / "two", *options))
 
 
 def rows(out: Path) -> list[dict[str, float]]:
@@ -104,7 +125,7 @@ def test_two_processes_have_the_losses_of_one(method, good, by_two, single_threa
 
 @pytest.mark.torchrun
 def test_negatives_of_each_process_are_another_loss(good, by_two, tmp_path):
-    own_negatives = trained(2, good, tmp_path / "own", *CPC_AD, "--negatives-of=process")
+    own_negatives = trained(good, tmp_path / "own", *CPC_AD, "--negatives-of=process")
     all_negatives = by_two(*CPC_AD)
     assert own_negatives[0]["train_loss"] != pytest.approx(all_negatives[0]["train_loss"], abs=1e-5)
     assert own_negatives[0]["train_loss"] == pytest.approx(all_negatives[0]["train_loss"], abs=0.2)
@@ -133,29 +154,32 @@ def wait_for_epoch(process: subprocess.Popen, out: Path, epoch: int) -> None:
 @pytest.mark.torchrun
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a rank by /proc")
 def test_a_killed_rank_and_then_a_stop_end_with_the_same_weights(good, tmp_path):
-    trained(2, good, tmp_path / "undisturbed", *METAL, "--epochs=60")
+    trained(good, tmp_path / "undisturbed", *METAL, "--epochs=60")
     out, options = tmp_path / "disturbed", (*METAL, "--epochs=60", "--resume")
-    process = started(2, good, out, *options, checkpoint_seconds=0.05)
+    process = by_torchrun(good, out, *options)
     wait_for_epoch(process, out, 5)
     os.kill(worker(process, rank=1), signal.SIGKILL)
     assert "one of 2 processes is gone or cannot go on" in process.communicate(timeout=300)[1]
     assert process.returncode != 0
-    process = started(2, good, out, *options, checkpoint_seconds=0.05)
+    process = by_torchrun(good, out, *options)
     wait_for_epoch(process, out, 30)
     process.terminate()
     assert "stopped in epoch" in process.communicate(timeout=300)[1]
     assert not (out / "model.safetensors").exists()
-    trained(2, good, out, *options)
+    trained(good, out, *options)
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("disturbed", "undisturbed")]
     assert models[0] == models[1]
 
 
 @pytest.mark.torchrun
 def test_batch_normalisation_is_not_shared(good, tmp_path):
-    process = started(2, good, tmp_path / "cutpaste", "--method=cutpaste", "--patch-size=32", "--stride=4")
-    errors = process.communicate(timeout=300)[1]
-    assert process.returncode != 0
-    assert "--method cutpaste: batch normalisation needs whole batches; train it in one process" in errors
+    processes = two_processes(
+        good, tmp_path / "cutpaste", "--method=cutpaste", "--patch-size=32", "--stride=4"
+    )
+    for process in processes:
+        errors = process.communicate(timeout=300)[1]
+        assert process.returncode != 0
+        assert "--method cutpaste: batch normalisation needs whole batches; train it in one process" in errors
 
 
 @pytest.mark.parametrize(("total", "processes"), [*itertools.product((1, 2, 3, 5, 16), (1, 2, 3, 7))])

@@ -1,0 +1,118 @@
+"""Processes of blemish that start at once: forked from one that has imported what they need.
+
+Each is a process of its own, with an environment, standard streams, signals and an exit code as any other;
+only its imports are not done again. Where the start itself is looked at (an entry point, a launcher, what is
+imported), `subprocess` is the way.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+IMPORTED = (
+    *("blemish.training.fit", "accelerate", "blemish.evaluation.evaluate", "blemish.inference.onnx_backend"),
+    *("blemish.inference.torch_backend", "blemish.cli.commands.bench", "blemish.cli.commands.predict"),
+    *("blemish.cli.commands.train", "blemish.cli.commands.serve", "blemish.cli.commands.watch"),
+    *("blemish.station.app", "uvicorn", "uvicorn.protocols.http.auto", "uvicorn.loops.auto", "scipy.ndimage"),
+)
+"""What they need; a module that is not installed is left out, and its tests are skipped."""
+_context = multiprocessing.get_context("forkserver")
+
+
+@functools.cache
+def _prepare() -> None:
+    """Have processes come from one that has imported all of it, and computes with one thread."""
+    _context.set_forkserver_preload(list(IMPORTED))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
+
+
+def blemish(*arguments: str) -> int:
+    """Run `blemish ARGUMENTS`."""
+    from blemish.cli.main import main
+
+    return main(list(arguments))
+
+
+def _begin(
+    main: Callable[..., int],
+    arguments: tuple[str, ...],
+    env: dict[str, str],
+    folder: Path,
+    streams: tuple[Path, Path],
+) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(folder)
+    for number, path in enumerate(streams, start=1):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.argv = ["blemish", *arguments]
+    try:
+        sys.exit(main(*arguments))
+    finally:
+        atexit._run_exitfuncs()
+
+
+class Warm:
+    """`main(*arguments)` in a process of its own; the rest is as of `subprocess.Popen`."""
+
+    def __init__(
+        self,
+        main: Callable[..., int],
+        *arguments: str | Path,
+        streams: Path,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it; what it writes goes to the files `streams`.out and `streams`.err."""
+        _prepare()
+        self.out, self.err = (Path(f"{streams}.{which}") for which in ("out", "err"))
+        given = (main, tuple(map(str, arguments)), dict(env or os.environ), Path.cwd(), (self.out, self.err))
+        self._process: BaseProcess = _context.Process(target=_begin, args=given)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired(str(self._process), timeout or 0)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait until it has ended; return what it has written."""
+        self.wait(timeout)
+        return self.out.read_text(), self.err.read_text()
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
