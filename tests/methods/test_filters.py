@@ -215,7 +215,7 @@ def test_the_bank_holds_at_most_so_many_images_and_the_seed_says_which():
     x = images(9)
     whole = fitted(x, density="neighbours").bank
     assert whole.shape == (7, 8, 9, 30)
-    kept = [fitted(x, density="neighbours", keep=4, seed=seed).bank for seed in (0, 0, 1)]
+    kept = [fitted(x, density="neighbours", keep=4, bank_seed=seed).bank for seed in (0, 0, 1)]
     assert kept[0].shape == (7, 8, 4, 30)
     assert torch.equal(kept[0], kept[1])
     assert not torch.equal(kept[0], kept[2])

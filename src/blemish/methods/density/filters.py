@@ -227,11 +227,11 @@ class Filters(Method[FiltersConfig]):
 
     def _fit_position(self, batches: Batches, images: int) -> None:
         """Take mean and covariance of z at each place over the good images."""
-        total, products = torch.zeros(()), torch.zeros(())
+        total, products = torch.zeros(()), torch.zeros_like(self.whitening, dtype=torch.float32)
         for z in self._each(batches):
             z = ((z - self.centre) / self.scale).flatten(0, 1)  # (g, d)
             total = total + z.double()
-            products = products + z[:, :, None] * z[:, None, :]
+            products.baddbmm_(z[:, :, None], z[:, None, :])
         mean = total / images
         self.mean.copy_(mean)
         covariance = products.double() / images - mean[:, :, None] * mean[:, None, :]
