@@ -161,7 +161,7 @@ def fit_auto(
         config=config,
         images=images,
         compared=images.validation,
-        trial=_trial(images, seed),
+        trial=plant_trial_of(images, seed),
         accelerator=accelerator,
         seed=seed,
         folder=folder,
@@ -174,7 +174,7 @@ def fit_auto(
     return network, Outcome(seconds=time.monotonic() - began), choice.describe()
 
 
-def _trial(images: TrainingImages, seed: int) -> Trial:
+def plant_trial_of(images: TrainingImages, seed: int) -> Trial:
     """Plant defects into the trial's images, with pieces of training images."""
     assert images.validation is not None
     good = images.validation.batch(np.arange(len(images.validation)))[: choosing.MOST_GOOD]
@@ -222,18 +222,7 @@ def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
         with np.load(kept) as found:
             if str(found["identity"]) == _text(run.identity):
                 return found["good"], found["planted"]
-    network = make_network(Auto, replace(run.config, members=(name,)), run.channels, run.seed)
-    assert isinstance(network, Auto)
-    member = network.each[0]
-    own = member.network.config
-    if isinstance(own, PlantedConfig):
-        own = replace(own, kinds="first", steps=steps)
-        member.network.config = own
-    train = run.images.train
-    if not isinstance(member.network, TrainedMethod):
-        train = Chosen(train, _spread(len(train), MOST_IMAGES).tolist())
-    place = None if run.folder is None else run.folder / FOLDER / name.replace(":", "+")
-    _learn_member(member, own, train, run, place)
+    member = learn_candidate(name, run, steps)
     good, planted = (
         choosing.maps_of(member, images, run.accelerator.device)
         for images in (run.trial.good, run.trial.planted)
@@ -243,6 +232,23 @@ def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
         with temporary_for(kept) as part, part.open("wb") as file:
             np.savez(file, good=good, planted=planted, identity=_text(run.identity))
     return good, planted
+
+
+def learn_candidate(name: str, run: Run, steps: int) -> Member:
+    """Have a candidate learn; `planted` from the first family alone, in so many steps."""
+    network = make_network(Auto, replace(run.config, members=(name,)), run.channels, run.seed)
+    assert isinstance(network, Auto)
+    member = network.each[0]
+    own = member.network.config
+    if isinstance(own, PlantedConfig):
+        own = replace(own, kinds="first", steps=steps)
+        member.network.config = own
+    train: ImageBatches = run.images.train
+    if not isinstance(member.network, TrainedMethod):
+        train = Chosen(train, _spread(len(train), MOST_IMAGES).tolist())
+    place = None if run.folder is None else run.folder / FOLDER / name.replace(":", "+")
+    _learn_member(member, own, train, run, place)
+    return member
 
 
 def _learn_member(member: Member, own: Any, train: ImageBatches, run: Run, place: Path | None) -> Outcome:

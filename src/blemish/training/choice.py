@@ -152,7 +152,7 @@ def compare(
     """Measure maps of the trial's good and planted images, (n, h, w) and (m, h, w)."""
     mask = trial.masks
     pixels = Roc.of(np.concatenate([good.ravel(), planted[~mask]]), planted[mask])
-    images = Roc.of(_image_scores(good), _image_scores(planted))
+    images = Roc.of(image_scores(good), image_scores(planted))
     return Row(
         members=members,
         image_auroc=images.auroc(),
@@ -190,7 +190,8 @@ def _goodness(row: Row) -> float:
     return row.pixel_auroc or 0.0
 
 
-def _image_scores(maps: np.ndarray) -> np.ndarray:
+def image_scores(maps: np.ndarray) -> np.ndarray:
+    """Return the mean of the largest hundredth of each map: (n, h, w) -> (n,)."""
     flat = maps.reshape(len(maps), -1)
     count = max(1, flat.shape[1] // LOUDEST)
     return np.partition(flat, flat.shape[1] - count, axis=1)[:, -count:].mean(axis=1)

@@ -1,0 +1,144 @@
+"""How good is the choice of `auto`? Its candidates, judged by planted defects and by the real ones.
+
+    python benchmarks/choice.py --data DATA/mvtec/bottle --data DATA/mvtec_512/pill … --minutes 10
+
+For each category the candidates learn as in `blemish train --method auto`, on the same images. Then they, and
+all pairs of them, score the test split. The regret is what the best of them is above the chosen one, in image
+and in pixel AUROC. Nothing here changes a choice: the test split is looked at after it.
+
+Writes benchmarks/results/choice.json, a category at a time; categories that are there already are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from blemish.core.files import write_whole
+from blemish.data.dataset import open_dataset, read_mask, split_good
+from blemish.images import decode, preprocess
+from blemish.methods.auto import AutoConfig
+from blemish.metrics.roc import Roc
+from blemish.training import auto, choice
+from blemish.training.device import make_accelerator
+from blemish.training.images import ImageOptions, load_images
+from blemish.training.watcher import Silent
+
+RESULTS = Path(__file__).parent / "results" / "choice.json"
+
+
+def learnt(data: Path, minutes: float, channels: int | None, seed: int) -> tuple[Any, dict[str, Any], dict]:
+    """Have the candidates learn; returns the run, the networks by name, and their maps of the trial."""
+    config = AutoConfig(minutes=minutes)
+    split = split_good(
+        open_dataset(data),
+        validation_fraction=config.validation_fraction,
+        calibration_fraction=config.calibration_fraction,
+        seed=seed,
+    )
+    config = auto.shaped(config, split)
+    images = load_images(split, config, ImageOptions(channels=channels), Silent().loading, seed)
+    assert images.validation is not None
+    run = auto.Run(
+        config=config,
+        images=images,
+        compared=images.validation,
+        trial=auto.plant_trial_of(images, seed),
+        accelerator=make_accelerator("cpu", "auto"),
+        seed=seed,
+        folder=None,
+        identity={},
+        resume=False,
+        watcher=Silent(),
+    )
+    names, steps = auto.candidates(minutes, len(images.train))
+    networks: dict[str, Any] = {}
+    maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name in names:
+        began = time.monotonic()
+        networks[name] = auto.learn_candidate(name, run, steps)
+        maps[name] = tuple(
+            choice.maps_of(networks[name], x, torch.device("cpu"))
+            for x in (run.trial.good, run.trial.planted)
+        )
+        print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
+    return run, networks, maps
+
+
+def real_maps(data: Path, run: Any, networks: dict[str, Any]) -> tuple[dict, np.ndarray, np.ndarray | None]:
+    """Score the test split: maps by name at half size, which images are defective, and their masks."""
+    dataset = open_dataset(data)
+    maps: dict[str, list[np.ndarray]] = {name: [] for name in networks}
+    masks = []
+    for sample in dataset.test:
+        image = decode.read(sample.path)
+        small = preprocess.prepare(
+            image, run.images.image_format, run.config.size, allow=run.images.allow, name=str(sample.path)
+        )
+        for name, network in networks.items():
+            maps[name].append(choice.maps_of(network, torch.from_numpy(small)[None], torch.device("cpu"))[0])
+        if dataset.has_masks:
+            mask = read_mask(sample, image.shape[:2]).astype(np.float32)
+            half = (run.config.size[0] // 2, run.config.size[1] // 2)
+            masks.append(preprocess.resize(mask[None], half)[0] > 0.5)
+    defective = np.array([sample.is_defect for sample in dataset.test])
+    stacked = {name: np.stack(found) for name, found in maps.items()}
+    return stacked, defective, np.stack(masks) if masks else None
+
+
+def areas(maps: np.ndarray, defective: np.ndarray, masks: np.ndarray | None) -> dict[str, float]:
+    """Image and pixel AUROC of real defects."""
+    scores = choice.image_scores(maps)
+    found = {"image": Roc.of(scores[~defective], scores[defective]).auroc()}
+    if masks is not None:
+        found["pixel"] = Roc.of(maps[~masks], maps[masks]).auroc()
+    return found
+
+
+def measure(data: Path, minutes: float, channels: int | None, seed: int) -> dict[str, Any]:
+    """Compare what the choice knew with what the test split says."""
+    run, networks, maps = learnt(data, minutes, channels, seed)
+    rows = [choice.compare((name,), *maps[name], run.trial) for name in networks]
+    chosen = choice.choose(rows, maps, run.trial)
+    real, defective, masks = real_maps(data, run, networks)
+    scales = {name: choice.scale_of(maps[name][0]) for name in networks}
+    scaled = {name: (real[name] - low) / (high - low) for name, (low, high) in scales.items()}
+    table = {}
+    for members in [*((n,) for n in networks), *itertools.combinations(networks, 2)]:
+        table[" + ".join(members)] = areas(
+            np.mean([scaled[name] for name in members], axis=0), defective, masks
+        )
+    kept = table[" + ".join(chosen.members)]
+    regret = {m: max(row[m] for row in table.values()) - kept[m] for m in kept}
+    planted = {" + ".join(r.members): r.pixel_auroc for r in chosen.rows}
+    return {"minutes": minutes, "seed": seed, "chosen": " + ".join(chosen.members), "regret": regret} | {
+        "real": table,
+        "planted pixel AUROC": planted,
+    }
+
+
+def main() -> None:
+    """Measure the categories that are named, and write what was found."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--channels", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for data in options.data:
+        print(data.name, flush=True)
+        found[data.name] = measure(data, options.minutes, options.channels, options.seed)
+        print(f"  {found[data.name]['chosen']}: {found[data.name]['regret']}", flush=True)
+        write_whole(RESULTS, json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
