@@ -57,6 +57,7 @@ def learnt(data: Path, minutes: float, channels: int | None, seed: int) -> tuple
         identity={},
         resume=False,
         watcher=Silent(),
+        tensors={},
     )
     names, steps = auto.candidates(minutes, len(images.train))
     networks: dict[str, Any] = {}
@@ -64,10 +65,9 @@ def learnt(data: Path, minutes: float, channels: int | None, seed: int) -> tuple
     for name in names:
         began = time.monotonic()
         networks[name] = auto.learn_candidate(name, run, steps)
-        maps[name] = tuple(
-            choice.maps_of(networks[name], x, torch.device("cpu"))
-            for x in (run.trial.good, run.trial.planted)
-        )
+        here = torch.device("cpu")
+        good, planted = (choice.maps_of(networks[name], x, here) for x in (run.trial.good, run.trial.planted))
+        maps[name] = good, planted
         print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
     return run, networks, maps
 
@@ -105,7 +105,7 @@ def areas(maps: np.ndarray, defective: np.ndarray, masks: np.ndarray | None) -> 
 def measure(data: Path, minutes: float, channels: int | None, seed: int) -> dict[str, Any]:
     """Compare what the choice knew with what the test split says."""
     run, networks, maps = learnt(data, minutes, channels, seed)
-    rows = [choice.compare((name,), *maps[name], run.trial) for name in networks]
+    rows = [choice.compare((name,), maps[name][0], maps[name][1], run.trial) for name in networks]
     chosen = choice.choose(rows, maps, run.trial)
     real, defective, masks = real_maps(data, run, networks)
     scales = {name: choice.scale_of(maps[name][0]) for name in networks}

@@ -143,7 +143,8 @@ def test_ten_minutes_try_filters_and_the_network_and_more_time_more():
     ten, steps = auto.candidates(10, 200)
     assert {"pca", "filters", "filters:position-rel", "planted"} <= set(ten)
     assert steps >= 200
-    assert set(ten) < set(auto.candidates(40, 200)[0]) == set(auto.COSTS)
+    assert set(ten) < set(auto.candidates(40, 200)[0]) == set(auto.COSTS) - {"padim"}
+    assert set(auto.candidates(40, 200, backbone=True)[0]) == set(auto.COSTS)
 
 
 def test_a_longer_time_trains_longer():

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from blemish.core.errors import UsageError
 from blemish.images.preprocess import resize
-from blemish.methods.base import Batches, Method
+from blemish.methods.base import Batches, Method, Start
 from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+ON_BACKBONE = ("padim",)
+"""Candidates that stand on a pre-trained network."""
 SIZE = 256
 """Members whose preset has this size take that of `auto`, whose sides follow those of the images."""
 
@@ -39,6 +41,9 @@ class AutoConfig(DetectorConfig):
     """Images are resized to this, or to as many pixels of another shape where all images are long."""
     minutes: float = 10.0
     """What choosing and learning may take, by the work that two processor cores do in that time."""
+    backbone: str | None = None
+    """A pre-trained network, efficientnet-lite0 or a file, on which methods become candidates; None: all
+    learn from scratch."""
     validation_fraction: float = 0.15
     """Share of the good images on which candidates are compared, with planted defects."""
     members: tuple[str, ...] | None = None
@@ -82,8 +87,10 @@ def member_config(member: str, preset_named: Callable[[str, str], DetectorConfig
     method, _, preset = member.partition(":")
     config = preset_named(method, preset or "default")
     size = like.image_size if config.size == (SIZE, SIZE) else config.image_size
+    backbone = {"backbone": like.backbone} if like.backbone and hasattr(config, "backbone") else {}
     return replace(
         config,
+        **backbone,
         image_size=size,
         calibration_fraction=like.calibration_fraction,
         tile_size=like.tile_size,
@@ -103,7 +110,8 @@ class Member(nn.Module):
         self.register_buffer("rows_in", resizing_matrix(H, h), persistent=False)
         self.register_buffer("cols_in", resizing_matrix(W, w), persistent=False)
         with torch.no_grad():
-            patches = network(torch.zeros(1, network.channels, h, w)).shape[1:]
+            found = network(torch.zeros(1, network.channels, h, w))
+        patches = (found[0] if isinstance(found, tuple) else found).shape[1:]
         spread = getattr(network.config, "interpolation", None) is not None
         for name, n, side in zip(("rows_out", "cols_out"), patches, size, strict=True):
             matrix = resizing_matrix(n + spread, side)
@@ -119,7 +127,9 @@ class Member(nn.Module):
         """Images (B, C, H, W) in [0, 1] -> the network's map at their size, (B, H, W)."""
         if self.resizes:
             x = self.rows_in @ (x @ self.cols_in.T)
-        return self.rows_out @ (self.network(x) @ self.cols_out.T)
+        found = self.network(x)
+        maps = found[0] if isinstance(found, tuple) else found  # without an image score of its own
+        return self.rows_out @ (maps @ self.cols_out.T)
 
 
 class Auto(Method[AutoConfig]):
@@ -142,6 +152,31 @@ class Auto(Method[AutoConfig]):
         self.members = nn.ModuleList(members)
         self.register_buffer("low", torch.zeros(len(members)))
         self.register_buffer("high", torch.ones(len(members)))
+
+    @classmethod
+    def start(cls, config: DetectorConfig) -> Start:
+        """Read the weights of the backbone, for each member that may stand on it: `MEMBER/tensor`."""
+        from blemish.methods.registry import method_named, preset_named
+
+        assert isinstance(config, AutoConfig)
+        provenance: dict[str, Any] = {}
+        tensors: dict[str, Tensor] = {}
+        for name in {*(config.members or ()), *(ON_BACKBONE if config.backbone else ())}:
+            kind = method_named(name.partition(":")[0])
+            begun = kind.start(member_config(name, preset_named, config))
+            tensors |= {f"{name}/{key}": values for key, values in begun.tensors.items()}
+            provenance |= begun.provenance
+            if begun.tensors:
+                config = replace(config, backbone=begun.config.backbone)  # type: ignore[attr-defined]
+        return Start(config, tensors, provenance)
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the members what `start` read for them."""
+        for name, member in zip(self.config.members or (), self.each, strict=True):
+            state = member.network.state_dict()
+            for key, values in tensors.items():
+                if key.startswith(f"{name}/"):
+                    state[key.removeprefix(f"{name}/")].copy_(values)
 
     @property
     def each(self) -> list[Member]:

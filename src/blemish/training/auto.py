@@ -24,7 +24,7 @@ import torch
 from blemish.core.errors import BlemishError, Interrupted, TrainingError, UsageError
 from blemish.core.files import temporary_for, write_whole
 from blemish.images import decode
-from blemish.methods.auto import SIZE, Auto, AutoConfig
+from blemish.methods.auto import ON_BACKBONE, SIZE, Auto, AutoConfig
 from blemish.methods.base import TrainedMethod
 from blemish.methods.planted import PlantedConfig
 from blemish.training import choice as choosing
@@ -33,9 +33,11 @@ from blemish.training.learn import Chosen, Lesson, Together, learn, make_network
 from blemish.training.run_folder import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from accelerate import Accelerator
+    from torch import Tensor
 
     from blemish.data.dataset import Split
     from blemish.methods.auto import Member
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 COSTS: dict[str, tuple[float, float]] = {
     "pca": (2.0, 0.01),
     "filters": (5.0, 0.08),
+    "padim": (10.0, 0.12),
     "filters:position-rel": (5.0, 0.08),
     "filters:shared": (12.0, 0.08),
     "filters:neighbours": (10.0, 0.08),
@@ -89,6 +92,7 @@ class Run:
     identity: dict[str, Any]
     resume: bool
     watcher: Watcher
+    tensors: Mapping[str, Tensor]
 
     @property
     def channels(self) -> int:
@@ -109,11 +113,16 @@ def shaped(config: AutoConfig, split: Split) -> AutoConfig:
     return replace(config, image_size=(height, width))
 
 
-def candidates(minutes: float, images: int) -> tuple[list[str], int]:
-    """Name the candidates that fit into the time, the cheapest first, and the steps that `planted` gets."""
+def candidates(minutes: float, images: int, *, backbone: bool = False) -> tuple[list[str], int]:
+    """Name the candidates that fit into the time, the cheapest first, and the steps that `planted` gets.
+
+    With a `backbone`, methods on it are among them.
+    """
     left = SHARE * 60 * minutes
     names, steps = [], 0
     for name, (always, each) in COSTS.items():
+        if name in ON_BACKBONE and not backbone:
+            continue
         seconds = always + each * min(images, MOST_IMAGES)
         if name == "planted":
             affordable = int(min(TRIAL_STEPS, 0.6 * max(0.0, left - seconds) / STEP))
@@ -130,7 +139,9 @@ def candidates(minutes: float, images: int) -> tuple[list[str], int]:
 
 def member_steps(config: AutoConfig, images: int) -> int:
     """Return the steps that `planted` trains as a member: what the candidates leave of the time."""
-    names, steps = ([], 0) if config.members else candidates(config.minutes, images)
+    names, steps = (
+        ([], 0) if config.members else candidates(config.minutes, images, backbone=bool(config.backbone))
+    )
     spent = sum(COSTS[n][0] + COSTS[n][1] * min(images, MOST_IMAGES) for n in names) + STEP * steps
     members = 0.3 * images + 10  # reading, learning and scoring beside it
     left = 60 * config.minutes - spent - members
@@ -147,8 +158,9 @@ def fit_auto(
     identity: dict[str, Any],
     resume: bool,
     watcher: Watcher,
+    tensors: Mapping[str, Tensor],
 ) -> tuple[Auto, Outcome, dict[str, Any]]:
-    """Choose members, unless the options name them, and have them learn.
+    """Choose members, unless the options name them, and have them learn; `tensors` are what they begin with.
 
     Returns the network, how long it took, and what the choice was, for the model file. Raises UsageError when
     started in several processes, TrainingError when no candidate can learn.
@@ -168,6 +180,7 @@ def fit_auto(
         identity=identity,
         resume=resume,
         watcher=watcher,
+        tensors=tensors,
     )
     choice = Choice(members=config.members) if config.members else _choose(run)
     network = _learn_members(replace(config, members=choice.members), run)
@@ -192,7 +205,8 @@ def _spread(n: int, most: int) -> np.ndarray:
 
 def _choose(run: Run) -> Choice:
     """Have the candidates learn, one after the other, and choose. What failed costs its row."""
-    names, steps = candidates(run.config.minutes, len(run.images.train))
+    images, backbone = len(run.images.train), bool(run.config.backbone)
+    names, steps = candidates(run.config.minutes, images, backbone=backbone)
     tell = run.watcher.choosing(len(names))
     rows: list[Row] = []
     maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -238,6 +252,7 @@ def learn_candidate(name: str, run: Run, steps: int) -> Member:
     """Have a candidate learn; `planted` from the first family alone, in so many steps."""
     network = make_network(Auto, replace(run.config, members=(name,)), run.channels, run.seed)
     assert isinstance(network, Auto)
+    network.begin(run.tensors)
     member = network.each[0]
     own = member.network.config
     if isinstance(own, PlantedConfig):
@@ -283,6 +298,7 @@ def _learn_members(config: AutoConfig, run: Run) -> Auto:
     """
     network = make_network(Auto, config, run.channels, run.seed)
     assert isinstance(network, Auto)
+    network.begin(run.tensors)
     for number, member in enumerate(network.each):
         own = member.network.config
         if isinstance(own, PlantedConfig):

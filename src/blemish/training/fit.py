@@ -108,6 +108,7 @@ def fit(
             identity=identity,
             resume=resume,
             watcher=watcher,
+            tensors=start.tensors,
         )
         provenance["choice"] = chosen | {"given": config.members}
     else:
