@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from blemish.cluster.attempts import SHARED_DISK_RULE, Attempt, JobOrder, find_attempts, run_attempt
 from blemish.core.errors import UsageError
 from blemish.core.files import write_whole
+from blemish.core.ownership import LOCK_NAME
 from blemish.evaluation import benchmark
 from blemish.evaluation.jobs import OUTPUT_NAME, run_jobs
 from blemish.inference.model_file import MODEL_NAME
@@ -228,7 +229,7 @@ def _foreign_file(folder: Path) -> str | None:
 
 
 def _is_run_file(name: str) -> bool:
-    return name in RUN_FILES or (name.startswith(".") and name.endswith(".tmp"))
+    return name in (*RUN_FILES, LOCK_NAME) or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _remove_run_files(folder: Path) -> None:

@@ -13,14 +13,17 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from blemish.cluster import listing
 from blemish.cluster.predict_worker import RUN_NAME, Scoring, Worker
 from blemish.cluster.storage import OutputFolder, StoreError, is_url
 from blemish.core.errors import BlemishError, UsageError
+from blemish.core.ownership import owned
 from blemish.data.hashing import file_digest, source_digest
 from blemish.inference.model_file import find_model
 from blemish.inference.predict_folder import PredictionCounts
@@ -49,8 +52,19 @@ def score(
     listing, `on_done` that of each finished partition, and of all. Raises UsageError when `out` holds
     anything else than the same run, StoreError when a store fails for good; what is finished stays.
     """
-    began = time.monotonic()
     out = _output_folder(scoring.out)
+    # of a store there is no lock: two commands do the same there, and what is written twice is equal
+    with nullcontext() if is_url(out.location) else owned(Path(out.location)):
+        return _score(scoring, out, on_listed, on_done)
+
+
+def _score(
+    scoring: Scoring,
+    out: OutputFolder,
+    on_listed: Callable[[int], None],
+    on_done: Callable[[int, int], None],
+) -> tuple[PredictionCounts, float | None]:
+    began = time.monotonic()
     # what no worker could do is refused here, where there may be no GPU
     threshold = replace(scoring, device="cpu").load(scoring.model).threshold
     run = _read_run(scoring, out) or _start_run(scoring, out, on_listed)

@@ -18,6 +18,7 @@ import numpy as np
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
+from blemish.core.ownership import owned
 from blemish.core.spreadsheet import text_of
 from blemish.core.types import GOOD
 from blemish.evaluation.evaluate import LIMIT, PIXELS_NAME
@@ -100,7 +101,12 @@ def compare(runs: Sequence[Path], out: Path, *, measure: str = "image_auroc") ->
             for a, b, test in tests
         ],
     }
-    out.mkdir(parents=True, exist_ok=True)
+    with owned(out):
+        _write_comparison(comparison, evaluated, out)
+    return comparison
+
+
+def _write_comparison(comparison: dict[str, Any], evaluated: list[Evaluated], out: Path) -> None:
     shown = [_shown(name, evaluated, out) for name in _most_different(evaluated)]
     write_whole(out / "comparison.json", json.dumps(comparison, indent=2) + "\n")
     content = {
@@ -112,7 +118,6 @@ def compare(runs: Sequence[Path], out: Path, *, measure: str = "image_auroc") ->
         "total": len(evaluated[0].scores),
     }
     write_page(out / "comparison.html", "comparison", content)
-    return comparison
 
 
 def read_evaluation(run: Path) -> Evaluated:

@@ -13,6 +13,7 @@ import numpy as np
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
+from blemish.core.ownership import owned
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage, read_mask
@@ -59,10 +60,21 @@ def evaluate(
 
     Returns evaluation.json's content: areas and rates in [0, 1]; pixel fields are None without masks,
     rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
-    defective images, ImageError when one cannot be used, and OSError when `out` cannot be written.
+    defective images, ImageError when one cannot be used, UsageError when another process writes `out`, and
+    OSError when it cannot be written.
     """
     check_evaluable(dataset)
-    out.mkdir(parents=True, exist_ok=True)
+    with owned(out):
+        return _evaluate(detector, dataset, out, training_log, on_image)
+
+
+def _evaluate(
+    detector: Detector,
+    dataset: Dataset,
+    out: Path,
+    training_log: Path | None,
+    on_image: Callable[[], None],
+) -> dict[str, Any]:
     leaks = find_leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
     pool = PixelPool() if dataset.has_masks else None
     resampler = PixelResampler()

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, get_origin
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.files import fit_name, name_limit
+from blemish.core.ownership import owned
 from blemish.core.spelling import Spellings
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, ResultRow, field_types
@@ -133,11 +134,20 @@ def predict_to_folder(
 
     Films have to be given as their frames (`video.expand_films`), which are read as they are needed.
     An input that cannot be used becomes a row with its error. Raises UsageError when `out` already holds
-    predictions, and OSError when it cannot be written.
+    predictions or another process writes it, and OSError when it cannot be written.
     """
-    if (out / "predictions.jsonl").exists():
-        raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
-    out.mkdir(parents=True, exist_ok=True)
+    with owned(out):
+        if (out / "predictions.jsonl").exists():
+            raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
+        return _predict_to(detector, inputs, out, on_row)
+
+
+def _predict_to(
+    detector: Detector,
+    inputs: Iterable[tuple[Path | Frame, Path]],
+    out: Path,
+    on_row: Callable[[dict[str, Any]], None],
+) -> PredictionCounts:
     scored = anomalous = 0
     errors: list[str] = []
     with (

@@ -21,6 +21,7 @@ from blemish.training.learn import Lesson, learn, make_network
 from blemish.training.run_folder import (
     identity_of,
     load_finished,
+    owns_run_folder,
     provenance_of,
     refuse_to_overwrite,
     remove_checkpoint,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from blemish.training.images import TrainingImages
 
 
+@owns_run_folder
 def fit(
     data: str | Path,
     *,

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 
 from blemish.core.errors import UsageError
 from blemish.core.files import remove_leftovers, write_whole
+from blemish.core.ownership import owned
 from blemish.data.hashing import fingerprint
 from blemish.inference.model_file import MODEL_NAME, load_model_file, options_of
 from blemish.inference.torch_backend import detector_of
 from blemish.training.checkpoint import CHECKPOINT_FOLDER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from accelerate import Accelerator
 
     from blemish.data.dataset import Split
     from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
+
+P = ParamSpec("P")
+R = TypeVar("R")
+PATIENCE_S = 10.0
+"""Seconds that a training which goes on waits for another one to write its checkpoint and end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,27 @@ class Outcome:
     best_epoch: int | None = None
     best_validation_loss: float | None = None
     seconds: float
+
+
+def owns_run_folder(training: Callable[P, R]) -> Callable[P, R]:
+    """Have a training be the only one in the folder `out`; of several processes the first one sees to it.
+
+    Nobody writes into a finished run. One that is to go on (`resume`) waits a little for the process that
+    leaves it. Raises UsageError, with the owner's process id, for a folder that another one writes.
+    """
+    signature = inspect.signature(training)
+
+    @wraps(training)
+    def owning(*args: P.args, **options: P.kwargs) -> R:
+        given = signature.bind(*args, **options).arguments
+        out, patience = given.get("out"), PATIENCE_S if given.get("resume") else 0.0
+        first = os.environ.get("RANK", "0") == "0"
+        if out is None or not first or (Path(out) / MODEL_NAME).exists():
+            return training(*args, **options)
+        with owned(Path(out), patience_s=patience):
+            return training(*args, **options)
+
+    return owning
 
 
 def refuse_to_overwrite(folder: Path) -> None:

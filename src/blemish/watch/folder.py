@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import datetime
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
 from blemish.core.files import fit_name, name_limit
+from blemish.core.ownership import owned
 from blemish.inference.load import load
 from blemish.inference.predict_folder import inspect
 from blemish.record.rows import new_id
@@ -97,19 +99,17 @@ def watch(
         say: told of what a person should know: a model that was loaded again, a folder that went away.
         now: seconds that never go back.
 
-    Raises UsageError for a folder that is not there at the start, BlemishError for the model, and OSError
-    when `out` cannot be written: the file that was being recorded stays in the folder.
+    Raises UsageError for a folder that is not there at the start, and for an `out` that another process
+    writes, BlemishError for the model, and OSError when `out` cannot be written: the file that was being
+    recorded stays in the folder.
     """
     options.check_folders()
     model = ReloadingModel(options.model, options.load, say)
-    ledger = Ledger(options.out / LEDGER_NAME)
     excluded = [path for path in (options.out, options.move_to) if path is not None]
     arrivals = Arrivals(options.folder, excluded, now)
-    inspector = _Inspector(options, model, ledger, arrivals, on_scan=on_scan, sync=sync, say=say)
-    try:
+    with owned(options.out), closing(Ledger(options.out / LEDGER_NAME)) as ledger:
+        inspector = _Inspector(options, model, ledger, arrivals, on_scan=on_scan, sync=sync, say=say)
         return inspector.run(should_stop, on_row)
-    finally:
-        ledger.close()
 
 
 class _Inspector:

@@ -12,6 +12,7 @@ from blemish.cli.console import draw_jobs, print_summary, progress_bar
 from blemish.cli.options import CategoryOptions, resources
 from blemish.cli.parser import parse
 from blemish.core.errors import UsageError
+from blemish.core.ownership import owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +53,7 @@ def bench(arguments: list[str]) -> int:
     machines, run = _machines(options)
     categories = benchmark.categories_in(options.data, options.categories)
     cells = benchmark.plan(options.methods, categories, options.seeds, options.out)
-    with machines, progress_bar(estimate=False) as bar:
-        options.out.mkdir(parents=True, exist_ok=True)
+    with owned(options.out), machines, progress_bar(estimate=False) as bar:
         draw = draw_jobs(bar, "cells")
 
         def show(now: Progress) -> None:

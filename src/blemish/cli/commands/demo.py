@@ -8,6 +8,7 @@ from pathlib import Path
 from blemish.cli.commands.evaluate import EvaluateOptions, evaluate_into
 from blemish.cli.console import TrainingBar, progress_bar
 from blemish.cli.parser import parse
+from blemish.core.ownership import owned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +29,12 @@ def demo(arguments: list[str]) -> int:
     # a few minutes are enough for this part, and 19 calibration images promise 5 %
     config = replace(registry.preset_named("auto", "default"), minutes=3.0, calibration_fraction=0.16)
     data, run = options.out / "data", options.out / "run"
-    print(f"1/3 generating good and bad parts in {data}")
-    synthetic.generate(data)
-    print(f"2/3 training on the good ones, into {run}")
-    with progress_bar() as progress:
-        fit.fit(data, config=config, out=run, resume=True, watcher=TrainingBar(progress))
-    print("3/3 evaluating on parts it has not seen")
-    evaluate_into(EvaluateOptions(model=run, data=data), options.out / "evaluation", run / "log.csv")
+    with owned(options.out):
+        print(f"1/3 generating good and bad parts in {data}")
+        synthetic.generate(data)
+        print(f"2/3 training on the good ones, into {run}")
+        with progress_bar() as progress:
+            fit.fit(data, config=config, out=run, resume=True, watcher=TrainingBar(progress))
+        print("3/3 evaluating on parts it has not seen")
+        evaluate_into(EvaluateOptions(model=run, data=data), options.out / "evaluation", run / "log.csv")
     return 0

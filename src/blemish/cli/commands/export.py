@@ -7,6 +7,8 @@ from pathlib import Path
 
 from blemish.cli.parser import parse
 from blemish.core.errors import UsageError
+from blemish.core.files import fit_name
+from blemish.core.ownership import owned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +28,16 @@ class ExportOptions:
 def export(arguments: list[str]) -> int:
     """Run `blemish export`."""
     options = parse("export", ExportOptions, arguments)
-    from blemish.export.onnx import export as run_export
-
     if options.int8 != (options.data is not None):
         raise UsageError("--int8 needs --data, the data of the training, and --data is for --int8: give both")
+    lock = fit_name(f".{options.out.name}", ".lock")
+    with owned(options.out.parent, lock=lock, named=f"--out {options.out}"):
+        return _export(options)
+
+
+def _export(options: ExportOptions) -> int:
+    from blemish.export.onnx import export as run_export
+
     if options.data is not None:
         return _export_int8(options.model, options.data, options.out)
     difference = run_export(options.model, options.out)

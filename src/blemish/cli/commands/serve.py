@@ -16,10 +16,13 @@ from blemish.cli.options import DetectorOptions, StationOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import write_line
 from blemish.core.errors import UsageError
+from blemish.core.ownership import owned
 
 if TYPE_CHECKING:
+    from blemish.station.security import Tokens
     from blemish.station.station import Station
 
+LOCK = ".serve.lock"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -56,14 +59,21 @@ class ServeOptions(DetectorOptions, StationOptions):
 def serve(arguments: list[str]) -> int:
     """Run `blemish serve` until Ctrl-C or SIGTERM."""
     options = parse("serve", ServeOptions, arguments)
-    import uvicorn
-
-    from blemish.station.app import create
-    from blemish.station.security import Tokens, check_binding, is_loopback
+    from blemish.station.security import Tokens, check_binding
 
     tokens = Tokens(options.folder)
     check_binding(options.host, tokens)
     listening = _listen(options.host, options.port)
+    with owned(options.folder, lock=LOCK):  # `watch` may keep its record in the same folder
+        return _serve(options, tokens, listening)
+
+
+def _serve(options: ServeOptions, tokens: Tokens, listening: socket.socket) -> int:
+    import uvicorn
+
+    from blemish.station.app import create
+    from blemish.station.security import is_loopback
+
     app = create(
         _station(options),
         tokens=tokens,

@@ -107,6 +107,7 @@ def _train_on_cluster(
     """Train a model for each category, each one by the command with the arguments that were given."""
     from blemish.cluster import jobs
     from blemish.cluster.session import connect
+    from blemish.core.ownership import owned
     from blemish.evaluation import benchmark
 
     share = resources("model", cpus=options.cpus_per_model, gpus=options.gpus_per_model)
@@ -115,7 +116,7 @@ def _train_on_cluster(
     for training in trainings:
         if training.result() is not None:  # a finished run of other options or images is refused
             fit(training.data, out=training.folder, device="cpu", resume=True)
-    with connect(address), progress_bar(estimate=False) as bar:
+    with owned(out), connect(address), progress_bar(estimate=False) as bar:
         progress = jobs.run(trainings, **share, on_change=draw_jobs(bar, "models"))
     return print_summary(progress, "models", out)
 

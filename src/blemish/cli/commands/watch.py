@@ -11,6 +11,7 @@ from blemish.cli.console import StopSignals
 from blemish.cli.options import ModelOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import Lines
+from blemish.core.ownership import owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ def watch(arguments: list[str]) -> int:
     )
     with Lines("blemish watch") as lines:
         with (
+            owned(options.out),  # before a camera or a database is opened
             _notifying(options, lines) as on_row,
             StopSignals() as stop,
             _camera(options, lines) as on_scan,
