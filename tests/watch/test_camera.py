@@ -15,7 +15,7 @@ from PIL import Image
 from waiting import wait_for
 
 from blemish.core.errors import UsageError
-from blemish.images import preprocess, video
+from blemish.images import folders, video
 from blemish.watch import camera as camera_module
 from blemish.watch.camera import Grabber
 
@@ -46,7 +46,7 @@ class Setup:
 
     def numbers(self) -> list[int]:
         """The numbers in the names of the files, in their order."""
-        return [int(m[1]) for f in preprocess.list_images(self.folder) if (m := NAME.fullmatch(f.name))]
+        return [int(m[1]) for f in folders.list_images(self.folder) if (m := NAME.fullmatch(f.name))]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_each_frame_becomes_a_file_that_is_whole_when_it_has_its_name(
     seen: list[int] = []
 
     def watched(self: Path, target: Path) -> Path:
-        seen.append(len(preprocess.list_images(setup.folder)))  # hidden until now, and whole
+        seen.append(len(folders.list_images(setup.folder)))  # hidden until now, and whole
         with Image.open(self) as picture:
             assert picture.size == (SIDE, SIDE)
             picture.load()
@@ -80,7 +80,7 @@ def test_each_frame_becomes_a_file_that_is_whole_when_it_has_its_name(
     camera = Camera()
     setup.start(camera).set_waiting(0)
     camera.give(red, level(1), level(2))
-    files = preprocess.list_images(setup.folder)
+    files = folders.list_images(setup.folder)
     assert seen == [0, 1, 2]
     assert setup.numbers() == [0, 1, 2]  # and their names sort by time
     for file, array in zip(files, (red, level(1), level(2)), strict=True):

@@ -22,7 +22,7 @@ from waiting import wait_for
 from watched import LEVELS, Place, check, rows_of
 
 from blemish.core.errors import ImageError
-from blemish.images import preprocess
+from blemish.images import folders
 from blemish.watch import camera
 from blemish.watch import folder as watching
 from blemish.watch.camera import Grabber
@@ -45,12 +45,12 @@ def watch_film(model: Path, source: Path, *, every: float = 0.0) -> tuple[list[d
         watching.watch(
             watching.WatchSettings(model=model, folder=folder, out=out),
             should_stop=lambda: (
-                (bool(said) and len(told) == len(preprocess.list_images(folder))) or time.monotonic() > until
+                (bool(said) and len(told) == len(folders.list_images(folder))) or time.monotonic() > until
             ),
             on_row=told.append,
             on_scan=on_scan,
         )
-    check(out, [p.name for p in preprocess.list_images(folder)])
+    check(out, [p.name for p in folders.list_images(folder)])
     return rows_of(out), said
 
 
@@ -142,7 +142,7 @@ def test_the_command_ends_by_a_signal_and_goes_on_when_started_again(
         shown = capsys.readouterr()
         assert shown.out.splitlines()[-1] == f"4 recorded: {out / LEDGER_NAME}"
         assert shown.err == f"blemish watch: {source}: has come to its end\n"
-    check(out, [p.name for p in preprocess.list_images(tmp_path / "in")])
+    check(out, [p.name for p in folders.list_images(tmp_path / "in")])
 
 
 def test_without_opencv_or_with_a_camera_that_is_not_there_it_is_one_line(

@@ -18,7 +18,7 @@ from fakes import fake_detector, grey
 from watched import LEVELS, Place, Script, check
 
 from blemish.core.errors import UsageError
-from blemish.images import preprocess
+from blemish.images import folders
 from blemish.watch import folder as watching
 from blemish.watch.arrivals import SETTLE_TIME_S, UNREADABLE_TIMEOUT_S
 from blemish.watch.folder import POLL_INTERVAL_S
@@ -89,7 +89,7 @@ def test_a_file_that_is_still_being_written_is_scored_once_and_whole(place: Plac
 
     def script() -> Script:
         file.touch()
-        yield 2 * UNREADABLE_TIMEOUT_S  # empty: waits
+        yield UNREADABLE_TIMEOUT_S - 1  # empty: waits
         for part in (1, 2, 3):  # long enough to be tried, and found to be cut off
             file.write_bytes(data[: part * len(data) // 4])
             yield UNREADABLE_TIMEOUT_S - 1
@@ -149,7 +149,7 @@ def test_out_and_move_to_inside_the_folder_are_not_looked_at(place: Place):
     assert place.watch(out=out, move_to=moved) == 0
     found = sorted(str(p.relative_to(moved)) for p in moved.rglob("*.png"))
     assert found == ["accepted/good.png", "failed/no.png", "rejected/bad.png", "rejected/x/bad.png"]
-    assert preprocess.list_images(place.folder / "x") == []
+    assert folders.list_images(place.folder / "x") == []
 
 
 @pytest.mark.parametrize("option", ["out", "move_to"])

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from watched import Crash, Place, check, command, rows_of
 
 from blemish.core.errors import DataError
-from blemish.images import preprocess
+from blemish.images import folders
 from blemish.inference.predict_folder import inspect
 from blemish.watch import folder as watching
 from blemish.watch.ledger import Arrival, Ledger
@@ -83,7 +83,7 @@ def test_a_crash_at_any_step_leaves_each_file_recorded_once(
     assert lives >= 3
     check(place.out, names)
     assert sorted(p.name for p in moved.rglob("*.png")) == names
-    assert preprocess.list_images(place.folder) == []
+    assert folders.list_images(place.folder) == []
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from fakes import fake_detector, grey
 from waiting import wait_for
 from watched import LEVELS, Place, Script, check, command, rows_of
 
-from blemish.images import preprocess
+from blemish.images import folders
 from blemish.watch import folder, notify
 from blemish.watch.arrivals import UNREADABLE_TIMEOUT_S
 from blemish.watch.ledger import LEDGER_NAME
@@ -74,7 +74,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(
     assert "No space left on device; free some space" in line
     recorded = (place.out / LEDGER_NAME).read_bytes().count(b"\n")  # the last may be cut
     assert 0 < recorded < len(names)
-    assert len(preprocess.list_images(place.folder)) == len(names)
+    assert len(folders.list_images(place.folder)) == len(names)
     (small_disk / "fill").unlink()
     assert place.watch() == len(names) - recorded
     check(place.out, names)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from blemish.evaluation.jobs import Progress as Jobs
+    from blemish.images.folders import LeftOut
     from blemish.training.trainer import Trainer
 
 
@@ -131,3 +132,11 @@ def print_summary(jobs: Jobs, what: str, where: Path) -> int:
         complain(f"failed: {name}: {error}")
     print(f"{jobs.finished} of {jobs.total} {what}: {where}")
     return 1 if jobs.failed else 0
+
+
+def print_left_out(left_out: LeftOut) -> int:
+    """Name in one line the files that are no image, and return the exit code: 1 where they may show parts."""
+    if left_out:
+        cure = "convert what shows parts, and move the rest away"
+        print(f"left out: {left_out}; read are PNG, JPEG, TIFF, BMP and WebP: {cure}", file=sys.stderr)
+    return 1 if left_out.parts else 0

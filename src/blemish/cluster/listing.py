@@ -7,7 +7,7 @@ at a time, and written to Parquet files of one partition each, so that no proces
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, pairwise
@@ -24,8 +24,9 @@ from blemish.cluster.storage import (
     with_retries,
 )
 from blemish.core.errors import DataError, UsageError
-from blemish.images import decode, preprocess, video
+from blemish.images import decode, folders, video
 from blemish.images.decode import Stored
+from blemish.images.folders import LeftOut
 from blemish.images.limits import refusal
 from blemish.inference.predict_folder import make_no_image_error, match_pattern
 
@@ -107,18 +108,19 @@ def find_inputs(patterns: Iterable[str]) -> dict[str, list[Root]]:
     return {pattern: roots_of(pattern) for pattern in patterns}
 
 
-def list_inputs(inputs: dict[str, list[Root]]) -> Iterator[Input]:
+def list_inputs(inputs: dict[str, list[Root]], left_out: LeftOut | None = None) -> Iterator[Input]:
     """List the images of all inputs, each once; what was listed is remembered only where inputs overlap.
 
-    Raises UsageError for an input without images, DataError for a Parquet file that is not of images, OSError
-    for a folder that cannot be listed.
+    Files of folders that are no image are added to `left_out`. Raises UsageError for an input without
+    images, DataError for a Parquet file that is not of images and for a folder that cannot be searched.
     """
+    others = LeftOut() if left_out is None else left_out
     places = sorted(root.place.split("/") for roots in inputs.values() for root in roots)
     overlap = any(b[: len(a)] == a for a, b in pairwise(places))
     seen: set[tuple[str, int | None]] = set()
     for pattern, roots in inputs.items():
         empty = True
-        for one in chain.from_iterable(map(_below, roots)):
+        for one in chain.from_iterable(_below(root, others) for root in roots):
             empty = False
             key = (one.place, one.row)
             if overlap and key in seen:
@@ -127,13 +129,13 @@ def list_inputs(inputs: dict[str, list[Root]]) -> Iterator[Input]:
                 seen.add(key)
             yield one
         if empty:
-            raise make_no_image_error(pattern)
+            raise make_no_image_error(pattern, others)
 
 
-def _below(root: Root) -> Iterator[Input]:
+def _below(root: Root, left_out: LeftOut) -> Iterator[Input]:
     if root.is_folder:
-        entries = _remote_entries if is_url(root.name) else _local_entries
-        return map(_file, _walk(root.name, entries))
+        found = _walk_store(root.name, left_out) if is_url(root.name) else _walk_folder(root.name, left_out)
+        return map(_file, found)
     return _in_parquet(root.place) if root.name.lower().endswith(PARQUET_SUFFIX) else iter([_file(root.name)])
 
 
@@ -141,22 +143,25 @@ def _file(path: str) -> Input:
     return Input(path=path, place=Root(name=path, is_folder=False).place, row=None)
 
 
-def _walk(folder: str, entries: Callable[[str], list[tuple[str, bool]]]) -> Iterator[str]:
-    """Yield the images below a folder in the order of their paths' parts, without hidden ones."""
-    for name, is_folder in sorted(entries(folder)):
-        if name.startswith("."):
+def _walk_folder(folder: str, left_out: LeftOut) -> Iterator[str]:
+    return (str(Path(path)) for path in folders.walk_images(folder, left_out))
+
+
+def _walk_store(folder: str, left_out: LeftOut) -> Iterator[str]:
+    """Yield the images below a URL in the order of their paths' parts, by their names, without hidden ones.
+
+    What other files hold is not asked of the store: each would be a request.
+    """
+    for name, is_folder in sorted(_remote_entries(folder)):
+        path = f"{folder.rstrip('/')}/{name}"
+        if name.startswith(".") or (is_folder and folders.is_service_folder(name)):
             continue
-        path = f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder, name))
         if is_folder:
-            yield from _walk(path, entries)
-        elif os.path.splitext(name)[1].lower() in preprocess.SUFFIXES:  # noqa: PTH122
+            yield from _walk_store(path, left_out)
+        elif folders.is_named_image(name):
             yield path
-
-
-def _local_entries(folder: str) -> list[tuple[str, bool]]:
-    with os.scandir(folder) as entries:
-        # a link to a folder is not followed, as `images.walk_images` does not
-        return [(e.name, e.is_dir()) for e in entries if not (e.is_symlink() and e.is_dir())]
+        else:
+            left_out.add(path, b"\0")
 
 
 def _remote_entries(folder: str) -> list[tuple[str, bool]]:

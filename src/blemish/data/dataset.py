@@ -19,7 +19,7 @@ from blemish.core.spelling import Spellings
 from blemish.core.types import Sample
 from blemish.data import manifest, mvtec
 from blemish.data.hashing import file_digest, fingerprint
-from blemish.images import decode, preprocess
+from blemish.images import decode, folders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,7 +87,7 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
             f"{data}: {n_train} good image(s) to train on; at least {MIN_TRAIN} are needed, add some"
         )
     if not samples:
-        raise DataError(f"{data}: holds no image; known suffixes are {' '.join(sorted(preprocess.SUFFIXES))}")
+        raise DataError(f"{data}: holds no image; known suffixes are {' '.join(sorted(folders.SUFFIXES))}")
     defects = [s for s in parts["test"] if s.is_defect]
     is_folder = data.is_dir()
     return Dataset(

@@ -8,7 +8,7 @@ from blemish.core.errors import DataError
 from blemish.core.spelling import Spellings, nfc
 from blemish.core.types import GOOD, Sample
 from blemish.data import manifest
-from blemish.images import preprocess
+from blemish.images import folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,13 +30,13 @@ def read(data: Path, *, need_train: bool) -> list[Sample]:
     if categories:
         found = ", ".join(str(c) for c in categories[:5]) + (", ..." if len(categories) > 5 else "")
         raise DataError(f"{data}: holds several categories, not one; give one of {found}")
-    classes = [p.name for p in _subfolders(data) if preprocess.list_images(p)]
+    classes = [p.name for p in _subfolders(data) if folders.list_images(p)]
     if GOOD in classes and len(classes) > 1:
         other = next(c for c in classes if c != GOOD)
         raise DataError(
             f"{data}: has {other}/ beside {GOOD}/, training takes good images only; give {data / GOOD}"
         )
-    return [Sample(path=p, split="train") for p in preprocess.list_images(data)]
+    return [Sample(path=p, split="train") for p in folders.list_images(data)]
 
 
 def find_categories(root: Path) -> list[Path]:
@@ -58,14 +58,14 @@ def _good_samples(data: Path, split: Literal["train", "calibration"]) -> list[Sa
     if folder.is_dir() and not (folder / GOOD).is_dir():
         raise DataError(f"{folder}: has no folder {GOOD}/; put the good images into {folder / GOOD}")
     _refuse_loose_images(folder)
-    found = preprocess.list_images(folder / GOOD) if folder.is_dir() else []
+    found = folders.list_images(folder / GOOD) if folder.is_dir() else []
     return [Sample(path=p, split=split) for p in found]
 
 
 def _refuse_loose_images(folder: Path) -> None:
     """Refuse an image beside the label folders: it has no label, and its absence would go unnoticed."""
     if folder.is_dir():
-        for path in preprocess.list_images(folder):
+        for path in folders.list_images(folder):
             if path.parent == folder:
                 raise DataError(
                     f"{path}: has no label; move it into {folder / GOOD} or a folder of its label"
@@ -79,7 +79,7 @@ def _test_samples(data: Path) -> list[Sample]:
     for folder in _subfolders(data / "test"):
         label = folder.name
         manifest.check_label(label, str(folder))
-        found = preprocess.list_images(folder)
+        found = folders.list_images(folder)
         if label == GOOD or not truth.is_dir():
             samples += [Sample(path=p, split="test", label=label) for p in found]
         else:
@@ -87,7 +87,7 @@ def _test_samples(data: Path) -> list[Sample]:
             samples += [Sample(path=p, split="test", label=label, mask=mask) for p, mask in pairs]
     if truth.is_dir():
         paired = {s.mask for s in samples}
-        for mask in preprocess.list_images(truth):
+        for mask in folders.list_images(truth):
             if mask not in paired:
                 raise DataError(
                     f"{mask}: a mask without a defective image <stem> beside <stem>_mask; remove it"
@@ -98,7 +98,7 @@ def _test_samples(data: Path) -> list[Sample]:
 def _pair_masks(found: Sequence[Path], folder: Path, truth: Path) -> list[tuple[Path, Path]]:
     """Pair each image with the mask of the same stem (and sub-folder); a sorted order would hide a gap."""
     by_stem = _index_by_stem(found, folder)
-    masks = _index_by_stem(preprocess.list_images(truth), truth) if truth.is_dir() else {}
+    masks = _index_by_stem(folders.list_images(truth), truth) if truth.is_dir() else {}
     pairs = []
     for stem, path in by_stem.items():
         if f"{stem}_mask" not in masks:

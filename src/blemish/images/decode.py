@@ -45,6 +45,7 @@ _MAGIC = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
 }
+_BMP_HEADERS = {size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124)}
 # Pillow's memory in blocks of 16 MiB is kept by malloc once freed, in each thread's arena: 400 MiB a thread
 # for an image of 100 megapixels. Larger blocks go back to the system.
 Image.core.set_block_size(64 * 2**20)
@@ -173,10 +174,24 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
     return orient(array, exif_orientation(exif))
 
 
+def _container_of(head: bytes) -> str | None:
+    kinds = (kind for magic, kind in _MAGIC.items() if head.startswith(magic))
+    return next((kind for kind in kinds if kind != "WebP" or head[8:12] == b"WEBP"), None)
+
+
+def is_image_head(head: bytes) -> bool:
+    """Whether a file that begins with these bytes, 18 or more, is an image of a known format.
+
+    The two letters of BMP may begin any text, so the size of its header is looked at too.
+    """
+    kind = _container_of(head)
+    return kind is not None and (kind != "BMP" or head[14:18] in _BMP_HEADERS)
+
+
 def _find_container(head: bytes, name: str) -> str:
-    for magic, kind in _MAGIC.items():
-        if head.startswith(magic) and (kind != "WebP" or head[8:12] == b"WEBP"):
-            return kind
+    kind = _container_of(head)
+    if kind is not None:
+        return kind
     found = format_of_head(head)
     also = "" if found is None else f", it is {found}"
     raise refusal(name, f"is not an image blemish can read{also}; give PNG, JPEG, TIFF, BMP or WebP")

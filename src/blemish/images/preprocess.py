@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,9 +12,6 @@ from PIL import Image
 from blemish.core.errors import DataError, UsageError
 from blemish.images.decode import as_image, name_of
 from blemish.images.limits import refusal
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-"""The names of image files, in lower case; compared without regard to case."""
 
 _BIT_DEPTHS = {8: "uint8", 10: "uint16", 12: "uint16", 14: "uint16", 16: "uint16"}
 LARGE_PIXELS = 2**24
@@ -199,21 +194,3 @@ def load(
     image = as_image(source)
     small = prepare(image, fmt, size, allow=allow, name=name_of(source))
     return small, (image.shape[0], image.shape[1])
-
-
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the image files of a folder and its sub-folders, sorted; hidden files and folders are left out.
-
-    A broken link is listed, so that reading it says so. Raises DataError where there is no such folder.
-    """
-    if not Path(folder).is_dir():
-        raise DataError(f"{folder}: is not a folder; check the path")
-    return sorted(Path(place, name) for place, names in walk_images(folder) for name in names)
-
-
-def walk_images(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield what `list_images` lists as (folder, names in it), in any order; plain text, as it is quicker."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images = (name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES)  # noqa: PTH122
-        yield place, [name for name in images if not name.startswith(".")]

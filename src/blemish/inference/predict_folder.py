@@ -24,8 +24,9 @@ from blemish.core.ownership import owned
 from blemish.core.spelling import Spellings
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, ResultRow, field_types
-from blemish.images import draw, preprocess, video
+from blemish.images import draw, folders, video
 from blemish.images.decode import Observed
+from blemish.images.folders import LeftOut
 from blemish.images.preview import OVERLAY_SIDE, Previews
 
 if TYPE_CHECKING:
@@ -71,22 +72,24 @@ class PredictionCounts:
         )
 
 
-def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
+def find_inputs(patterns: Sequence[str], left_out: LeftOut | None = None) -> list[tuple[Path, Path]]:
     """Expand images, films, folders and globs into (file, its place below the output folder), in order.
 
     Each file comes once. Folders are searched for images only: a film is named itself, or matched by a glob.
     Places keep the inputs' sub-folders below the deepest folder that all inputs share, so that equal names
-    never collide. Raises UsageError for a pattern that matches nothing.
+    never collide. Files of folders that are no image are added to `left_out`. Raises UsageError for a pattern
+    that matches nothing, DataError for a folder that cannot be searched.
     """
     if not patterns:
         raise UsageError("PATH: none given; give images, films, folders or globs")
+    others = LeftOut() if left_out is None else left_out
     files: dict[str, Path] = {}  # by absolute path, as one file may be spelled in several ways
     roots: list[Path] = []
     for pattern in patterns:
         hits = match_pattern(pattern)
-        found = [f for p in hits for f in (preprocess.list_images(p) if p.is_dir() else [p])]
+        found = [f for p in hits for f in (folders.list_images(p, others) if p.is_dir() else [p])]
         if not found:
-            raise make_no_image_error(pattern)
+            raise make_no_image_error(pattern, others)
         for file in found:
             files.setdefault(_absolute(file), file)
         roots += [p if p.is_dir() else p.parent for p in hits]
@@ -95,9 +98,9 @@ def find_inputs(patterns: Sequence[str]) -> list[tuple[Path, Path]]:
     # Names without suffix that are not unique, as of part.png and part.jpg, keep theirs; nor may a name
     # that lost it, as of part.png.tiff, be one that kept it.
     twins = Counter([p.with_suffix("") for p in places] + [p for p in places if p.suffix])
-    folders = {parent for p in places for parent in p.parents}  # as the place of a film will be
+    parents = {parent for p in places for parent in p.parents}  # as the place of a film will be
     return [
-        (f, p if twins[stem := p.with_suffix("")] > 1 or (video.is_film(f) and stem in folders) else stem)
+        (f, p if twins[stem := p.with_suffix("")] > 1 or (video.is_film(f) and stem in parents) else stem)
         for f, p in zip(files.values(), places, strict=True)
     ]
 
@@ -112,9 +115,10 @@ def match_pattern(pattern: str) -> list[Path]:
     return found if same is None else [same]
 
 
-def make_no_image_error(pattern: str) -> UsageError:
+def make_no_image_error(pattern: str, left_out: LeftOut | None = None) -> UsageError:
     """Make the error for an input without any image."""
     what = "holds no image" if Path(pattern).is_dir() else "no such file or folder, and no match as a glob"
+    what += f" but {left_out}" if left_out else ""
     return UsageError(f"{pattern}: {what}; give images, films, folders or globs")
 
 

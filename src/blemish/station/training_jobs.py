@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from blemish.core.errors import ConflictError, DataError, NotFoundError, UsageError
 from blemish.core.files import make_folder, write_whole
 from blemish.images.decode import decode
+from blemish.images.folders import list_images
 from blemish.images.limits import limit_pixels
-from blemish.images.preprocess import list_images
 from blemish.record.rows import new_id
 
 if TYPE_CHECKING:

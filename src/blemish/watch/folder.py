@@ -106,7 +106,7 @@ def watch(
     options.check_folders()
     model = ReloadingModel(options.model, options.load, say)
     excluded = [path for path in (options.out, options.move_to) if path is not None]
-    arrivals = Arrivals(options.folder, excluded, now)
+    arrivals = Arrivals(options.folder, excluded, now, say)
     with owned(options.out), closing(Ledger(options.out / LEDGER_NAME)) as ledger:
         inspector = _Inspector(options, model, ledger, arrivals, on_scan=on_scan, sync=sync, say=say)
         return inspector.run(should_stop, on_row)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from blemish.cli.console import progress_bar
+from blemish.cli.console import print_left_out, progress_bar
 from blemish.cli.options import ClusterOptions, ModelOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import complain
@@ -52,16 +52,19 @@ def predict(arguments: list[str]) -> int:
         )
         raise UsageError(f"{named}: is for scoring on a cluster; give --cluster too, or leave it out")
     from blemish.images import video
+    from blemish.images.folders import LeftOut
     from blemish.inference.predict_folder import find_inputs, predict_to_folder
 
-    inputs, out = find_inputs(options.inputs), Path(options.out)
+    left_out, out = LeftOut(), Path(options.out)
+    inputs = find_inputs(options.inputs, left_out)
     total = video.count_images(inputs, options.every)
     detector = options.load(options.batch_size)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=total)
         images = video.expand_films(inputs, options.every)
         counts = predict_to_folder(detector, images, out, on_row=lambda _: progress.advance(task))
-    return _print_counts(counts, detector.threshold, str(out / "predictions.csv"))
+    code = _print_counts(counts, detector.threshold, str(out / "predictions.csv"))
+    return max(code, print_left_out(left_out))
 
 
 def _predict_on_cluster(options: PredictOptions, address: str) -> int:
