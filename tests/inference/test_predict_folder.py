@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from commands import run
 from conftest import save, tiny_defect, tiny_image
 from fakes import count_decodes, fake_detector, grey, mean_of_channels, with_options
 from PIL import Image
@@ -335,3 +336,62 @@ def test_a_tiny_model_s_rows_are_its_predictions(tiny_model: Path, tmp_path: Pat
     prediction, (row,) = detector.predict(path), rows_of(tmp_path / "out")
     assert (row["score"], row["anomalous"]) == (prediction.score, True)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / row["map"]), prediction.anomaly_map)
+
+
+# --- the command: what was not scored is not passed over in silence ---
+
+
+@pytest.fixture
+def predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run `blemish predict` with the fake detector; returns its code and lines."""
+    monkeypatch.setattr("blemish.cli.options.ModelOptions.load", lambda *_: fake_detector())
+
+    def predict(*inputs: Path, out: Path = tmp_path / "out") -> tuple[int, list[str]]:
+        code = run("predict", "--model", "x", *inputs, "--out", out)
+        told = capsys.readouterr()
+        return code, [*told.err.splitlines(), *told.out.splitlines()]
+
+    return predict
+
+
+def test_parts_in_files_that_are_not_read_are_named_and_the_code_is_1(tmp_path: Path, predicted: Any):
+    folder = tmp_path / "in"
+    for i in range(3):
+        grey(folder / f"{i}.png", 51)
+    (folder / "notes.txt").write_text("no part")
+    code, lines = predicted(folder, out=tmp_path / "first")
+    assert code == 0
+    assert lines[0].startswith("left out: 1 .txt; read are PNG")
+    for name, data in (
+        ("a.pgm", b"P5 32 32 255\n" + bytes(99)),
+        ("b.gif", b"GIF89a\x00\xff"),
+        ("c", b"\x01\xff"),
+    ):
+        (folder / name).write_bytes(data)
+    grey(folder / "d.png", 51).rename(folder / "d.jfif")
+    code, lines = predicted(folder)
+    assert (code, lines[1].split(":")[0]) == (1, "4 scored, 0 failed")
+    assert lines[0].startswith("left out: 1 without a suffix, 1 .gif, 1 .pgm, 1 .txt; ")
+
+
+def test_what_was_written_yesterday_is_not_scored_today(tmp_path: Path, predicted: Any):
+    for name in ("a.png", "sub/b.png"):
+        grey(tmp_path / name, 51)
+    for day in ("monday", "tuesday", "sub/wednesday"):
+        code, lines = predicted(tmp_path, out=tmp_path / day)
+        assert code == 0
+        assert lines[-1].startswith("2 scored, 0 failed")
+    assert not any(line.startswith("left out") for line in lines)
+    code, lines = predicted(tmp_path / "monday" / "overlays", out=tmp_path / "again")
+    assert code == 1
+    assert "is a picture that blemish drew, not a photo of a part" in lines[0]
+
+
+def test_a_folder_of_other_files_says_what_they_are(tmp_path: Path, predicted: Any):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.pgm").write_bytes(b"P5 ")
+    code, lines = predicted(tmp_path / "in")
+    assert code == 2
+    assert lines == [
+        f"blemish predict: {tmp_path / 'in'}: holds no image but 1 .pgm; give images, films, folders or globs"
+    ]

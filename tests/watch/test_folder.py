@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import save, tiny_image
+from encoded import pillow
 from fakes import fake_detector, grey
 from watched import LEVELS, Place, Script, check
 
@@ -121,6 +122,70 @@ def test_what_cannot_be_read_is_failed_when_patience_ends_and_holds_up_nothing(p
         assert place.at[name] >= SETTLE_TIME_S + UNREADABLE_TIMEOUT_S - 1e-9
     assert {row["path"] for row in place.rows() if row["error"]} == {*bad}
     assert {p.name for p in (place.out.parent / "moved" / "failed").iterdir()} == {*bad}
+
+
+def test_empty_files_and_those_of_any_name_have_their_row(place: Place):
+    moved = place.out.parent / "moved"
+    jpeg = pillow(np.full((32, 32, 3), 51, np.uint8), "JPEG")
+    for name in ("a.jfif", "b.JPE", "c", "d.0001"):
+        (place.folder / name).write_bytes(jpeg)
+    for name in ("0.png", "1.JPG", "2.jfif"):
+        (place.folder / name).touch()
+    assert place.watch(move_to=moved) == 7
+    errors = {row["path"]: row["error"] for row in place.rows() if row["error"]}
+    assert sorted(errors) == ["0.png", "1.JPG", "2.jfif"]
+    assert all("it is an empty file" in error for error in errors.values())
+    assert sorted(p.name for p in (moved / "failed").iterdir()) == ["0.png", "1.JPG", "2.jfif"]
+    assert place.said == []
+
+
+def test_what_is_not_looked_at_is_said_once_for_each_suffix(place: Place):
+    def script() -> Script:
+        for name in ("a.pgm", "b.pgm", "sub/c.PGM", "d.gif", "e"):
+            (place.folder / name).parent.mkdir(exist_ok=True)
+            (place.folder / name).write_bytes(b"P5 is no format of ours")
+        (place.folder / "f.png.part").write_bytes(b"half")
+        (place.folder / "Thumbs.db").write_bytes(b"a thumbnail")
+        yield UNREADABLE_TIMEOUT_S - 1  # may still be being written
+        assert place.said == []
+        for name in ("f.png", "e.png"):
+            grey(place.folder / name, 51)
+        (place.folder / "f.png.part").unlink()
+        (place.folder / "e.png").rename(place.folder / "e")
+        yield 2 * UNREADABLE_TIMEOUT_S
+
+    assert place.watch(script()) == 2
+    assert [text.split(": is no PNG")[0] for text in place.said] == [
+        str(place.folder / "a.pgm"),
+        str(place.folder / "d.gif"),
+    ]
+
+
+def test_linked_folders_are_watched_and_closed_ones_are_said(place: Place, monkeypatch: pytest.MonkeyPatch):
+    far, closed, scandir = place.folder.parent / "far", place.folder / "closed", os.scandir
+    grey(far / "a.png", 10)
+    grey(closed / "b.png", 10)
+    (place.folder / "line1").symlink_to(far)
+    shut = [True]
+
+    def sometimes_shut(path: Any) -> Any:
+        if shut[0] and Path(path) == closed:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", sometimes_shut)
+
+    def script() -> Script:
+        yield 1.0
+        assert [row["path"] for row in place.told] == ["line1/a.png"]
+        shut[0] = False
+        yield 1.0
+
+    assert place.watch(script()) == 2
+    assert place.said == [
+        f"{closed}: cannot be entered (Permission denied), so its files wait; check its rights"
+    ]
+    check(place.out, ["line1/a.png", "closed/b.png"])
 
 
 def test_a_file_written_anew_is_a_new_row_and_one_that_stays_is_not(place: Place):

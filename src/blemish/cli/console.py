@@ -138,5 +138,5 @@ def print_left_out(left_out: LeftOut) -> int:
     """Name in one line the files that are no image, and return the exit code: 1 where they may show parts."""
     if left_out:
         cure = "convert what shows parts, and move the rest away"
-        print(f"left out: {left_out}; read are PNG, JPEG, TIFF, BMP and WebP: {cure}", file=sys.stderr)
+        complain(f"left out: {left_out}; read are PNG, JPEG, TIFF, BMP and WebP: {cure}")
     return 1 if left_out.parts else 0

@@ -34,6 +34,7 @@ from blemish.images.decode_jpeg import decode_jpeg, pixels_of
 from blemish.images.decode_tiff import decode_tiff
 from blemish.images.foreign import format_of_head
 from blemish.images.limits import check_array, check_size, drop_alpha, exif_orientation, orient, refusal
+from blemish.images.own import refuse_own
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -138,6 +139,7 @@ def _decode_png(data: bytes, name: str) -> np.ndarray:
     chunks = _png_chunks(data)
     if b"acTL" in chunks:
         raise refusal(name, "is animated; save one frame")
+    refuse_own(chunks.get(b"tEXt", b""), name)
     depth, colour_type = chunks[b"IHDR"][8:10]
     if depth < 8 or colour_type == 3 or (depth == 8 and b"tRNS" in chunks):  # packed, palette, a clear colour
         return _from_pillow(PngImagePlugin.PngImageFile(io.BytesIO(data)), name)

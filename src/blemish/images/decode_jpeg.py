@@ -22,6 +22,7 @@ from PIL import Image, JpegImagePlugin
 from blemish.images.foreign import unread_jpeg
 from blemish.images.heard import hear_warnings
 from blemish.images.limits import check_size, exif_orientation, orient, refusal
+from blemish.images.own import refuse_own
 
 MAX_SCANS = 100
 """Scans of a JPEG; progressive ones are saved with about ten."""
@@ -41,6 +42,7 @@ def decode_jpeg(data: bytes, name: str) -> np.ndarray:
     check_size(image.height, image.width, 1, name)
     if image.mode not in ("L", "RGB"):
         raise refusal(name, f"the colour mode {image.mode} is not read; convert to RGB")
+    refuse_own(image.info.get("comment", b""), name)
     _check_progression(data, image)
     array = _decode_with_libtiff(data, image)
     if array is None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from blemish.core.files import temporary_for
 from blemish.images.limits import refusal
+from blemish.images.own import MARK, mark_png
 from blemish.images.preprocess import resize
 from blemish.images.preview import THUMBNAIL_SIDE, Preview, preview_of
 
@@ -105,7 +106,7 @@ def write_thumbnail(
     """
     preview = image if isinstance(image, Preview) else preview_of(image, side=side)
     with _write_in_one_step(path) as part:
-        Image.fromarray(_pixels(preview.rgb())).save(part, "JPEG", quality=85)
+        Image.fromarray(_pixels(preview.rgb())).save(part, "JPEG", quality=85, comment=MARK)
 
 
 def _pixels(picture_chw: np.ndarray) -> np.ndarray:
@@ -114,9 +115,11 @@ def _pixels(picture_chw: np.ndarray) -> np.ndarray:
 
 def _png(pixels: np.ndarray) -> bytes:
     # Half the time of Pillow's search for each row's best filter, for files about as large.
-    return bytes(
-        imagecodecs.png_encode(
-            pixels, level=1, strategy=imagecodecs.PNG.STRATEGY.RLE, filter=imagecodecs.PNG.FILTER.SUB
+    return mark_png(
+        bytes(
+            imagecodecs.png_encode(
+                pixels, level=1, strategy=imagecodecs.PNG.STRATEGY.RLE, filter=imagecodecs.PNG.FILTER.SUB
+            )
         )
     )
 

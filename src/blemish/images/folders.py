@@ -170,7 +170,7 @@ def _walk(
         if name.startswith("."):
             continue
         if not _is_folder(entry):
-            if not _SERVICE_FILES.fullmatch(name):
+            if name not in OWN_FOLDERS and not _SERVICE_FILES.fullmatch(name):
                 yield path
         elif not (is_service_folder(name) or name in own or skip(path)) and (
             not entry.is_symlink() or links.follow(path)
