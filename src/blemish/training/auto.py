@@ -47,23 +47,23 @@ if TYPE_CHECKING:
 
 COSTS: dict[str, tuple[float, float]] = {
     "pca": (2.0, 0.01),
-    "filters": (5.0, 0.08),
+    "filters": (4.0, 0.05),
     "padim": (10.0, 0.12),
-    "filters:position-rel": (5.0, 0.08),
-    "filters:shared": (12.0, 0.08),
-    "filters:neighbours": (10.0, 0.08),
-    "filters:neighbours-rel": (10.0, 0.08),
+    "filters:position-rel": (4.0, 0.05),
+    "filters:neighbours": (12.0, 0.05),
     "planted": (5.0, 0.0),
-    "metal": (90.0, 0.02),
-    "cpc-ad": (420.0, 0.05),
+    "filters:shared": (12.0, 0.05),
+    "filters:neighbours-rel": (12.0, 0.05),
+    "metal": (75.0, 0.03),
+    "cpc-ad": (400.0, 0.05),
 }
-"""Candidates, the cheapest first: seconds of two cores that one takes, whatever the images and for each.
+"""Candidates, as they are tried: seconds of two cores that one takes, whatever the images and for each.
 
 Of `planted` without its steps, which take `STEP` each. Measured on two cores of 2026 (benchmarks/auto.py).
 """
-STEP = 0.25
+STEP = 0.2
 """Seconds of two cores that a step of `planted` takes."""
-TRIAL_STEPS, LEAST_STEPS, MOST_STEPS = 400, 300, 6000
+TRIAL_STEPS, LEAST_STEPS, MOST_STEPS = 400, 600, 6000
 """Steps of `planted` as a candidate, at most; and as a member, at least and at most."""
 LEAST_TRIAL_STEPS = 50
 """With fewer steps `planted` would show nothing, and is no candidate."""
@@ -114,7 +114,7 @@ def shaped(config: AutoConfig, split: Split) -> AutoConfig:
 
 
 def candidates(minutes: float, images: int, *, backbone: bool = False) -> tuple[list[str], int]:
-    """Name the candidates that fit into the time, the cheapest first, and the steps that `planted` gets.
+    """Name the candidates that fit into the time, as they are tried, and the steps that `planted` gets.
 
     With a `backbone`, methods on it are among them.
     """
@@ -143,7 +143,7 @@ def member_steps(config: AutoConfig, images: int) -> int:
         ([], 0) if config.members else candidates(config.minutes, images, backbone=bool(config.backbone))
     )
     spent = sum(COSTS[n][0] + COSTS[n][1] * min(images, MOST_IMAGES) for n in names) + STEP * steps
-    members = 0.3 * images + 10  # reading, learning and scoring beside it
+    members = 0.12 * images + 10  # reading, learning and scoring beside it
     left = 60 * config.minutes - spent - members
     return int(min(MOST_STEPS, max(LEAST_STEPS, left / STEP)))
 
