@@ -115,6 +115,9 @@ def test_only_trained_weights_are_rounded():
     initialisers = [numpy_helper.from_array(matrix, name) for name, matrix in matrices.items()]
     graph = helper.make_graph(nodes, "g", value[:1], value[1:], initialisers)
     assert trained_layers(graph, network) == ["as it is", "transposed"]
+    assert (
+        trained_layers(graph, network.requires_grad_(False)) == []
+    )  # others' weights, which stay as they are
 
 
 @pytest.mark.slow

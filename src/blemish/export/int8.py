@@ -3,8 +3,9 @@
 Static quantisation: the weights w of each output channel become round(w / s), a layer's input x becomes
 round(x / s) + z, with scales s and zeros z that take in all values met on good training images.
 
-Which layers is our choice, by measurement (docs/deployment.md): those with trained weights. What a method
-computes around them, blurred squares that are subtracted from each other, multiplies the rounding.
+Which layers is our choice, by measurement (docs/deployment.md): those whose weights the method trains. What a
+method computes around them, blurred squares that are subtracted from each other, multiplies the rounding; so
+does the density of frozen features.
 
 A rounded model scores otherwise, so its thresholds and colours are made anew, from the same images that were
 held out of its training: without them a promised false-alarm rate would be that of another model.
@@ -138,7 +139,8 @@ def trained_layers(graph: onnx.GraphProto, network: torch.nn.Module) -> list[str
     def key(values: np.ndarray) -> tuple[tuple[int, ...], bytes]:
         return values.shape, np.ascontiguousarray(values).tobytes()
 
-    trained = {key(w) for p in network.parameters() for w in (p.detach().numpy(), p.detach().numpy().T)}
+    own = [p.detach().numpy() for p in network.parameters() if p.requires_grad]
+    trained = {key(w) for p in own for w in (p, p.T)}
     weights = {entry.name for entry in graph.initializer if key(numpy_helper.to_array(entry)) in trained}
     return [node.name for node in graph.node if node.op_type in LAYERS and weights & set(node.input)]
 

@@ -96,10 +96,12 @@ def greedy_coreset(projected: Tensor, count: int, first: int) -> Tensor:
     return chosen
 
 
-def squared_distances(x: Tensor, bank: Tensor) -> Tensor:
-    """Return the squared distances of features (..., n, d) to a bank (m, d), (..., n, m) ≥ 0."""
-    norms = x.square().sum(dim=-1, keepdim=True) + bank.square().sum(dim=-1)
-    return (norms - 2 * (x @ bank.T)).clamp(min=0)
+def nearest_members(x: Tensor, bank: Tensor) -> Tensor:
+    """Find m*, the member of a bank (m, d) nearest to each of features (..., d). Returns its number, (...).
+
+    |x - m|² less |x|², which is the same for all members, is |m|² - 2 x·m: fewer passes over large arrays.
+    """
+    return (x @ (-2 * bank).T + bank.square().sum(dim=1)).argmin(dim=-1)
 
 
 def image_score(x: Tensor, distances: Tensor, members: Tensor, bank: Tensor, b: int) -> Tensor:
@@ -120,7 +122,8 @@ def image_score(x: Tensor, distances: Tensor, members: Tensor, bank: Tensor, b: 
     s, place = distances.max(dim=1)  # s*
     test = x.gather(1, place[:, None, None].expand(-1, -1, x.shape[2]))[:, 0]  # m^test,* (B, d)
     member = bank[members.gather(1, place[:, None])[:, 0]]  # m* (B, d)
-    near = squared_distances(member, bank).topk(b, dim=1, largest=False).indices  # N_b(m*) (B, b)
+    others = (member[:, None] - bank).square().sum(dim=2)
+    near = others.topk(b, dim=1, largest=False).indices  # N_b(m*) (B, b)
     to_near = (test[:, None] - bank[near]).square().sum(dim=2).sqrt()
     return (1 - (s - to_near.logsumexp(dim=1)).exp()) * s
 
@@ -194,7 +197,7 @@ class PatchCore(FeatureMethod[PatchCoreConfig]):
         With `reweighting`, image scores (B,) beside them.
         """
         features = self.features(x) / self.spread
-        members = squared_distances(features, self.bank).argmin(dim=2)
+        members = nearest_members(features, self.bank)
         # anew, as a difference of large numbers says little of a place that is nearly in the bank
         distances = (features - self.bank[members]).square().sum(dim=2).sqrt()
         coarse = distances.unflatten(1, self.config.grid)[:, None]
