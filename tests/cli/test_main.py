@@ -415,6 +415,7 @@ def test_the_overview_and_a_typo_do_not_wait_for_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_exit_codes_of_a_process(tiny_model: Path, tmp_path: Path):
     assert process("--version").returncode == 0
     bad = tmp_path / "bad.png"

@@ -70,6 +70,7 @@ def names(code: str) -> dict[str, list[str]]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_new_field_of_a_result_follows_into_every_row_table_and_answer():
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     before, after = names(SAY_WHO_HAS_IT), names(ADD_A_FIELD + SAY_WHO_HAS_IT)

@@ -48,6 +48,17 @@ def int8(exported: Exported) -> Path:
     return exported[0]
 
 
+@pytest.fixture
+def exported_before(tiny_model: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model in 32 bits is that of another test; the export above makes its own."""
+
+    def export(model: Path, out: Path) -> None:
+        assert model == tiny_model
+        shutil.copy(tiny_onnx, out)
+
+    monkeypatch.setattr("blemish.export.int8.export", export)
+
+
 @pytest.mark.slow
 def test_it_says_what_it_is_and_answers_nearly_alike(int8: Path, tiny_model: Path, tiny_category: Path):
     ours, theirs = blemish.load(tiny_model, device="cpu"), blemish.load(int8)
@@ -129,7 +140,7 @@ def test_what_it_costs_is_printed(exported: Exported):
     assert lines[3].startswith("scores of good images differ by ")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_without_a_test_split_the_difference_of_good_scores_is_what_is_known(
     tiny_model: Path, tiny_category: Path, tmp_path: Path
 ):
@@ -149,7 +160,8 @@ def other_data(tiny_category: Path, model: Path, root: Path, *, held_out: bool) 
     return data
 
 
-@pytest.mark.parametrize("held_out", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("exported_before")
+@pytest.mark.parametrize("held_out", [False, True])
 def test_other_data_is_refused(
     held_out: bool, tiny_model: Path, tiny_category: Path, tmp_path: Path, capsys: CaptureFixture
 ):

@@ -290,6 +290,7 @@ def test_without_opencv_a_film_is_refused_before_anything_is_written(
     assert run(*command(tmp_path, monkeypatch, picture)) == 0  # which needs none
 
 
+@pytest.mark.slow
 def test_frames_in_memory_do_not_grow_with_the_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write(tmp_path / "long.avi", (level(k % 80) for k in range(2000)))
     detector = fake_detector(grey_levels=LEVELS, batch_size=4)

@@ -130,6 +130,7 @@ def test_no_file_and_nothing_readable(tmp_path: Path):
     assert [type(r) for r in detector.predict_many([tmp_path / "a.png"] * 3)] == [ImageError] * 3
 
 
+@pytest.mark.slow
 def test_two_thousand_paths_are_consumed_lazily_and_memory_stays_flat(tmp_path: Path):
     # Maps of 128 x 128 floats: kept, the last 1,700 of them would take 111 MB.
     files = [grey(tmp_path / f"{i}.png", 20 * i, side=128) for i in range(5)]

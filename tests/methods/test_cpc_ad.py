@@ -611,6 +611,7 @@ def counting_network(bank: int) -> tuple[CpcAd, torch.Tensor]:
     return net, x
 
 
+@pytest.mark.slow
 def test_bank_is_a_uniform_draw():
     net, x = counting_network(bank=6)
     counts, seeds = np.zeros(18), 600

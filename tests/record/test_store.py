@@ -531,6 +531,7 @@ def test_what_is_newer_or_of_another_program_is_refused_in_one_line(
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_two_that_open_an_empty_database_at_once(new_url: Callable[[], str], tmp_path: Path):
     url = new_url()
     opened = [
