@@ -27,6 +27,7 @@ from blemish.core.ownership import owned
 from blemish.data.hashing import file_digest, source_digest
 from blemish.inference.model_file import find_model
 from blemish.inference.predict_folder import PredictionCounts
+from blemish.inference.promise import Promise
 
 SUMMARY_NAME = "summary.json"
 """The counts of a run, written when all partitions are done."""
@@ -45,8 +46,8 @@ def score(
     *,
     on_listed: Callable[[int], None] = lambda _inputs: None,
     on_done: Callable[[int, int], None] = lambda _inputs, _of: None,
-) -> tuple[PredictionCounts, float | None]:
-    """Score all inputs on the connected cluster, and return the counts and the threshold of the scores.
+) -> tuple[PredictionCounts, Promise]:
+    """Score all inputs on the connected cluster, and return the counts and the promise of the model.
 
     It goes on where an earlier call was stopped. `on_listed` gets the number of inputs of each part of the
     listing, `on_done` that of each finished partition, and of all. Raises UsageError when `out` holds
@@ -63,10 +64,10 @@ def _score(
     out: OutputFolder,
     on_listed: Callable[[int], None],
     on_done: Callable[[int, int], None],
-) -> tuple[PredictionCounts, float | None]:
+) -> tuple[PredictionCounts, Promise]:
     began = time.monotonic()
     # what no worker could do is refused here, where there may be no GPU
-    threshold = replace(scoring, device="cpu").load(scoring.model).threshold
+    promise = Promise.of(replace(scoring, device="cpu").load(scoring.model))
     run = _read_run(scoring, out) or _start_run(scoring, out, on_listed)
     total = _read_summary(out)
     if total is None:
@@ -76,8 +77,8 @@ def _score(
             on_done(counts.scored + counts.failed, run["listed"]["inputs"])
         out.remove_leftovers()
         seconds = {"partitions": run["listed"]["partitions"], "seconds": time.monotonic() - began}
-        out.write(SUMMARY_NAME, _json(asdict(total) | seconds))
-    return total, threshold
+        out.write(SUMMARY_NAME, _json(asdict(total) | promise.as_fields() | seconds))
+    return total, promise
 
 
 def _read_summary(out: OutputFolder) -> PredictionCounts | None:

@@ -18,6 +18,7 @@ from blemish.core.types import ResultRow, field_types
 from blemish.data.hashing import source_digest
 from blemish.inference import load as opening
 from blemish.inference.predict_folder import PredictionCounts, row_of
+from blemish.inference.promise import Promise
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,7 +110,7 @@ class Worker:
         results = self.detector.predict_many(images, threads=DECODE_THREADS)
         rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
         with self.out.temporary_for(name) as part:
-            return write_rows(rows, part)
+            return write_rows(rows, part, Promise.of(self.detector).as_fields())
 
     def _load(self) -> Detector:
         """Check that this node sees the run and has its code, then load the model. Raises BlemishError."""
@@ -149,8 +150,8 @@ def _arrow_type(kind: Any) -> pa.DataType:
     return {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}[kind]
 
 
-def write_rows(rows: Iterator[dict[str, Any]], part: Path) -> PredictionCounts:
-    """Write rows to a Parquet file, a group at a time, with their counts in its metadata."""
+def write_rows(rows: Iterator[dict[str, Any]], part: Path, promise: dict[str, Any]) -> PredictionCounts:
+    """Write rows to a Parquet file, a group at a time, with their counts and promise in its metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -167,7 +168,8 @@ def write_rows(rows: Iterator[dict[str, Any]], part: Path) -> PredictionCounts:
             file.write_table(
                 pa.Table.from_pylist([row | {"path": _printable_path(row["path"])} for row in some], schema())
             )
-        file.add_key_value_metadata({"blemish": json.dumps(asdict(total))})
+        said = {"blemish": asdict(total), "blemish.promise": promise}
+        file.add_key_value_metadata({key: json.dumps(value) for key, value in said.items()})
     return total
 
 

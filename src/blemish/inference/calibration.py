@@ -129,7 +129,7 @@ def _rank(n: int, rate: float) -> int:
     if k == 0:
         raise UsageError(
             f"false-alarm rate {rate:g}: {n} calibration images can promise {1 / (n + 1):.3g} at the lowest; "
-            f"hold out {_images_needed(rate)} good images, or ask for a higher rate"
+            f"hold out {images_needed(rate)} good images, or ask for a higher rate"
         )
     return k
 
@@ -145,8 +145,8 @@ def _largest_rank(n: int, rate: float) -> int:
     return k - 1 if k / (n + 1) > rate else k
 
 
-def _images_needed(rate: float) -> int:
-    """Find the smallest n with 1 / (n + 1) <= rate."""
+def images_needed(rate: float) -> int:
+    """Return how many calibration images a rate in (0, 1) needs: the smallest n with 1 / (n + 1) <= rate."""
     total = math.ceil(1 / Fraction(rate))
     if 1 / (total - 1) <= rate:  # the rate's binary value lies just below the 1 / total that was meant
         total -= 1

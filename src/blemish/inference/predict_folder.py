@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, get_origin
 
 from blemish.core.errors import ImageError, UsageError
-from blemish.core.files import fit_name, name_limit
+from blemish.core.files import fit_name, name_limit, write_whole
 from blemish.core.ownership import owned
 from blemish.core.spelling import Spellings
 from blemish.core.spreadsheet import TableWriter
@@ -28,6 +28,7 @@ from blemish.images import draw, folders, video
 from blemish.images.decode import Observed
 from blemish.images.folders import LeftOut
 from blemish.images.preview import OVERLAY_SIDE, Previews
+from blemish.inference.promise import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from blemish.images.preview import Preview
     from blemish.inference.detector import Detector
 
+SUMMARY_NAME = "summary.json"
+"""Counts, and the false-alarm rate in force with the number of images that carry it."""
 LISTS = tuple(name for name, kind in field_types(ResultRow).items() if get_origin(kind) is list)
 """Fields of a row that are lists, of which predictions.csv has the number of entries."""
 COLUMNS = tuple(f"n_{name}" if name in LISTS else name for name in field_types(ResultRow))
@@ -134,7 +137,7 @@ def predict_to_folder(
     *,
     on_row: Callable[[dict[str, Any]], None] = lambda _row: None,
 ) -> PredictionCounts:
-    """Score every input and write predictions.jsonl, predictions.csv, maps/ and overlays/ below `out`.
+    """Score every input and write predictions.jsonl, predictions.csv, summary.json, maps/ and overlays/.
 
     Films have to be given as their frames (`video.expand_films`), which are read as they are needed.
     An input that cannot be used becomes a row with its error. Raises UsageError when `out` already holds
@@ -166,9 +169,16 @@ def _predict_to(
             anomalous += row["anomalous"] is True
             errors += [row["error"]] if row["error"] else []
             on_row(row)
-    return PredictionCounts(
+    counts = PredictionCounts(
         scored=scored, anomalous=anomalous, failed=len(errors), errors=errors[:MAX_ERRORS_KEPT]
     )
+    write_summary(out, asdict(counts) | Promise.of(detector).as_fields())
+    return counts
+
+
+def write_summary(out: Path, content: dict[str, Any]) -> None:
+    """Write summary.json: what the rows of a folder have in common."""
+    write_whole(out / SUMMARY_NAME, json.dumps(content, indent=2) + "\n")
 
 
 def _write_row(row: dict[str, Any], lines: IO[str], writer: TableWriter, table: IO[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from pydantic import BaseModel, Field, StringConstraints, create_model
 
 from blemish.core.types import Region, Result
+from blemish.inference.promise import Promise
 from blemish.record.rows import Decision, Judgement
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class ModelAnswer(BaseModel):
     calibration_images: int
     lowest_false_alarm_rate: float | None
     false_alarm_rate: float | None
+    usual_rate: float = Field(description="the rate that is in force where enough images carry it")
+    usual_rate_needs: int = Field(description="calibration images that the usual rate needs")
     threshold: float | None
     display_range: tuple[float, float]
     drift: DriftAnswer | None
@@ -174,6 +177,8 @@ def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
         calibration_images=calibration.n if calibration else first.get("calibration_images", 0),
         lowest_false_alarm_rate=calibration.lowest_rate if calibration else None,
         false_alarm_rate=detector.rate if detector else first.get("false_alarm_rate"),
+        usual_rate=Promise.usual_rate,
+        usual_rate_needs=Promise.usual_rate_needs,
         threshold=detector.threshold if detector else first.get("threshold"),
         display_range=detector.model_file.display_range if detector else record.description["display_range"],
         drift=_drift_of(record.digest, station),

@@ -19,7 +19,8 @@ from blemish.core.errors import UsageError
 from blemish.core.files import fit_name, name_limit
 from blemish.core.ownership import owned
 from blemish.inference.load import load
-from blemish.inference.predict_folder import inspect
+from blemish.inference.predict_folder import inspect, write_summary
+from blemish.inference.promise import Promise
 from blemish.record.rows import new_id
 from blemish.watch.arrivals import Arrivals
 from blemish.watch.ledger import LEDGER_NAME, Arrival, Ledger
@@ -84,6 +85,7 @@ def watch(
     should_stop: Callable[[], bool],
     on_row: Callable[[dict[str, Any]], None],
     on_scan: Callable[[int], None] = lambda _: None,
+    on_model: Callable[[Detector], None] = lambda _: None,
     sync: LedgerSync | None = None,
     say: Callable[[str], None] = lambda _: None,
     now: Callable[[], float] = time.monotonic,
@@ -95,6 +97,7 @@ def watch(
         should_stop: asked between two files.
         on_row: told of each row once it is on disk; must not block.
         on_scan: told at each look at the folder how many files wait to be scored; must not block.
+        on_model: told of the model at the start, and of each that takes its place.
         sync: keeps files and rows in an archive and a database as well; None: there is no database.
         say: told of what a person should know: a model that was loaded again, a folder that went away.
         now: seconds that never go back.
@@ -108,7 +111,9 @@ def watch(
     excluded = [path for path in (options.out, options.move_to) if path is not None]
     arrivals = Arrivals(options.folder, excluded, now, say)
     with owned(options.out), closing(Ledger(options.out / LEDGER_NAME)) as ledger:
-        inspector = _Inspector(options, model, ledger, arrivals, on_scan=on_scan, sync=sync, say=say)
+        inspector = _Inspector(
+            options, model, ledger, arrivals, on_scan=on_scan, on_model=on_model, sync=sync, say=say
+        )
         return inspector.run(should_stop, on_row)
 
 
@@ -123,17 +128,20 @@ class _Inspector:
         arrivals: Arrivals,
         *,
         on_scan: Callable[[int], None],
+        on_model: Callable[[Detector], None],
         sync: LedgerSync | None,
         say: Callable[[str], None],
     ) -> None:
         self.folder, self.out, self.move_to = options.folder, options.out, options.move_to
         self.model, self.ledger, self.arrivals = model, ledger, arrivals
-        self.on_scan, self.sync, self.say = on_scan, sync, say
+        self.on_scan, self.on_model, self.sync, self.say = on_scan, on_model, sync, say
         self.folder_was_there = True
+        self.model_in_use: str | None = None
 
     def run(self, should_stop: Callable[[], bool], on_row: Callable[[dict[str, Any]], None]) -> int:
         """Record files until it is to stop; returns their number."""
         recorded = 0
+        self._detector()
         while not should_stop():
             self._say_whether_folder_is_there()
             before, began = recorded, time.monotonic()
@@ -167,9 +175,19 @@ class _Inspector:
         # those that could not be read before come last, so that they hold up none
         return sorted(new, key=self.arrivals.unreadable_until.__contains__)[:BATCH_SIZE]
 
+    def _detector(self) -> Detector:
+        """Return the model in use; of another one than before, say and write what it promises."""
+        detector = self.model.current()
+        if self.model.digest != self.model_in_use:
+            self.model_in_use = self.model.digest
+            promise = Promise.of(detector).as_fields()
+            write_summary(self.out, {"model": self.model.digest, **promise})
+            self.on_model(detector)
+        return detector
+
     def _inspect(self, new: Sequence[Arrival]) -> Iterator[dict[str, Any]]:
         """Score files and record them; yields each row once it is on disk."""
-        detector = self.model.current()
+        detector = self._detector()
         if self.sync is not None:
             self.sync.use_model(self.model.digest, self.model.path.stem, detector.model_file)
         began = time.monotonic()

@@ -16,6 +16,7 @@ from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
     from blemish.inference.predict_folder import PredictionCounts
+    from blemish.inference.promise import Promise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def predict(arguments: list[str]) -> int:
     from blemish.images import video
     from blemish.images.folders import LeftOut
     from blemish.inference.predict_folder import find_inputs, predict_to_folder
+    from blemish.inference.promise import Promise
 
     left_out, out = LeftOut(), Path(options.out)
     inputs = find_inputs(options.inputs, left_out)
@@ -63,7 +65,7 @@ def predict(arguments: list[str]) -> int:
         task = progress.add_task("scoring", total=total)
         images = video.expand_films(inputs, options.every)
         counts = predict_to_folder(detector, images, out, on_row=lambda _: progress.advance(task))
-    code = _print_counts(counts, detector.threshold, str(out / "predictions.csv"))
+    code = _print_counts(counts, Promise.of(detector), str(out / "predictions.csv"))
     return max(code, print_left_out(left_out))
 
 
@@ -95,18 +97,19 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
 
         task = progress.add_task("scoring", visible=False)
         with connect(address):
-            counts, threshold = scoring.score(
+            counts, promise = scoring.score(
                 work, on_listed=lambda inputs: progress.advance(listing, inputs), on_done=done
             )
-    return _print_counts(counts, threshold, f"{options.out.rstrip('/')}/part-*.parquet")
+    return _print_counts(counts, promise, f"{options.out.rstrip('/')}/part-*.parquet")
 
 
-def _print_counts(counts: PredictionCounts, threshold: float | None, rows: str) -> int:
+def _print_counts(counts: PredictionCounts, promise: Promise, rows: str) -> int:
     for error in counts.errors:
         complain(f"failed: {error}")
     if counts.failed > len(counts.errors):
         more = counts.failed - len(counts.errors)
         complain(f"failed: {more} more, see {rows.rpartition('/')[2]}")
-    anomalous = "" if threshold is None else f", {counts.anomalous} anomalous"
+    anomalous = "" if promise.false_alarm_rate is None else f", {counts.anomalous} anomalous"
     print(f"{counts.scored} scored{anomalous}, {counts.failed} failed: {rows}")
+    print(promise.describe())
     return 1 if counts.failed else 0

@@ -71,11 +71,13 @@ def serve(arguments: list[str]) -> int:
 def _serve(options: ServeOptions, tokens: Tokens, listening: socket.socket) -> int:
     import uvicorn
 
+    from blemish.inference.promise import Promise
     from blemish.station.app import create
     from blemish.station.security import is_loopback
 
+    station = _station(options)
     app = create(
-        _station(options),
+        station,
         tokens=tokens,
         hosts=LOOPBACK if is_loopback(options.host) else (),
         max_bytes=options.max_megabytes * 10**6,
@@ -85,6 +87,10 @@ def _serve(options: ServeOptions, tokens: Tokens, listening: socket.socket) -> i
     name = f"[{options.host}]" if ":" in options.host else options.host
     with suppress(OSError, ValueError):  # a station that nobody listens to inspects all the same
         write_line(sys.stdout, f"blemish station: http://{name}:{port} (Ctrl-C ends it)")
+        for record in station.store.models():
+            if (engine := station.engines.get(record.digest)) is not None:
+                said = Promise.of(engine.model.detector).describe()
+                write_line(sys.stdout, f"model {record.name}: {said}")
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
     with StopSignals():  # the server ends by them, and then hands them on
         uvicorn.Server(config).run(sockets=[listening])

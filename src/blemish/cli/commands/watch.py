@@ -50,6 +50,7 @@ class WatchOptions(ModelOptions):
 def watch(arguments: list[str]) -> int:
     """Run `blemish watch`."""
     options = parse("watch", WatchOptions, arguments)
+    from blemish.inference.promise import Promise
     from blemish.watch import folder
     from blemish.watch.ledger import LEDGER_NAME
 
@@ -75,6 +76,7 @@ def watch(arguments: list[str]) -> int:
                 should_stop=lambda: stop.asked,
                 on_row=on_row,
                 on_scan=on_scan,
+                on_model=lambda detector: lines.out(Promise.of(detector).describe()),
                 sync=sync,
                 say=lines.say,
             )

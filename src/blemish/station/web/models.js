@@ -113,7 +113,7 @@ class ModelCard {
     const facts = [
       ["Method", `${model.method}, ${model.preset}`],
       ["Calibrated on", calibrated(model)],
-      ["False-alarm rate", percent(model.false_alarm_rate)],
+      ["False-alarm rate", percent(model.false_alarm_rate), fewImages(model)],
       ["Threshold", number(model.threshold)],
       ["Drift", drift ? driftState(drift) : "not watched", drift && `evidence ${capital(drift)}, alarm at 100`],
       ["First used", when(model.first_used)],
@@ -224,6 +224,10 @@ class Version extends Named {
     this.button.setAttribute("aria-label", `Use version ${model.digest.slice(0, 8)}`);
   }
 }
+
+const fewImages = (model) =>
+  model.calibration_images < model.usual_rate_needs &&
+  `the usual ${percent(model.usual_rate)} needs ${model.usual_rate_needs} held-out parts`;
 
 const calibrated = (model) =>
   model.calibration_images ? count(model.calibration_images, "good part") : "nothing";

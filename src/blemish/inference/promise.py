@@ -1,0 +1,49 @@
+"""What a detector promises: its false-alarm rate, how many images carry it, and what the usual rate needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from blemish.inference.calibration import images_needed
+from blemish.inference.detector import DEFAULT_FALSE_ALARM_RATE
+
+if TYPE_CHECKING:
+    from blemish.inference.detector import Detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """The rate in force; without calibration images there is none, and no part is rejected."""
+
+    false_alarm_rate: float | None
+    """Share of good parts that may be rejected, in (0, 1)."""
+    calibration_images: int
+    """Good images, held out of the training, that carry it."""
+    usual_rate: float = DEFAULT_FALSE_ALARM_RATE
+    """The rate that is in force where nobody asks for one and enough images carry it."""
+    usual_rate_needs: int = images_needed(DEFAULT_FALSE_ALARM_RATE)
+    """Calibration images that the usual rate needs."""
+
+    @classmethod
+    def of(cls, detector: Detector) -> Promise:
+        """Return what a detector promises."""
+        calibration = detector.model_file.calibration
+        return cls(
+            false_alarm_rate=detector.rate, calibration_images=calibration.n if calibration is not None else 0
+        )
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return it as the fields of a file."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Say it in one line; where it is worse than usual, say why, and the cure."""
+        usual = f"the usual {100 * self.usual_rate:.3g} % needs {self.usual_rate_needs}"
+        if self.false_alarm_rate is None:
+            return f"no false-alarm rate is promised: no image was held out to calibrate, and {usual}"
+        rate = f"false-alarm rate {100 * self.false_alarm_rate:.3g} %, promised by "
+        carried = f"{self.calibration_images} calibration image{'s' if self.calibration_images != 1 else ''}"
+        if self.calibration_images >= self.usual_rate_needs:
+            return rate + carried
+        return f"{rate}{carried}; {usual}: hold out more images"
