@@ -27,7 +27,7 @@ def demo(arguments: list[str]) -> int:
     from blemish.training import fit
 
     # a few minutes are enough for this part, and 19 calibration images promise 5 %
-    config = replace(registry.preset_named("auto", "default"), minutes=3.0, calibration_fraction=0.16)
+    config = replace(registry.preset_named("auto", "default"), minutes=6.0, calibration_fraction=0.16)
     data, run = options.out / "data", options.out / "run"
     with owned(options.out):
         print(f"1/3 generating good and bad parts in {data}")
