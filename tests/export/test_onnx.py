@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from PIL import Image
 
 import blemish
 from blemish.core.errors import ImageError, ModelError, UsageError
+from blemish.export import onnx as exporting
 from blemish.export.onnx import export
 from blemish.inference import load
 from blemish.inference.onnx_backend import CALIBRATION, DESCRIPTION, load_exported
@@ -270,3 +272,30 @@ def test_a_foreign_graph_is_refused(tmp_path: Path):
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ModelError, match="no blemish model"):
         load_exported(tmp_path / "other.onnx")
+
+
+# --- what it says ---
+
+
+def test_an_export_says_nothing_of_other_libraries(
+    tiny_model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+):
+    before = logging.getLogger("onnxscript").level
+    export(tiny_model, tmp_path / "m.onnx")
+    # below a warning nothing is shown, unless somebody asks for it
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("onnxscript").level == before
+
+
+@pytest.mark.parametrize("name", ["torch.onnx", "onnxscript.optimizer", "onnx_ir.passes", "onnxruntime"])
+def test_what_libraries_warn_of_is_kept_back_and_errors_are_not(name: str, caplog: pytest.LogCaptureFixture):
+    logger = logging.getLogger(name)
+    with exporting._quiet():
+        logger.warning("of no use to anybody")
+        logger.error("of use")
+    logger.warning("afterwards")
+    assert [record.getMessage() for record in caplog.records] == ["of use", "afterwards"]

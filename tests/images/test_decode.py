@@ -232,3 +232,21 @@ def test_arrays_of_foreign_byte_order():
     got = as_image(image.astype(">u2"))
     np.testing.assert_array_equal(got[..., 0], image)
     assert got.dtype == np.uint16 and got.dtype.isnative
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_colour_profiles_and_gamma_change_no_number(kind):
+    from PIL import ImageCms
+    from PIL.PngImagePlugin import PngInfo
+
+    image = Image.fromarray(noise(32, 40, 3))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    plain = decode(pillow(image, kind, **options))
+    for space in ("sRGB", "LAB", "XYZ"):
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile(space)).tobytes()
+        np.testing.assert_array_equal(decode(pillow(image, kind, icc_profile=profile, **options)), plain)
+    if kind == "PNG":
+        for chunk, body in ((b"gAMA", struct.pack(">I", 100_000)), (b"sRGB", b"\0"), (b"cHRM", bytes(32))):
+            info = PngInfo()
+            info.add(chunk, body)
+            np.testing.assert_array_equal(decode(pillow(image, kind, pnginfo=info)), plain)

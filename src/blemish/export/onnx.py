@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from blemish.methods.base import Method
 
 OPSET = 18
+EXPORTERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnx", "onnxruntime")
+"""Loggers of the libraries that take part in an export."""
 LARGEST_BYTES = 2**31
 """What an ONNX file holds at most."""
 TOLERANCE = {"noise": 1e-4, "flat images": 1e-3}
@@ -96,14 +98,16 @@ def _graph_of(network: Method[Any], model_file: ModelFile) -> onnx.ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of packages that no model of ours needs."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """The libraries that export tell of their own work, which no user can do anything about; errors pass."""
+    loggers = [logging.getLogger(name) for name in EXPORTERS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _differences(network: Method[Any], file: Path, model_file: ModelFile) -> dict[str, float]:

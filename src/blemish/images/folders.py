@@ -59,6 +59,7 @@ OWN_FOLDERS = {
     "predictions.jsonl": ("maps", "overlays"),
     "predictions.csv": ("maps", "overlays"),
     "inspections.jsonl": ("maps", "overlays", "archive"),
+    "summary.json": (),
     "evaluation.json": ("overlays", "thumbnails"),
     "station.db": ("archive",),
 }

@@ -7,6 +7,7 @@ in its metadata (`blemish.export.onnx` writes it). Everything around the graph i
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from blemish.inference.detector import Detector
 from blemish.inference.model_file import calibration_tensors, describe, model_file_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import onnx
     import onnxruntime
 
@@ -32,11 +35,25 @@ IMAGE_SCORES = "image_scores"
 
 
 class OnnxBackend:
-    """Runs an exported graph by ONNX Runtime."""
+    """Runs an exported graph by ONNX Runtime. A pickle of it holds the whole file, for another process."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, portion: int | None) -> None:
-        """Take an open session; it is given `portion` images at a time at most, None: any number."""
-        self.session, self.portion = session, portion
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        portion: int | None,
+        *,
+        content: Callable[[], bytes],
+        threads: int | None = None,
+    ) -> None:
+        """Take an open session; it is given `portion` images at a time at most, None: any number.
+
+        `content` returns the bytes that the session was opened from, with so many `threads`.
+        """
+        self.session, self.portion, self.content, self.threads = session, portion, content, threads
+
+    def __reduce__(self) -> tuple[Callable[..., OnnxBackend], tuple[bytes, int | None, int | None]]:
+        """Return what makes an equal one. Raises ModelError when the file has changed since it was opened."""
+        return _reopen, (self.content(), self.portion, self.threads)
 
     def run(self, images: np.ndarray) -> Output:
         """Score images, float32 (B, C, h, w)."""
@@ -60,6 +77,7 @@ def load_exported(
     blemish model, UsageError for a rate that cannot be promised.
     """
     file = Path(path)
+    content = _Unchanged(file)
     session = _session(file, threads)
     metadata = session.get_modelmeta().custom_metadata_map
     if DESCRIPTION not in metadata:
@@ -74,7 +92,7 @@ def load_exported(
     _check_shape(file, session, (model_file.image_format.channels, *model_file.size))
     return Detector(
         model_file=model_file,
-        backend=OnnxBackend(session, portion),
+        backend=OnnxBackend(session, portion, content=content, threads=threads),
         allow=allow,
         false_alarm_rate=false_alarm_rate,
         batch_size=batch_size,
@@ -99,6 +117,52 @@ def portion_of(graph: onnx.ModelProto) -> int | None:
     return next((int(entry.value) for entry in graph.metadata_props if entry.key == PORTION), None)
 
 
+class _Unchanged:
+    """The bytes of a file, as long as it is the one that was there at first."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.signature = file, _signature(file)
+
+    def __call__(self) -> bytes:
+        try:
+            content = self.file.read_bytes()
+        except OSError as error:
+            raise ModelError(
+                f"{self.file}: cannot be read any more ({error.strerror}); load the model again"
+            ) from error
+        if _signature(self.file) != self.signature:
+            raise ModelError(f"{self.file}: has changed since it was loaded; load the model again")
+        return content
+
+
+def _signature(file: Path) -> tuple[int, int, int] | None:
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _reopen(content: bytes, portion: int | None, threads: int | None) -> OnnxBackend:
+    """Make a backend of what a pickle holds."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"])
+    return OnnxBackend(session, portion, content=partial(bytes, content), threads=threads)
+
+
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Its threads would wait in a busy loop between two calls, on the cores that decode images meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
 def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
     try:
         import onnxruntime
@@ -106,14 +170,10 @@ def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
         raise UsageError(f"{file}: onnxruntime is missing; pip install 'blemish[onnx]'") from error
     if not file.is_file():
         raise ModelError(f"{file}: there is no model here; name a file that `blemish export` wrote")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Its threads would wait in a busy loop between two calls, on the cores that decode images meanwhile.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(file), _options(threads), providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's errors have no common base
         line = " ".join(str(error).split()).rsplit(") ", 1)[-1][-200:]  # the cause comes last
         raise ModelError(
