@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from warm import Warm, blemish
 
 if TYPE_CHECKING:
     from blemish.station.training_jobs import Training, Trainings
@@ -23,20 +23,13 @@ class Served:
     """A running `blemish serve`: its process and its address."""
 
     def __init__(self, model: Path, folder: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "blemish.cli", "serve", "--model", model, "--folder", folder]
-        self.process = subprocess.Popen(
-            [*command, "--port", "0", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        assert self.process.stdout is not None
-        said = self.process.stdout.readline()
-        if "http://" not in said:
-            assert self.process.stderr is not None
-            raise AssertionError(f"the station did not start: {said}{self.process.stderr.read()}")
-        self.address = urlsplit(said.split()[2]).netloc
+        said = Path(tempfile.mkdtemp(dir=folder.parent, prefix="said-"))
+        given = ("--model", model, "--folder", folder, "--port", "0", *options)
+        self.process = Warm(blemish, "serve", *given, out=said / "out", err=said / "err")
+        while not (line := (said / "out").read_text() if (said / "out").exists() else "").endswith("\n"):
+            assert self.process.poll() is None, f"the station did not start: {self.process.communicate()}"
+            time.sleep(0.005)
+        self.address = urlsplit(line.split()[2]).netloc
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -46,7 +39,7 @@ class Served:
                     return
             except OSError:
                 pass
-            time.sleep(0.05)
+            time.sleep(0.01)
         raise AssertionError("the station ended before it was ready")
 
     def get(self, path: str) -> tuple[int, bytes]:

@@ -11,6 +11,7 @@ import atexit
 import functools
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,16 +42,23 @@ def _prepare() -> None:
         forkserver.ensure_running()
 
 
-def blemish(*arguments: str) -> int:
+def blemish(*arguments: str | Path) -> int:
     """Run `blemish ARGUMENTS`."""
     from blemish.cli.main import main
 
-    return main(list(arguments))
+    return main([str(argument) for argument in arguments])
+
+
+def module(name: str, *arguments: str) -> int:
+    """Run `python -m NAME ARGUMENTS`."""
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    return 0
 
 
 def _begin(
     main: Callable[..., int],
-    arguments: tuple[str, ...],
+    arguments: tuple[Any, ...],
     env: dict[str, str],
     folder: Path,
     streams: tuple[Path, Path],
@@ -58,11 +67,11 @@ def _begin(
     os.environ.update(env)
     os.chdir(folder)
     for number, path in enumerate(streams, start=1):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.argv = ["blemish", *arguments]
+    sys.argv = ["blemish", *map(str, arguments)]
     try:
         sys.exit(main(*arguments))
     finally:
@@ -75,14 +84,15 @@ class Warm:
     def __init__(
         self,
         main: Callable[..., int],
-        *arguments: str | Path,
-        streams: Path,
+        *arguments: Any,
+        out: Path,
+        err: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it; what it writes goes to the files `streams`.out and `streams`.err."""
+        """Start it; what it writes is appended to `out`, and errors to `err`, if that is another file."""
         _prepare()
-        self.out, self.err = (Path(f"{streams}.{which}") for which in ("out", "err"))
-        given = (main, tuple(map(str, arguments)), dict(env or os.environ), Path.cwd(), (self.out, self.err))
+        self.out, self.err = out, err or out
+        given = (main, arguments, dict(env or os.environ), Path.cwd(), (self.out, self.err))
         self._process: BaseProcess = _context.Process(target=_begin, args=given)
         self._process.start()
         assert self._process.pid is not None

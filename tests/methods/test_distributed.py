@@ -84,7 +84,8 @@ def two_processes(good: Path, out: Path, *options: str) -> list[Warm]:
         Warm(
             blemish,
             *command(good, out, *options),
-            streams=out.with_name(f"{out.name}.{rank}"),
+            out=out.with_name(f"{out.name}.{rank}.out"),
+            err=out.with_name(f"{out.name}.{rank}.err"),
             env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
         )
         for rank in ("0", "1")

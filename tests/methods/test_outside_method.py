@@ -22,7 +22,8 @@ commands = (
     ("predict", "--model", f"{out}/run", "--out", f"{out}/predictions", f"{data}/test"),
     ("export", "--model", f"{out}/run", "--out", f"{out}/model.onnx"),
     ("predict", "--model", f"{out}/model.onnx", "--out", f"{out}/exported", f"{data}/test"),
-    ("bench", "--data", data, "--methods", "mean-image", "pca", "--out", f"{out}/bench"),
+    ("bench", "--data", data, "--methods", "mean-image", "pca", "--jobs", "2",
+     "--out", f"{out}/bench"),
 )
 for command in commands:
     code = main(list(command))
@@ -86,6 +87,7 @@ def test_a_bench_sees_that_an_outside_method_has_changed(installed: dict[str, st
     assert after[1] == before[1]
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_loaded_is_named_in_one_line(installed: dict[str, str], tmp_path: Path):
     (module,) = (tmp_path / "site" / "my_package").glob("*.py")
     module.write_text("import a_package_that_is_not_there\n")

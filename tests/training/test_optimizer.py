@@ -44,5 +44,5 @@ def imports_of_a_training() -> int:
 
 
 def test_it_imports_no_compiler(tmp_path: Path):
-    process = Warm(imports_of_a_training, streams=tmp_path / "process")
-    assert process.communicate(60) == ("False True\n", "")
+    process = Warm(imports_of_a_training, out=tmp_path / "said")
+    assert process.communicate(60)[0] == "False True\n"

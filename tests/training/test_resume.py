@@ -129,7 +129,7 @@ def resume_in_a_child(data: Path, out: Path, trap: Callable[[], None] | None) ->
 def test_killed_again_and_again_gives_the_same_bytes(tiny_category, undisturbed, tmp_path):
     out, moments = tmp_path / "run", random.Random(0)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["blemish.training.fit", "accelerate", "torch._dynamo"])
+    context.set_forkserver_preload(["blemish.training.fit", "accelerate"])
 
     def killed_at(epoch: int | None, trap: Callable[[], None] | None = None) -> None:
         child = context.Process(target=resume_in_a_child, args=(tiny_category, out, trap))
