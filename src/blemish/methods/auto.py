@@ -37,7 +37,7 @@ SIZE = 256
 class AutoConfig(DetectorConfig):
     """The options of the choice."""
 
-    image_size: int | tuple[int, int] = SIZE
+    image_size: tuple[int, int] | int = SIZE
     """Images are resized to this, or to as many pixels of another shape where all images are long."""
     minutes: float = 10.0
     """What choosing and learning may take, by the work that two processor cores do in that time."""

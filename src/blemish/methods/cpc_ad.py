@@ -58,7 +58,7 @@ _ENCODERS = {"resnet18": ResNetEncoder, "dense": DenseEncoder}
 class CpcAdConfig(TrainedConfig):
     """The options of CPC-AD. The defaults measured best over several categories (docs/papers/cpc_ad.md)."""
 
-    image_size: int | tuple[int, int] = 192
+    image_size: tuple[int, int] | int = 192
     """Images are resized to this: one number for a square, or height and width, in pixels."""
     image_score: Literal["max", "mean", "top1", "top5"] = "top1"
     """The image score: largest value, mean, or mean of the top 1 % or 5 % of the sub-patches."""

@@ -50,7 +50,7 @@ FLOOR = 0.03
 class PlantedConfig(TrainedConfig):
     """The options of the network that learns from planted defects."""
 
-    image_size: int | tuple[int, int] = 256
+    image_size: tuple[int, int] | int = 256
     """Images are resized to this: one number for a square, or height and width, in pixels."""
     steps: int = 3000
     """Optimiser steps when `epochs` is None."""

@@ -35,7 +35,7 @@ GREY_STEP = 1 / 255
 class KdeConfig(DetectorConfig):
     """The options of KDE."""
 
-    image_size: int | tuple[int, int] = 64
+    image_size: tuple[int, int] | int = 64
     """Images are resized to this: one number for a square, or height and width, in pixels."""
     image_score: Literal["max", "mean", "top1", "top5"] = "mean"
     """The image score: `mean` is the paper's o(x); the others take the map's largest values."""

@@ -49,7 +49,7 @@ MIXTURE_FEATURES = 20_000
 class FiltersConfig(DetectorConfig):
     """The options of fixed filters and a density."""
 
-    image_size: int | tuple[int, int] = 256
+    image_size: tuple[int, int] | int = 256
     """Images are resized to this: one number for a square, or height and width, in pixels."""
     density: Literal["position", "neighbours", "shared"] = "position"
     """position: a Gaussian at each place. neighbours: the nearest of good images around the place. shared: a
