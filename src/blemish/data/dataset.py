@@ -8,6 +8,7 @@ defect among the training images, gives numbers that look right and are not.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +20,14 @@ from blemish.core.spelling import Spellings
 from blemish.core.types import Sample
 from blemish.data import manifest, mvtec
 from blemish.data.hashing import file_digest, fingerprint
-from blemish.images import decode, folders
+from blemish.images import decode
+from blemish.images.folders import LeftOut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+FOLDERS_NAMED = 5
+"""The most folders that `describe_training` names."""
 MIN_TRAIN = 2
 """The fewest training images of a data set (our choice: one to learn from, one to validate on)."""
 
@@ -34,7 +38,7 @@ class Dataset:
 
     `name` is the folder's (or the manifest's) name, `root` the folder that relative names refer to.
     `has_masks` is True if the test split has defective images and every one of them has a mask.
-    `train` and `calibration` hold good images only.
+    `train` and `calibration` hold good images only. `left_out` counts the files beside them that are none.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Dataset:
     calibration: list[Sample]
     test: list[Sample]
     has_masks: bool
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,30 +82,37 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
     images; otherwise at least `MIN_TRAIN` are needed. Raises `DataError`.
     """
     data = Spellings().same(Path(data)) or Path(data)
-    samples = _find_samples(data, need_train)
+    left_out = LeftOut()
+    samples = _find_samples(data, need_train, left_out)
     parts = {
         split: sorted((s for s in samples if s.split == split), key=_path_key) for split in manifest.SPLITS
     }
     n_train = len(parts["train"])
     if need_train and n_train < MIN_TRAIN:
         raise DataError(
-            f"{data}: {n_train} good image(s) to train on; at least {MIN_TRAIN} are needed, add some"
+            f"{data}: {n_train} good image(s) to train on{_named(left_out)}; at least "
+            f"{MIN_TRAIN} are needed, add some"
         )
     if not samples:
-        raise DataError(f"{data}: holds no image; known suffixes are {' '.join(sorted(folders.SUFFIXES))}")
+        raise DataError(f"{data}: holds no image{_named(left_out)}; read are PNG, JPEG, TIFF, BMP and WebP")
     defects = [s for s in parts["test"] if s.is_defect]
     is_folder = data.is_dir()
     return Dataset(
         name=data.resolve().name if is_folder else data.stem,
         root=data if is_folder else data.parent,
         has_masks=bool(defects) and all(s.mask is not None for s in defects),
+        left_out=left_out,
         **parts,
     )
 
 
-def _find_samples(data: Path, need_train: bool) -> list[Sample]:
+def _named(left_out: LeftOut) -> str:
+    return f", and {left_out} that are not read" if left_out else ""
+
+
+def _find_samples(data: Path, need_train: bool, left_out: LeftOut) -> list[Sample]:
     if data.is_dir():
-        return mvtec.read(data, need_train=need_train)
+        return mvtec.read(data, need_train=need_train, left_out=left_out)
     if data.is_file() and data.suffix.lower() == ".csv":
         return manifest.read(data)
     if data.exists():
@@ -161,6 +173,19 @@ def dataset_fingerprint(dataset: Dataset) -> str:
             for s in samples
         ]
     )
+
+
+def describe_training(dataset: Dataset) -> list[str]:
+    """Say in a line for each split of good images how many are taken from which folders."""
+    lines = []
+    for split, samples in (("learning from", dataset.train), ("calibrating on", dataset.calibration)):
+        counts = Counter(str(sample.path.parent) for sample in samples)
+        named = ", ".join(f"{count} in {folder}" for folder, count in list(counts.items())[:FOLDERS_NAMED])
+        more = len(counts) - FOLDERS_NAMED
+        if samples:
+            rest = f" and {more} more folder{'s' if more > 1 else ''}" if more > 0 else ""
+            lines.append(f"{split} {len(samples)} images: {named}{rest}")
+    return lines
 
 
 def check_evaluable(dataset: Dataset) -> None:

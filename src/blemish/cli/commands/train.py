@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blemish.cli.console import TrainingBar, draw_jobs, is_first_process, print_summary, progress_bar
+from blemish.cli.console import (
+    TrainingBar,
+    draw_jobs,
+    is_first_process,
+    print_left_out,
+    print_summary,
+    progress_bar,
+)
 from blemish.cli.options import CategoryOptions, DeviceOptions, resources
 from blemish.cli.parser import parse_known, parse_with_config
+from blemish.core.errors import BlemishError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,12 +97,24 @@ def train(arguments: list[str]) -> int:
     if options.cluster is not None:
         return _train_on_cluster(options, options.cluster, what_makes_a_model(arguments), out, fit)
     options.refuse_without_cluster("categories", "cpus_per_model", "gpus_per_model")
+    if is_first_process():
+        print_what_is_learnt(options.data)
     with progress_bar() as progress:
         watcher = TrainingBar(progress)
         detector = fit(options.data, out=out, device=options.device, resume=options.resume, watcher=watcher)
     if is_first_process():
         _print_model(out, detector.model_file.calibration)
     return 0
+
+
+def print_what_is_learnt(data: Path) -> None:
+    """Print how many images of which folders are learnt, and what is left out; `fit` says what is wrong."""
+    from blemish.data.dataset import describe_training, open_dataset
+
+    with suppress(BlemishError):
+        dataset = open_dataset(data)
+        print("\n".join(describe_training(dataset)), flush=True)
+        print_left_out(dataset.left_out)
 
 
 def what_makes_a_model(arguments: list[str]) -> list[str]:
