@@ -30,7 +30,7 @@ schlecht schlechtteil ausschuss fehler fehlerhaft malo mauvais difettoso cattivo
 不良 不良品 不合格 ng品 불량 불량품 異常 异常
 """
 _SPLITS = """
-train training trains test testing tests val valid validation validate eval evaluation holdout calibration
+train training test testing tests val valid validation validate eval evaluation holdout calibration
 testpublic testprivate testprivatemixed
 """
 _MASKS = """
@@ -130,7 +130,7 @@ def _cure(folder: Path, below: dict[Path, set[str]]) -> str:
 
 
 def _is_training(name: str) -> bool:
-    return plain(name) in ("train", "training", "trains")
+    return plain(name) in ("train", "training")
 
 
 def refuse_masks(folder: Path, images: Sequence[Path]) -> None:
