@@ -136,6 +136,69 @@ def test_a_finished_run_is_not_overwritten(good, tmp_path):
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"image_options": ImageOptions(channels=1)}, "image format was 3-channel uint8"),
+        ({"image_options": ImageOptions(channels=3)}, "--channels was not given, not given"),
+        ({"precision": "bf16"}, "precision was fp32, not bf16"),
+        ({"seed": 4}, "seed was 0, not 4"),
+        ({"config": replace(TINY, calibration_fraction=0.5)}, "calibration_fraction was"),
+    ],
+)
+def test_a_finished_run_of_other_options_is_refused(once_finished, good, options, text):
+    refusal(UsageError, good, once_finished, text, "--out", out=once_finished, resume=True, **options)
+    trained(good, out=once_finished, resume=True, image_options=ImageOptions(bit_depth=8), precision="fp32")
+
+
+@pytest.fixture
+def once_finished(good, tmp_path):
+    trained(good, out=tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_finished_run_of_other_calibration_images_is_refused(tiny_category, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_category, data)
+    (data / "calibration").mkdir()
+    shutil.copytree(data / "test" / "good", data / "calibration" / "good")
+    out = tmp_path / "run"
+    trained(data, out=out)
+    trained(data, out=out, resume=True)
+    noise_into(data / "calibration" / "good" / "000.png", 9)
+    refusal(UsageError, data, out, "calibration images was", "--out", out=out, resume=True)
+
+
+# --- images that show nothing ---
+
+
+@pytest.mark.parametrize("method", ["metal", "pca", "kde"])
+@pytest.mark.parametrize("levels", [(0,), (255,), (7, 90, 200), (0, 1)])
+def test_images_without_contrast_are_refused(tmp_path, method, levels):
+    for i in range(8):
+        pixels = np.full((64 + i, 64, 3), levels[i % len(levels)], np.uint8)
+        pixels[0, 0] = min(255, int(pixels[0, 0, 0]) + (i % 2 and levels == (0, 1)))
+        save(tmp_path / "good" / f"{i}.png", pixels)
+    with pytest.raises(
+        DataError, match=r"\.png, all .*: has no contrast, nor has any of the \d training images"
+    ) as e:
+        fit(tmp_path / "good", method=method, device="cpu")
+    assert "\n" not in str(e.value)
+
+
+def test_deep_images_without_contrast_are_refused_and_contrast_is_enough(tmp_path):
+    def write(contrast: int) -> None:
+        for i in range(8):
+            pixels = np.full((64, 64), 300 + i, np.uint16) + np.uint16(contrast) * np.eye(64, dtype=np.uint16)
+            tifffile.imwrite(tmp_path / f"{i}.tif", pixels)
+
+    write(1)
+    with pytest.raises(DataError, match="has no contrast"):
+        fit(tmp_path, method="pca", device="cpu")
+    write(900)
+    fit(tmp_path, method="pca", device="cpu")
+
+
 def test_an_unfinished_run(good, tmp_path):
     out, options = tmp_path / "run", {"out": tmp_path / "run", "resume": True}
     refusal(Interrupted, good, "--resume", out, out=out, watcher=Counting(3))

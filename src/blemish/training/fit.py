@@ -16,7 +16,7 @@ from blemish.methods.registry import method_named, method_of, preset_named
 from blemish.training.auto import fit_auto, remove_trial, shaped
 from blemish.training.calibrate import calibrate_model
 from blemish.training.device import make_accelerator
-from blemish.training.images import ImageOptions, load_images
+from blemish.training.images import ImageOptions, describe_format, load_images
 from blemish.training.learn import Lesson, learn, make_network
 from blemish.training.run_folder import (
     identity_of,
@@ -68,7 +68,7 @@ def fit(
     Started by torchrun or `accelerate launch`, each process returns the detector and the first one writes.
     Raises BlemishError, one line, on whatever cannot be done.
     """
-    watcher = watcher or Silent()
+    watcher, image_options = watcher or Silent(), image_options or ImageOptions()
     method = method or (method_of(config) if config else "auto")
     kind = method_named(method)
     config = config or preset_named(method, preset)
@@ -76,9 +76,8 @@ def fit(
         raise UsageError(
             f"config {type(config).__name__}: --method {method} takes a {kind.config_type.__name__}"
         )
-    start = kind.start(config)
+    start, folder = kind.start(config), None if out is None else Path(out)
     config = start.config
-    folder = None if out is None else Path(out)
     if folder is not None and not resume:
         refuse_to_overwrite(folder)
     dataset = open_dataset(Path(data))
@@ -93,10 +92,11 @@ def fit(
     provenance = provenance_of(dataset.name, split, seed) | start.provenance
     identity = identity_of(method, asdict(config), provenance)
     if folder is not None and (folder / MODEL_NAME).exists():
-        return load_finished(folder, identity, device)
+        asked = describe_format(split, image_options) | {"precision": precision}
+        return load_finished(folder, identity | asked, split, device)
     accelerator = make_accelerator(device, precision)
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
-    images = load_images(split, config, image_options or ImageOptions(), watcher.loading, seed)
+    images = load_images(split, config, image_options, watcher.loading, seed)
     identity |= {"image format": images.image_format.describe(), "precision": accelerator.mixed_precision}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def fit(
     model_file = _model_file(method, preset, network, images, provenance)
     model_file = calibrate_model(model_file, backend, split, images.held_out)
     if folder is not None and accelerator.is_main_process:
-        write_run(folder, model_file, outcome, accelerator)
+        write_run(folder, model_file, outcome, accelerator, split)
         save_model_file(folder / MODEL_NAME, model_file)  # last: this file says that a run is finished
         remove_checkpoint(folder)
         remove_trial(folder)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from blemish.core.errors import DataError
 from blemish.data.cache import CACHE_BYTES, ImageCache
 from blemish.images import decode, preprocess
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from blemish.images.preprocess import ImageFormat
     from blemish.methods.config import DetectorConfig
     from blemish.training.batches import ImageBatches
+
+LEAST_CONTRAST = 2 / 255
+"""Share of the value range by which an image's values differ at least. Our choice: less is one grey level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,31 @@ class TrainingImages:
     allow: frozenset[str]
 
 
+class Contrast:
+    """Whether any image that is read shows more than one value: without, there is nothing to learn."""
+
+    def __init__(self, image_format: ImageFormat) -> None:
+        low, high = image_format.value_range
+        self.least = LEAST_CONTRAST * (high - low)
+        self.seen: list[str | None] = []  # of each image that has none, its name and value
+
+    def look(self, name: str, image: np.ndarray) -> None:
+        """Look at an image (H, W, C) as read; by several threads at once."""
+        channels = [image[..., channel] for channel in range(image.shape[2])]
+        flat = all(float(c.max()) - float(c.min()) < self.least for c in channels)
+        self.seen.append(f"{name}, all {float(image.mean()):.6g}" if flat else None)
+
+    def refuse_without(self, what: str) -> None:
+        """Raise DataError if none of the images since the last call has contrast, and begin again."""
+        seen, self.seen = self.seen, []
+        flat = [text for text in seen if text is not None]
+        if seen and len(flat) == len(seen):
+            raise DataError(
+                f"{min(flat)}: has no contrast, nor has any of the {len(seen)} {what} images; look at the "
+                "camera's lens, light and exposure, and give images that show parts"
+            )
+
+
 def load_images(
     split: Split,
     config: DetectorConfig,
@@ -71,8 +100,11 @@ def load_images(
     def read(path: Path) -> np.ndarray:
         return first if path == split.train[0].path else decode.read(path)
 
+    contrast = Contrast(image_format)
+
     def check(name: str, image: np.ndarray) -> None:
         preprocess.format_of([(first_name, first), (name, image)], **declared)
+        contrast.look(name, image)
 
     larger = config.loading_size != config.size
     loaded = loading(len(split.train) + len(split.validation) + len(split.calibration))
@@ -87,10 +119,13 @@ def load_images(
         seed=seed,
     )
     train = cache([s.path for s in split.train], size=config.loading_size, compact=larger)
+    contrast.refuse_without("training")
     validation, calibration = ([s.path for s in part] for part in (split.validation, split.calibration))
     tiled = config.tiling is not None  # whose images are scored whole, and decoded again for it
     room = 0 if tiled else max(0, CACHE_BYTES - train.kept.nbytes)
     held_out = cache(calibration, size=config.size, budget=room) if calibration else None
+    if calibration:
+        contrast.refuse_without("calibration")
     return TrainingImages(
         train=train,
         validation=cache(validation, size=config.size) if validation else None,
@@ -99,3 +134,19 @@ def load_images(
         image_format=image_format,
         allow=allow,
     )
+
+
+def describe_format(split: Split, options: ImageOptions) -> dict[str, str]:
+    """Say what the model of these images and options would take, from the first image alone."""
+    first = split.train[0].path
+    image_format = preprocess.format_of([(str(first), decode.read(first))], **asdict(options))
+    return {"image format": image_format.describe(), "--channels": _converts(options.channels is not None)}
+
+
+def describe_format_of(image_format: ImageFormat, allow: frozenset[str]) -> dict[str, str]:
+    """Say the same of a model."""
+    return {"image format": image_format.describe(), "--channels": _converts("channels" in allow)}
+
+
+def _converts(channels: bool) -> str:
+    return "given" if channels else "not given"

@@ -18,10 +18,11 @@ import torch
 from blemish.core.errors import UsageError
 from blemish.core.files import remove_leftovers, write_whole
 from blemish.core.ownership import owned
-from blemish.data.hashing import fingerprint
+from blemish.data.hashing import file_digest, fingerprint
 from blemish.inference.model_file import MODEL_NAME, load_model_file, options_of
 from blemish.inference.torch_backend import detector_of
 from blemish.training.checkpoint import CHECKPOINT_FOLDER
+from blemish.training.images import describe_format_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,11 +96,14 @@ def identity_of(method: str, config: dict[str, Any], provenance: dict[str, Any])
     }
 
 
-def load_finished(folder: Path, wanted: dict[str, Any], device: str) -> Detector:
-    """Load the finished run that `resume` met, if it is the one that is asked for."""
+def load_finished(folder: Path, wanted: dict[str, Any], split: Split, device: str) -> Detector:
+    """Load the finished run that `resume` met, if it is the one that is asked for. Raises UsageError."""
+    wanted = wanted | {"calibration images": _calibration_fingerprint(split)}
     detector = detector_of(load_model_file(folder), name=str(folder), device=device)
     model_file = detector.model_file
     found = identity_of(model_file.method, options_of(model_file), model_file.provenance)
+    found |= describe_format_of(model_file.image_format, model_file.allow)
+    found |= _said_of_run(folder, wanted)
     for key in wanted:
         if wanted[key] != found.get(key):
             raise UsageError(
@@ -107,6 +111,24 @@ def load_finished(folder: Path, wanted: dict[str, Any], device: str) -> Detector
                 f"{wanted[key]}; choose another --out, or remove it"
             )
     return detector
+
+
+def _said_of_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return what only run.json says of a run; as wanted where it says nothing, or anything would do."""
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        run = {}
+    said = {
+        "calibration images": run.get("calibration_fingerprint"),
+        "precision": run.get("machine", {}).get("precision") if wanted.get("precision") != "auto" else None,
+    }
+    return {key: wanted.get(key) if value is None else value for key, value in said.items()}
+
+
+def _calibration_fingerprint(split: Split) -> str:
+    """Return the fingerprint of the images that a run is calibrated on."""
+    return fingerprint([split.digests.get(s.path) or file_digest(s.path) for s in split.calibration])
 
 
 def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
@@ -129,7 +151,9 @@ def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
     }
 
 
-def write_run(folder: Path, model_file: ModelFile, outcome: Outcome, accelerator: Accelerator) -> None:
+def write_run(
+    folder: Path, model_file: ModelFile, outcome: Outcome, accelerator: Accelerator, split: Split
+) -> None:
     """Write run.json: options, images, versions, machine, times and result."""
     run = {
         "method": model_file.method,
@@ -137,6 +161,7 @@ def write_run(folder: Path, model_file: ModelFile, outcome: Outcome, accelerator
         "config": model_file.config,
         "image_format": asdict(model_file.image_format),
         **{k: v for k, v in model_file.provenance.items() if k != "training_digests"},
+        "calibration_fingerprint": _calibration_fingerprint(split),
         "machine": {
             "platform": platform.platform(),
             "processor": platform.processor() or platform.machine(),
