@@ -38,6 +38,7 @@ CPC_AD = (
     "--skip=0",
     "--width=8",
 )
+PLANTED = ("--method=planted", "--image-size=48", "--crop-size=32", "--width=0.25", "--epochs=2")
 SCRIPT = """
 import sys
 from blemish.cli.main import main
@@ -181,6 +182,15 @@ def test_batch_normalisation_is_not_shared(good, tmp_path):
         errors = process.communicate(timeout=300)[1]
         assert process.returncode != 0
         assert "--method cutpaste: batch normalisation needs whole batches; train it in one process" in errors
+
+
+@pytest.mark.torchrun
+def test_planted_trains_by_two_processes(good, tmp_path):
+    log = trained(
+        2, good, tmp_path / "two", *PLANTED
+    )  # its losses are not those of one: parts are normalised
+    assert [row["epoch"] for row in log] == [1, 2]
+    assert all(0 < row["train_loss"] < 2 and 0 < row["validation_loss"] < 2 for row in log)
 
 
 @pytest.mark.parametrize(("total", "processes"), [*itertools.product((1, 2, 3, 5, 16), (1, 2, 3, 7))])

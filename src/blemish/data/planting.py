@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SIZE = (0.02, 0.05, 0.5)
-"""Half the width of a place: least, scale of the Gamma(2) that is added to it, most; shares of the side."""
+"""Least width of a place, scale of the Gamma(2) added to half of it, most width; shares of the side."""
 ASPECT = 3.0
 """A place is at most this much longer than wide."""
 LEVELS = 255.0

@@ -38,6 +38,8 @@ from blemish.methods.config import TrainedConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from blemish.methods.components.distributed import Share
+
 CHANNELS = (16, 32, 64, 96, 128)
 """Of the U-Net's levels, at a half, a quarter, … of the image's size, times `width`."""
 CELL = 8
@@ -275,6 +277,7 @@ class Planted(TrainedMethod[PlantedConfig]):
 
     def loss(self, x: Tensor) -> Tensor:
         """Plant defects into a crop of each image and return Eq. (2). Images (B, C, H, W) in [0, 1]."""
+        x = x.repeat(2, 1, 1, 1) if len(x) == 1 else x  # of one, batch normalisation has nothing to tell
         good, planted, corners = self.draw_crops(x)
         labels = soft_label(planting.changed(good, planted))
         (h, w), at = self.crop, corners.tolist()
@@ -285,6 +288,14 @@ class Planted(TrainedMethod[PlantedConfig]):
         logits = self.network(self.inputs(planted, mean, std, position))
         labels = F.adaptive_avg_pool2d(labels[:, None], logits.shape[1:])[:, 0]
         return weighted_loss(logits.float(), labels)
+
+    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
+        """Return the loss of one process's images; batch normalisation sees these alone.
+
+        All processes draw from the same seed: each goes on from another one, or two would plant the same.
+        """
+        torch.manual_seed(int(torch.randint(2**31, ())) + share.first)
+        return self.loss(x)
 
     @torch.no_grad()
     def draw_crops(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -319,7 +330,9 @@ class Planted(TrainedMethod[PlantedConfig]):
         other = planting.sample(x[others], seen, self.crop)
         names = self.config.kind_names
         kinds = [names[i] for i in torch.randint(len(names), (K,)).tolist()]
-        return planting.plant(windows, other, kinds=kinds, side=min(image), background=self.colour)
+        good, other, background = windows.cpu(), other.cpu(), self.colour.cpu()  # where planting draws
+        made = planting.plant(good, other, kinds=kinds, side=min(image), background=background)
+        return made.to(x.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> maps (B, H // 2, W // 2), logits, larger is more anomalous."""
