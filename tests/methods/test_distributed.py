@@ -186,9 +186,8 @@ def test_batch_normalisation_is_not_shared(good, tmp_path):
 
 @pytest.mark.torchrun
 def test_planted_trains_by_two_processes(good, tmp_path):
-    log = trained(
-        2, good, tmp_path / "two", *PLANTED
-    )  # its losses are not those of one: parts are normalised
+    """Its losses are not those of one process: each normalises its own part of a batch."""
+    log = trained(good, tmp_path / "two", *PLANTED)
     assert [row["epoch"] for row in log] == [1, 2]
     assert all(0 < row["train_loss"] < 2 and 0 < row["validation_loss"] < 2 for row in log)
 

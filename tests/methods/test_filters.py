@@ -279,6 +279,12 @@ def test_a_saved_model_scores_the_same(density, tiny_category, tmp_path):
     assert min(bad) > max(good)
 
 
+def test_8_bits_have_nothing_to_speed_up():
+    """The export refuses what has no trained layer: pca is refused by the same line."""
+    for density in DENSITIES:
+        assert not list(Filters(replace(SMALL, density=density), 3).parameters())
+
+
 def test_it_learns_and_scores_tiles(tiny_category, tmp_path):
     config = FiltersConfig(image_size=56, grid=7, tile_size=40, calibration_fraction=0.25)
     detector = fit.fit(tiny_category, method="filters", config=config, out=tmp_path / "run", device="cpu")
