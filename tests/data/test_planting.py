@@ -276,7 +276,7 @@ def test_blur_is_two_means_of_five_by_five():
     good = windows(2)
     expected = good.double().numpy()
     for _ in range(2):
-        expected = uniform_filter(expected, (1, 1, 5, 5), mode="nearest")
+        expected = uniform_filter(expected, [1, 1, 5, 5], mode="nearest")
     # scipy's second pass goes on beyond the border with the blurred pixels, as ours
     np.testing.assert_allclose(planting.blur(window(good)), expected, atol=1e-5)
 
@@ -313,13 +313,13 @@ def test_shift_moves_by_three_to_twelve_pixels(monkeypatch):
 # --- planting ---
 
 
-def planted(kind, good, other=None, *, seed=0, contrast=1.0, shape=None, monkeypatch=None, where=MIDDLE):
-    if shape is not None:
+def planted(kind, good, *, seed=0, contrast=1.0, shape=None, monkeypatch=None, where=MIDDLE):
+    if monkeypatch is not None:
         monkeypatch.setitem(KINDS, kind, ((lambda *_: shape,), KINDS[kind][1]))
     torch.manual_seed(seed)
     return planting.plant(
         good,
-        good.flip(0, 3) if other is None else other,
+        good.flip(0, 3),
         kinds=[kind] * len(good),
         side=100,
         background=torch.full((good.shape[1],), 0.1),
@@ -499,5 +499,5 @@ def test_changed_by_hand():
 def test_changed_goes_on_beyond_the_border():
     difference = windows(2, 1, (5, 6))
     found = planting.changed(torch.zeros(2, 1, 5, 6), difference)
-    expected = uniform_filter(255 * difference[:, 0].double().numpy(), (1, 3, 3), mode="nearest")
+    expected = uniform_filter(255 * difference[:, 0].double().numpy(), [1, 3, 3], mode="nearest")
     np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -1,12 +1,13 @@
 """Filters: what it learns and scores, whatever the light, the channels and the size; what is kept; runs."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import reference_density as reference
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from blemish.core.errors import UsageError
 from blemish.data.dataset import open_dataset
@@ -158,6 +159,13 @@ def test_rel_does_not_see_light_and_abs_does():
             assert (dim - normal).mean() > 1
         else:
             assert abs((dim - normal).mean()) < 0.1
+
+
+def test_light_is_what_a_window_of_a_twelfth_of_the_side_sees():
+    network = Filters(replace(SMALL, light="rel"), 1)  # 56 rows, 64 columns, σ 21/256 of them
+    for matrix, n, sigma in ((network.light_rows, 56, 4.59375), (network.light_cols, 64, 5.25)):
+        expected = gaussian_filter1d(np.eye(n), sigma, axis=0, mode="reflect", radius=math.ceil(4 * sigma))
+        np.testing.assert_allclose(matrix, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [0.01, 0.3])

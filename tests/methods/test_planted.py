@@ -115,6 +115,13 @@ def test_cells_of_the_part():
     assert planted.cells_of_part(x, torch.zeros(3), torch.tensor(-1.0)).all()
 
 
+def test_a_part_darker_than_its_background_is_a_part():
+    x = part_on([0.9])
+    found = planted.cells_of_part(x, torch.tensor([0.9]), torch.tensor(0.08))
+    assert found[0, 2:4, 3:6].all()
+    assert found.sum().item() == 5 * 6
+
+
 def test_centres_lie_on_the_part():
     part = torch.zeros(400, 6, 8, dtype=torch.bool)
     part[:, 2:4, 3:6] = True
@@ -190,6 +197,25 @@ def test_defects_of_another_image_than_its_own_are_planted(monkeypatch):
     for good, other in seen:
         assert ((good - other).abs().amax(dim=(1, 2, 3)) > 0.1).all()
     assert 1 < len(seen) <= 15
+
+
+def test_crops_hardly_move_and_pieces_are_turned_and_resized(monkeypatch):
+    x, asked, draw = images(8), set(), planting.uniform
+    network = prepared(x)
+    monkeypatch.setattr(planting, "plant", lambda good, *_, **__: good)
+    monkeypatch.setattr(
+        planting, "uniform", lambda low, high, *shape: asked.add((low, high)) or draw(low, high, *shape)
+    )
+    torch.manual_seed(0)
+    network.draw_crops(x)
+    crops = {
+        (-2, 2),
+        (-1, 1),
+        (0.99, 1.01),
+        (0.97, 1.03),
+        (-3, 3),
+    }  # pixels, degrees, zoom, gain, grey levels
+    assert asked == crops | {(-math.pi, math.pi), (0.7, 1.3)}
 
 
 @pytest.mark.parametrize(("kinds", "family"), [("first", 0), ("second", 1), ("all", None)])
@@ -420,9 +446,17 @@ RUN = PlantedConfig(
 )
 
 
-def learn(data, out, config=RUN, **options):
-    options = {"device": "cpu", "precision": "fp32"} | options
-    return fit.fit(data, method="planted", config=config, out=out, **options)
+def learn(data, out, config=RUN, *, seed=0, resume=False):
+    return fit.fit(
+        data,
+        method="planted",
+        config=config,
+        out=out,
+        seed=seed,
+        resume=resume,
+        device="cpu",
+        precision="fp32",
+    )
 
 
 def losses(run):
