@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -12,13 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from commands import refused, run
 from conftest import save, tiny_defect, tiny_image
 from pictures import mask_of, picture
 from processes import processes_of
+from warm import Warm, module
 
 from blemish.core.errors import DataError
 from blemish.evaluation import benchmark
@@ -490,9 +492,17 @@ def small_category(folder: Path, train: int = 3) -> Path:
     return folder
 
 
+def forked(command: list[str], *, env: dict[str, str], stdout: IO[str], **_how: object) -> Warm:
+    """Start `python -m …`, all of whose output goes to one file."""
+    python, m, name, *arguments = command
+    assert (python, m) == (sys.executable, "-m")
+    return Warm(module, name, *arguments, out=Path(stdout.name), env=env)
+
+
 @pytest.mark.slow
 def test_a_bench_by_the_command_line(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(subprocess, "Popen", forked)
     data, out = tmp_path / "data", tmp_path / "out"
     small_category(data / "a")
     damaged = small_category(data / "nut 100%") / "train" / "good" / "1.png"
@@ -550,21 +560,20 @@ def names_in(out: Path, data: Path) -> list[str]:
     return [f"{c['method']} {c['category']} {c['seed']}" for c in cells]
 
 
-LAUNCH = """
-import sys
-from blemish.cli.main import main
-from blemish.evaluation import benchmark
+def small_bench(*arguments: str | Path) -> int:
+    """Run `blemish bench` with a small MeTAL, and without what takes long besides its training."""
+    os.cpu_count = lambda: 1  # two threads of so small a network would mostly wait for each other
+    real = benchmark.commands
 
-commands, options = benchmark.commands, sys.argv[1].split()
+    def small(cell: Cell) -> list[list[str]]:
+        if cell.method == "pca":
+            return [["told_child", "finishes", str(cell.folder)]]
+        return [[*real(cell)[0], *SMALL.split()], ["told_child", "evaluates", str(cell.folder)]]
 
-def small(cell):
-    if cell.method == "pca":
-        return [["told_child", "finishes", str(cell.folder)]]
-    return [commands(cell)[0] + options, ["told_child", "evaluates", str(cell.folder)]]
+    benchmark.commands = small
+    return run("bench", *arguments)
 
-benchmark.commands = small
-sys.exit(main(sys.argv[2:]))
-"""
+
 SMALL = (
     "--image-size 32 --patch-size 8 --embedding 8 --hidden 16 --heads 2 --epochs 150 "
     "--device cpu --precision fp32"
@@ -579,19 +588,24 @@ def rows(log: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_bench_that_is_stopped_and_killed_goes_on_where_it_stood(tmp_path: Path, told):
     data, out = small_category(tmp_path / "data" / "a"), tmp_path / "out"
-    bench = [sys.executable, "-c", LAUNCH, SMALL, "bench", "--data", data, "--methods", "pca", "metal"]
     pca, training = plan(data, methods=("pca", "metal"), out=out)
-    metal = training.folder
+    metal, number = training.folder, itertools.count()
+
+    def bench() -> Warm:
+        said = tmp_path / f"{next(number)}"
+        arguments = ("--data", data, "--methods", "pca", "metal", "--out", out)
+        return Warm(small_bench, *arguments, out=said.with_suffix(".out"), err=said.with_suffix(".err"))
 
     def ended_at(epoch: int, number: int) -> tuple[int, str]:
         """Start the bench, and signal it when MeTAL has trained so long: exit code and stderr."""
-        with subprocess.Popen([*bench, "--out", out], stderr=subprocess.PIPE, text=True) as process:
-            while len(rows(metal / "log.csv")) < epoch:
-                assert process.poll() is None, process.communicate()
-                time.sleep(0.05)
-            assert len(processes_of(metal)) == 1
-            process.send_signal(number)
-            _, stderr = process.communicate(timeout=60)
+        process = bench()
+        while len(rows(metal / "log.csv")) < epoch:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        assert len(processes_of(metal)) == 1
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode is not None
         return process.returncode, stderr
 
     code, stderr = ended_at(10, signal.SIGINT)
@@ -610,7 +624,7 @@ def test_a_bench_that_is_stopped_and_killed_goes_on_where_it_stood(tmp_path: Pat
         assert time.monotonic() < end, "an orphan goes on"
         time.sleep(0.05)
 
-    assert subprocess.run([*bench, "--out", out]).returncode == 0
+    assert bench().wait() == 0
     assert stamp(pca) == kept
     assert [row.split(",")[0] for row in rows(metal / "log.csv")] == [str(i) for i in range(1, 151)]
     assert rows(metal / "log.csv")[: len(trained)] == trained  # seconds included: not trained again

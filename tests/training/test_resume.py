@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from warm import Warm, blemish
 
 from blemish.cli.main import main
 from blemish.training import trainer
@@ -72,8 +70,8 @@ def log_of(folder: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def wait_for_epoch(alive: Callable[[], bool], out: Path, epoch: int) -> None:
-    while alive():
+def wait_for_epoch(process: Warm, out: Path, epoch: int) -> None:
+    while process.poll() is None:
         if (out / "log.csv").exists() and len(log_of(out)) >= epoch:
             return
         time.sleep(0.005)
@@ -117,29 +115,25 @@ def die_before_the_model_appears() -> None:
     Path.replace = lambda self, to: die() if Path(to).name == "model.safetensors" else replace(self, to)
 
 
-def resume_in_a_child(data: Path, out: Path, trap: Callable[[], None] | None) -> None:
+def resume_in_a_child(data: Path, out: Path, trap: Callable[[], None] | None) -> int:
     torch.set_num_threads(1)
     trainer.CHECKPOINT_SECONDS = 0.05
     if trap:
         trap()
-    main(arguments(data, out, "--resume"))
+    return main(arguments(data, out, "--resume"))
 
 
 @pytest.mark.slow
 def test_killed_again_and_again_gives_the_same_bytes(tiny_category, undisturbed, tmp_path):
     out, moments = tmp_path / "run", random.Random(0)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["blemish.training.fit", "accelerate"])
 
     def killed_at(epoch: int | None, trap: Callable[[], None] | None = None) -> None:
-        child = context.Process(target=resume_in_a_child, args=(tiny_category, out, trap))
-        child.start()
+        child = Warm(resume_in_a_child, tiny_category, out, trap, out=tmp_path / "said")
         if epoch is not None:
-            wait_for_epoch(child.is_alive, out, epoch)
+            wait_for_epoch(child, out, epoch)
             time.sleep(moments.uniform(0, 0.05))
             child.kill()
-        child.join()
-        assert child.exitcode == -signal.SIGKILL
+        assert child.wait() == -signal.SIGKILL
 
     killed_at(None, die_within_a_checkpoint)
     assert list((out / "checkpoint").glob("*.tmp"))  # the half that it wrote
@@ -154,16 +148,11 @@ def test_killed_again_and_again_gives_the_same_bytes(tiny_category, undisturbed,
 @pytest.mark.slow
 def test_ctrl_c_is_one_line_and_resumes_to_the_same_bytes(tiny_category, undisturbed, tmp_path):
     out = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, "-m", "blemish.cli", *arguments(tiny_category, out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        wait_for_epoch(lambda: process.poll() is None, out, 6)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate()
+    said = {"out": tmp_path / "said.out", "err": tmp_path / "said.err"}
+    process = Warm(blemish, *arguments(tiny_category, out), **said)
+    wait_for_epoch(process, out, 6)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
     assert process.returncode == 130
     (line,) = [text for text in stderr.splitlines() if text.startswith("blemish")]
     assert line.startswith("blemish train: stopped in epoch")
