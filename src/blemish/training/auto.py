@@ -54,7 +54,7 @@ COSTS: dict[str, tuple[float, float]] = {
     "planted": (5.0, 0.0),
     "filters:shared": (12.0, 0.05),
     "filters:neighbours-rel": (12.0, 0.05),
-    "metal": (75.0, 0.03),
+    "metal": (150.0, 0.02),
     "cpc-ad": (400.0, 0.05),
 }
 """Candidates, as they are tried: seconds of two cores that one takes, whatever the images and for each.
