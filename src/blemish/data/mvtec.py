@@ -82,7 +82,7 @@ def _good_samples(
     folder = data / split
     for child in _subfolders(folder):
         if child.name != GOOD and folder_names.is_good(child.name):
-            raise DataError(f"{child}: good images lie in {split}/{GOOD}/; rename this folder to {GOOD}")
+            raise DataError(f"{child}: {split}/ may hold only {GOOD}/; rename this folder to {GOOD}")
         if child.name != GOOD:
             raise DataError(f"{child}: {split}/ may hold only {GOOD}/; move this folder away or under test/")
     if folder.is_dir() and not (folder / GOOD).is_dir():
