@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from fakes import grey
 
-from blemish.cluster import listing, storage
+from blemish.cluster import listing, predict, storage
 from blemish.cluster.storage import OutputFolder, StoreError, with_retries
 from blemish.core.errors import DataError, ImageError, UsageError
+from blemish.images.folders import LeftOut
 from blemish.inference.predict_folder import find_inputs
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -258,3 +259,22 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
     place.write("deep/x", b"whole")
     assert (place.read("deep/x"), place.read("y")) == (b"whole", None)
     assert os.listdir(tmp_path / "out" / "deep") == ["x"]  # noqa: PTH208
+
+
+def test_what_a_folder_holds_beside_images_is_counted(tree: Path, tmp_path: Path):
+    (tree / "a.pgm").write_bytes(b"P5 1 1 255\n\xff")
+    (tree / "@eaDir").mkdir()
+    (tree / "@eaDir" / "b.png").touch()
+    (tree / "c").write_bytes(b"\x89PNG\r\n\x1a\n")
+    left_out = LeftOut()
+    found = [one.path for one in listing.list_inputs(listing.find_inputs(["in"]), left_out)]
+    assert "in/c" in found
+    assert not any("@eaDir" in path for path in found)
+    assert (left_out.by_suffix[".pgm"], left_out.parts) == (1, 1)
+    place = OutputFolder(location=str(tmp_path / "out"))
+    (tmp_path / "m.onnx").touch()
+    scoring = predict.Scoring(model=tmp_path / "m.onnx", inputs=("in",), out="out")
+    assert predict._start_run(scoring, place, lambda _: None)["left_out"] == {
+        "by_suffix": {".pgm": 1, ".txt": 1},
+        "parts": 1,
+    }

@@ -25,6 +25,7 @@ from blemish.cluster.storage import OutputFolder, StoreError, is_url
 from blemish.core.errors import BlemishError, UsageError
 from blemish.core.ownership import owned
 from blemish.data.hashing import file_digest, source_digest
+from blemish.images.folders import LeftOut
 from blemish.inference.model_file import find_model
 from blemish.inference.predict_folder import PredictionCounts
 from blemish.inference.promise import Promise
@@ -46,17 +47,19 @@ def score(
     *,
     on_listed: Callable[[int], None] = lambda _inputs: None,
     on_done: Callable[[int, int], None] = lambda _inputs, _of: None,
+    left_out: LeftOut | None = None,
 ) -> tuple[PredictionCounts, Promise]:
     """Score all inputs on the connected cluster, and return the counts and the promise of the model.
 
     It goes on where an earlier call was stopped. `on_listed` gets the number of inputs of each part of the
-    listing, `on_done` that of each finished partition, and of all. Raises UsageError when `out` holds
+    listing, `on_done` that of each finished partition, and of all. What the folders hold beside images is
+    added to `left_out`. Raises UsageError when `out` holds
     anything else than the same run, StoreError when a store fails for good; what is finished stays.
     """
     out = _output_folder(scoring.out)
     # of a store there is no lock: two commands do the same there, and what is written twice is equal
     with nullcontext() if is_url(out.location) else owned(Path(out.location)):
-        return _score(scoring, out, on_listed, on_done)
+        return _score(scoring, out, on_listed, on_done, LeftOut() if left_out is None else left_out)
 
 
 def _score(
@@ -64,11 +67,14 @@ def _score(
     out: OutputFolder,
     on_listed: Callable[[int], None],
     on_done: Callable[[int, int], None],
+    left_out: LeftOut,
 ) -> tuple[PredictionCounts, Promise]:
     began = time.monotonic()
     # what no worker could do is refused here, where there may be no GPU
     promise = Promise.of(replace(scoring, device="cpu").load(scoring.model))
     run = _read_run(scoring, out) or _start_run(scoring, out, on_listed)
+    left_out.by_suffix.update(run["left_out"]["by_suffix"])
+    left_out.parts += run["left_out"]["parts"]
     total = _read_summary(out)
     if total is None:
         total = PredictionCounts()
@@ -131,8 +137,8 @@ def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], N
         raise UsageError(f"{out.location}: already holds predictions; choose another --out, or remove it")
     source, named = find_model(scoring.model), listing.find_inputs(scoring.inputs)
     folders = {root.folder for roots in named.values() for root in roots}
-    inputs = partitions = 0
-    for count in listing.write_listing(listing.list_inputs(named), out, scoring.partition):
+    inputs, partitions, left_out = 0, 0, LeftOut()
+    for count in listing.write_listing(listing.list_inputs(named, left_out), out, scoring.partition):
         inputs, partitions = inputs + count, partitions + 1
         on_listed(count)
     out.write(source.name, source.read_bytes())
@@ -142,6 +148,7 @@ def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], N
         "model": source.name,
         "folders": sorted(folder for folder in folders if folder is not None),
         "listed": {"inputs": inputs, "partitions": partitions},
+        "left_out": {"by_suffix": dict(left_out.by_suffix), "parts": left_out.parts},
     }
     out.write(RUN_NAME, _json(run))
     return run

@@ -72,7 +72,9 @@ def predict(arguments: list[str]) -> int:
 def _predict_on_cluster(options: PredictOptions, address: str) -> int:
     from blemish.cluster import predict as scoring
     from blemish.cluster.session import connect
+    from blemish.images.folders import LeftOut
 
+    left_out = LeftOut()
     if options.every != 1:
         raise UsageError(
             f"--every {options.every}: is for films, which are not scored on a cluster; leave it out"
@@ -98,9 +100,13 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
         task = progress.add_task("scoring", visible=False)
         with connect(address):
             counts, promise = scoring.score(
-                work, on_listed=lambda inputs: progress.advance(listing, inputs), on_done=done
+                work,
+                on_listed=lambda inputs: progress.advance(listing, inputs),
+                on_done=done,
+                left_out=left_out,
             )
-    return _print_counts(counts, promise, f"{options.out.rstrip('/')}/part-*.parquet")
+    code = _print_counts(counts, promise, f"{options.out.rstrip('/')}/part-*.parquet")
+    return max(code, print_left_out(left_out))
 
 
 def _print_counts(counts: PredictionCounts, promise: Promise, rows: str) -> int:
