@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blemish.cli.console import progress_bar
+from blemish.cli.console import print_left_out, progress_bar
 from blemish.cli.options import ModelOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import complain
@@ -38,6 +38,7 @@ def evaluate_into(options: EvaluateOptions, out: Path, training_log: Path) -> No
 
     detector = options.load()
     dataset = open_dataset(options.data, need_train=False)
+    print_left_out(dataset.left_out)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=len(dataset.test))
         evaluation = run_evaluation(
