@@ -86,7 +86,7 @@ def test_a_cell_is_the_two_commands_that_a_user_would_type(tmp_path: Path):
     options = ["--method", "metal", "--preset", "paper-object", "--seed", "7", "--out", out, "--resume"]
     assert benchmark.commands(cell) == [
         ["blemish.cli", "train", "--data", data, *options],
-        ["blemish.cli", "evaluate", "--data", data, "--model", out],
+        ["blemish.cli", "evaluate", "--data", data, "--model", out, "--no-sensitivity"],
     ]
 
 

@@ -42,6 +42,7 @@ CONTRACT = {
     "n_good",
     "n_defect",
     "per_defect",
+    "sensitivity",
 }
 PIXEL_FIELDS = ("pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish", "aupro_fpr30")
 

@@ -13,7 +13,7 @@ from fakes import fake_detector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from scipy.stats import norm, rankdata
+from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from blemish.core.errors import UsageError
@@ -25,6 +25,7 @@ from blemish.metrics.confidence import (
     compare_paired,
     delong,
     structural_components,
+    wilson_interval,
 )
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.resampler import PixelResampler, areas_up_to, paired_bootstrap, thin_by_rank
@@ -465,3 +466,19 @@ def test_a_comparison_can_be_written_down():
     a, b, is_defect = paired_scores(7, 10)
     found = delong(a, b, is_defect)
     assert json.loads(json.dumps(asdict(found))) == asdict(found)
+
+
+# --- shares ---
+
+
+@pytest.mark.parametrize(("found", "n"), [(0, 1), (1, 1), (0, 20), (3, 20), (20, 20), (411, 1000)])
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_the_interval_of_a_share_is_wilson_s(found: int, n: int, level: float):
+    expected = binomtest(found, n).proportion_ci(level, method="wilson")
+    assert wilson_interval(found, n, level=level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("found", "n", "level"), [(0, 0, 0.9), (2, 1, 0.9), (-1, 3, 0.9), (1, 3, 1.0)])
+def test_what_is_no_share_is_refused(found: int, n: int, level: float):
+    with pytest.raises(UsageError):
+        wilson_interval(found, n, level=level)

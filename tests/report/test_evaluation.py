@@ -44,6 +44,25 @@ EVALUATION = {
         "crack": {"n": 25, "image_auroc": 0.9777, "pixel_auroc": 0.9444, "detection_rate": 23 / 25},
     },
     "leakage": [],
+    "sensitivity": None,
+}
+POINT = {"kind": "scratch", "contrast": 0.15, "size": 0.05, "size_px": 13, "area_px": 40, "n": 5, "found": 2}
+POINT |= {"located": 1, "share": 0.4, "low": 0.118, "high": 0.769}
+CARD = {
+    "defects": "planted by a program, not real",
+    "false_alarm_rate": 0.05,
+    "seed": 0,
+    "good_images": 5,
+    "planted_images": 15,
+    "side_px": 256,
+    "reduced_to_px": None,
+    "points": [
+        POINT,
+        POINT | {"size": 0.1, "size_px": 26, "found": 5, "share": 1.0, "low": 0.566, "high": 1.0},
+        POINT | {"kind": "blur", "contrast": None},
+    ],
+    "good_scored": 30,
+    "good_rejected": 1,
 }
 CURVE = ReportCurve(name="image", fpr=np.array([0, 0, 0.5, 1]), tpr=np.array([0, 0.6, 1, 1]), area=0.9876)
 
@@ -328,6 +347,47 @@ def test_the_page_asks_the_network_for_nothing(tmp_path: Path) -> None:
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
     assert "prefers-color-scheme: dark" in text
+
+
+def test_how_the_method_was_chosen_is_a_table_with_what_was_kept(tmp_path: Path) -> None:
+    figures = {"image_auroc": 0.9, "pixel_auroc": 0.97, "pixel_ap": 0.5}
+    rows = [{"members": ["pca"]} | figures, {"members": ["metal"], "error": "<b> no memory"}]
+    rows.append({"members": ["pca", "kde"]} | figures | {"pixel_auroc": 0.98125})
+    choice = {"members": ["pca", "kde"], "candidates": rows}
+    found = page(tmp_path, choice=choice, choice_picture="choice.png")
+    assert "Kept: pca + kde (planted pixel AUROC 0.981; 0.970 for the next)" in found.text["choice"]
+    assert "These defects are made, not real." in found.text["choice"]
+    assert "pca + kde ✓ kept 0.900 0.981 0.500 pca 0.900" in found.text["candidates"]
+    assert "metal failed: <b> no memory" in found.text["candidates"]
+    assert found.pictures["choice"] == ["choice.png"]
+    assert "How the method was chosen" not in page(tmp_path).text[""]
+    assert "choice" not in page(tmp_path, choice={"members": ["pca"], "candidates": []}).text
+    assert "choice" not in page(tmp_path, choice=choice).pictures
+
+
+def test_the_sensitivity_card_says_planted_and_shows_shares(tmp_path: Path) -> None:
+    text = html(tmp_path, EVALUATION | {"sensitivity": CARD})
+    found = Page(text)
+    assert "15 defects were planted into 5 good images" in found.text["sensitivity"]
+    assert "of 30 images without a planted defect 1 was rejected" in found.text["sensitivity"]
+    assert "made by a program, not real" in found.text["sensitivity"]
+    assert "scratch, contrast 15 % 2 of 5 5 of 5" in found.text["planted"]
+    assert "blur 2 of 5 –" in found.text["planted"]
+    assert "5 % (13 px) 10 % (26 px)" in found.text["planted"]
+    charts_of_card = [alt for alt in found.values("aria-label") if alt.startswith("Planted")]
+    assert charts_of_card == [
+        "Planted defects found (scratch), by size: "
+        "5 % at contrast 15 %: 2 of 5; 10 % at contrast 15 %: 5 of 5",
+        "Planted defects found (blur), by size: 5 %: 2 of 5",
+    ]
+    assert found.tags.count("figcaption") == 5
+    assert found.text["sensitivity"].count("Share of planted defects") == 2
+    assert not any(stand_in in text for stand_in in charts.VARIABLES)
+    assert "reduced" not in found.text["sensitivity"]
+    assert (
+        "reduced to 1024 px"
+        in page(tmp_path, EVALUATION | {"sensitivity": CARD | {"reduced_to_px": 1024}}).text["sensitivity"]
+    )
 
 
 def test_images_are_lazy_and_open_on_a_click(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ COMMANDS = {
     "demo": "generate parts, train, evaluate, report: see it work within minutes",
     "train": "learn what good looks like from good images",
     "evaluate": "measure a model on a labelled test set",
+    "sensitivity": "which planted defects a model finds, by kind, size and contrast",
     "predict": "score images: rows, heat maps, overlays",
     "watch": "score what cameras write into a folder, each file once",
     "serve": "the inspection station: a service and its page",

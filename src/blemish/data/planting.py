@@ -64,11 +64,15 @@ def uniform(low: float, high: float, *shape: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where K defects lie: centres (K, 2) as rows and columns in pixels, half sizes (K, 2), angles (K,)."""
+    """Where K defects lie: centres (K, 2) as rows and columns in pixels, half sizes (K, 2), angles (K,).
+
+    `thick` (K,) is half of the width of lines in pixels; None: drawn, from a half to two.
+    """
 
     centre: Tensor
     half: Tensor
     angle: Tensor
+    thick: Tensor | None = None
 
     def frame(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return each pixel's coordinates in the frame of each place, 1 at its half size: (K, h, w) twice."""
@@ -120,14 +124,14 @@ def cloud(places: Places, height: int, width: int) -> Tensor:
 
 
 def line(places: Places, height: int, width: int) -> Tensor:
-    """Draw thin lines that wander: (K, 1, h, w), one to four pixels wide."""
+    """Draw thin lines that wander: (K, 1, h, w), one to four pixels wide unless the places say how wide."""
     K, points = len(places.angle), 12
     turns = places.angle[:, None] + (0.35 * torch.randn(K, points)).cumsum(dim=1)
     length = (4 * places.half.amax(dim=1, keepdim=True)).clamp(min=6)
     steps = torch.stack([turns.sin(), turns.cos()], dim=2) * (length / points)[:, :, None]
     path = steps.cumsum(dim=1)
     path = path - path.mean(dim=1, keepdim=True) + places.centre[:, None]  # (K, points, 2)
-    thick = uniform(0.5, 2, K)[:, None, None]
+    thick = (uniform(0.5, 2, K) if places.thick is None else places.thick)[:, None, None]
     rows, cols = torch.arange(height)[:, None], torch.arange(width)[None, :]
     nearest = torch.full((K, height, width), 1e9)
     for start, end in zip(path[:, :-1].unbind(1), path[:, 1:].unbind(1), strict=True):
@@ -352,7 +356,12 @@ def plant(
     for name in sorted(set(kinds)):
         shapes, filling = KINDS[name]
         chosen = torch.tensor([i for i, kind in enumerate(kinds) if kind == name])
-        part = Places(centre=places.centre[chosen], half=places.half[chosen], angle=places.angle[chosen])
+        part = Places(
+            centre=places.centre[chosen],
+            half=places.half[chosen],
+            angle=places.angle[chosen],
+            thick=None if places.thick is None else places.thick[chosen],
+        )
         made = torch.stack([shape(part, h, w) for shape in shapes])
         mask = made[torch.randint(len(shapes), (len(chosen),)), torch.arange(len(chosen))]
         window = Window(

@@ -207,7 +207,7 @@ def commands(cell: Cell) -> list[list[str]]:
     if cell.method == anomalib.METHOD:
         return [["blemish.evaluation.anomalib", cell.preset, str(cell.data), str(cell.seed), run]]
     train = ["blemish.cli", "train", *data, *method, "--out", run, "--resume"]
-    return [train, ["blemish.cli", "evaluate", *data, "--model", run]]
+    return [train, ["blemish.cli", "evaluate", *data, "--model", run, "--no-sensitivity"]]
 
 
 # --- running ----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from blemish.core.ownership import owned
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage, read_mask
+from blemish.evaluation import sensitivity
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
 from blemish.metrics.confidence import bootstrap_interval
 from blemish.metrics.pixels import PixelPool
@@ -54,9 +55,17 @@ def evaluate(
     out: Path,
     *,
     training_log: Path | None = None,
+    choice_picture: Path | None = None,
+    planted: int = 0,
     on_image: Callable[[], None] = lambda: None,
+    on_planted: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Score the test split and write evaluation.json, scores.csv, report.html and its pictures below `out`.
+
+    For the sensitivity card so many images with planted defects, at most, are scored as well; with 0, or
+    where there can be none (`sensitivity.why_not`), there is no card. `on_image` is called for each test
+    image, `on_planted` for each planted one. `training_log` and `choice_picture` are the run's log.csv and
+    choice.png, shown where they are there.
 
     Returns evaluation.json's content: areas and rates in [0, 1]; pixel fields are None without masks,
     rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
@@ -92,6 +101,7 @@ def _evaluate(
     evaluation |= _intervals(scored, resampler if pool else None)
     evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
     evaluation |= _identity(detector, dataset)
+    evaluation["sensitivity"] = _sensitivity(detector, dataset, scored, planted, on_planted)
     write_whole(out / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
     _write_scores(out / "scores.csv", scored)
     if pool is not None:
@@ -104,8 +114,30 @@ def _evaluate(
         curves=curves,
         training_log=training_log if training_log and training_log.exists() else None,
         facts=_facts(detector),
+        choice=detector.model_file.provenance.get("choice"),
+        choice_picture=_copy_beside(choice_picture, out),
     )
     return evaluation
+
+
+def _copy_beside(picture: Path | None, out: Path) -> str | None:
+    """Copy a picture of the run beside the report, and return its name there; None where there is none."""
+    if picture is None or not picture.is_file():
+        return None
+    write_whole(out / picture.name, picture.read_bytes())
+    return picture.name
+
+
+def _sensitivity(
+    detector: Detector, dataset: Dataset, scored: list[Scored], planted: int, on_planted: Callable[[], None]
+) -> dict[str, Any] | None:
+    """Measure the sensitivity card, or return None where there can be none."""
+    if planted == 0 or sensitivity.why_not(detector, dataset) is not None:
+        return None
+    paths = sensitivity.untouched(detector, dataset)
+    good = [s.anomalous is True for s in scored if not s.sample.is_defect]
+    card = sensitivity.measure(detector, paths, images=planted, on_image=on_planted)
+    return card | {"good_scored": len(good), "good_rejected": sum(good)}
 
 
 def _identity(detector: Detector, dataset: Dataset) -> dict[str, str]:

@@ -79,6 +79,13 @@ def overlay(
     red line is drawn along the inner edge of where the map exceeds `contour_level`. The longer side is
     reduced to `preview.OVERLAY_SIDE`.
     """
+    return _png(heat_over(image, map_hw, low=low, high=high, contour_level=contour_level))
+
+
+def heat_over(
+    image: np.ndarray | Preview, map_hw: np.ndarray, *, low: float, high: float, contour_level: float | None
+) -> np.ndarray:
+    """Return the pixels of what `overlay` draws, uint8 (h, w, 3)."""
     shown = (image if isinstance(image, Preview) else preview_of(image)).rgb()
     size = shown.shape[1], shown.shape[2]
     heat = resize(map_hw[None], size)[0].astype(np.float32)
@@ -89,7 +96,21 @@ def overlay(
     if contour_level is not None:
         edge = _inner_edge(map_hw > contour_level)
         pixels[resize(edge[None], size)[0] > 0] = (255, 0, 0)
-    return _png(pixels)
+    return pixels
+
+
+def pixels_of(preview: Preview) -> np.ndarray:
+    """Return what a preview shows, uint8 (h, w, 3)."""
+    return _pixels(preview.rgb())
+
+
+def write_pixels(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
+    """Write a picture, uint8 (H, W, 3), as a PNG, in one step; folders are made.
+
+    Raises OSError where the disk refuses.
+    """
+    with _write_in_one_step(path) as part:
+        part.write_bytes(_png(pixels))
 
 
 def encode_picture(image_hwc: np.ndarray, *, side: int) -> bytes:

@@ -69,6 +69,25 @@ def bootstrap_interval(
     return percentile_interval(np.array(values), level)
 
 
+def wilson_interval(found: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval (low, high) of a share, of which `found` of `n` was seen; both in [0, 1].
+
+    (p + z²/2n ± z √(p (1 - p) / n + z²/4n²)) / (1 + z²/n) with p = found / n and z the normal quantile.
+
+    Raises UsageError unless 0 <= found <= n with n from 1, and for a level outside (0, 1). Source: Wilson,
+    Journal of the American Statistical Association 22, 1927.
+    """
+    if not 0 <= found <= n or n < 1:
+        raise UsageError(f"{found} of {n}: a share needs 0 <= found <= n, and n of 1 or larger")
+    check_resampling(1, level)
+    z, p = NormalDist().inv_cdf((1 + level) / 2), found / n
+    middle = p + z**2 / (2 * n)
+    reach = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low, high = (middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)
+    # At the ends the formula gives 0 or 1 but for rounding.
+    return (0.0 if found == 0 else low), (1.0 if found == n else high)
+
+
 def structural_components(scores: ArrayLike, is_defect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Count, for every image, the images of the other kind that it is ranked rightly against.
 

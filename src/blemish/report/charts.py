@@ -86,9 +86,9 @@ def draw(
     apart = "The less the two overlap, the better. Right of the threshold, a part is rejected."
     falls = "Loss per epoch, lower is better."
     with style.context(["default", STYLE]):
-        roc_svg = _svg(roc(curves, fpr=fpr, tpr=tpr), "roc") if curves else None
-        scores_svg = _svg(histogram(images, evaluation["threshold"]), "scores") if images else None
-        training_svg = _svg(training(losses), "training") if losses.get("epoch") else None
+        roc_svg = to_svg(roc(curves, fpr=fpr, tpr=tpr), "roc") if curves else None
+        scores_svg = to_svg(histogram(images, evaluation["threshold"]), "scores") if images else None
+        training_svg = to_svg(training(losses), "training") if losses.get("epoch") else None
     return [
         _chart("ROC curves", f"ROC curves and their areas: {areas}", roc_svg, left, "No curves to draw."),
         _chart(
@@ -104,7 +104,7 @@ def _chart(title: str, alt: str, svg: str | None, note: str, otherwise: str) -> 
     return Chart(title=title, alt=alt, svg=svg, note=otherwise if svg is None else note)
 
 
-def _svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str) -> str:
     """Render as an `<svg>` element: colours by CSS variable, ids unique on a page with several charts."""
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import GOOD
+from blemish.report import choice as choosing
+from blemish.report import sensitivity
 from blemish.report.content import ReportCurve, ReportImage
 from blemish.report.html import (
     DASH,
@@ -33,6 +35,7 @@ KEYS = {
     *("image_auroc", "pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish", "aupro_fpr30"),
     *("image_f1max", "false_alarm_rate", "detection_rate", "requested_false_alarm_rate", "threshold"),
     *("false_alarm_p_value", "seconds_per_image", "n_good", "n_defect", "per_defect", "leakage"),
+    "sensitivity",
 }
 """What a report reads of `evaluation.json`. All must be there; any may be None."""
 DEFECT_KEYS = {"n", "image_auroc", "pixel_auroc", "detection_rate"}
@@ -75,12 +78,16 @@ def write_report(
     curves: list[ReportCurve],
     training_log: Path | None,
     facts: Mapping[str, str],
+    choice: Mapping[str, Any] | None = None,
+    choice_picture: str | None = None,
 ) -> Path:
     """Write `out/report.html` and return its path.
 
     `evaluation` has the `KEYS` of `evaluation.json`: rates and areas in [0, 1], `leakage` a list of
     (training name, test name) pairs. `training_log` is a `log.csv` with the columns `epoch` and
     `train_loss`, and `validation_loss` if there was one. `facts` is shown as a table in its own order.
+    `choice` says how the method was chosen, as choice.json does; `choice_picture` is the path of its examples
+    relative to `out`.
 
     Raises `UsageError` without the packages of `blemish[report]` or for an absolute image path, and
     `DataError` for a missing key, a score that is not finite, or a training log that cannot be read.
@@ -91,6 +98,10 @@ def write_report(
     _check(evaluation, images)
     drawn = charts.draw(evaluation, images, curves, training_log)
     content = {"title": title, "charts": drawn, "facts": facts} | _content(evaluation, images)
+    content |= sensitivity.content_of(evaluation["sensitivity"])
+    content |= {"choice": None, "choice_rows": [], "choice_picture": choice_picture}
+    if choice is not None and (sentence := choosing.sentence_of(choice)) is not None:
+        content |= {"choice": sentence, "choice_rows": choosing.rows_of(choice)}
     return write_page(out / "report.html", "report", content, wrong=_is_miss)
 
 

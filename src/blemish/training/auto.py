@@ -24,11 +24,13 @@ import torch
 from blemish.core.errors import BlemishError, Interrupted, TrainingError, UsageError
 from blemish.core.files import temporary_for, write_whole
 from blemish.images import decode
+from blemish.images.draw import write_pixels
 from blemish.methods.auto import ON_BACKBONE, SIZE, Auto, AutoConfig
 from blemish.methods.base import TrainedMethod
 from blemish.methods.planted import PlantedConfig
 from blemish.training import choice as choosing
 from blemish.training.choice import Choice, Row, Trial
+from blemish.training.choice_picture import PICTURE, draw_choice
 from blemish.training.learn import Chosen, Lesson, Together, learn, make_network
 from blemish.training.run_folder import Outcome
 
@@ -226,6 +228,9 @@ def _choose(run: Run) -> Choice:
     choice = choosing.choose(rows, maps, run.trial)
     if run.folder is not None:
         write_whole(run.folder / TABLE, json.dumps(choice.describe(), indent=2) + "\n")
+        stretch = run.images.image_format.dtype != "uint8"
+        picture = draw_choice(run.trial, [maps[name] for name in choice.members], stretch=stretch)
+        write_pixels(run.folder / PICTURE, picture)
     return choice
 
 

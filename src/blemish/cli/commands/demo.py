@@ -36,5 +36,5 @@ def demo(arguments: list[str]) -> int:
         with progress_bar() as progress:
             fit.fit(data, config=config, out=run, resume=True, watcher=TrainingBar(progress))
         print("3/3 evaluating on parts it has not seen")
-        evaluate_into(EvaluateOptions(model=run, data=data), options.out / "evaluation", run / "log.csv")
+        evaluate_into(EvaluateOptions(model=run, data=data), options.out / "evaluation", run)
     return 0

@@ -20,20 +20,23 @@ class EvaluateOptions(ModelOptions):
     """A category in MVTec layout, or a CSV manifest with a test split."""
     out: Path | None = None
     """Where to write; default <run>/evaluation."""
+    sensitivity: bool = True
+    """Also plant defects into good test images, about 60, and show which of them are found."""
 
 
 def evaluate(arguments: list[str]) -> int:
     """Run `blemish evaluate`."""
     options = parse("evaluate", EvaluateOptions, arguments)
     run = options.model if options.model.is_dir() else options.model.parent
-    evaluate_into(options, options.out or run / "evaluation", run / "log.csv")
+    evaluate_into(options, options.out or run / "evaluation", run)
     return 0
 
 
-def evaluate_into(options: EvaluateOptions, out: Path, training_log: Path) -> None:
-    """Evaluate into a folder, and say what was found; warnings come first."""
+def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
+    """Evaluate into a folder, and say what was found; warnings come first. `run` is the model's folder."""
     from blemish.data.dataset import open_dataset
     from blemish.evaluation.evaluate import evaluate as run_evaluation
+    from blemish.evaluation.sensitivity import IMAGES_OF_EVALUATE
     from blemish.report.evaluation import broken_promise
 
     detector = options.load()
@@ -41,8 +44,17 @@ def evaluate_into(options: EvaluateOptions, out: Path, training_log: Path) -> No
     print_left_out(dataset.left_out)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=len(dataset.test))
+        planted = IMAGES_OF_EVALUATE if options.sensitivity else 0
+        second = progress.add_task("scoring planted defects", total=planted, visible=options.sensitivity)
         evaluation = run_evaluation(
-            detector, dataset, out, training_log=training_log, on_image=lambda: progress.advance(task)
+            detector,
+            dataset,
+            out,
+            training_log=run / "log.csv",
+            choice_picture=run / "choice.png",
+            planted=planted,
+            on_image=lambda: progress.advance(task),
+            on_planted=lambda: progress.advance(second),
         )
     for trained, tested in evaluation["leakage"]:
         complain(f"warning: leakage: {tested} was trained on, as {trained}")

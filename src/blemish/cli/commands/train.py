@@ -23,7 +23,7 @@ from blemish.core.errors import BlemishError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blemish.inference.calibration import Calibration
+    from blemish.inference.model_file import ModelFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def train(arguments: list[str]) -> int:
         watcher = TrainingBar(progress)
         detector = fit(options.data, out=out, device=options.device, resume=options.resume, watcher=watcher)
     if is_first_process():
-        _print_model(out, detector.model_file.calibration)
+        _print_model(out, detector.model_file)
     return 0
 
 
@@ -142,7 +142,12 @@ def _train_on_cluster(
     return print_summary(progress, "models", out)
 
 
-def _print_model(out: Path, calibration: Calibration | None) -> None:
+def _print_model(out: Path, model_file: ModelFile) -> None:
+    from blemish.report.choice import sentence_of
+
+    choice, calibration = model_file.provenance.get("choice"), model_file.calibration
+    if choice is not None and (chosen := sentence_of(choice)) is not None:
+        print(f"chosen: {chosen}")
     print(f"model: {out / 'model.safetensors'}")
     if calibration is None:
         print("no calibration images: scores and maps, but no threshold")

@@ -1,0 +1,320 @@
+"""The sensitivity card: which planted defects a model finds, by kind, size and contrast.
+
+Good images that took no part in training, choosing or calibration get one planted defect each, and are scored
+like any other image. The share that is rejected at the promised false-alarm rate is what the card shows, with
+its interval. All of it is about planted defects: real ones may be easier or harder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish.core.errors import ImageError, UsageError
+from blemish.core.files import write_whole
+from blemish.data.hashing import file_digest
+from blemish.images import decode
+from blemish.images.preprocess import resize
+from blemish.images.preview import fit_size
+from blemish.metrics.confidence import wilson_interval
+from blemish.report.sensitivity import write_card
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from blemish.data.dataset import Dataset
+    from blemish.evaluation.sensitivity_defects import Planted
+    from blemish.inference.detector import Detector
+
+SIZES = (0.02, 0.05, 0.1, 0.2)
+"""Length or width of a planted defect, as a share of the image's shorter side."""
+CONTRASTS = (0.05, 0.15, 0.4)
+"""How much darker or brighter it is, as a share of the span of good pixels: faint, clear, strong."""
+USUAL = 0.15
+"""The contrast that is measured where there are too few images for all of them."""
+KINDS: dict[str, bool] = {
+    "scratch": True,
+    "spot": True,
+    "missing piece": False,
+    "foreign piece": False,
+    "blur": False,
+}
+"""The kinds that are planted, and whether a contrast means something for them."""
+IMAGES, IMAGES_OF_EVALUATE = 200, 60
+"""Planted images that are scored at most: by `blemish sensitivity`, and by `blemish evaluate`."""
+GOOD = 20
+"""Good images that `blemish sensitivity` scores as they are, at most: what is rejected without a defect."""
+ENOUGH = 4
+"""With fewer images for each kind, size and contrast, only the usual contrast is measured."""
+LONGEST = 1024
+"""Images with a longer side are reduced to it before a defect is planted, unless the model cuts tiles."""
+LEARNT_FROM = 24
+"""Good images that say how bright the part is, and where it lies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defect:
+    """What is planted: a kind, its size as a share of the image's shorter side, its contrast in (0, 1]."""
+
+    kind: str
+    size: float
+    contrast: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What became of the planted defects of one kind, size and contrast.
+
+    `n` were planted, `found` of them rejected: the `share`, with its 95 % interval from `low` to `high`. Of
+    `located` a region of the map overlaps the planted pixels, of which the median defect has `area_px`.
+    Pixels are those of the original images.
+    """
+
+    kind: str
+    contrast: float | None
+    size: float
+    size_px: int
+    area_px: int
+    n: int
+    found: int
+    located: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be scored: `total` images, of them at most `images` planted; `name` is the data set's."""
+
+    name: str
+    paths: list[Path]
+    images: int
+    total: int
+
+
+def untouched(detector: Detector, dataset: Dataset) -> list[Path]:
+    """Return the good test images that are no copies of an image that the model was made with."""
+    good = [s.path for s in dataset.test if not s.is_defect]
+    lengths = {path.stat().st_size for path in good}
+    others = [s.path for s in [*dataset.train, *dataset.calibration] if s.path.stat().st_size in lengths]
+    used = set(detector.model_file.provenance.get("training_digests", {})) | set(map(file_digest, others))
+    return [path for path in good if file_digest(path) not in used]
+
+
+def why_not(detector: Detector, dataset: Dataset) -> str | None:
+    """Say in one line why there can be no card, or None."""
+    if detector.threshold is None:
+        return (
+            "this model has no calibration images and so no threshold; train with --calibration-fraction "
+            "above 0 or with a calibration/good folder"
+        )
+    if not untouched(detector, dataset):
+        return (
+            f"{dataset.root}: no good test images that took no part in training or calibration; put some "
+            "under test/good, or into the split test of the manifest"
+        )
+    if importlib.util.find_spec("torch") is None:
+        return "planting defects needs torch; pip install 'blemish[train]'"
+    return None
+
+
+def defects_of(images: int) -> list[Defect]:
+    """Return what is planted with so many images. Raises UsageError when they are too few for anything."""
+    every = [
+        Defect(kind=kind, size=size, contrast=contrast)
+        for kind, has_contrast in KINDS.items()
+        for contrast in (CONTRASTS if has_contrast else (None,))
+        for size in SIZES
+    ]
+    usual = [defect for defect in every if defect.contrast in (None, USUAL)]
+    if images < len(usual):
+        raise UsageError(f"--images {images}: must be {len(usual)} or larger, one for each kind and size")
+    return every if images >= ENOUGH * len(every) else usual
+
+
+def planned(detector: Detector, dataset: Dataset, images: int) -> Plan:
+    """Say what `measure_into` will score. Raises UsageError where there can be no card."""
+    reason = why_not(detector, dataset)
+    if reason is not None:
+        raise UsageError(reason)
+    paths, defects = untouched(detector, dataset), len(defects_of(images))
+    planted = defects * min(len(paths), images // defects)
+    return Plan(name=dataset.name, paths=paths, images=images, total=planted + min(len(paths), GOOD))
+
+
+def measure_into(
+    detector: Detector, plan: Plan, out: Path, *, seed: int = 0, on_image: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Score good images as they are and planted ones, and write sensitivity.json and sensitivity.html.
+
+    Returns sensitivity.json's content. `on_image` is called `plan.total` times. Raises as `measure`, and
+    OSError when `out` cannot be written.
+    """
+    rejected, good = 0, plan.paths[:GOOD]
+    for prediction in detector.predict_many(good):
+        if isinstance(prediction, ImageError):
+            raise prediction
+        rejected += prediction.anomalous is True
+        on_image()
+    card = measure(detector, plan.paths, images=plan.images, seed=seed, on_image=on_image)
+    card |= {"good_scored": len(good), "good_rejected": rejected}
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "sensitivity.json", json.dumps(card, indent=2) + "\n")
+    write_card(out, card, title=f"{plan.name}: {detector.model_file.method}")
+    return card
+
+
+def measure(
+    detector: Detector,
+    paths: Sequence[Path],
+    *,
+    images: int = IMAGES,
+    seed: int = 0,
+    on_image: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Plant defects into good images, score them, and count what is found.
+
+    Args:
+        detector: with a threshold.
+        paths: good images that took no part in anything, one at least.
+        images: planted images to score, at most.
+        seed: fixes places, shapes and which image gets which defect.
+        on_image: called for each planted image.
+
+    Returns:
+        what sensitivity.json has. The same options give the same bits.
+
+    Raises UsageError for too few images or a seed below 0, ImageError for an image that cannot be used.
+    """
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed {seed}: must be at least 0 and below 2**63")
+    defects = defects_of(images)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(paths))
+    jobs = _jobs(len(defects), min(len(paths), images // len(defects)), order)
+    planter = _Planter(detector, [paths[i] for i in order], defects, seed)
+    waiting: deque[tuple[int, Planted, float]] = deque()
+    results: list[list[tuple[bool, bool, float]]] = [[] for _ in defects]
+    level = detector.pixel_threshold
+    assert level is not None
+    for prediction in detector.predict_many(planter.plant(jobs, waiting, on_image)):
+        number, planted, scale = waiting.popleft()
+        if isinstance(prediction, ImageError):
+            raise prediction
+        over = prediction.anomaly_map[planted.window] > level
+        located = bool((over & planted.changed).any())
+        results[number].append((prediction.anomalous is True, located, planted.changed.sum() * scale**2))
+        on_image()
+    side = float(np.median(planter.sides))
+    points = [_point(defect, found, side) for defect, found in zip(defects, results, strict=True) if found]
+    return {
+        "defects": "planted by a program, not real",
+        "false_alarm_rate": detector.rate,
+        "seed": seed,
+        "good_images": len({image for _, image in jobs}),
+        "planted_images": sum(map(len, results)),
+        "side_px": round(side),
+        "reduced_to_px": LONGEST if planter.reduced else None,
+        "points": [asdict(point) for point in points],
+    }
+
+
+def _jobs(defects: int, each: int, order: np.ndarray) -> list[tuple[int, int]]:
+    """Deal defects to images: pairs (number of the defect, place of the image in the order), by image."""
+    pairs = [(number, (number * each + i) % len(order)) for number in range(defects) for i in range(each)]
+    return sorted(pairs, key=lambda pair: (pair[1], pair[0]))
+
+
+def _point(defect: Defect, found: list[tuple[bool, bool, float]], side: float) -> Point:
+    n, rejected = len(found), sum(one[0] for one in found)
+    low, high = wilson_interval(rejected, n)
+    return Point(
+        kind=defect.kind,
+        contrast=defect.contrast,
+        size=defect.size,
+        size_px=max(3, round(defect.size * side)),
+        area_px=round(float(np.median([area for _, _, area in found]))),
+        n=n,
+        found=rejected,
+        located=sum(one[1] for one in found),
+        share=rejected / n,
+        low=low,
+        high=high,
+    )
+
+
+class _Planter:
+    """Decodes good images, one after the other, and plants what each of them gets."""
+
+    def __init__(
+        self, detector: Detector, paths: Sequence[Path], defects: Sequence[Defect], seed: int
+    ) -> None:
+        from blemish.evaluation.sensitivity_defects import surface_of  # needs torch
+
+        self.detector, self.paths, self.defects, self.seed = detector, paths, defects, seed
+        self.sides: list[int] = []
+        self.reduced = False
+        seen = [decode.read(path) for path in paths[:LEARNT_FROM]]
+        self.lowest, self.highest = _values_of(seen[0], detector)
+        self.surface = surface_of(seen, self.lowest, self.highest)
+
+    def plant(
+        self,
+        jobs: Sequence[tuple[int, int]],
+        waiting: deque[tuple[int, Planted, float]],
+        on_left_out: Callable[[], None],
+    ) -> Iterator[np.ndarray]:
+        """Yield planted images, and append to `waiting` what each one is; without effect, none."""
+        from blemish.evaluation.sensitivity_defects import plant_defect, scene_of
+
+        of_image: dict[int, list[int]] = {}
+        for number, place in jobs:
+            of_image.setdefault(place, []).append(number)
+        places = list(of_image)
+        other = scene_of(self._read(places[-1])[0], self.surface)
+        self.sides.clear()
+        for place in places:
+            image, scale = self._read(place)
+            scene = scene_of(image, self.surface)
+            for number in of_image[place]:
+                defect = self.defects[number]
+                planted = plant_defect(scene, other, defect, self.surface, self._seed_of(defect, place))
+                if planted is None:
+                    on_left_out()
+                    continue
+                waiting.append((number, planted, scale))
+                yield planted.image
+            other = scene
+
+    def _read(self, place: int) -> tuple[np.ndarray, float]:
+        """Decode an image, reduced where it is large; also original pixels to a pixel, 1 or larger."""
+        image = decode.read(self.paths[place])
+        height, width, _ = image.shape
+        self.sides.append(min(height, width))
+        if max(height, width) <= LONGEST or self.detector.model_file.tiling is not None:
+            return image, 1.0
+        self.reduced = True
+        small = resize(image.transpose(2, 0, 1), fit_size(LONGEST, (height, width))).transpose(1, 2, 0)
+        if image.dtype.kind in "ui":
+            small = np.rint(np.clip(small, self.lowest, self.highest))
+        return small.astype(image.dtype), max(height, width) / LONGEST
+
+    def _seed_of(self, defect: Defect, place: int) -> int:
+        """Return a seed that no other defect of this card has."""
+        contrast = 0 if defect.contrast is None else round(1000 * defect.contrast)
+        key = [self.seed, list(KINDS).index(defect.kind), round(1000 * defect.size), contrast, place]
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _values_of(image: np.ndarray, detector: Detector) -> tuple[float, float]:
+    """Return the lowest and the highest value that images like this one have."""
+    known = detector.model_file.image_format
+    if image.dtype.name == known.dtype:
+        return known.value_range
+    return (0.0, float(np.iinfo(image.dtype).max)) if image.dtype.kind in "ui" else (0.0, 1.0)

@@ -1,0 +1,71 @@
+"""How `--method auto` chose, for people: a sentence, and the table of its candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MOST_ROWS = 12
+"""Rows of the table at most, the best ones: all pairs of nine candidates would fill the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceRow:
+    """A candidate of the table: areas in [0, 1], or why there are none; `chosen` marks what was kept."""
+
+    name: str
+    chosen: bool
+    image_auroc: float | None
+    pixel_auroc: float | None
+    pixel_ap: float | None
+    error: str | None
+
+
+def name_of(members: list[str]) -> str:
+    """Name what is one method, or several together."""
+    return " + ".join(members)
+
+
+def rows_of(choice: Mapping[str, Any]) -> list[ChoiceRow]:
+    """Return the candidates of a choice, as choice.json has it, the best by pixel AUROC first.
+
+    At most `MOST_ROWS`, what was chosen always among them; candidates that failed come last, all of them.
+    """
+    rows = [
+        ChoiceRow(
+            name=name_of(row["members"]),
+            chosen=list(row["members"]) == list(choice["members"]),
+            image_auroc=row.get("image_auroc"),
+            pixel_auroc=row.get("pixel_auroc"),
+            pixel_ap=row.get("pixel_ap"),
+            error=row.get("error"),
+        )
+        for row in choice["candidates"]
+    ]
+    failed = [row for row in rows if row.pixel_auroc is None]
+    ranked = sorted((row for row in rows if row.pixel_auroc is not None), key=lambda r: -(r.pixel_auroc or 0))
+    best = ranked[:MOST_ROWS]
+    if not any(row.chosen for row in best):
+        best = [*best[:-1], *(row for row in ranked if row.chosen)]
+    return best + failed
+
+
+def sentence_of(choice: Mapping[str, Any]) -> str | None:
+    """Say in one line what was chosen and by which figures; None where nothing was to be chosen.
+
+    Figures are pixel AUROCs on planted defects. The next is the best of the others: where it is better than
+    what was chosen, it is so by less than what its cost would have to bring.
+    """
+    rows = [row for row in rows_of(choice) if row.pixel_auroc is not None]
+    chosen = next((row for row in rows if row.chosen), None)
+    if chosen is None:
+        return None
+    others = [row.pixel_auroc for row in rows if not row.chosen and row.pixel_auroc is not None]
+    figures = f"planted pixel AUROC {chosen.pixel_auroc:.3f}"
+    if others:
+        dearer = max(others) > (chosen.pixel_auroc or 0)
+        figures += f"; {max(others):.3f} for {'a dearer one' if dearer else 'the next'}"
+    return f"{chosen.name} ({figures})"
