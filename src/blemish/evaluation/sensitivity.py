@@ -196,9 +196,8 @@ def measure(
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed {seed}: must be at least 0 and below 2**63")
     defects = defects_of(images)
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(paths))
-    jobs = _jobs(len(defects), min(len(paths), images // len(defects)), order)
-    planter = _Planter(detector, [paths[i] for i in order], defects, seed)
+    jobs = _jobs(len(defects), images // len(defects), len(paths), seed)
+    planter = _Planter(detector, paths, defects, seed)
     waiting: deque[tuple[int, Planted, float]] = deque()
     results: list[list[tuple[bool, bool, float]]] = [[] for _ in defects]
     level = detector.pixel_threshold
@@ -225,9 +224,13 @@ def measure(
     }
 
 
-def _jobs(defects: int, each: int, order: np.ndarray) -> list[tuple[int, int]]:
-    """Deal defects to images: pairs (number of the defect, place of the image in the order), by image."""
-    pairs = [(number, (number * each + i) % len(order)) for number in range(defects) for i in range(each)]
+def _jobs(defects: int, each: int, images: int, seed: int) -> list[tuple[int, int]]:
+    """Draw `each` images for each defect: pairs (number of the defect, of the image), image by image.
+
+    Drawn for each defect anew: in turn, one size would always get the same images.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    pairs = [(number, int(image)) for number in range(defects) for image in rng.permutation(images)[:each]]
     return sorted(pairs, key=lambda pair: (pair[1], pair[0]))
 
 

@@ -69,5 +69,5 @@ def found_over_size(points: Sequence[Mapping[str, Any]], without: float) -> Figu
         ylim=(-3, 103), xlabel="size, share of the image's shorter side", ylabel="planted defects found, %"
     )
     axes.margins(x=0.08)
-    axes.legend(loc="best", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=10)
     return figure
