@@ -188,7 +188,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     said = refused(capsys, *command, tmp_path / "photos")
     assert "photos: no good test images that took no part in training or calibration; put some under" in said
     assert "--images 3: must be 20 or larger" in refused(capsys, *command, goods, "--images", "3")
-    assert "seed -1: must be at least 0" in refused(capsys, *command, goods, "--seed", "-1")
+    assert "--seed -1: must be at least 0" in refused(capsys, *command, goods, "--seed", "-1")
     monkeypatch.setattr(sensitivity.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"planting defects needs torch; pip install 'blemish\[train\]'"):
         planned(bright_finder(), opened(goods), 60)

@@ -74,7 +74,7 @@ def evaluate(
     """
     check_evaluable(dataset)
     with owned(out):
-        return _evaluate(detector, dataset, out, training_log, on_image)
+        return _evaluate(detector, dataset, out, training_log, choice_picture, planted, on_image, on_planted)
 
 
 def _evaluate(
@@ -82,7 +82,10 @@ def _evaluate(
     dataset: Dataset,
     out: Path,
     training_log: Path | None,
+    choice_picture: Path | None,
+    planted: int,
     on_image: Callable[[], None],
+    on_planted: Callable[[], None],
 ) -> dict[str, Any]:
     leaks = find_leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
     pool = PixelPool() if dataset.has_masks else None

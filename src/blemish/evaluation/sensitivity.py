@@ -17,6 +17,7 @@ import numpy as np
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.files import write_whole
+from blemish.core.ownership import owned
 from blemish.data.hashing import file_digest
 from blemish.images import decode
 from blemish.images.preprocess import resize
@@ -96,6 +97,7 @@ class Plan:
     name: str
     paths: list[Path]
     images: int
+    seed: int
     total: int
 
 
@@ -139,35 +141,41 @@ def defects_of(images: int) -> list[Defect]:
     return every if images >= ENOUGH * len(every) else usual
 
 
-def planned(detector: Detector, dataset: Dataset, images: int) -> Plan:
-    """Say what `measure_into` will score. Raises UsageError where there can be no card."""
+def planned(detector: Detector, dataset: Dataset, images: int, seed: int = 0) -> Plan:
+    """Say what `measure_into` will score.
+
+    Raises UsageError where there can be no card, for too few images, and for a seed below 0.
+    """
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed {seed}: must be at least 0 and below 2**63")
     reason = why_not(detector, dataset)
     if reason is not None:
         raise UsageError(reason)
     paths, defects = untouched(detector, dataset), len(defects_of(images))
     planted = defects * min(len(paths), images // defects)
-    return Plan(name=dataset.name, paths=paths, images=images, total=planted + min(len(paths), GOOD))
+    total = planted + min(len(paths), GOOD)
+    return Plan(name=dataset.name, paths=paths, images=images, seed=seed, total=total)
 
 
 def measure_into(
-    detector: Detector, plan: Plan, out: Path, *, seed: int = 0, on_image: Callable[[], None] = lambda: None
+    detector: Detector, plan: Plan, out: Path, *, on_image: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """Score good images as they are and planted ones, and write sensitivity.json and sensitivity.html.
 
-    Returns sensitivity.json's content. `on_image` is called `plan.total` times. Raises as `measure`, and
-    OSError when `out` cannot be written.
+    Returns sensitivity.json's content. `on_image` is called `plan.total` times. Raises as `measure`,
+    UsageError when another process writes `out`, and OSError when it cannot be written.
     """
-    rejected, good = 0, plan.paths[:GOOD]
-    for prediction in detector.predict_many(good):
-        if isinstance(prediction, ImageError):
-            raise prediction
-        rejected += prediction.anomalous is True
-        on_image()
-    card = measure(detector, plan.paths, images=plan.images, seed=seed, on_image=on_image)
-    card |= {"good_scored": len(good), "good_rejected": rejected}
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "sensitivity.json", json.dumps(card, indent=2) + "\n")
-    write_card(out, card, title=f"{plan.name}: {detector.model_file.method}")
+    with owned(out):
+        rejected, good = 0, plan.paths[:GOOD]
+        for prediction in detector.predict_many(good):
+            if isinstance(prediction, ImageError):
+                raise prediction
+            rejected += prediction.anomalous is True
+            on_image()
+        card = measure(detector, plan.paths, images=plan.images, seed=plan.seed, on_image=on_image)
+        card |= {"good_scored": len(good), "good_rejected": rejected}
+        write_whole(out / "sensitivity.json", json.dumps(card, indent=2) + "\n")
+        write_card(out, card, title=f"{plan.name}: {detector.model_file.method}")
     return card
 
 
@@ -185,16 +193,14 @@ def measure(
         detector: with a threshold.
         paths: good images that took no part in anything, one at least.
         images: planted images to score, at most.
-        seed: fixes places, shapes and which image gets which defect.
+        seed: 0 or larger; fixes places, shapes and which image gets which defect.
         on_image: called for each planted image.
 
     Returns:
         what sensitivity.json has. The same options give the same bits.
 
-    Raises UsageError for too few images or a seed below 0, ImageError for an image that cannot be used.
+    Raises UsageError for too few images, ImageError for an image that cannot be used.
     """
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed {seed}: must be at least 0 and below 2**63")
     defects = defects_of(images)
     jobs = _jobs(len(defects), images // len(defects), len(paths), seed)
     planter = _Planter(detector, paths, defects, seed)

@@ -38,10 +38,10 @@ def sensitivity(arguments: list[str]) -> int:
     out = options.out or run / "sensitivity"
     detector = options.load()
     dataset = open_dataset(options.data, need_train=False)
-    plan = planned(detector, dataset, options.images)
+    plan = planned(detector, dataset, options.images, options.seed)
     with progress_bar() as progress:
         task = progress.add_task("scoring good and planted images", total=plan.total)
-        card = measure_into(detector, plan, out, seed=options.seed, on_image=lambda: progress.advance(task))
+        card = measure_into(detector, plan, out, on_image=lambda: progress.advance(task))
     _print_card(card)
     print(f"report: {out / 'sensitivity.html'}")
     return 0
