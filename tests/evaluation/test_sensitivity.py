@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from commands import refused, run
 from conftest import save, tiny_image
 from fakes import fake_detector
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import ImageError, UsageError
 from blemish.data.dataset import Dataset, open_dataset
 from blemish.evaluation import sensitivity
 from blemish.evaluation.evaluate import evaluate
@@ -120,6 +121,15 @@ def test_large_images_are_reduced_and_sizes_stay_those_of_the_originals(tmp_path
     big = point(card, "missing piece", 0.2)
     assert big["size_px"] == 60
     assert 0.4 * 60**2 < big["area_px"] < 2 * 60**2
+
+
+def test_images_of_another_format_are_converted_where_that_is_permitted(tmp_path: Path):
+    save(tmp_path / "test" / "good" / "0.png", textured(0))
+    save(tmp_path / "test" / "good" / "1.png", textured(1)[:, :, 0])
+    with pytest.raises(ImageError, match=r"1\.png: has 1 channel"):
+        measure(bright_finder(), paths_of(tmp_path), images=20)
+    permitted = replace(bright_finder(), allow=frozenset({"channels"}))
+    assert measure(permitted, paths_of(tmp_path), images=40)["good_images"] == 2
 
 
 def test_images_that_took_part_are_left_out(tiny_model: Path, tiny_category: Path, tmp_path: Path):

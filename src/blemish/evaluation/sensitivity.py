@@ -20,7 +20,7 @@ from blemish.core.files import write_whole
 from blemish.core.ownership import owned
 from blemish.data.hashing import file_digest
 from blemish.images import decode
-from blemish.images.preprocess import resize
+from blemish.images.preprocess import convert, resize
 from blemish.images.preview import fit_size
 from blemish.metrics.confidence import wilson_interval
 from blemish.report.sensitivity import write_card
@@ -269,9 +269,8 @@ class _Planter:
         self.detector, self.paths, self.defects, self.seed = detector, paths, defects, seed
         self.sides: list[int] = []
         self.reduced = False
-        seen = [decode.read(path) for path in paths[:LEARNT_FROM]]
-        self.lowest, self.highest = _values_of(seen[0], detector)
-        self.surface = surface_of(seen, self.lowest, self.highest)
+        seen = (self._decode(path) for path in paths[:LEARNT_FROM])  # one at a time: they may be large
+        self.surface = surface_of(seen, *detector.model_file.image_format.value_range)
 
     def plant(
         self,
@@ -301,9 +300,20 @@ class _Planter:
                 yield planted.image
             other = scene
 
+    def _decode(self, path: Path) -> np.ndarray:
+        """Decode an image (H, W, C), in the model's format; ImageError where it cannot be taken to it."""
+        image, known = decode.read(path), self.detector.model_file.image_format
+        if (image.dtype.name, image.shape[2]) == (known.dtype, known.channels):
+            return image
+        allow = self.detector.allow | self.detector.model_file.allow
+        planes = convert(image, known, allow=allow, name=str(path))
+        (low, high), dtype = known.value_range, np.dtype(known.dtype)
+        values = planes.transpose(1, 2, 0) * (high - low) + low
+        return (np.rint(values) if dtype.kind in "ui" else values).astype(dtype)
+
     def _read(self, place: int) -> tuple[np.ndarray, float]:
         """Decode an image, reduced where it is large; also original pixels to a pixel, 1 or larger."""
-        image = decode.read(self.paths[place])
+        image = self._decode(self.paths[place])
         height, width, _ = image.shape
         self.sides.append(min(height, width))
         if max(height, width) <= LONGEST or self.detector.model_file.tiling is not None:
@@ -311,7 +321,7 @@ class _Planter:
         self.reduced = True
         small = resize(image.transpose(2, 0, 1), fit_size(LONGEST, (height, width))).transpose(1, 2, 0)
         if image.dtype.kind in "ui":
-            small = np.rint(np.clip(small, self.lowest, self.highest))
+            small = np.rint(small)
         return small.astype(image.dtype), max(height, width) / LONGEST
 
     def _seed_of(self, defect: Defect, place: int) -> int:
@@ -319,11 +329,3 @@ class _Planter:
         contrast = 0 if defect.contrast is None else round(1000 * defect.contrast)
         key = [self.seed, list(KINDS).index(defect.kind), round(1000 * defect.size), contrast, place]
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _values_of(image: np.ndarray, detector: Detector) -> tuple[float, float]:
-    """Return the lowest and the highest value that images like this one have."""
-    known = detector.model_file.image_format
-    if image.dtype.name == known.dtype:
-        return known.value_range
-    return (0.0, float(np.iinfo(image.dtype).max)) if image.dtype.kind in "ui" else (0.0, 1.0)

@@ -23,7 +23,7 @@ from blemish.images.preprocess import resize
 from blemish.methods.planted import background_of, cells_of_part, draw_centres, views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from blemish.evaluation.sensitivity import Defect
 
@@ -88,7 +88,7 @@ class Planted:
     """How much of the defect's own area can be seen, in [0, 1]."""
 
 
-def surface_of(images: Sequence[np.ndarray], lowest: float, highest: float) -> Surface:
+def surface_of(images: Iterable[np.ndarray], lowest: float, highest: float) -> Surface:
     """Learn what some good images (H, W, C) have in common; values lie from `lowest` to `highest`."""
     small = np.stack([_small(image) for image in images])
     zero, one = (float(q) for q in np.quantile(small, [0.01, 0.99]))
