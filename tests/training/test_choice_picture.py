@@ -98,19 +98,10 @@ def test_a_run_of_auto_shows_how_it_chose(
     tiny_category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(auto, "COSTS", {"pca": (0.0, 0.0), "variation": (0.0, 0.0)})
-    options = (
-        "--image-size",
-        "32",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-        "--calibration-fraction",
-        "0.3",
-    )
+    options = ("--image-size", "32", "--device", "cpu", "--precision", "fp32")
     assert run("train", "--data", tiny_category, "--out", tmp_path / "run", *options) == 0
     table = json.loads((tmp_path / "run" / "choice.json").read_text())
-    said = capsys.readouterr().out.splitlines()[0]
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("chosen")]
     best = max(row["pixel_auroc"] for row in table["candidates"])
     assert said.startswith(f"chosen: {' + '.join(table['members'])} (planted pixel AUROC {best:.3f}; ")
     assert Image.open(tmp_path / "run" / "choice.png").width > 900
