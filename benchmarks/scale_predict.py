@@ -131,7 +131,7 @@ def score(folder: Path, model: Path, nodes: int) -> tuple[dict[str, Curve], dict
             sys.exit(f"scoring ended with {driver.returncode}")
     finally:
         cluster.shutdown()
-    return curves, json.loads((out / "summary.json").read_text()), out
+    return curves, json.loads((out / "_summary.json").read_text()), out
 
 
 def growth(curve: Curve) -> dict[str, float]:

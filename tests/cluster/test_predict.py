@@ -138,7 +138,7 @@ def test_rows_are_those_of_predict_to_the_last_bit(
     assert shown.err.splitlines() == [f"failed: {row['error']}" for row in plain if row["error"]]
     assert sorted(parts_of(out)) == [f"part-{i:06d}.parquet" for i in range(4)]
     assert not list(out.glob(".*"))
-    summary = json.loads((out / "summary.json").read_text())
+    summary = json.loads((out / "_summary.json").read_text())
     assert (summary["scored"], summary["failed"], summary["partitions"]) == (48, 3, 4)
 
 
@@ -159,7 +159,7 @@ def test_a_repeat_does_nothing_and_another_run_into_the_same_folder_is_refused(
     ):
         line = refused(capsys, *base, *other)
         assert f"{out}: was started with another {what}; choose another --out" in line
-    (out / "run.json").unlink()  # rows of nobody knows what
+    (out / "_run.json").unlink()  # rows of nobody knows what
     assert "already holds predictions; choose another --out" in refused(
         capsys, *base, "--model", model, inputs
     )
@@ -255,13 +255,13 @@ def test_a_command_that_is_killed_goes_on_where_it_was(
     wait_for(lambda: not workers())
     before = parts_of(out)
     assert 3 <= len(before) < 17, "it was over before it could be killed"
-    assert not (out / "summary.json").exists()
+    assert not (out / "_summary.json").exists()
     again = command(*arguments)
     said = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, said
     assert rows_of(out) == many_rows
     assert {name: parts_of(out)[name] for name in before} == before
-    assert json.loads((out / "summary.json").read_text())["scored"] == 800
+    assert json.loads((out / "_summary.json").read_text())["scored"] == 800
 
 
 @pytest.mark.slow

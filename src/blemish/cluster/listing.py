@@ -198,7 +198,8 @@ def _schema() -> pa.Schema:
 
 
 def _listing_name(number: int) -> str:
-    return f"inputs/part-{number:06d}.parquet"
+    # no part to whoever reads the folder as one table, nor to a glob of *.parquet
+    return f"_inputs/{number:06d}.listing"
 
 
 def write_listing(inputs: Iterable[Input], place: OutputFolder, size: int) -> Iterator[int]:

@@ -30,7 +30,7 @@ from blemish.inference.model_file import find_model
 from blemish.inference.predict_folder import PredictionCounts
 from blemish.inference.promise import Promise
 
-SUMMARY_NAME = "summary.json"
+SUMMARY_NAME = "_summary.json"
 """The counts of a run, written when all partitions are done."""
 SHARED_VARIABLES = (
     "AWS_ENDPOINT_URL",
@@ -132,8 +132,11 @@ def _read_run(scoring: Scoring, out: OutputFolder) -> dict[str, Any] | None:
 
 
 def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], None]) -> dict[str, Any]:
-    """Write into `out` what the run depends on: the listing, the model and, last of all, run.json."""
-    if any(name.startswith(("part-", "predictions.")) for name in out.names()):
+    """Write into `out` what the run depends on: the listing, the model and, last of all, `RUN_NAME`."""
+    there = out.names()
+    if "run.json" in there:
+        raise UsageError(f"{out.location}: holds a run of another kind; choose another --out")
+    if any(name.startswith(("part-", "predictions.")) for name in there):
         raise UsageError(f"{out.location}: already holds predictions; choose another --out, or remove it")
     source, named = find_model(scoring.model), listing.find_inputs(scoring.inputs)
     folders = {root.folder for roots in named.values() for root in roots}
@@ -141,11 +144,12 @@ def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], N
     for count in listing.write_listing(listing.list_inputs(named, left_out), out, scoring.partition):
         inputs, partitions = inputs + count, partitions + 1
         on_listed(count)
-    out.write(source.name, source.read_bytes())
+    model = f"_model/{source.name}"
+    out.write(model, source.read_bytes())
     run = {
         "of": _identity(scoring),
         "blemish": version("blemish"),
-        "model": source.name,
+        "model": model,
         "folders": sorted(folder for folder in folders if folder is not None),
         "listed": {"inputs": inputs, "partitions": partitions},
         "left_out": {"by_suffix": dict(left_out.by_suffix), "parts": left_out.parts},

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
     from blemish.inference.detector import Detector
 
-RUN_NAME = "run.json"
-"""The file that says what a run scores and how; written when the listing is complete."""
+RUN_NAME = "_run.json"
+"""The file that says what a run scores and how; written when the listing is complete.
+
+What is no part begins with `_`, so that pyarrow, pandas, DuckDB or Spark read the folder as one table.
+"""
 ROWS_PER_GROUP = 1024
 """Rows in a group of a Parquet file: as many are in memory at most."""
 PICTURES = ("map", "overlay")
@@ -126,7 +129,7 @@ class Worker:
         if not is_url(self.out.location):
             return self.scoring.load(Path(self.out.path_of(self.run["model"])), threads=1)
         with TemporaryDirectory(prefix="blemish-") as folder:
-            copy = Path(folder) / self.run["model"]
+            copy = Path(folder) / Path(self.run["model"]).name
             copy.write_bytes(self.out.read(self.run["model"]) or b"")
             return self.scoring.load(copy, threads=1)
 
