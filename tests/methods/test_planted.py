@@ -234,6 +234,7 @@ def test_the_loss_is_that_of_labels_at_half_size(monkeypatch):
     network = prepared(x)
     torch.manual_seed(1)
     found = network.loss(x)
+    x = x / network.white
     torch.manual_seed(1)
     good, bad, corners = network.draw_crops(x)
     labels = ((planting.changed(good, bad) - 3) / 12).clamp(0, 1)
@@ -257,7 +258,9 @@ def test_the_loss_is_that_of_labels_at_half_size(monkeypatch):
 def test_two_processes_draw_differently_and_each_the_same_again(monkeypatch):
     x = images(4)
     network, draws = prepared(x), []
-    monkeypatch.setattr(Planted, "loss", lambda *_: draws.append(torch.rand(3).tolist()) or torch.zeros(()))
+    monkeypatch.setattr(
+        Planted, "loss_of_crops", lambda *_: draws.append(torch.rand(3).tolist()) or torch.zeros(())
+    )
     for process in (0, 1, 1):
         share = share_of(8, process=process, processes=2)
         assert share is not None
@@ -274,6 +277,7 @@ def test_two_processes_draw_differently_and_each_the_same_again(monkeypatch):
 def test_inputs_are_the_image_the_standardised_one_and_the_place(positions, channels):
     x = images(3, channels)
     network = prepared(x, positions=positions)
+    x = x / network.white
     found = network.inputs(x, network.place_mean, network.place_std, network.position)
     assert found.shape == (3, 2 * channels + 2 * positions, 48, 64)
     plain, standard = found[:, :channels], found[:, channels : 2 * channels]
@@ -373,12 +377,38 @@ def test_the_map_is_smoothed_logits():
 def test_statistics_are_those_of_the_training_images():
     x = part_on([0.1, 0.2, 0.3], n=7)
     network = prepared(x)
+    brightest = x.mean(dim=1).flatten(1).sort(dim=1).values[:, -(x[0, 0].numel() // 10) :]
+    assert network.white.item() == pytest.approx(brightest.mean().item(), rel=1e-5)
+    x = x / network.white
     torch.testing.assert_close(network.place_mean, x.mean(dim=0))
     torch.testing.assert_close(network.place_std, x.std(dim=0, correction=0), rtol=1e-3, atol=1e-5)
     assert network.pixel_mean.item() == pytest.approx(x.mean().item(), rel=1e-5)
     assert network.pixel_spread.item() == pytest.approx(x.std(correction=0).item(), rel=1e-4)
     assert network.apart.item() == pytest.approx(0.08)
-    assert network.colour.tolist() == pytest.approx([0.1, 0.2, 0.3], abs=0.02)
+    white = network.white.item()
+    assert network.colour.tolist() == pytest.approx([0.1 / white, 0.2 / white, 0.3 / white], abs=0.02 / white)
+
+
+def test_light_that_fills_a_part_of_the_range_is_light_that_fills_it():
+    x = part_on([0.1, 0.2, 0.3], n=4)
+    bright, dark = prepared(x), prepared(x / 64)
+    for network, seen in ((bright, x), (dark, x / 64)):
+        torch.manual_seed(2)
+        network.seen = network.loss(seen).item()
+    assert dark.seen == pytest.approx(bright.seen, rel=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(dark.eval()(x / 64), bright.eval()(x), rtol=1e-3, atol=1e-4)
+
+
+def test_of_few_images_there_are_several_crops_each(monkeypatch):
+    x, seen = images(3), []
+    network = prepared(x, batch_size=8)
+    real = Planted.draw_crops
+    monkeypatch.setattr(Planted, "draw_crops", lambda self, x: (seen.append(x), real(self, x))[1])
+    network.loss(x)
+    network.loss_of_share(x, share_of(6, process=1, processes=2))
+    assert [len(s) for s in seen] == [8, 4]
+    torch.testing.assert_close(seen[0], torch.cat([x, x, x[:2]]) / network.white)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from blemish.core.errors import UsageError
 from blemish.data import planting
 from blemish.methods.base import Batches, TrainedMethod
-from blemish.methods.components.functional import blur, mean_and_variance, smoothing_matrix
+from blemish.methods.components.functional import blur, mean_and_variance, smoothing_matrix, white_point
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -232,6 +232,7 @@ class Planted(TrainedMethod[PlantedConfig]):
         "quick": PlantedConfig(steps=333),
     }
 
+    white: Tensor
     pixel_mean: Tensor
     pixel_spread: Tensor
     place_mean: Tensor
@@ -247,6 +248,7 @@ class Planted(TrainedMethod[PlantedConfig]):
         H, W = config.size
         widths = [max(1, round(config.width * c)) for c in CHANNELS]
         self.network = UNet(2 * channels + 2 * config.positions, widths)
+        self.register_buffer("white", torch.tensor(1.0))
         self.register_buffer("pixel_mean", torch.zeros(()))
         self.register_buffer("pixel_spread", torch.ones(()))
         self.register_buffer("place_mean", torch.zeros(channels, H, W))
@@ -277,7 +279,11 @@ class Planted(TrainedMethod[PlantedConfig]):
 
     def loss(self, x: Tensor) -> Tensor:
         """Plant defects into a crop of each image and return Eq. (2). Images (B, C, H, W) in [0, 1]."""
-        x = x.repeat(2, 1, 1, 1) if len(x) == 1 else x  # of one, batch normalisation has nothing to tell
+        return self.loss_of_crops(x, self.config.batch_size)
+
+    def loss_of_crops(self, x: Tensor, count: int) -> Tensor:
+        """Return `loss` with so many crops at least: of few images there are several crops each."""
+        x = x[torch.arange(max(2, count, len(x))) % len(x)] / self.white
         good, planted, corners = self.draw_crops(x)
         labels = soft_label(planting.changed(good, planted))
         (h, w), at = self.crop, corners.tolist()
@@ -295,13 +301,14 @@ class Planted(TrainedMethod[PlantedConfig]):
         All processes draw from the same seed: each goes on from another one, or two would plant the same.
         """
         torch.manual_seed(int(torch.randint(2**31, ())) + share.first)
-        return self.loss(x)
+        return self.loss_of_crops(x, math.ceil(self.config.batch_size * len(x) / share.total))
 
     @torch.no_grad()
     def draw_crops(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut a crop of each image, and plant up to three defects into most of them.
 
-        Images (B, C, H, W) -> good crops and planted ones (B, C, h, w), and the crops' corners (B, 2).
+        Images (B, C, H, W) of white 1 -> good crops and planted ones (B, C, h, w), and the crops' corners
+        (B, 2).
         """
         B, (h, w), image = len(x), self.crop, (x.shape[2], x.shape[3])
         part = cells_of_part(x, self.colour, self.apart)
@@ -336,13 +343,18 @@ class Planted(TrainedMethod[PlantedConfig]):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> maps (B, H // 2, W // 2), logits, larger is more anomalous."""
+        x = x / self.white
         logits = self.network(self.inputs(x, self.place_mean, self.place_std, self.position))
         return blur(logits, self.smooth_rows, self.smooth_cols)
 
     @torch.no_grad()
     def prepare(self, batches: Batches) -> None:
-        """Before training: mean and std of the training images (B, C, H, W) at each place, and background."""
-        mean, variance = mean_and_variance(batches())
+        """Before training: white, mean and std of the training images at each place, and background.
+
+        Grey levels are told of white, so that they mean the same in images that fill a part of their range.
+        """
+        self.white.copy_(torch.cat([white_point(x) for x in batches()]).mean().clamp(min=1e-3))
+        mean, variance = mean_and_variance(x / self.white for x in batches())
         self.place_mean.copy_(mean)
         self.place_std.copy_(variance.sqrt())
         self.pixel_mean.copy_(mean.mean())

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from blemish.data import planting
+from blemish.methods.components.functional import white_point
 from blemish.methods.planted import background_of, cells_of_part, draw_centres, views
 from blemish.metrics.roc import Roc
 
@@ -91,6 +92,8 @@ def plant_trial(good: Tensor, train: Tensor, seed: int) -> Trial:
         seed: fixes places, sizes and pieces.
     """
     (H, W), n = good.shape[2:], len(good)
+    white = white_point(train).mean().clamp(min=1e-3)  # grey levels are told of it, as `planted` does
+    good, train = good / white, train / white
     std, mean = torch.std_mean(train, dim=0, correction=0)
     colour, apart = background_of(mean, std)
     part, other_part = cells_of_part(good, colour, apart), cells_of_part(train, colour, apart)
@@ -116,7 +119,11 @@ def plant_trial(good: Tensor, train: Tensor, seed: int) -> Trial:
                 kinds.append(kind)
                 origin.append(i)
     return Trial(
-        good=good, planted=torch.stack(found), masks=torch.stack(masks).numpy(), kinds=kinds, origin=origin
+        good=good * white,
+        planted=torch.stack(found) * white,
+        masks=torch.stack(masks).numpy(),
+        kinds=kinds,
+        origin=origin,
     )
 
 
