@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.data, pytest.mark.slow, pytest.mark.usefixtures("singl
 
 SETS = {"bottle": ("mvtec", "bottle", "broken_small"), "tile": ("mtd", "magnetic_tile", "crack")}
 """Name: folder, category, defect. Bottles are RGB and square; tiles are grey, of all sizes, none square."""
+AUTO = {"members": ("filters", "variation"), "validation_fraction": 0.3}
+"""Auto has nothing to choose then, and images that set its members' scales."""
 LEFT_OUT = {("cpc-ad", "paper"), ("cutpaste", "paper"), ("ae-l2", "paper"), ("ae-ssim", "paper")}
 LEFT_OUT |= {("padim", "paper"), ("padim", "paper-wide"), ("patchcore", "paper")}
 LIGHT = {"steps": 2, "epochs": None, "batch_size": 4, "min_epochs": 0, "patience": None}
@@ -47,7 +49,8 @@ CASES = [
 def light(method: str, preset: str) -> DetectorConfig:
     """A preset with hardly any training, and with images held out for a threshold."""
     config = METHODS[method].presets[preset]
-    return replace(config, **{k: v for k, v in LIGHT.items() if k in {f.name for f in fields(config)}})
+    changes = LIGHT | (AUTO if method == "auto" else {})
+    return replace(config, **{k: v for k, v in changes.items() if k in {f.name for f in fields(config)}})
 
 
 def good_and_new(data_root: Path, data: str, folder: Path) -> tuple[Path, list[Path]]:
