@@ -109,10 +109,10 @@ def commands() -> list[tuple[str, str, str]]:
 
 
 @cache
-def help_of(command: str) -> str:
+def help_of(*command: str) -> str:
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main([*command, "--help"])
     assert ended.value.code == 0
     return shown.getvalue()
 
@@ -122,8 +122,10 @@ def test_commands_and_options_exist():
     said = commands()
     assert {command for _, command, _ in said} == set(COMMANDS)
     for page, command, line in said:
+        method = re.findall(r"--method [a-z][a-z0-9-]*(?=\s|$)", line)[:1]  # a method has options of its own
+        words = (command, *(method[0].split() if method else ()))
         for option in re.findall(r"(?<!\S)\[?(--[a-z][\w-]*)", line.split("#")[0]):
-            known = re.search(rf"{re.escape(option)}\b", help_of(command))
+            known = re.search(rf"{re.escape(option)}\b", help_of(*words))
             assert known or option in ("--no-bounded-context", "--help"), (page, line, option)
 
 
