@@ -226,7 +226,7 @@ def test_a_killed_worker_costs_no_more_than_what_is_since_its_checkpoint(
 ):
     small += ["--epochs", "40"]
     data = category(tmp_path / "data" / "a")
-    assert run("train", "--data", data, "--out", tmp_path / "alone", *small) == 0
+    assert run("train", "--data", data, "--out", tmp_path / "alone", "--method=metal", *small) == 0
     undisturbed = (tmp_path / "alone" / "model.safetensors").read_bytes()
     (cell,) = planned(data, tmp_path / "out", "metal")
     ended: list[Progress] = []
