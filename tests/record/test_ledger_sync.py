@@ -366,4 +366,4 @@ def test_without_a_database_nothing_of_it_is_needed(place: Place, monkeypatch: p
     place.stop_by_signal = True
     grey(place.folder / "a.png", 10)
     assert run(*command(place)) == 0
-    assert sorted(p.name for p in place.out.iterdir()) == [LEDGER_NAME, "maps", "overlays"]
+    assert sorted(p.name for p in place.out.iterdir()) == [LEDGER_NAME, "maps", "overlays", "summary.json"]

@@ -34,7 +34,7 @@ def test_roc_draws_the_curves_as_given_and_the_point_of_the_threshold() -> None:
 
 def test_the_marks_in_the_charts_are_those_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
-    monkeypatch.setattr(charts, "_svg", lambda figure, name: figures.append(figure) or "<svg/>")
+    monkeypatch.setattr(charts, "to_svg", lambda figure, name: figures.append(figure) or "<svg/>")
     evaluation = {"false_alarm_rate": 0.1, "detection_rate": 0.9, "threshold": 1.25}
     drawn = charts.draw(evaluation, IMAGES, [CURVE], None)
     roc, histogram = (figure.axes[0] for figure in figures)
