@@ -191,7 +191,7 @@ def test_a_folder_is_searched_for_images_only(tmp_path: Path):
     assert places(tmp_path) == {"a.png": "a"}
     assert places(tmp_path, tmp_path / "*.avi") == {"a.png": "a", "b.avi": "b"}
     (tmp_path / "a.png").unlink()
-    with pytest.raises(UsageError, match="holds no image but 1 .avi; give images, films, folders or globs"):
+    with pytest.raises(UsageError, match=r"holds no image but 1 \.avi; give images, films, folders or globs"):
         places(tmp_path)
 
 
