@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from blemish.core.errors import Interrupted, UsageError
 from blemish.data import planting
 from blemish.data.dataset import open_dataset
+from blemish.data.part import background_of, cells_of_part, draw_centres, views
 from blemish.export.int8 import quantise
 from blemish.inference import load
 from blemish.inference.model_file import MODEL_NAME
@@ -79,7 +80,7 @@ def part_on(colour, size=(48, 64), n=5, noise=0.01):
 
 def test_a_plain_border_is_background():
     x = part_on([0.1, 0.2, 0.3])
-    colour, apart = planted.background_of(x.mean(dim=0), x.std(dim=0))
+    colour, apart = background_of(x.mean(dim=0), x.std(dim=0))
     assert colour.tolist() == pytest.approx([0.1, 0.2, 0.3], abs=0.01)
     assert apart.item() == pytest.approx(0.08)
 
@@ -88,7 +89,7 @@ def test_a_textured_or_varying_border_is_not():
     x = part_on([0.1, 0.2, 0.3])
     steep = torch.linspace(0, 0.5, 64).expand(3, 48, 64)
     for mean, std in ((x.mean(dim=0) + steep, x.std(dim=0)), (x.mean(dim=0), x.std(dim=0) + 0.1)):
-        colour, apart = planted.background_of(mean, std)
+        colour, apart = background_of(mean, std)
         assert apart.item() == -1
         torch.testing.assert_close(colour, mean.mean(dim=(1, 2)))
 
@@ -96,28 +97,28 @@ def test_a_textured_or_varying_border_is_not():
 def test_only_the_two_outer_pixels_are_the_border():
     mean = torch.full((1, 20, 20), 0.9)
     mean[:, 2:-2, 2:-2] = 0.1
-    assert planted.background_of(mean, torch.zeros(1, 20, 20))[0].item() == pytest.approx(0.9)
+    assert background_of(mean, torch.zeros(1, 20, 20))[0].item() == pytest.approx(0.9)
     mean[:, 1:-1, 1:-1] = 0.1  # the second ring as well: no longer plain
-    assert planted.background_of(mean, torch.zeros(1, 20, 20))[1].item() == -1
+    assert background_of(mean, torch.zeros(1, 20, 20))[1].item() == -1
 
 
 def test_cells_of_the_part():
     x = part_on([0.1, 0.2, 0.3])
-    found = planted.cells_of_part(x, torch.tensor([0.1, 0.2, 0.3]), torch.tensor(0.08))
+    found = cells_of_part(x, torch.tensor([0.1, 0.2, 0.3]), torch.tensor(0.08))
     expected = torch.zeros(6, 8, dtype=torch.bool)
     expected[2:4, 3:6] = True
     assert (found == expected).all()
     # where nothing stands out all cells count, and those of other images do not change
     x[1] = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
-    found = planted.cells_of_part(x, torch.tensor([0.1, 0.2, 0.3]), torch.tensor(0.08))
+    found = cells_of_part(x, torch.tensor([0.1, 0.2, 0.3]), torch.tensor(0.08))
     assert found[1].all()
     assert (found[0] == expected).all()
-    assert planted.cells_of_part(x, torch.zeros(3), torch.tensor(-1.0)).all()
+    assert cells_of_part(x, torch.zeros(3), torch.tensor(-1.0)).all()
 
 
 def test_a_part_darker_than_its_background_is_a_part():
     x = part_on([0.9])
-    found = planted.cells_of_part(x, torch.tensor([0.9]), torch.tensor(0.08))
+    found = cells_of_part(x, torch.tensor([0.9]), torch.tensor(0.08))
     assert found[0, 2:4, 3:6].all()
     assert found.sum().item() == 5 * 6
 
@@ -126,7 +127,7 @@ def test_centres_lie_on_the_part():
     part = torch.zeros(400, 6, 8, dtype=torch.bool)
     part[:, 2:4, 3:6] = True
     torch.manual_seed(0)
-    centres = planted.draw_centres(part, (8, 8), (48, 64))
+    centres = draw_centres(part, (8, 8), (48, 64))
     low, high = centres.amin(dim=0).tolist(), centres.amax(dim=0).tolist()
     assert low == pytest.approx([16, 24], abs=0.5)
     assert high == pytest.approx([32, 48], abs=0.5)
@@ -135,7 +136,7 @@ def test_centres_lie_on_the_part():
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (48, 64)])
 def test_crops_lie_whole_inside_the_image(size):
     torch.manual_seed(0)
-    centres = planted.draw_centres(torch.ones(400, 6, 8, dtype=torch.bool), size, (48, 64))
+    centres = draw_centres(torch.ones(400, 6, 8, dtype=torch.bool), size, (48, 64))
     half = torch.tensor(size) / 2
     assert (centres >= half).all()
     assert (centres <= torch.tensor([48, 64]) - half).all()
@@ -148,7 +149,7 @@ def test_views_without_turn_and_zoom_are_slices(size):
     x, (h, w) = images(3), size
     corners = [(0, 0), (10, 31), (48 - h, 64 - w)]
     centres = torch.tensor([[top + h / 2, left + w / 2] for top, left in corners])
-    transform = planted.views(centres, size, (48, 64), torch.zeros(3), torch.ones(3))
+    transform = views(centres, size, (48, 64), torch.zeros(3), torch.ones(3))
     found = planting.sample(x, transform, size)
     for i, (top, left) in enumerate(corners):
         np.testing.assert_allclose(found[i], x[i, :, top : top + h, left : left + w], atol=1e-4)
@@ -164,7 +165,7 @@ def test_views_turn_about_their_middle_and_zoom_out():
         (quarter, torch.ones(1), (2, 10)),  # right goes up
         (torch.zeros(1), torch.full((1,), 2.0), (10, 14)),  # half as far off
     ):
-        seen = planting.sample(x, planted.views(centre, (21, 21), (48, 64), turn, zoom), (21, 21))[0, 0]
+        seen = planting.sample(x, views(centre, (21, 21), (48, 64), turn, zoom), (21, 21))[0, 0]
         assert divmod(int(seen.argmax()), 21) == expected
 
 

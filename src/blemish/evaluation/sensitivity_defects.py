@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blemish.data import planting
+from blemish.data.part import background_of, cells_of_part, draw_centres, views
 from blemish.images.preprocess import resize
-from blemish.methods.planted import background_of, cells_of_part, draw_centres, views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -47,7 +47,7 @@ BLUR = 0.01
 class Surface:
     """What good images have in common: the values that mean 0 and 1, the lowest and highest that there are.
 
-    `colour` (C,) and `apart` tell what surrounds the part (`methods.planted.background_of`).
+    `colour` (C,) and `apart` tell what surrounds the part (`data.part.background_of`).
     """
 
     zero: float

@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from blemish.data import planting
+from blemish.data.part import background_of, cells_of_part, draw_centres, views
 from blemish.methods.components.functional import white_point
-from blemish.methods.planted import background_of, cells_of_part, draw_centres, views
 from blemish.metrics.roc import Roc
 
 if TYPE_CHECKING:
