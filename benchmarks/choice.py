@@ -29,6 +29,7 @@ from blemish.metrics.roc import Roc
 from blemish.training import auto, choice
 from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, load_images
+from blemish.training.learn import Lesson
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results" / "choice.json"
@@ -45,20 +46,19 @@ def learnt(data: Path, minutes: float, channels: int | None, seed: int) -> tuple
     )
     config = auto.shaped(config, split)
     images = load_images(split, config, ImageOptions(channels=channels), Silent().loading, seed)
-    assert images.validation is not None
-    run = auto.Run(
-        config=config,
-        images=images,
-        compared=images.validation,
-        trial=auto.plant_trial_of(images, seed),
+    lesson = Lesson(
+        train=images.train,
+        validation=images.validation,
+        scored=images.scored,
         accelerator=make_accelerator("cpu", "auto"),
         seed=seed,
         folder=None,
         identity={},
         resume=False,
-        watcher=Silent(),
-        tensors={},
+        on_progress=Silent().training,
     )
+    trial = auto.plant_trial_of(images, seed)
+    run = auto.Run(config=config, images=images, lesson=lesson, trial=trial, watcher=Silent(), tensors={})
     names, steps = auto.candidates(minutes, len(images.train))
     networks: dict[str, Any] = {}
     maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}

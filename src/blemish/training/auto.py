@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from accelerate import Accelerator
     from torch import Tensor
 
     from blemish.data.dataset import Split
@@ -82,17 +81,12 @@ FOLDER, TABLE = "choice", "choice.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What all candidates and members of a run have in common."""
+    """What all candidates and members of a run have in common; `lesson` is that of the whole images."""
 
     config: AutoConfig
     images: TrainingImages
-    compared: ImageBatches
+    lesson: Lesson
     trial: Trial
-    accelerator: Accelerator
-    seed: int
-    folder: Path | None
-    identity: dict[str, Any]
-    resume: bool
     watcher: Watcher
     tensors: Mapping[str, Tensor]
 
@@ -115,6 +109,12 @@ def shaped(config: AutoConfig, split: Split) -> AutoConfig:
     return replace(config, image_size=(height, width))
 
 
+def _seconds(name: str, images: int) -> float:
+    """Return what a candidate takes of so many images, without the steps of `planted`."""
+    always, each = COSTS[name]
+    return always + each * min(images, MOST_IMAGES)
+
+
 def candidates(minutes: float, images: int, *, backbone: bool = False) -> tuple[list[str], int]:
     """Name the candidates that fit into the time, as they are tried, and the steps that `planted` gets.
 
@@ -122,10 +122,10 @@ def candidates(minutes: float, images: int, *, backbone: bool = False) -> tuple[
     """
     left = SHARE * 60 * minutes
     names, steps = [], 0
-    for name, (always, each) in COSTS.items():
+    for name in COSTS:
         if name in ON_BACKBONE and not backbone:
             continue
-        seconds = always + each * min(images, MOST_IMAGES)
+        seconds = _seconds(name, images)
         if name == "planted":
             affordable = int(min(TRIAL_STEPS, 0.6 * max(0.0, left - seconds) / STEP))
             if affordable < LEAST_TRIAL_STEPS:
@@ -144,7 +144,7 @@ def member_steps(config: AutoConfig, images: int) -> int:
     names, steps = (
         ([], 0) if config.members else candidates(config.minutes, images, backbone=bool(config.backbone))
     )
-    spent = sum(COSTS[n][0] + COSTS[n][1] * min(images, MOST_IMAGES) for n in names) + STEP * steps
+    spent = sum(_seconds(name, images) for name in names) + STEP * steps
     members = 0.12 * images + 10  # reading, learning and scoring beside it
     left = 60 * config.minutes - spent - members
     return int(min(MOST_STEPS, max(LEAST_STEPS, left / STEP)))
@@ -153,12 +153,8 @@ def member_steps(config: AutoConfig, images: int) -> int:
 def fit_auto(
     config: AutoConfig,
     images: TrainingImages,
-    accelerator: Accelerator,
+    lesson: Lesson,
     *,
-    seed: int,
-    folder: Path | None,
-    identity: dict[str, Any],
-    resume: bool,
     watcher: Watcher,
     tensors: Mapping[str, Tensor],
 ) -> tuple[Auto, Outcome, dict[str, Any]]:
@@ -167,23 +163,11 @@ def fit_auto(
     Returns the network, how long it took, and what the choice was, for the model file. Raises UsageError when
     started in several processes, TrainingError when no candidate can learn.
     """
-    if accelerator.num_processes > 1:
+    if lesson.accelerator.num_processes > 1:
         raise UsageError("--method auto: chooses in one process; name a method to train it in several")
     began = time.monotonic()
-    assert images.validation is not None  # auto's options hold some out
-    run = Run(
-        config=config,
-        images=images,
-        compared=images.validation,
-        trial=plant_trial_of(images, seed),
-        accelerator=accelerator,
-        seed=seed,
-        folder=folder,
-        identity=identity,
-        resume=resume,
-        watcher=watcher,
-        tensors=tensors,
-    )
+    trial = plant_trial_of(images, lesson.seed)
+    run = Run(config=config, images=images, lesson=lesson, trial=trial, watcher=watcher, tensors=tensors)
     choice = Choice(members=config.members) if config.members else _choose(run)
     network = _learn_members(replace(config, members=choice.members), run)
     return network, Outcome(seconds=time.monotonic() - began), choice.describe()
@@ -226,36 +210,36 @@ def _choose(run: Run) -> Choice:
     if not maps:
         raise TrainingError(f"no method can learn these images: {rows[0].members[0]}: {rows[0].error}")
     choice = choosing.choose(rows, maps, run.trial)
-    if run.folder is not None:
-        write_whole(run.folder / TABLE, json.dumps(choice.describe(), indent=2) + "\n")
+    if run.lesson.folder is not None:
+        write_whole(run.lesson.folder / TABLE, json.dumps(choice.describe(), indent=2) + "\n")
         stretch = run.images.image_format.dtype != "uint8"
         picture = draw_choice(run.trial, [maps[name] for name in choice.members], stretch=stretch)
-        write_pixels(run.folder / PICTURE, picture)
+        write_pixels(run.lesson.folder / PICTURE, picture)
     return choice
 
 
 def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Have a candidate learn and return its maps of the trial; those of an interrupted run are kept."""
-    kept = None if run.folder is None else run.folder / FOLDER / f"{name.replace(':', '+')}.npz"
-    if kept is not None and kept.exists() and run.resume:
+    kept = None if run.lesson.folder is None else run.lesson.folder / FOLDER / f"{name.replace(':', '+')}.npz"
+    if kept is not None and kept.exists() and run.lesson.resume:
         with np.load(kept) as found:
-            if str(found["identity"]) == _text(run.identity):
+            if str(found["identity"]) == _text(run.lesson.identity):
                 return found["good"], found["planted"]
     member = learn_candidate(name, run, steps)
     good, planted = (
-        choosing.maps_of(member, images, run.accelerator.device)
+        choosing.maps_of(member, images, run.lesson.accelerator.device)
         for images in (run.trial.good, run.trial.planted)
     )
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with temporary_for(kept) as part, part.open("wb") as file:
-            np.savez(file, good=good, planted=planted, identity=_text(run.identity))
+            np.savez(file, good=good, planted=planted, identity=_text(run.lesson.identity))
     return good, planted
 
 
 def learn_candidate(name: str, run: Run, steps: int) -> Member:
     """Have a candidate learn; `planted` from the first family alone, in so many steps."""
-    network = make_network(Auto, replace(run.config, members=(name,)), run.channels, run.seed)
+    network = make_network(Auto, replace(run.config, members=(name,)), run.channels, run.lesson.seed)
     assert isinstance(network, Auto)
     network.begin(run.tensors)
     member = network.each[0]
@@ -266,7 +250,7 @@ def learn_candidate(name: str, run: Run, steps: int) -> Member:
     train: ImageBatches = run.images.train
     if not isinstance(member.network, TrainedMethod):
         train = Chosen(train, _spread(len(train), MOST_IMAGES).tolist())
-    place = None if run.folder is None else run.folder / FOLDER / name.replace(":", "+")
+    place = None if run.lesson.folder is None else run.lesson.folder / FOLDER / name.replace(":", "+")
     _learn_member(member, own, train, run, place)
     return member
 
@@ -275,16 +259,13 @@ def _learn_member(member: Member, own: Any, train: ImageBatches, run: Run, place
     """Have one member learn from images that are resized to what it takes."""
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
-    lesson = Lesson(
+    lesson = replace(
+        run.lesson,
         train=Chosen(train, size=own.loading_size),
         validation=None,
         scored=Chosen(train, size=own.size),
-        accelerator=run.accelerator,
-        seed=run.seed,
         folder=place,
-        identity=run.identity | {"options": _text(vars(own))},
-        resume=run.resume,
-        on_progress=run.watcher.training,
+        identity=run.lesson.identity | {"options": _text(vars(own))},
     )
     return learn(member.network, own, lesson)
 
@@ -301,22 +282,23 @@ def _learn_members(config: AutoConfig, run: Run) -> Auto:
 
     The scale is that of images that a member did not learn; one without a training loop then learns them too.
     """
-    network = make_network(Auto, config, run.channels, run.seed)
+    network = make_network(Auto, config, run.channels, run.lesson.seed)
     assert isinstance(network, Auto)
     network.begin(run.tensors)
     for number, member in enumerate(network.each):
         own = member.network.config
         if isinstance(own, PlantedConfig):
             own = replace(own, steps=member_steps(run.config, len(run.images.train)))
-        place = None if run.folder is None else run.folder / FOLDER / f"member {number}"
+        place = None if run.lesson.folder is None else run.lesson.folder / FOLDER / f"member {number}"
         _learn_member(member, own, run.images.train, run, place)
         if len(network.each) > 1:
-            good = choosing.maps_of(member, run.trial.good, run.accelerator.device)
+            good = choosing.maps_of(member, run.trial.good, run.lesson.accelerator.device)
             network.low[number], network.high[number] = choosing.scale_of(good)
         if isinstance(member.network, TrainedMethod):
-            _keep_log(place, run.folder)
+            _keep_log(place, run.lesson.folder)
         else:
-            _learn_member(member, own, Together(run.images.train, run.compared), run, None)
+            assert run.images.validation is not None  # auto's options hold some out
+            _learn_member(member, own, Together(run.images.train, run.images.validation), run, None)
     return network
 
 

@@ -100,32 +100,22 @@ def fit(
     identity |= {"image format": images.image_format.describe(), "precision": accelerator.mixed_precision}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+    lesson = Lesson(
+        train=images.train,
+        validation=images.validation,
+        scored=images.scored,
+        accelerator=accelerator,
+        seed=seed,
+        folder=folder,
+        identity=identity,
+        resume=resume,
+        on_progress=watcher.training,
+    )
     if isinstance(config, AutoConfig):
-        network, outcome, chosen = fit_auto(
-            config,
-            images,
-            accelerator,
-            seed=seed,
-            folder=folder,
-            identity=identity,
-            resume=resume,
-            watcher=watcher,
-            tensors=start.tensors,
-        )
+        network, outcome, chosen = fit_auto(config, images, lesson, watcher=watcher, tensors=start.tensors)
         provenance["choice"] = chosen | {"given": config.members}
     else:
         network = make_network(kind, config, images.image_format.channels, seed, start.tensors)
-        lesson = Lesson(
-            train=images.train,
-            validation=images.validation,
-            scored=images.scored,
-            accelerator=accelerator,
-            seed=seed,
-            folder=folder,
-            identity=identity,
-            resume=resume,
-            on_progress=watcher.training,
-        )
         outcome = learn(network, config, lesson)
     backend = TorchBackend(network, accelerator.device)
     model_file = _model_file(method, preset, network, images, provenance)
