@@ -290,11 +290,13 @@ def _learn_members(config: AutoConfig, run: Run) -> Auto:
         if isinstance(own, PlantedConfig):
             own = replace(own, steps=member_steps(run.config, len(run.images.train)))
         place = None if run.lesson.folder is None else run.lesson.folder / FOLDER / f"member {number}"
-        _learn_member(member, own, run.images.train, run, place)
-        if len(network.each) > 1:
+        has_loop, needs_scale = isinstance(member.network, TrainedMethod), len(network.each) > 1
+        if has_loop or needs_scale:
+            _learn_member(member, own, run.images.train, run, place)
+        if needs_scale:
             good = choosing.maps_of(member, run.trial.good, run.lesson.accelerator.device)
             network.low[number], network.high[number] = choosing.scale_of(good)
-        if isinstance(member.network, TrainedMethod):
+        if has_loop:
             _keep_log(place, run.lesson.folder)
         else:
             assert run.images.validation is not None  # auto's options hold some out
