@@ -44,3 +44,20 @@ def poisson(border: np.ndarray, gradients: np.ndarray) -> np.ndarray:
                 matrix[i, y * w + x] = 1
                 right[i] += gradients[y, x]
     return np.linalg.solve(matrix, right).reshape(h, w)
+
+
+def poisson_mixed(border: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """As `poisson`, but towards each neighbour the larger difference of the two images."""
+    h, w = border.shape
+    matrix, right = np.eye(h * w), border.ravel().copy()
+    for r in range(1, h - 1):
+        for c in range(1, w - 1):
+            i = r * w + c
+            matrix[i] = 0
+            matrix[i, i] = 4
+            right[i] = 0
+            for y, x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)):
+                matrix[i, y * w + x] = -1
+                of_b, of_g = border[r, c] - border[y, x], gradients[r, c] - gradients[y, x]
+                right[i] += of_g if abs(of_g) > abs(of_b) else of_b
+    return np.linalg.solve(matrix, right).reshape(h, w)

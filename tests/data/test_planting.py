@@ -10,6 +10,7 @@ from scipy.ndimage import uniform_filter
 
 from blemish.data import planting
 from blemish.data.planting import FAMILIES, KINDS, Places, Window
+from blemish.data.poisson import solve_poisson
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -197,31 +198,13 @@ def test_paste_in_light_keeps_its_detail_and_takes_our_light():
     np.testing.assert_allclose(found[5], np.interp(np.arange(24), [3.5, 11.5, 19.5], means), atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(3, 3), (3, 7), (8, 5)])
-def test_poisson_equals_a_dense_solve(size):
-    border, gradients = windows(1, 2, size)[0], windows(1, 2, size, seed=1)[0]
-    found = planting.solve_poisson(border, gradients)
-    assert found.dtype == torch.float32
-    for c in range(2):
-        expected = reference.poisson(border[c].double().numpy(), gradients[c].double().numpy())
-        np.testing.assert_allclose(found[c], expected, atol=1e-5)
-        for side in (0, -1):
-            np.testing.assert_allclose(found[c, side], border[c, side], atol=1e-6)
-            np.testing.assert_allclose(found[c, :, side], border[c, :, side], atol=1e-6)
-
-
-def test_poisson_of_the_same_gradients_moves_the_light_alone():
-    g = windows(1, 1, (9, 11))[0]
-    torch.testing.assert_close(planting.solve_poisson(g + 0.2, g), g + 0.2)
-
-
 def test_blend_fills_the_rectangle_around_the_place():
     good, other = windows(2), windows(2, seed=1)
     shape = torch.zeros(2, 1, 40, 48)
     shape[0, 0, 10:20, 15] = shape[0, 0, 12, 8:30] = 1  # rows 10 to 19, columns 8 to 29
     shape[1, 0, 5:7, 5:30] = 1  # two rows: nothing lies inside
     found = planting.blend(window(good, other, shape))
-    expected = planting.solve_poisson(good[0, :, 10:20, 8:30], other[0, :, 10:20, 8:30])
+    expected = solve_poisson(good[0, :, 10:20, 8:30], other[0, :, 10:20, 8:30])
     torch.testing.assert_close(found[0, :, 10:20, 8:30], expected)
     found[0, :, 10:20, 8:30] = good[0, :, 10:20, 8:30]
     assert torch.equal(found, good)

@@ -46,6 +46,7 @@ TINY: dict[str, dict] = {
     "ae-l2": {"image_size": 32},
     "ae-ssim": {"image_size": 32},
     "cutpaste": {"image_size": 32, "patch_size": 16, "stride": 2, "width": 4},
+    "nsa": {"image_size": 48, "width": 4},
     "padim": {"image_size": 32, "dimensions": 20},
     "patchcore": {"image_size": 32, "bank": 50},
 }

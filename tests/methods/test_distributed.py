@@ -39,6 +39,7 @@ CPC_AD = (
     "--width=8",
 )
 PLANTED = ("--method=planted", "--image-size=48", "--crop-size=32", "--width=0.25", "--epochs=2")
+NSA = ("--method=nsa", "--width=4", "--epochs=2")
 SCRIPT = """
 import sys
 from blemish.cli.main import main
@@ -185,9 +186,10 @@ def test_batch_normalisation_is_not_shared(good, tmp_path):
 
 
 @pytest.mark.torchrun
-def test_planted_trains_by_two_processes(good, tmp_path):
-    """Its losses are not those of one process: each normalises its own part of a batch."""
-    log = trained(good, tmp_path / "two", *PLANTED)
+@pytest.mark.parametrize("method", [PLANTED, NSA], ids=["planted", "nsa"])
+def test_what_plants_defects_trains_by_two_processes(method, good, tmp_path):
+    """Their losses are not those of one process: each normalises its own part of a batch."""
+    log = trained(good, tmp_path / "two", *method)
     assert [row["epoch"] for row in log] == [1, 2]
     assert all(0 < row["train_loss"] < 2 and 0 < row["validation_loss"] < 2 for row in log)
 

@@ -22,10 +22,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from blemish.data.poisson import solve_poisson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -271,33 +272,6 @@ def _blend(good: Tensor, other: Tensor, inside: Tensor) -> Tensor:
     box = (slice(None), slice(top, bottom), slice(left, right))
     out[box] = solve_poisson(good[box], other[box])
     return out
-
-
-def solve_poisson(border: Tensor, gradients: Tensor) -> Tensor:
-    """Fill a rectangle so that it has one image's border and another's gradients.
-
-    Solves Δf = Δg inside with f = b on the border exactly, by two sine transforms (Pérez et al. 2003).
-
-    Args:
-        border: b, (C, h, w) with h and w from 3.
-        gradients: g, (C, h, w).
-
-    Returns:
-        f, (C, h, w).
-    """
-    from scipy.fft import dstn, idstn
-
-    # f = g + u, Δu = 0 inside, u = b - g on the border: as zero border, with the border's part on the right.
-    off = (border - gradients).double().numpy()
-    edge = off.copy()
-    edge[:, 1:-1, 1:-1] = 0
-    right_side = -(edge[:, :-2, 1:-1] + edge[:, 2:, 1:-1] + edge[:, 1:-1, :-2] + edge[:, 1:-1, 2:])
-    h, w = right_side.shape[1:]
-    rows, cols = (2 * np.cos(math.pi * np.arange(1, n + 1) / (n + 1)) for n in (h, w))
-    eigenvalues = rows[:, None] + cols[None, :] - 4
-    inner = idstn(dstn(right_side, type=1, axes=(1, 2)) / eigenvalues, type=1, axes=(1, 2))
-    edge[:, 1:-1, 1:-1] = inner
-    return gradients + torch.from_numpy(edge).to(gradients.dtype)
 
 
 # --- the kinds ------------------------------------------------------------------------------------------

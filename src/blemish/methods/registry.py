@@ -18,6 +18,7 @@ from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.ae_ssim import AeSsim
 from blemish.methods.baselines.cutpaste import CutPaste
 from blemish.methods.baselines.kde import Kde
+from blemish.methods.baselines.nsa import Nsa
 from blemish.methods.baselines.padim import Padim
 from blemish.methods.baselines.patchcore import PatchCore
 from blemish.methods.baselines.pca import Pca
@@ -44,6 +45,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ae-l2": AeL2,
     "ae-ssim": AeSsim,
     "cutpaste": CutPaste,
+    "nsa": Nsa,
     "padim": Padim,
     "patchcore": PatchCore,
 }
