@@ -20,6 +20,7 @@ from blemish.inference.load import load
 from blemish.inference.model_file import load_model_file
 from blemish.methods.auto import AutoConfig
 from blemish.methods.baselines.pca import Pca
+from blemish.methods.components.functional import white_point
 from blemish.methods.registry import METHODS
 from blemish.training import auto, choice
 from blemish.training.fit import fit
@@ -37,9 +38,13 @@ def chosen(data: Path, out: Path | None = None, **options):
 # --- what a trial is --------------------------------------------------------------------------------------
 
 
+def pictures() -> torch.Tensor:
+    stacked = np.stack([tiny_image(i) for i in range(12)]).transpose(0, 3, 1, 2)
+    return torch.from_numpy(stacked.astype(np.float32) / 255)
+
+
 def trial(n: int = 4, seed: int = 0) -> choice.Trial:
-    pictures = np.stack([tiny_image(i) for i in range(12)]).transpose(0, 3, 1, 2).astype(np.float32) / 255
-    return choice.plant_trial(torch.from_numpy(pictures[:n]), torch.from_numpy(pictures[n:]), seed)
+    return choice.plant_trial(pictures()[:n], pictures()[n:], seed)
 
 
 def test_a_trial_plants_kinds_that_no_candidate_learns_from():
@@ -50,10 +55,17 @@ def test_a_trial_plants_kinds_that_no_candidate_learns_from():
     assert len(found.planted) == len(found.masks) == len(found.kinds) == len(found.origin)
 
 
+def test_few_images_get_each_kind_more_often():
+    of_two, of_twelve = trial(n=2), trial(n=6)
+    assert set(of_two.origin) == {0, 1}
+    assert max(of_two.kinds.count(kind) for kind in choice.KINDS) > choice.PLANTED / 2
+    assert max(of_twelve.kinds.count(kind) for kind in choice.KINDS) <= choice.PLANTED
+
+
 def test_a_trials_masks_are_where_pixels_changed():
-    found = trial()
+    found, white = trial(), float(white_point(pictures()[4:]).mean())
     for planted, mask, origin in zip(found.planted, found.masks, found.origin, strict=True):
-        levels = 255 * (planted - found.good[origin]).abs().mean(dim=0).numpy()
+        levels = 255 / white * (planted - found.good[origin]).abs().mean(dim=0).numpy()
         assert levels[np.kron(mask, np.ones((2, 2), bool))].max() > choice.CHANGED
         away = ~np.kron(mask, np.ones((2, 2), bool))
         assert levels[away].max(initial=0) <= 9 * choice.CHANGED  # one pixel of nine may change alone
@@ -69,6 +81,29 @@ def test_the_seed_fixes_a_trial_and_leaves_other_draws_alone():
     assert torch.equal(first.planted, trial(seed=1).planted)
     other = trial(seed=2).planted
     assert len(other) != len(first.planted) or not torch.equal(first.planted, other)
+
+
+class Numbered:
+    """Images that show their own number."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng(0).uniform(0, 0.1, (1, 1, 64, 64))
+        return (noise + indices[:, None, None, None] / self.n).astype(np.float32)
+
+
+def test_a_trials_images_are_from_all_that_were_held_out():
+    images = SimpleNamespace(train=Numbered(50), validation=Numbered(90))
+    found = auto.plant_trial_of(images, seed=0)  # type: ignore[arg-type]
+    shown = found.good.amin(dim=(1, 2, 3))
+    assert len(shown) == choice.MOST_GOOD
+    assert shown.max() > 0.95
+    assert shown.diff().max() < 0.06
 
 
 # --- the rule ---------------------------------------------------------------------------------------------
@@ -109,6 +144,18 @@ def test_the_best_is_kept_and_of_equals_the_cheaper():
     assert decide({"a": 0.5, "b": 3.0, "c": 1.0}, found).members == ("b",)
     assert decide({"a": 2.0, "b": 2.0}, found).members == ("a",)
     assert decide({"a": 2.0, "b": 2.0 + 1e-4}, found).members == ("a",)
+
+
+def test_images_count_as_much_as_pixels():
+    row = {"pixel_ap": 0.5, "seconds": 1.0}
+    rows = [
+        choice.Row(members=("large defects",), image_auroc=0.70, pixel_auroc=0.95, **row),
+        choice.Row(members=("all defects",), image_auroc=0.80, pixel_auroc=0.90, **row),
+        choice.Row(members=("dearer",), image_auroc=0.803, pixel_auroc=0.90, **row),
+    ]
+    found = trial()
+    kept = choice.choose(rows, {row.members[0]: maps(0.0, found) for row in rows}, found)
+    assert kept.members == ("all defects",)
 
 
 def test_two_whose_errors_differ_are_kept_together():

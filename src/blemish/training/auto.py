@@ -176,7 +176,7 @@ def fit_auto(
 def plant_trial_of(images: TrainingImages, seed: int) -> Trial:
     """Plant defects into the trial's images, with pieces of training images."""
     assert images.validation is not None
-    good = images.validation.batch(np.arange(len(images.validation)))[: choosing.MOST_GOOD]
+    good = images.validation.batch(_spread(len(images.validation), choosing.MOST_GOOD))
     train = images.train.batch(_spread(len(images.train), 60))
     return choosing.plant_trial(torch.from_numpy(good), torch.from_numpy(train), seed)
 

@@ -1,5 +1,8 @@
 """Choosing a method without defects: who sees best what is planted into good images?
 
+    (1)  goodness = (planted image AUROC + planted pixel AUROC) / 2
+
+
 Each candidate learns from good images, and scores other good images and copies of them with planted defects.
 The kinds planted here are those of the second family (`data.planting.FAMILIES`); a candidate that itself
 learns from planted defects learns from the first family alone, so it is judged by kinds that it never met.
@@ -28,14 +31,16 @@ if TYPE_CHECKING:
     from blemish.methods.auto import Member
 
 KINDS = planting.FAMILIES[1]
-MOST_GOOD = 20
-"""Good images that candidates are compared on, at most; each comes again once with each kind planted."""
+MOST_GOOD = 30
+"""Good images that candidates are compared on, at most."""
+PLANTED = 30
+"""How often each kind is planted, at least: more than once into each image, where there are few."""
 CHANGED = 6.0
 """A pixel counts as planted when it changed by more grey levels than this."""
 LEAST_PIXELS = 20
 """A planted defect of fewer changed pixels is left out."""
 MARGIN = 0.002
-"""A candidate that costs more has to be better by this area, or the cheaper one is kept."""
+"""What costs more has to be better by this, in Eq. (1), or the cheaper one is kept."""
 LOUDEST = 100
 """The image score of a comparison is the mean of one in so many pixels: the largest ones."""
 
@@ -84,23 +89,23 @@ class Choice:
 
 
 def plant_trial(good: Tensor, train: Tensor, seed: int) -> Trial:
-    """Plant each kind once into each good image.
+    """Plant each kind into each good image: once, or more often where there are few images.
 
     Args:
         good: (n, C, H, W) in [0, 1], which no candidate learns.
         train: (t, C, H, W), whose pieces are planted.
         seed: fixes places, sizes and pieces.
     """
-    (H, W), n = good.shape[2:], len(good)
+    (H, W), copies = good.shape[2:], -(-PLANTED // len(good))
     white = white_point(train).mean().clamp(min=1e-3)  # grey levels are told of it, as `planted` does
-    good, train = good / white, train / white
+    good, train, n = good / white, train / white, len(good)
     std, mean = torch.std_mean(train, dim=0, correction=0)
     colour, apart = background_of(mean, std)
     part, other_part = cells_of_part(good, colour, apart), cells_of_part(train, colour, apart)
     found, masks, kinds, origin = [], [], [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for kind in KINDS:
+        for kind in [kind for kind in KINDS for _ in range(copies)]:
             numbers = torch.randint(len(train), (n,))
             turn, zoom = planting.uniform(-3.14, 3.14, n), planting.uniform(0.7, 1.3, n)
             centres = draw_centres(other_part[numbers], (1, 1), (H, W))
@@ -170,7 +175,7 @@ def compare(
 
 
 def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]], trial: Trial) -> Choice:
-    """Choose the candidate, or the pair of them, whose maps tell planted pixels best.
+    """Choose the candidate, or the pair of them, that tells planted images and pixels best, Eq. (1).
 
     Args:
         singles: rows of single candidates, the cheapest first.
@@ -193,8 +198,8 @@ def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]
 
 
 def _goodness(row: Row) -> float:
-    """The rule of the choice: the area under the curve of planted pixels."""
-    return row.pixel_auroc or 0.0
+    """The rule of the choice, Eq. (1): pixels alone would forget defects that are small."""
+    return ((row.image_auroc or 0.0) + (row.pixel_auroc or 0.0)) / 2
 
 
 def image_scores(maps: np.ndarray) -> np.ndarray:
