@@ -110,12 +110,23 @@ def test_categories_are_found_one_or_two_levels_below_or_at_the_folder_itself(tm
         benchmark.categories_in(tmp_path / "nowhere")
 
 
+def test_several_methods_are_one_by_a_plus(tmp_path: Path):
+    given = ("pca+filters:shared", "pca:default+kde")
+    one, two = benchmark.plan(given, {"a": category(tmp_path / "a")}, [0], tmp_path / "out")
+    assert (one.method, one.preset) == ("pca+filters:shared", "default")
+    assert one.identity["config"]["members"] == ("pca", "filters:shared")
+    assert one.folder.parent == tmp_path / "out" / "cells" / "pca+filters+shared" / "a"
+    assert one.commands()[0][4:8] == ["--method", "pca+filters:shared", "--preset", "default"]
+    assert (two.method, two.preset) == ("pca:default+kde", "default")
+
+
 @pytest.mark.parametrize(
     ("methods", "said"),
     [
         (["nope"], "nope: no such method; choose one of auto, metal, "),
         (["pca", "pca:nope"], "nope: pca has no such preset; choose one of default"),
         (["anomalib:Padim"], "anomalib is not installed here; pip install anomalib"),
+        (["pca+nope"], "pca+nope: no such member 'nope'; choose from metal, cpc-ad, "),
         ([], "--methods: name at least one"),
     ],
 )
@@ -247,6 +258,8 @@ def test_the_folder_follows_seed_options_and_libraries(tmp_path: Path, monkeypat
         *(("pca", file, False) for file in ("methods/cpc_ad.py", "report/evaluation.py", "cli/main.py")),
         *(("pca", file, False) for file in ("cli/commands/demo.py", "station/app.py", "__init__.py")),
         *(("metal", f"methods/{file}.py", moves) for file, moves in (("metal", True), ("cpc_ad", False))),
+        *(("pca+kde", f"methods/{file}.py", True) for file in ("baselines/pca", "baselines/kde", "auto")),
+        *(("pca+kde", f"methods/{file}.py", False) for file in ("metal", "baselines/variation")),
         *(("anomalib", file, True) for file in ("evaluation/anomalib.py",)),
         *(("anomalib", f"methods/{file}.py", False) for file in ("metal", "baselines/pca")),
     ],

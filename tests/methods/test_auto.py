@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from blemish.core.errors import UsageError
 from blemish.images.preprocess import resize
 from blemish.inference.postprocess import pixel_map
+from blemish.methods import registry
 from blemish.methods.auto import Auto, AutoConfig, member_config, resizing_matrix, spreading_matrix
 from blemish.methods.registry import METHODS, preset_named
 
@@ -96,3 +99,37 @@ def test_it_scores_as_few_at_a_time_as_its_most_careful_member():
 def test_what_it_refuses(options: dict, named: str):
     with pytest.raises(UsageError, match=named):
         Auto(AutoConfig(image_size=64, **options), 3)
+
+
+def test_a_plus_is_auto_with_members():
+    assert registry.members_of("metal+filters:shared+pca") == ("metal", "filters:shared", "pca")
+    assert registry.members_of("metal") == ()
+    assert registry.method_named("metal:paper-object+filters") is Auto
+    config = registry.preset_named("metal:paper-object+filters", "default")
+    assert config == AutoConfig(members=("metal:paper-object", "filters"))
+    asked = AutoConfig(minutes=2)
+    assert registry.combination("pca+kde", asked) == ("auto", AutoConfig(minutes=2, members=("pca", "kde")))
+    assert registry.combination("auto", asked) == ("auto", asked)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("metal+nonsense", "--method metal+nonsense: no such member 'nonsense'; choose from metal, cpc-ad, "),
+        ("metal+", "--method metal+: no such member ''; choose from metal"),
+        ("auto+pca", "no such member 'auto'; choose from metal"),
+        ("pca+filters:odd", "--method pca+filters:odd: filters has no preset odd; choose one of default, "),
+        ("pca+kde+pca", "--method pca+kde+pca: names pca twice; leave one out"),
+    ],
+)
+def test_a_member_that_there_is_not_is_named(method: str, said: str):
+    with pytest.raises(UsageError, match=re.escape(said)) as caught:
+        registry.preset_named(method, "default")
+    assert "\n" not in str(caught.value)
+
+
+def test_members_are_named_once_and_have_their_own_presets():
+    with pytest.raises(UsageError, match=r"--members pca metal: --method pca\+kde names others; leave"):
+        registry.combination("pca+kde", AutoConfig(members=("pca", "metal")))
+    with pytest.raises(UsageError, match=r"--preset paper: --method pca\+metal has its presets at its"):
+        registry.preset_named("pca+metal", "paper")

@@ -173,6 +173,9 @@ def test_refusals_of_trainings(client: TestClient):
         return client.post("/v1/trainings", json={"name": "a", "method": "pca"} | wanted)
 
     assert "no such method or preset" in create(method="magic").json()["detail"]
+    assert "no such member 'magic'; choose from" in create(method="pca+magic").json()["detail"]
+    both = create(method="pca+filters:shared").json()
+    assert (both["method"], both["preset"]) == ("pca+filters:shared", "default")
     assert create(name="../x").status_code == 422
     id = create().json()["id"]
     few = client.post(f"/v1/trainings/{id}/start")

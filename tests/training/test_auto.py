@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from commands import run
 from conftest import save, tiny_image
 
 from blemish.core.errors import Interrupted, TrainingError, UsageError
@@ -312,6 +313,35 @@ def test_members_may_be_named(tiny_category: Path, tmp_path: Path):
     assert tuple(load_model_file(tmp_path / "run").config["members"]) == ("variation", "pca")
     assert not (tmp_path / "run" / "choice.json").exists()
     assert (detector.backend.network.high > detector.backend.network.low).all()
+
+
+def test_a_plus_names_members(tiny_category: Path, tmp_path: Path):
+    """One model: that of `auto` with these members, bit for bit, by whichever words it was asked for."""
+    plus = fit(
+        tiny_category,
+        method="variation+pca",
+        config=QUICK,
+        out=tmp_path / "plus",
+        device="cpu",
+        precision="fp32",
+    )
+    assert plus.model_file.method == "auto"
+    members = replace(QUICK, members=("variation", "pca"))
+    chosen(tiny_category, tmp_path / "members", config=members)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plus", "members")]
+    assert files[0] == files[1]
+    again = chosen(tiny_category, tmp_path / "plus", config=members, resume=True)
+    assert tuple(again.model_file.config["members"]) == ("variation", "pca")
+
+
+def test_a_plus_on_the_command_line(tiny_category: Path, tmp_path: Path):
+    where = ("--data", tiny_category, "--out", tmp_path / "out", "--device", "cpu")
+    options = ("--image-size", "64", "--validation-fraction", "0.3")
+    assert run("train", "--method", "pca+filters:shared", *where, *options) == 0
+    model_file = load_model_file(tmp_path / "out")
+    assert model_file.method == "auto"
+    assert tuple(model_file.config["members"]) == ("pca", "filters:shared")
+    assert model_file.calibration is not None
 
 
 def test_scales_come_from_images_that_the_members_did_not_learn(

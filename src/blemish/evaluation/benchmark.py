@@ -136,15 +136,16 @@ def categories_in(root: Path, wanted: Sequence[str] = ()) -> dict[str, Path]:
 def plan(methods: Sequence[str], categories: dict[str, Path], seeds: Sequence[int], out: Path) -> list[Cell]:
     """List the cells, seeds outermost: a benchmark cut short then has whole tables of fewer seeds.
 
-    `methods` are names, `name:preset`, or `anomalib:Model` where anomalib is installed. Raises UsageError for
-    one that does not exist, DataError for a category that has nothing to train or to evaluate on.
+    `methods` are names, `name:preset`, several of them joined by a plus, or `anomalib:Model` where anomalib
+    is installed. Raises UsageError for one that does not exist, DataError for a category that has nothing to
+    train or to evaluate on.
     """
     for option, given in (("methods", methods), ("seeds", seeds)):
         if not given:
             raise UsageError(f"--{option}: name at least one")
     chosen = []
     for given in dict.fromkeys(methods):
-        method, _, preset = given.partition(":")
+        method, _, preset = (given, "", "") if registry.members_of(given) else given.partition(":")
         if method == anomalib.METHOD and preset:
             config = {"anomalib": anomalib.anomalib_version()}
         else:
@@ -188,16 +189,18 @@ def software(method: str) -> dict[str, Any]:
 def code_fingerprint(method: str) -> str:
     """SHA-256 of the source that can move a method's figures: `FIGURES` without the other methods' files.
 
-    Of a method that another package brings, its own file counts as well; of `auto`, all methods' files.
+    Of a method that another package brings, its own file counts as well; of METHOD+METHOD, all members'
+    files; of `auto`, all methods' files.
     """
     package = Path(__file__).parents[1]
     files = {name: Path(inspect.getfile(kind)) for name, kind in METHODS.items()}
-    own = files.get(method)
-    others = set() if method == "auto" else set(files.values()) - {own}
+    members = registry.members_of(method)
+    names = ("auto", *(member.partition(":")[0] for member in members)) if members else (method,)
+    own = {files[name] for name in names if name in files}
+    others = set() if method == "auto" else set(files.values()) - own
     ours = source_digest(lambda file: file not in others and file.relative_to(package).parts[0] in FIGURES)
-    if own is None or own.is_relative_to(package):
-        return ours
-    return fingerprint([ours, file_digest(own)])
+    outside = [file_digest(file) for file in sorted(own) if not file.is_relative_to(package)]
+    return fingerprint([ours, *outside]) if outside else ours
 
 
 def commands(cell: Cell) -> list[list[str]]:

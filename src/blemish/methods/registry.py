@@ -8,11 +8,12 @@ A package that brings a method of its own names it in its `pyproject.toml`; inst
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
 from blemish.core.errors import UsageError
-from blemish.methods.auto import Auto
+from blemish.methods.auto import Auto, AutoConfig
 from blemish.methods.base import Method
 from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.ae_ssim import AeSsim
@@ -67,8 +68,47 @@ def _load_installed() -> dict[str, type[Method[Any]]]:
 METHODS = _load_installed() | METHODS
 
 
+def members_of(method: str) -> tuple[str, ...]:
+    """Return what METHOD+METHOD combines, each METHOD or METHOD:PRESET; () for a name without a plus.
+
+    Raises UsageError that names the member that cannot be had.
+    """
+    if method in METHODS or "+" not in method:
+        return ()
+    members = tuple(method.split("+"))
+    for member in members:
+        name, _, preset = member.partition(":")
+        if name not in METHODS or METHODS[name] is Auto:
+            others = ", ".join(other for other, kind in METHODS.items() if kind is not Auto)
+            raise UsageError(f"--method {method}: no such member {name!r}; choose from {others}")
+        if (preset or "default") not in METHODS[name].presets:
+            presets = ", ".join(METHODS[name].presets)
+            raise UsageError(f"--method {method}: {name} has no preset {preset}; choose one of {presets}")
+    if twice := next((member for member in members if members.count(member) > 1), None):
+        raise UsageError(f"--method {method}: names {twice} twice; leave one out")
+    return members
+
+
+def combination(method: str, config: DetectorConfig) -> tuple[str, DetectorConfig]:
+    """Turn METHOD+METHOD into `auto` with these members; another method stays as it is.
+
+    Raises UsageError where the options name other members.
+    """
+    members = members_of(method)
+    if not members:
+        return method, config
+    assert isinstance(config, AutoConfig)
+    if config.members not in (None, members):
+        raise UsageError(
+            f"--members {' '.join(config.members or ())}: --method {method} names others; leave one out"
+        )
+    return "auto", replace(config, members=members)
+
+
 def method_named(method: str) -> type[Method[Any]]:
-    """Return the method's class. Raises UsageError when there is none of that name."""
+    """Return the method's class, that of `auto` for METHOD+METHOD. Raises UsageError when there is none."""
+    if members_of(method):
+        return Auto
     if method not in METHODS:
         raise UsageError(f"--method {method}: no such method; choose one of {', '.join(METHODS)}")
     return METHODS[method]
@@ -85,6 +125,12 @@ def method_of(config: DetectorConfig) -> str:
 def preset_named(method: str, preset: str) -> DetectorConfig:
     """Return a preset's options. Raises UsageError when the method has none of that name."""
     presets = method_named(method).presets
+    if members_of(method):
+        if preset not in presets:
+            raise UsageError(
+                f"--preset {preset}: --method {method} has its presets at its members, METHOD:PRESET"
+            )
+        return combination(method, presets[preset])[1]
     if preset not in presets:
         others = any(preset in kind.presets for kind in METHODS.values())
         cure = "name a method that has it with --method" if others else f"choose one of {', '.join(presets)}"

@@ -12,7 +12,7 @@ from blemish.inference.detector import Detector
 from blemish.inference.model_file import MODEL_NAME, ModelFile, save_model_file
 from blemish.inference.torch_backend import TorchBackend
 from blemish.methods.auto import AutoConfig
-from blemish.methods.registry import method_named, method_of, preset_named
+from blemish.methods.registry import combination, method_named, method_of, preset_named
 from blemish.training.auto import fit_auto, remove_trial, shaped
 from blemish.training.calibrate import calibrate_model
 from blemish.training.device import make_accelerator
@@ -54,7 +54,8 @@ def fit(
 
     Args:
         data: a category in MVTec layout, a folder of good images, or a CSV manifest.
-        method: a name in METHODS; None: the one that `config` belongs to, or auto.
+        method: a name in METHODS, or several that one model combines, METHOD+METHOD, each METHOD or
+            METHOD:PRESET; None: the one that `config` belongs to, or auto.
         preset: a preset of the method; `config`, if given, replaces its options.
         config: the method's options.
         out: run folder for model.safetensors, run.json, log.csv and checkpoints; None keeps nothing.
@@ -69,13 +70,8 @@ def fit(
     Raises BlemishError, one line, on whatever cannot be done.
     """
     watcher, image_options = watcher or Silent(), image_options or ImageOptions()
-    method = method or (method_of(config) if config else "auto")
+    method, config = _asked_for(method, preset, config)
     kind = method_named(method)
-    config = config or preset_named(method, preset)
-    if not isinstance(config, kind.config_type):
-        raise UsageError(
-            f"config {type(config).__name__}: --method {method} takes a {kind.config_type.__name__}"
-        )
     start, folder = kind.start(config), None if out is None else Path(out)
     config = start.config
     if folder is not None and not resume:
@@ -126,6 +122,18 @@ def fit(
         remove_checkpoint(folder)
         remove_trial(folder)
     return Detector(model_file=model_file, backend=backend)
+
+
+def _asked_for(method: str | None, preset: str, config: DetectorConfig | None) -> tuple[str, DetectorConfig]:
+    """Return the method and its options; of METHOD+METHOD those of `auto`. Raises UsageError."""
+    method = method or (method_of(config) if config else "auto")
+    kind = method_named(method)
+    config = config or preset_named(method, preset)
+    if not isinstance(config, kind.config_type):
+        raise UsageError(
+            f"config {type(config).__name__}: --method {method} takes a {kind.config_type.__name__}"
+        )
+    return combination(method, config)
 
 
 def _model_file(

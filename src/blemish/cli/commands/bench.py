@@ -31,7 +31,7 @@ class BenchOptions(CategoryOptions):
     data: Path
     """A folder with categories in MVTec layout, one or two levels below it, or one category."""
     methods: tuple[str, ...]
-    """Names of methods, or name:preset."""
+    """Names of methods, name:preset, or several joined by a plus that one model combines."""
     seeds: tuple[int, ...] = (0,)
     """Seeds, each of them a run."""
     out: Path = Path("bench")

@@ -31,7 +31,7 @@ class MethodOptions:
     """What decides which other options there are, and their defaults."""
 
     method: str = "auto"
-    """The method to train."""
+    """The method to train; METHOD+METHOD: one model of several, each METHOD or METHOD:PRESET."""
     preset: str = "default"
     """The method's set of options to start from."""
 
@@ -82,7 +82,7 @@ def train(arguments: list[str]) -> int:
     preset = registry.preset_named(chosen.method, chosen.preset)
     command = "train" if chosen == MethodOptions(preset=chosen.preset) else f"train --method {chosen.method}"
     options, config = parse_with_config(command, TrainOptions, preset, arguments)
-    out = options.out or Path("runs") / f"{options.data.resolve().stem}-{options.method}"
+    out = options.out or Path("runs") / f"{options.data.resolve().stem}-{options.method.replace(':', '+')}"
     fit = partial(
         fitting.fit,
         method=options.method,

@@ -76,7 +76,11 @@ def create(caller: Operator, station: StationDep, wanted: TrainingRequest) -> Tr
     presets = _presets()
     if not presets:
         raise ConflictError("training needs torch; pip install 'blemish[train]'")
-    if wanted.preset not in presets.get(wanted.method, ()):
+    if "+" in wanted.method:
+        from blemish.methods.registry import preset_named
+
+        preset_named(wanted.method, wanted.preset)  # which says which member there is not
+    elif wanted.preset not in presets.get(wanted.method, ()):
         raise UsageError(f"{wanted.method} {wanted.preset}: there is no such method or preset")
     return _training(station, station.trainings.create(**wanted.model_dump()))
 
