@@ -43,6 +43,10 @@ def names(detector: Detector, images: list[Path]) -> list[str]:
     return rejected
 
 
+def together(answers: list[Prediction]) -> float:
+    return blemish.combine_p_values([answer.p_value for answer in answers], "smallest")
+
+
 def worst(prediction: Prediction) -> Region | None:
     height, width = prediction.anomaly_map.shape
     print(f"{prediction.score:.3f} {prediction.p_value} on {width} x {height} pixels")

@@ -18,6 +18,7 @@ from blemish.core.types import Prediction, Region
 if TYPE_CHECKING:
     from blemish.inference.detector import Detector
     from blemish.inference.load import load
+    from blemish.inference.p_values import combine_p_values
     from blemish.methods.registry import METHODS
     from blemish.training.fit import fit
 
@@ -32,6 +33,7 @@ __all__ = [
     "Region",
     "TrainingError",
     "UsageError",
+    "combine_p_values",
     "fit",
     "load",
 ]
@@ -39,6 +41,7 @@ __all__ = [
 _WHERE = {
     "METHODS": "blemish.methods.registry",
     "Detector": "blemish.inference.detector",
+    "combine_p_values": "blemish.inference.p_values",
     "fit": "blemish.training.fit",
     "load": "blemish.inference.load",
 }
