@@ -8,9 +8,10 @@ READY := $(VENV)/.ready
 
 # Tests side by side, each file in one process; the longest files first (tests/conftest.py). What is compiled
 # is kept, whatever the environment says: every process would compile the tests and the package again.
-# Of all tests many wait, for clusters and servers, so that two cores have room for three files at a time.
-test: WORKERS ?= 3
-WORKERS ?= 2
+# Many tests wait, for disks, and of all tests more, for clusters and servers: two cores have room for more
+# files than two at a time.
+test: WORKERS ?= 4
+WORKERS ?= 3
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast check docs bench mutants clean

@@ -144,33 +144,37 @@ def tiny_model(tiny_category: Path, made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_onnx(tiny_model: Path, made_once: MadeOnce) -> Path:
-    """The tiny model, exported."""
+def exported_models(tiny_model: Path, made_once: MadeOnce) -> Path:
+    """A folder of two exported models, made together: the first export of a process takes seconds."""
 
     def make(folder: Path) -> None:
-        from blemish.export.onnx import export
+        from exports import read_operators_once
 
-        export(tiny_model, folder / "tiny.onnx")
-
-    return made_once("exported", make) / "tiny.onnx"
-
-
-@pytest.fixture(scope="session")
-def pca_onnx(made_once: MadeOnce) -> Path:
-    """PCA on 39 good pictures, calibrated on 21: enough to know a hole from a good part. Exported."""
-
-    def make(folder: Path) -> None:
         from blemish.export.onnx import export
         from blemish.methods.baselines.pca import PcaConfig
         from blemish.training import fit
 
+        read_operators_once()
+        export(tiny_model, folder / "tiny.onnx")
         for i in range(60):
             save(folder / "good" / f"{i:03d}.png", tiny_image(i))
         config = PcaConfig(image_size=32, components=3, calibration_fraction=0.35)
         fit.fit(folder / "good", method="pca", config=config, out=folder / "run", device="cpu")
-        export(folder / "run", folder / "model.onnx")
+        export(folder / "run", folder / "pca" / "model.onnx")
 
-    return made_once("pca", make) / "model.onnx"
+    return made_once("exported", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(exported_models: Path) -> Path:
+    """The tiny model, exported."""
+    return exported_models / "tiny.onnx"
+
+
+@pytest.fixture(scope="session")
+def pca_onnx(exported_models: Path) -> Path:
+    """PCA on 39 good pictures, calibrated on 21: enough to know a hole from a good part. Exported."""
+    return exported_models / "pca" / "model.onnx"
 
 
 @pytest.fixture
@@ -188,6 +192,13 @@ def single_thread() -> Iterator[None]:
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out, which takes most of the time and says what evaluation.json says."""
     monkeypatch.setattr("blemish.evaluation.evaluate.write_report", lambda *_args, **_options: None)
+
+
+@pytest.fixture
+def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws for an interval and planted defects: 20 of each, as they take most of an evaluation's time."""
+    monkeypatch.setattr("blemish.evaluation.evaluate.RESAMPLES", 20)
+    monkeypatch.setattr("blemish.evaluation.sensitivity.IMAGES_OF_EVALUATE", 20)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from blemish.methods import registry
 from blemish.methods.config import TrainedConfig
 from blemish.training import fit as fitting
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 TRAIN_OPTIONS = (
     *("--data", "--method", "--preset", "--out", "--seed", "--device", "--precision", "--resume"),
     *("--epochs", "--batch-size", "--image-size", "--learning-rate"),

@@ -443,8 +443,7 @@ def test_a_training_gets_the_options_that_were_given(method: str, preset: str):
     driver = ["--cluster", "local", "--categories", "a", "b", "--cpus-per-model=2", "--out", "runs"]
     for at in range(0, len(given) + 1, len(given)):
         passed_on = what_makes_a_model(["--data", "x", *given[:at], *driver, *given[at:], "--resume"])
-        assert passed_on == given
-        assert parsed(*passed_on) == (options, config)
+        assert passed_on == given  # so that they mean what was parsed above
     if "epochs" in vars(usual):
         assert vars(parsed(*named, "--epochs", "None")[1])["epochs"] is None
 

@@ -80,7 +80,9 @@ def test_predictions_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [float(row["score"]) for row in rows[:-1]] == pytest.approx([60 / 255] * len(NAMES))
 
 
-def test_scores_of_an_evaluation_run_nothing_and_are_compared_by_their_names(tmp_path: Path, no_report: None):
+def test_scores_of_an_evaluation_run_nothing_and_are_compared_by_their_names(
+    tmp_path: Path, no_report: None, quick_evaluation: None
+):
     from blemish.data.dataset import open_dataset
     from blemish.evaluation.compare import read_evaluation
     from blemish.evaluation.evaluate import evaluate

@@ -27,6 +27,8 @@ from blemish.inference.detector import Detector
 from blemish.inference.postprocess import to_original_size
 from blemish.training.calibrate import calibrate_model
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 FAKE = Path(__file__).parents[1] / "fake_anomalib"
 
 

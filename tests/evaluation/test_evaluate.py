@@ -24,9 +24,11 @@ from sklearn import metrics as sk
 
 from blemish.core.errors import DataError, ImageError
 from blemish.data.dataset import Dataset, open_dataset
-from blemish.evaluation.evaluate import evaluate
+from blemish.evaluation.evaluate import RESAMPLES, evaluate
 from blemish.inference import load
 from blemish.inference.detector import Detector
+
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
 CONTRACT = {
     "image_auroc",
@@ -170,7 +172,8 @@ def test_the_file_has_the_contract_s_fields_and_the_tiny_model_s_numbers(
 
 
 @pytest.mark.usefixtures("no_report")
-def test_the_numbers_where_the_detector_errs(noisy: Path, tmp_path: Path):
+def test_the_numbers_where_the_detector_errs(noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("blemish.evaluation.evaluate.RESAMPLES", RESAMPLES)
     # Maxima: good ones 167 to 175, defective ones 169 to 200, so that no metric is 0 or 1.
     detector = fake_detector(grey_levels=range(160, 179), side=40, batch_size=4, false_alarm_rate=0.3)
     evaluation = evaluate(detector, opened(noisy), tmp_path)
@@ -179,6 +182,7 @@ def test_the_numbers_where_the_detector_errs(noisy: Path, tmp_path: Path):
         assert 0 < evaluation[key] < 1, key
     low, high = evaluation["image_auroc_interval95"]
     assert low <= evaluation["image_auroc"] <= high
+    assert RESAMPLES == 1000
     assert evaluation["requested_false_alarm_rate"] == 0.3
     calibration, n = detector.model_file.calibration, evaluation["n_good"]
     alarms = round(evaluation["false_alarm_rate"] * n)

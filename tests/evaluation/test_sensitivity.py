@@ -22,6 +22,8 @@ from blemish.evaluation.sensitivity import CONTRASTS, KINDS, SIZES, defects_of, 
 from blemish.inference import load
 from blemish.inference.detector import Detector
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 USUAL = len(KINDS) * len(SIZES)
 FULL = sum(len(CONTRASTS) if has else 1 for has in KINDS.values()) * len(SIZES)
 
@@ -166,11 +168,7 @@ def test_the_command_writes_the_card(
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_evaluation_has_a_card_when_it_is_asked_for(
-    tiny_model: Path, tiny_category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch
-):  # fmt: skip
-    monkeypatch.setattr(sensitivity, "IMAGES_OF_EVALUATE", 20)
+def test_evaluation_has_a_card_when_it_is_asked_for(tiny_model: Path, tiny_category: Path, tmp_path: Path):
     assert run("evaluate", "--model", tiny_model, "--data", tiny_category, "--out", tmp_path) == 0
     card = json.loads((tmp_path / "evaluation.json").read_text())["sensitivity"]
     assert card["planted_images"] == 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -34,8 +36,13 @@ def surroundings(images: list[np.ndarray], highest: float = 255.0) -> tuple[Surf
     return surface, [scene_of(image, surface) for image in images]
 
 
+@functools.cache
+def usual_surroundings() -> tuple[Surface, list[Scene]]:
+    return surroundings(IMAGES)
+
+
 def planted_into(images: list[np.ndarray], defect: Defect, seed: int = 0, highest: float = 255.0) -> Planted:
-    surface, scenes = surroundings(images, highest)
+    surface, scenes = usual_surroundings() if images is IMAGES else surroundings(images, highest)
     planted = plant_defect(scenes[0], scenes[1], defect, surface, seed)
     assert planted is not None
     return planted
@@ -79,7 +86,7 @@ def test_it_is_as_large_as_is_said(kind: str, size: float):
 
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_it_is_as_much_darker_or_brighter_as_is_said(contrast: float):
-    surface, scenes = surroundings(IMAGES)
+    surface, scenes = usual_surroundings()
     signs = set()
     for seed in range(8):
         defect = Defect(kind="spot", size=0.15, contrast=contrast)

@@ -193,6 +193,7 @@ def test_real_images_share_their_channels(name, channels, data_root):
         pytest.skip(f"{data_root / name} is absent")
     paths = [path for path in list_images(data_root / name) if "ground_truth" not in path.parts]
     assert len(paths) > 100
+    paths = paths[:: 5 if name == "mtd" else 1]  # all would take seconds
     fmt = format_of((str(path), read(path)) for path in paths)
     assert fmt == ImageFormat(dtype="uint8", channels=channels, value_range=(0, 255))
     if name == "head_ct":

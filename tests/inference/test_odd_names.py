@@ -127,7 +127,7 @@ def test_a_disk_that_refuses_a_name_gets_a_plain_one(
         assert (out / row["overlay"]).exists()
 
 
-def test_an_evaluation_draws_pictures_of_long_names(tmp_path: Path, no_report: None):
+def test_an_evaluation_draws_pictures_of_long_names(tmp_path: Path, no_report: None, quick_evaluation: None):
     from blemish.data.dataset import open_dataset
     from blemish.evaluation.evaluate import evaluate
     from blemish.evaluation.pictures import overlay_name, thumbnail_name

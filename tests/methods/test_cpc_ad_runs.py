@@ -24,7 +24,7 @@ SMALL = (
 )
 
 
-pytestmark = pytest.mark.usefixtures("single_thread")
+pytestmark = pytest.mark.usefixtures("single_thread", "quick_evaluation")
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,9 @@ class Place:
 
 
 @pytest.fixture
-def place(store: Store, archive: Archive) -> Place:
+def place(store: Store, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Whose files are not forced to disk: tests above look at that, and a hundred files take a second."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     return Place(store, archive)
 
 

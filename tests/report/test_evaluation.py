@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -92,19 +93,40 @@ IMAGES = [
 ]
 
 
+DRAW = charts.draw
+_drawn: dict[bytes, list[charts.Chart]] = {}
+
+
+def draw_once(evaluation: dict, images: list, curves: list, training_log: Path | None) -> list[charts.Chart]:
+    """Draw, or give what was drawn of the same scores, threshold and curves: most tests look at the text."""
+    if training_log is not None:
+        return DRAW(evaluation, images, curves, training_log)
+    rates = (evaluation["false_alarm_rate"], evaluation["detection_rate"]) if curves else None
+    key = pickle.dumps((evaluation["threshold"], images, curves, rates))
+    if key not in _drawn:
+        _drawn[key] = DRAW(evaluation, images, curves, None)
+    return _drawn[key]
+
+
+@pytest.fixture(autouse=True)
+def charts_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "draw", draw_once)
+
+
 class Page(HTMLParser):
     """A page as text and images by section id; refuses markup that is not well nested."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.stack: list[tuple[str, str | None]] = []
-        self.text: dict[str, str] = {}
+        self.said: dict[str, list[str]] = {}
         self.pictures: dict[str, list[str]] = {}
         self.attributes: list[tuple[str, str, str]] = []
         self.tags: list[str] = []
         self.feed(html)
         self.close()
         assert self.stack == []
+        self.text = {section: " ".join(" ".join(said).split()) for section, said in self.said.items()}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
@@ -126,7 +148,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         for section in self.sections():
-            self.text[section] = " ".join((self.text.get(section, "") + " " + data).split())
+            self.said.setdefault(section, []).append(data)
 
     def sections(self) -> list[str]:
         return ["", *(name for _, name in self.stack if name)]
@@ -144,6 +166,19 @@ def html(out: Path, evaluation: dict | None = None, **changes: object) -> str:
 
 def page(out: Path, evaluation: dict | None = None, **changes: object) -> Page:
     return Page(html(out, evaluation, **changes))
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page of `EVALUATION` and `IMAGES`."""
+    return page(tmp_path_factory.mktemp("usual"))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The text of a page with all charts."""
+    folder = tmp_path_factory.mktemp("full")
+    return html(folder, curves=[CURVE], training_log=log(folder, "epoch,train_loss\n1,3\n2,1\n"))
 
 
 def without(*keys: str) -> dict:
@@ -167,28 +202,26 @@ def test_every_section_is_there_and_every_link_on_the_page_leads_somewhere(tmp_p
     assert found.text["facts"].endswith("Method metal")
 
 
-def test_headline_numbers(tmp_path: Path) -> None:
-    found = page(tmp_path)
+def test_headline_numbers(usual: Page) -> None:
     # 43/45 = 0.95556, 1/30 = 0.03333, 1/0.02 s = 50
-    assert "Detection rate 95.6 % 43 of 45 defective rejected" in found.text["summary"]
-    assert "False-alarm rate 3.3 % 1 of 30 good rejected; asked for 5.0 %" in found.text["summary"]
-    assert "Image AUROC 0.988 " in found.text["summary"]
-    assert "Pixel AUROC 0.971 " in found.text["summary"]
-    assert "AUPRO 0.901 " in found.text["summary"]
-    assert "Time per image 20 ms 50 images per second" in found.text["summary"]
-    assert "Of 45 defective parts 43 were rejected, of 30 good parts 1." in found.text[""]
+    assert "Detection rate 95.6 % 43 of 45 defective rejected" in usual.text["summary"]
+    assert "False-alarm rate 3.3 % 1 of 30 good rejected; asked for 5.0 %" in usual.text["summary"]
+    assert "Image AUROC 0.988 " in usual.text["summary"]
+    assert "Pixel AUROC 0.971 " in usual.text["summary"]
+    assert "AUPRO 0.901 " in usual.text["summary"]
+    assert "Time per image 20 ms 50 images per second" in usual.text["summary"]
+    assert "Of 45 defective parts 43 were rejected, of 30 good parts 1." in usual.text[""]
 
 
-def test_further_numbers_and_the_table_by_defect(tmp_path: Path) -> None:
-    found = page(tmp_path)
-    more = found.text["more"]
+def test_further_numbers_and_the_table_by_defect(usual: Page) -> None:
+    more = usual.text["more"]
     assert "FPR up to 30 % 0.912 area / 0.3" in more
     assert "FPR up to 30 % 0.956 McClish" in more
     assert "Best image F1 0.953" in more
     assert "Threshold 1.25 a higher score is rejected" in more
     assert "Good test images 30 Defective test images 45" in more
     # 23/25 = 0.92
-    assert found.text["per-defect"].endswith("crack 25 92.0 % 0.978 0.944 hole 20 100 % 1.000 –")
+    assert usual.text["per-defect"].endswith("crack 25 92.0 % 0.978 0.944 hole 20 100 % 1.000 –")
 
 
 @pytest.mark.parametrize(
@@ -249,9 +282,8 @@ def test_the_sentence_is_grammatical(changes: dict, expected: str) -> None:
     assert report._sentence(EVALUATION | changes) == expected
 
 
-def test_misses_come_first_and_the_most_wrong_of_them_at_the_front(tmp_path: Path) -> None:
-    found = page(tmp_path)
-    pictures = {key: [Path(name).name for name in names] for key, names in found.pictures.items()}
+def test_misses_come_first_and_the_most_wrong_of_them_at_the_front(usual: Page) -> None:
+    pictures = {key: [Path(name).name for name in names] for key, names in usual.pictures.items()}
     # Threshold 1.25: the cracks at 0.75 and 1.0 were accepted, the good parts at 1.9 and 1.5 rejected.
     assert pictures["missed"] == ["c-worst.png", "c-missed.png"]
     assert pictures["alarms"] == ["g-worse.png", "g-alarm.png"]
@@ -264,8 +296,8 @@ def test_misses_come_first_and_the_most_wrong_of_them_at_the_front(tmp_path: Pat
     assert pictures[""] == pictures["misses"] + pictures["images"]
 
 
-def test_captions_say_score_p_value_and_verdict(tmp_path: Path) -> None:
-    text = page(tmp_path).text["images"]
+def test_captions_say_score_p_value_and_verdict(usual: Page) -> None:
+    text = usual.text["images"]
     assert "c-worst.png score 0.75 p 0.012 ✗ accepted: missed" in text
     assert "c-found.png score 2.5 p 0.012 ✓ rejected" in text
     assert "g-worse.png score 1.9 p 0.012 ✗ rejected: false alarm" in text
@@ -339,17 +371,16 @@ def test_names_are_escaped_and_paths_are_quoted(tmp_path: Path) -> None:
     assert "t.png equals <u>.png" in found.text["summary"]
 
 
-def test_the_page_asks_the_network_for_nothing(tmp_path: Path) -> None:
-    text = html(tmp_path, curves=[CURVE], training_log=log(tmp_path, "epoch,train_loss\n1,3\n2,1\n"))
+def test_the_page_asks_the_network_for_nothing(full: str) -> None:
     namespaces = re.compile(r'xmlns(:xlink)?="http://www\.w3\.org/[^"]+"')
-    assert "://" not in namespaces.sub("", text)
-    assert "<script" not in text
-    assert "@import" not in text
-    assert not re.search(r"url\((?!#)", text)
-    assert "prefers-color-scheme: dark" in text
+    assert "://" not in namespaces.sub("", full)
+    assert "<script" not in full
+    assert "@import" not in full
+    assert not re.search(r"url\((?!#)", full)
+    assert "prefers-color-scheme: dark" in full
 
 
-def test_how_the_method_was_chosen_is_a_table_with_what_was_kept(tmp_path: Path) -> None:
+def test_how_the_method_was_chosen_is_a_table_with_what_was_kept(usual: Page, tmp_path: Path) -> None:
     figures = {"image_auroc": 0.9, "pixel_auroc": 0.97, "pixel_ap": 0.5}
     rows = [{"members": ["pca"]} | figures, {"members": ["metal"], "error": "<b> no memory"}]
     rows.append({"members": ["pca", "kde"]} | figures | {"pixel_auroc": 0.98125})
@@ -360,7 +391,7 @@ def test_how_the_method_was_chosen_is_a_table_with_what_was_kept(tmp_path: Path)
     assert "pca + kde ✓ kept 0.900 0.981 0.500 pca 0.900" in found.text["candidates"]
     assert "metal failed: <b> no memory" in found.text["candidates"]
     assert found.pictures["choice"] == ["choice.png"]
-    assert "How the method was chosen" not in page(tmp_path).text[""]
+    assert "How the method was chosen" not in usual.text[""]
     assert "choice" not in page(tmp_path, choice={"members": ["pca"], "candidates": []}).text
     assert "choice" not in page(tmp_path, choice=choice).pictures
 
@@ -413,8 +444,8 @@ def test_more_false_alarms_than_chance_explains_are_a_warning(tmp_path: Path) ->
     )
 
 
-def test_leakage_is_a_warning_and_none_is_silent(tmp_path: Path) -> None:
-    assert "flatter" not in page(tmp_path).text["summary"]
+def test_leakage_is_a_warning_and_none_is_silent(usual: Page, tmp_path: Path) -> None:
+    assert "flatter" not in usual.text["summary"]
     pairs = [[f"train/{i}.png", f"test/{i}.png"] for i in range(12)]
     text = page(tmp_path, EVALUATION | {"leakage": pairs}).text["summary"]
     assert "12 test images are also among the training images: the numbers flatter the model." in text
@@ -422,17 +453,17 @@ def test_leakage_is_a_warning_and_none_is_silent(tmp_path: Path) -> None:
     assert "test/10.png" not in text
 
 
-def test_charts_are_svg_in_the_colours_of_the_page(tmp_path: Path) -> None:
-    text = html(tmp_path, curves=[CURVE], training_log=log(tmp_path, "epoch,train_loss\n1,3\n2,1\n"))
-    assert Page(text).tags.count("svg") == 4  # three charts and the mark in the header
-    assert not any(stand_in in text for stand_in in charts.VARIABLES)
-    defined = set(re.findall(r"(--[a-z-]+):", text))
-    assert set(re.findall(r"var\((--[a-z-]+)\)", text)) <= defined
-    for target in re.findall(r'(?:href="#|url\(#)([^")]+)', text):
-        assert f'id="{target}"' in text
+def test_charts_are_svg_in_the_colours_of_the_page(full: str) -> None:
+    assert Page(full).tags.count("svg") == 4  # three charts and the mark in the header
+    assert not any(stand_in in full for stand_in in charts.VARIABLES)
+    defined = set(re.findall(r"(--[a-z-]+):", full))
+    assert set(re.findall(r"var\((--[a-z-]+)\)", full)) <= defined
+    for target in re.findall(r'(?:href="#|url\(#)([^")]+)', full):
+        assert f'id="{target}"' in full
 
 
-def test_the_same_evaluation_gives_the_same_page(tmp_path: Path) -> None:
+def test_the_same_evaluation_gives_the_same_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "draw", DRAW)
     assert html(tmp_path / "a", curves=[CURVE]) == html(tmp_path / "b", curves=[CURVE], images=IMAGES[::-1])
 
 

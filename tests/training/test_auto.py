@@ -17,6 +17,7 @@ from conftest import save, tiny_image
 from blemish.core.errors import Interrupted, TrainingError, UsageError
 from blemish.core.types import Sample
 from blemish.data import planting
+from blemish.inference.detector import Detector
 from blemish.inference.load import load
 from blemish.inference.model_file import load_model_file
 from blemish.methods.auto import AutoConfig
@@ -222,9 +223,17 @@ def test_long_images_keep_their_shape(size: tuple[int, int], expected, tmp_path:
 # --- a whole run ------------------------------------------------------------------------------------------
 
 
-def test_it_chooses_learns_and_says_why(tiny_category: Path, tmp_path: Path):
-    detector = chosen(tiny_category, tmp_path / "run")
-    table = json.loads((tmp_path / "run" / "choice.json").read_text())
+@pytest.fixture(scope="module")
+def finished(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Detector]:
+    """A whole run: its folder, and the detector that it gave."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, chosen(tiny_category, folder)
+
+
+def test_it_chooses_learns_and_says_why(tiny_category: Path, finished: tuple[Path, Detector]):
+    folder, detector = finished
+    table = json.loads((folder / "choice.json").read_text())
     singles = [row["members"] for row in table["candidates"] if len(row["members"]) == 1]
     assert singles == [[name] for name in auto.candidates(0.5, 6)[0]]
     members = tuple(table["members"])
@@ -234,11 +243,11 @@ def test_it_chooses_learns_and_says_why(tiny_category: Path, tmp_path: Path):
     assert kept >= best - 0.01
     assert detector.model_file.provenance["choice"]["given"] is None
     assert detector.model_file.provenance["images"] == {"train": 6, "validation": 3, "calibration": 3}
-    assert not (tmp_path / "run" / auto.FOLDER).exists()
+    assert not (folder / auto.FOLDER).exists()
     hole = tiny_category / "test" / "hole" / "000.png"
     good = tiny_category / "test" / "good" / "000.png"
     assert detector.predict(hole).score > detector.predict(good).score
-    again = load(tmp_path / "run", device="cpu")
+    again = load(folder, device="cpu")
     assert again.predict(hole).score == detector.predict(hole).score
 
 
@@ -246,7 +255,7 @@ def test_equal_runs_give_equal_files_and_a_stopped_one_goes_on(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = replace(QUICK, members=("pca", "planted"), minutes=0.01)
-    monkeypatch.setattr(auto, "LEAST_STEPS", 4)
+    monkeypatch.setattr(auto, "LEAST_STEPS", 2)
     chosen(tiny_category, tmp_path / "whole", config=config)
     real, calls = auto._learn_member, []
 
@@ -301,8 +310,10 @@ def test_one_candidate_that_fails_costs_its_row(
         chosen(tiny_category, tmp_path / "other")
 
 
-def test_a_finished_run_is_known_by_what_was_asked_for(tiny_category: Path, tmp_path: Path):
-    chosen(tiny_category, tmp_path / "run")
+def test_a_finished_run_is_known_by_what_was_asked_for(
+    tiny_category: Path, finished: tuple[Path, Detector], tmp_path: Path
+):
+    shutil.copytree(finished[0], tmp_path / "run")
     chosen(tiny_category, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="members"):
         chosen(tiny_category, tmp_path / "run", resume=True, config=replace(QUICK, members=("pca",)))

@@ -17,6 +17,8 @@ from blemish.training import auto
 from blemish.training.choice import KINDS, Trial, plant_trial
 from blemish.training.choice_picture import CAPTION, FRAME, GAP, WIDTH, draw_choice, two_of_each_kind
 
+pytestmark = pytest.mark.usefixtures("quick_evaluation")
+
 
 @pytest.fixture(scope="module")
 def trial() -> Trial:

@@ -36,6 +36,8 @@ PIXELS_NAME = "pixels.npz"
 """What `blemish compare` needs to compare maps: a sample of each image's pixels."""
 LIMIT = 0.3
 """The FPR up to which both papers' field reports partial areas."""
+RESAMPLES = 1000
+"""So many draws make an interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +199,9 @@ def _measure(
 
 def _intervals(scored: list[Scored], resampler: PixelResampler | None) -> dict[str, list[float] | None]:
     """95 % intervals over images, by the name of the measure and `_interval95`."""
-    image = bootstrap_interval([s.score for s in scored], [s.sample.is_defect for s in scored], Roc.auroc)
-    pixel = resampler.intervals(limit=LIMIT) if resampler else {}
+    scores, is_defect = [s.score for s in scored], [s.sample.is_defect for s in scored]
+    image = bootstrap_interval(scores, is_defect, Roc.auroc, n=RESAMPLES)
+    pixel = resampler.intervals(limit=LIMIT, n=RESAMPLES) if resampler else {}
     found = {
         "image_auroc": image,
         "pixel_auroc": pixel.get("auroc"),

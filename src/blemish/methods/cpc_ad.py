@@ -229,13 +229,21 @@ def targets_of(config: CpcAdConfig) -> tuple[Tensor, Tensor]:
     weights = torch.zeros(len(offsets), h, w)
     rows, cols = torch.arange(h)[:, None], torch.arange(w)[None, :]
     sources = torch.zeros(len(offsets), h, w, dtype=torch.int64)
+    # Patches lie in rows and columns: those that hold a pair are those rows of them times those columns.
+    patches = _windows(config)
+    heights, widths = {patch[:2] for patch in patches}, {patch[2:] for patch in patches}
     for p, (dy, dx) in enumerate(offsets):
-        for top, bottom, left, right in _windows(config):
-            targets = (rows >= max(top, top - dy)) & (rows < min(bottom, bottom - dy))
-            targets = targets & (cols >= max(left, left - dx)) & (cols < min(right, right - dx))
-            weights[p] += targets
+        weights[p] = _holding(rows, dy, heights) * _holding(cols, dx, widths)
         sources[p] = torch.where(weights[p] > 0, (rows + dy) * w + cols + dx, rows * w + cols)
     return sources.flatten(1), weights.flatten(1)
+
+
+def _holding(places: Tensor, step: int, ranges: set[tuple[int, int]]) -> Tensor:
+    """Count, for each place, the half-open ranges that hold it and the place `step` further on."""
+    held = torch.zeros(places.shape)
+    for start, end in ranges:
+        held += (places >= max(start, start - step)) & (places < min(end, end - step))
+    return held
 
 
 def _windows(config: CpcAdConfig) -> list[tuple[int, int, int, int]]:

@@ -5,13 +5,17 @@ Templates are in `templates/`; all of them extend `base.html.j2`, which has the 
 
 from __future__ import annotations
 
+import functools
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from blemish.core.errors import UsageError
 from blemish.core.files import write_whole
+
+if TYPE_CHECKING:
+    import jinja2
 
 DASH = "–"
 MEASURES = {
@@ -40,6 +44,16 @@ def write_page(path: Path, template: str, content: dict[str, Any], **filters: An
     Raises UsageError without the packages of `blemish[report]`.
     """
     require_packages("jinja2")
+    page = _environment(*sorted(filters.items())).get_template(f"{template}.html.j2")
+    text = page.render(content | {"dash": DASH})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+    return path
+
+
+@functools.cache
+def _environment(*filters: tuple[str, Any]) -> jinja2.Environment:
+    """Make what reads templates: once, as a template takes longer to read than to fill."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -55,11 +69,8 @@ def write_page(path: Path, template: str, content: dict[str, Any], **filters: An
         "url": url,
         "seconds": format_seconds,
     }
-    environment.filters |= common | filters
-    text = environment.get_template(f"{template}.html.j2").render(content | {"dash": DASH})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
-    return path
+    environment.filters |= common | dict(filters)
+    return environment
 
 
 def format_area(value: float) -> str:

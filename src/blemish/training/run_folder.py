@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -135,7 +135,6 @@ def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
     """What an auditor asks for: which images, by content; which seed; which software."""
     fitted = [*split.train, *split.validation]
     digests = [split.digests[s.path] for s in fitted]
-    packages = ("blemish", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "scipy")
     return {
         "dataset": name,
         "fingerprint": fingerprint(digests),
@@ -146,9 +145,15 @@ def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
             "calibration": len(split.calibration),
         },
         "seed": seed,
-        "versions": {p: importlib.metadata.version(p) for p in packages}
-        | {"python": platform.python_version()},
+        "versions": _versions(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """The versions of what a result depends on; they stay while a process runs."""
+    packages = ("blemish", "torch", "numpy", "pillow", "tifffile", "imagecodecs", "scipy")
+    return {p: importlib.metadata.version(p) for p in packages} | {"python": platform.python_version()}
 
 
 def write_run(
