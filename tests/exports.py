@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 
 import pytest
 
@@ -11,5 +12,13 @@ import pytest
 def read_operators_once() -> None:
     """It parses the source of 500 operators at each export; they are the same for all of a process."""
     registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
-    read = functools.cache(registration.ONNXRegistry.from_torchlib)
-    registration.ONNXRegistry.from_torchlib = staticmethod(read)
+    registry, usual = registration.ONNXRegistry, registration._constants.TORCHLIB_OPSET
+    from_torchlib = registry.from_torchlib
+
+    @functools.cache
+    def read(opset_version: int = usual) -> object:
+        found = from_torchlib(opset_version)
+        gc.freeze()  # a million objects, which stay, and need not be searched for garbage at each export
+        return found
+
+    registry.from_torchlib = staticmethod(read)
