@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Annotated, Any, get_origin
 
 import pytest
+from cyclopts import App, ArgumentCollection, Parameter
 
 from blemish.cli.main import main
 
@@ -15,6 +18,27 @@ QUICK = (
     *("--device", "cpu", "--precision", "fp32"),
 )
 """Options that make a training a matter of a second."""
+
+
+assemble, _assembled = App.assemble_argument_collection, dict[Any, ArgumentCollection]()
+
+
+def assemble_once(
+    app: App, *, default_parameter: Parameter | None = None, parse_docstring: bool = False
+) -> ArgumentCollection:
+    """Make options from the fields of a class, or copy those of equal fields: most of a parsing's time."""
+    kind: Any = app.default_command
+    if parse_docstring or default_parameter or not hasattr(kind, "__dataclass_fields__"):
+        return assemble(app, default_parameter=default_parameter, parse_docstring=parse_docstring)
+    types = [f.type.__origin__ if get_origin(f.type) is Annotated else f.type for f in fields(kind)]  # type: ignore[union-attr]
+    options = [(f.name, str(t), repr(f.default)) for f, t in zip(fields(kind), types, strict=True)]
+    key = (*app.name, *app.help_flags, kind.__name__, kind.__bases__, *options)
+    if key not in _assembled:
+        _assembled[key] = assemble(app)
+    return _assembled[key].copy(reset_tokens=True)
+
+
+App.assemble_argument_collection = assemble_once  # type: ignore[method-assign]
 
 
 def run(*arguments: str | Path) -> int:
