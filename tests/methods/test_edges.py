@@ -31,6 +31,8 @@ pytestmark = pytest.mark.usefixtures("single_thread")
         {"image_size": (11, 22), "patch_size": 11, "masking": "none"},  # one row: nothing is masked
         {"error": "squared", "smoothing": (4.0,), "place_statistics": False},
         {"error": "squared", "smoothing": (2.0, 8.0), "place_statistics": True},
+        {"error": "combined", "smoothing": (2.0,), "place_statistics": True},
+        {"error": "joint", "smoothing": (2.0,), "place_statistics": False},
     ],
 )
 def test_sizes_and_options_that_just_fit(changes):
@@ -47,8 +49,8 @@ def test_sizes_and_options_that_just_fit(changes):
         ({"image_size": (10, 20), "patch_size": 10, "masking": "paper"}, "under SSIM's window of 11"),
         ({"image_size": (32, 36)}, "cannot be cut into patches of 8"),
         ({"image_size": (36, 32)}, "cannot be cut into patches of 8"),
-        ({"error": "squared", "smoothing": (2.0, 8.0), "place_statistics": False}, "needs --error squared"),
-        ({"error": "combined", "smoothing": (2.0,), "place_statistics": False}, "needs --error squared"),
+        ({"error": "squared", "smoothing": (2.0, 8.0), "place_statistics": False}, "needs --error joint"),
+        ({"error": "combined", "smoothing": (2.0,), "place_statistics": False}, "needs --error joint"),
         *(({name: 0}, f"--{name.replace('_', '-')}") for name in
           ("patch_size", "embedding", "hidden", "heads", "blocks")),
     ],
@@ -71,10 +73,12 @@ def test_an_untrained_map_is_its_error_as_it_is():
     """Before `finish` the statistics are 0 and 1; before `prepare` mean image and range are neutral."""
     torch.manual_seed(0)
     network, x = Metal(METAL, channels=2), torch.rand(1, 2, 32, 32)
+    combined = Metal(replace(METAL, error="combined"), channels=2)
     plain = Metal(replace(METAL, center=False, bounded_context=False, exposure=False), channels=2)
     plain.load_state_dict(network.state_dict(), strict=False)
     with torch.no_grad():
-        assert torch.equal(network(x), network.errors(x).mean(dim=2).amax(dim=1))
+        assert torch.allclose(network(x), network.errors(x).square().sum(dim=(1, 2)).log1p())
+        assert torch.equal(combined(x), combined.errors(x).mean(dim=2).amax(dim=1))
         assert torch.equal(network.reconstruct(x), plain.reconstruct(x))
         white = functional.white_point(x).item()
         torch.testing.assert_close(network.expose(x), x / white)  # its brightest tenth becomes 1

@@ -214,7 +214,7 @@ def test_squared_error_map_sums_channels_and_smooths_as_scipy_does():
 
 
 def test_mean_image_and_place_statistics_are_those_of_the_training_images():
-    network, x = small(exposure=True), images(10)
+    network, x = small(exposure=True, error="combined", smoothing=(2.0, 8.0)), images(10)
     batches = lambda: x.split(4)  # noqa: E731
     network.prepare(batches)
     white = metal.white_point(x)
@@ -267,7 +267,7 @@ def test_a_bounded_context_holds_what_is_seen_within_the_training_images_range()
 def test_combined_error_is_the_root_of_the_squared_error_and_one_minus_ssim():
     from scipy.ndimage import gaussian_filter
 
-    network, x = small(smoothing=(1.0, 2.0)), images(1)
+    network, x = small(error="combined", smoothing=(1.0, 2.0)), images(1)
     with torch.no_grad():
         ours, x_hat = network.errors(x)[0].numpy(), network.reconstruct(x)
     a, b = x[0].numpy(), x_hat[0].numpy()
@@ -283,6 +283,56 @@ def test_combined_error_is_the_root_of_the_squared_error_and_one_minus_ssim():
         )
         smooth = gaussian_filter(1 - ssim.mean(axis=0), sigma, radius=radius)
         np.testing.assert_allclose(ours[s, 1], smooth, atol=1e-4)
+
+
+def test_joint_errors_are_each_channels_difference_its_size_and_one_minus_ssim():
+    from scipy.ndimage import gaussian_filter
+
+    network, x = small(smoothing=(1.0, 2.0)), images(1)
+    with torch.no_grad():
+        ours, combined = network.errors(x)[0].numpy(), small(error="combined", smoothing=(1.0, 2.0))
+        difference = (x - network.reconstruct(x))[0].numpy()
+        similarity = combined.errors(x)[0, :, 1].numpy()
+    assert ours.shape == (2, 5, 32, 48)  # σ, kinds of two channels
+    for s, sigma in enumerate((1.0, 2.0)):
+        for channel in range(2):
+            smooth = gaussian_filter(difference[channel], sigma, radius=4 * int(sigma))
+            np.testing.assert_allclose(ours[s, channel], smooth, atol=1e-5)
+            size = gaussian_filter(difference[channel] ** 2, sigma, radius=4 * int(sigma))
+            np.testing.assert_allclose(ours[s, 2 + channel], np.sqrt(size), atol=1e-4)
+        np.testing.assert_array_equal(ours[s, 4], similarity[s])
+
+
+@pytest.mark.parametrize("by_position", [True, False])
+def test_joint_map_is_how_unlikely_the_errors_are_among_those_of_good_images(by_position):
+    network, x = small(smoothing=(1.0, 2.0), place_statistics=by_position), images(10)
+    batches = lambda: x.split(4)  # noqa: E731
+    network.prepare(batches)
+    network.finish(batches)
+    with torch.no_grad():
+        errors, maps = network.errors(x).flatten(1, 2).double().numpy(), network(x).numpy()
+    mean = errors.mean(axis=0) if by_position else errors.mean(axis=(0, 2, 3))[:, None, None]
+    apart = np.moveaxis(errors - mean, 1, -1).reshape(-1, 10)
+    d, n = 10, len(apart)
+    std = apart.std(axis=0)
+    correlation = apart.T @ apart / n / np.outer(std, std)
+    shrunk = correlation * n / (d + n) + np.eye(d) * (d / (d + n) + 0.01 + 1e-3)
+    z = apart / std
+    distance = np.einsum("md,de,me->m", z, np.linalg.inv(shrunk), z).reshape(10, 32, 48)
+    np.testing.assert_allclose(maps, np.log1p(distance), rtol=1e-3, atol=1e-3)
+
+
+def test_a_colour_that_no_good_error_has_stands_out_more_than_a_larger_usual_one():
+    errors = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    errors[:, 1] = 0.01 * errors[:, 1]  # the second hardly ever differs
+    mean, covariance, n = metal._moments([errors[:2], errors[2:]])
+    assert n == 4 * 64
+    assert torch.allclose(mean, errors.double().mean(dim=0))
+    whitener = metal.whitening(covariance, n).float()
+    usual, unusual = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+    usual[:, 0], unusual[:, 1] = 1.0, 0.5
+    scores = [metal.unlikeliness(e, torch.zeros(2, 1, 1), whitener).mean() for e in (usual, unusual)]
+    assert scores[1] > scores[0]
 
 
 def test_white_point_by_hand():
@@ -347,7 +397,7 @@ def test_any_channels_and_any_size_that_divides(channels, size, patch):
         ({"image_size": (8, 64)}, "strict masking needs two"),
         ({"image_size": (64, 8), "masking": "paper"}, "SSIM's window"),
         ({"heads": 3}, "multiple of --heads"),
-        ({"place_statistics": False}, "needs --error squared"),
+        ({"place_statistics": False, "error": "combined"}, "needs --error joint"),
     ],
 )
 def test_impossible_sizes_are_refused_in_one_line(changes, said):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,12 @@ from blemish.methods.components.functional import (
     ssim_map,
     valid_blur_matrix,
     white_point,
+    whitening,
 )
 from blemish.methods.config import TrainedConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Masking = Literal["strict", "paper", "none"]
 Stripes = Literal["none", "rows", "cols", "both", "only"]
@@ -76,12 +80,15 @@ class MetalConfig(TrainedConfig):
     """Subtract the mean good image first and add it back to the reconstruction."""
     bounded_context: bool = True
     """Show the network each pixel no darker and no brighter than the training images have it there."""
-    error: Literal["squared", "combined"] = "combined"
-    """What the map shows: the squared difference, or the mean of its root and of 1 - SSIM."""
-    smoothing: tuple[float, ...] = (2.0, 8.0)
-    """σ of the map's Gaussian filter in pixels of the resized image; of several, the largest value counts."""
+    error: Literal["squared", "combined", "joint"] = "joint"
+    """What the map shows: the squared difference; the mean of its root and of 1 - SSIM; or how unlikely all
+    kinds of error together are among those of good images."""
+    smoothing: tuple[float, ...] = (2.0, 4.0, 8.0)
+    """σ of the errors' Gaussian filters in pixels of the resized image; of several, the largest value counts,
+    or all of them with `joint`."""
     place_statistics: bool = True
-    """Standardise each error by its mean and std at each position over the good training images."""
+    """Standardise each error by its mean and std at each position over the good training images; with `joint`
+    by the mean there."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be cut into patches, and widths that no layer can have."""
@@ -101,9 +108,10 @@ class MetalConfig(TrainedConfig):
             )
         if min(H, W) < SSIM_WINDOW:
             raise UsageError(f"--image-size {H}x{W} is under SSIM's window of {SSIM_WINDOW} pixels")
-        if (self.error == "combined" or len(self.smoothing) > 1) and not self.place_statistics:
+        competing = self.error == "combined" or (self.error == "squared" and len(self.smoothing) > 1)
+        if competing and not self.place_statistics:
             raise UsageError(
-                "--no-place-statistics needs --error squared and a single --smoothing value: "
+                "--no-place-statistics needs --error joint, or --error squared and one --smoothing value: "
                 "errors of different kinds compare only when standardised"
             )
         if self.embedding % self.heads:
@@ -177,6 +185,20 @@ def l1_loss(x: Tensor, x_hat: Tensor, reduction: Literal["mean", "sum"]) -> Tens
 def ssim_loss(x: Tensor, x_hat: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """L_SSIM(X, X̂) = -SSIM(X, X̂), Eq. (3), averaged over places, channels and the batch; in [-1, 1]."""
     return -ssim_map(x, x_hat, rows, cols).mean()
+
+
+def unlikeliness(errors: Tensor, mean: Tensor, whitener: Tensor) -> Tensor:
+    """How far errors are from those of good images, log(1 + |A (e - μ)|²), Eq. (5), ours.
+
+    Args:
+        errors: e, (B, d, H, W).
+        mean: μ, (d, H, W), or (d, 1, 1) for all positions.
+        whitener: A, (d, d), with AᵀA the inverse of the errors' covariance.
+
+    Returns:
+        (B, H, W), ≥ 0.
+    """
+    return torch.einsum("ed,bdhw->behw", whitener, errors - mean).square().sum(dim=1).log1p()
 
 
 # --- cutting an image into tokens, and back ---------------------------------------------------------
@@ -291,6 +313,8 @@ class Metal(TrainedMethod[MetalConfig]):
     brightest: Tensor
     place_mean: Tensor
     place_spread: Tensor
+    error_mean: Tensor
+    error_whitening: Tensor
     valid_rows: Tensor
     valid_cols: Tensor
     same_rows: Tensor
@@ -340,9 +364,14 @@ class Metal(TrainedMethod[MetalConfig]):
         if self.config.bounded_context:
             self.register_buffer("darkest", torch.zeros(self.channels, H, W))
             self.register_buffer("brightest", torch.ones(self.channels, H, W))
-        if self.config.place_statistics:
-            kinds = 2 if self.config.error == "combined" else 1
-            shape = (len(self.config.smoothing), kinds, H, W)
+        scales = len(self.config.smoothing)
+        if self.config.error == "joint":
+            d = scales * (2 * self.channels + 1)
+            at = (H, W) if self.config.place_statistics else (1, 1)
+            self.register_buffer("error_mean", torch.zeros(d, *at))
+            self.register_buffer("error_whitening", torch.eye(d))
+        elif self.config.place_statistics:
+            shape = (scales, 2 if self.config.error == "combined" else 1, H, W)
             self.register_buffer("place_mean", torch.zeros(shape))
             self.register_buffer("place_spread", torch.ones(shape))
 
@@ -380,34 +409,45 @@ class Metal(TrainedMethod[MetalConfig]):
             )
 
     def errors(self, x: Tensor) -> Tensor:
-        """Smoothed differences of image and reconstruction (Sec. 4.4), all ≥ 0, larger is worse.
+        """Smoothed differences of image and reconstruction (Sec. 4.4).
 
         (B, C, H, W) -> (B, S, E, H, W): one of S for each σ of the smoothing; one of E for each kind of
-        error: the squared differences of all channels summed; or, `combined`, the root of that, and
-        1 - SSIM, the channels' mean.
+        error, larger is worse: the squared differences of all channels summed; or, `combined`, the root of
+        that, and 1 - SSIM, the channels' mean; or, `joint`, each channel's difference, which may be below 0,
+        the root of its square, and 1 - SSIM.
         """
         x = self.expose(x)
         x_hat = self.reconstruct(x).float()
-        kinds = [(x - x_hat).square().sum(dim=1)]
-        if self.config.error == "combined":
-            kinds.append(1 - ssim_map(x, x_hat, self.same_rows, self.same_cols).mean(dim=1))
-        error = torch.stack(kinds, dim=1)  # (B, E, H, W)
+        difference = x - x_hat
+        if self.config.error == "joint":
+            squared = difference.square()
+        else:
+            squared = difference.square().sum(dim=1, keepdim=True)
+        kinds = [squared]
+        if self.config.error == "joint":
+            kinds.insert(0, difference)
+        if self.config.error != "squared":
+            kinds.append(1 - ssim_map(x, x_hat, self.same_rows, self.same_cols).mean(dim=1, keepdim=True))
+        error = torch.cat(kinds, dim=1)  # (B, E, H, W)
         scales = [
             blur(error, getattr(self, f"smooth_rows_{i}"), getattr(self, f"smooth_cols_{i}"))
             for i in range(len(self.config.smoothing))
         ]
         smooth = torch.stack(scales, dim=1)  # (B, S, E, H, W)
-        if self.config.error == "combined":
-            return torch.cat([smooth[:, :, :1].sqrt(), smooth[:, :, 1:]], dim=2)
-        return smooth
+        if self.config.error == "squared":
+            return smooth
+        *first, squares, similarity = smooth.split([kind.shape[1] for kind in kinds], dim=2)
+        return torch.cat([*first, squares.sqrt(), similarity], dim=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W), unbounded, larger is more anomalous.
 
-        Our choice beyond the paper: the kinds of error, standardised, are averaged; the scales compete, so
-        that a speck and a stain each find the one that suits them.
+        Our choices beyond the paper. `joint`, Eq. (5). `combined`: the kinds of error, standardised, are
+        averaged; the scales compete, so that a speck and a stain each find the one that suits them.
         """
         errors = self.errors(x)
+        if self.config.error == "joint":
+            return unlikeliness(errors.flatten(1, 2), self.error_mean, self.error_whitening)
         if self.config.place_statistics:
             errors = (errors - self.place_mean) / self.place_spread
         return errors.mean(dim=2).amax(dim=1)
@@ -431,14 +471,43 @@ class Metal(TrainedMethod[MetalConfig]):
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
-        """After training: take the error's mean and std at each position from the good training images.
+        """After training: take what errors the good training images have.
 
         Our choice: an edge that no context predicts to the pixel lights up on every image, good or not.
         """
-        if self.config.place_statistics:
+        if self.config.error == "joint":
+            mean, covariance, n = _moments(self.errors(x).flatten(1, 2) for x in batches())
+            if not self.config.place_statistics:
+                middle = mean.mean(dim=(1, 2), keepdim=True)
+                apart = (mean - middle).flatten(1)
+                covariance = covariance + apart @ apart.T / apart.shape[1]
+                mean = middle
+            self.error_mean.copy_(mean)
+            std = covariance.diagonal().sqrt() + 1e-6
+            self.error_whitening.copy_(whitening(covariance / (std[:, None] * std), n) / std)
+        elif self.config.place_statistics:
             mean, std = position_statistics((self.errors(x) for x in batches()), positions=2)
             self.place_mean.copy_(mean)
             self.place_spread.copy_(std)
+
+
+def _moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
+    """Return mean and covariance of errors (B, d, H, W) in float64, and how many errors there were.
+
+    The mean (d, H, W) is that of each position, the covariance (d, d) around it that of all positions.
+    """
+    images, total, products = 0, torch.zeros(()), torch.zeros(())
+    for errors in batches:
+        flat = errors.double().transpose(0, 1).flatten(1)  # (d, B·H·W)
+        images, total, products = (
+            images + len(errors),
+            total + errors.double().sum(dim=0),
+            products + flat @ flat.T,
+        )
+    mean = total / images
+    positions = mean[0].numel()
+    at = mean.flatten(1)
+    return mean, products / (images * positions) - at @ at.T / positions, images * positions
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
