@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
@@ -39,15 +40,16 @@ from blemish.methods.components.functional import (
     ssim_map,
     valid_blur_matrix,
     white_point,
-    whitening,
 )
 from blemish.methods.config import TrainedConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from blemish.methods.density.densities import mahalanobis, shrink, whitener
 
 Masking = Literal["strict", "paper", "none"]
 Stripes = Literal["none", "rows", "cols", "both", "only"]
+POOL = 2
+"""Pixels on a side of a place at which all kinds of error are looked at together."""
+RIDGE = 0.01
+"""Added to each variance of the errors, which is 1 over all good images and places."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class MetalConfig(TrainedConfig):
     or all of them with `joint`."""
     place_statistics: bool = True
     """Standardise each error by its mean and std at each position over the good training images; with `joint`
-    by the mean there."""
+    there is a Gaussian at each position, without it one for all."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be cut into patches, and widths that no layer can have."""
@@ -185,20 +187,6 @@ def l1_loss(x: Tensor, x_hat: Tensor, reduction: Literal["mean", "sum"]) -> Tens
 def ssim_loss(x: Tensor, x_hat: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """L_SSIM(X, X̂) = -SSIM(X, X̂), Eq. (3), averaged over places, channels and the batch; in [-1, 1]."""
     return -ssim_map(x, x_hat, rows, cols).mean()
-
-
-def unlikeliness(errors: Tensor, mean: Tensor, whitener: Tensor) -> Tensor:
-    """How far errors are from those of good images, log(1 + |A (e - μ)|²), Eq. (5), ours.
-
-    Args:
-        errors: e, (B, d, H, W).
-        mean: μ, (d, H, W), or (d, 1, 1) for all positions.
-        whitener: A, (d, d), with AᵀA the inverse of the errors' covariance.
-
-    Returns:
-        (B, H, W), ≥ 0.
-    """
-    return torch.einsum("ed,bdhw->behw", whitener, errors - mean).square().sum(dim=1).log1p()
 
 
 # --- cutting an image into tokens, and back ---------------------------------------------------------
@@ -313,6 +301,7 @@ class Metal(TrainedMethod[MetalConfig]):
     brightest: Tensor
     place_mean: Tensor
     place_spread: Tensor
+    error_scale: Tensor
     error_mean: Tensor
     error_whitening: Tensor
     valid_rows: Tensor
@@ -367,9 +356,11 @@ class Metal(TrainedMethod[MetalConfig]):
         scales = len(self.config.smoothing)
         if self.config.error == "joint":
             d = scales * (2 * self.channels + 1)
-            at = (H, W) if self.config.place_statistics else (1, 1)
-            self.register_buffer("error_mean", torch.zeros(d, *at))
-            self.register_buffer("error_whitening", torch.eye(d))
+            places = (H // POOL) * (W // POOL) if self.config.place_statistics else 1
+            self.register_buffer("error_scale", torch.ones(d))
+            self.register_buffer("error_mean", torch.zeros(places, d))
+            # two bytes a number: a third decimal of a whitening moves no score by a thousandth
+            self.register_buffer("error_whitening", torch.eye(d, dtype=torch.float16).repeat(places, 1, 1))
         elif self.config.place_statistics:
             shape = (scales, 2 if self.config.error == "combined" else 1, H, W)
             self.register_buffer("place_mean", torch.zeros(shape))
@@ -439,15 +430,23 @@ class Metal(TrainedMethod[MetalConfig]):
         *first, squares, similarity = smooth.split([kind.shape[1] for kind in kinds], dim=2)
         return torch.cat([*first, squares.sqrt(), similarity], dim=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W), unbounded, larger is more anomalous.
+    def error_vectors(self, x: Tensor) -> Tensor:
+        """e: all kinds of error at all scales, at places of POOL×POOL pixels: (B, C, H, W) -> (B, g, d)."""
+        errors = F.avg_pool2d(self.errors(x).flatten(1, 2), POOL)
+        return errors.flatten(2).transpose(1, 2) / self.error_scale
 
-        Our choices beyond the paper. `joint`, Eq. (5). `combined`: the kinds of error, standardised, are
-        averaged; the scales compete, so that a speck and a stain each find the one that suits them.
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> anomaly maps, unbounded, larger is more anomalous.
+
+        (B, H, W), or with `joint` (B, H / POOL, W / POOL). Our choices beyond the paper. `joint`:
+        log(1 + D²), D² = |A (e - μ)|², how unlikely the errors are together at their place. `combined`: the
+        kinds of error, standardised, are averaged; the scales compete, so that a speck and a stain each find
+        the one that suits them.
         """
-        errors = self.errors(x)
         if self.config.error == "joint":
-            return unlikeliness(errors.flatten(1, 2), self.error_mean, self.error_whitening)
+            distance = mahalanobis(self.error_vectors(x), self.error_mean, self.error_whitening.float())
+            return distance.log1p().unflatten(1, tuple(side // POOL for side in self.config.size))
+        errors = self.errors(x)
         if self.config.place_statistics:
             errors = (errors - self.place_mean) / self.place_spread
         return errors.mean(dim=2).amax(dim=1)
@@ -476,38 +475,28 @@ class Metal(TrainedMethod[MetalConfig]):
         Our choice: an edge that no context predicts to the pixel lights up on every image, good or not.
         """
         if self.config.error == "joint":
-            mean, covariance, n = _moments(self.errors(x).flatten(1, 2) for x in batches())
-            if not self.config.place_statistics:
-                middle = mean.mean(dim=(1, 2), keepdim=True)
-                apart = (mean - middle).flatten(1)
-                covariance = covariance + apart @ apart.T / apart.shape[1]
-                mean = middle
-            self.error_mean.copy_(mean)
-            std = covariance.diagonal().sqrt() + 1e-6
-            self.error_whitening.copy_(whitening(covariance / (std[:, None] * std), n) / std)
+            self._learn_errors(batches)
         elif self.config.place_statistics:
             mean, std = position_statistics((self.errors(x) for x in batches()), positions=2)
             self.place_mean.copy_(mean)
             self.place_spread.copy_(std)
 
-
-def _moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
-    """Return mean and covariance of errors (B, d, H, W) in float64, and how many errors there were.
-
-    The mean (d, H, W) is that of each position, the covariance (d, d) around it that of all positions.
-    """
-    images, total, products = 0, torch.zeros(()), torch.zeros(())
-    for errors in batches:
-        flat = errors.double().transpose(0, 1).flatten(1)  # (d, B·H·W)
-        images, total, products = (
-            images + len(errors),
-            total + errors.double().sum(dim=0),
-            products + flat @ flat.T,
-        )
-    mean = total / images
-    positions = mean[0].numel()
-    at = mean.flatten(1)
-    return mean, products / (images * positions) - at @ at.T / positions, images * positions
+    def _learn_errors(self, batches: Batches) -> None:
+        """Take mean and covariance of the errors at each place, or of all places together."""
+        self.error_scale.fill_(1)
+        images, total, products = 0, torch.zeros(()), torch.zeros(())
+        for x in batches():
+            e = self.error_vectors(x).double().transpose(0, 1)  # (g, B, d)
+            e = e if self.config.place_statistics else e.flatten(0, 1)[None]
+            images += e.shape[1]
+            total, products = total + e.sum(dim=1), products + e.transpose(1, 2) @ e
+        mean, second = total / images, products / images
+        variance = second.diagonal(dim1=1, dim2=2).mean(dim=0) - mean.mean(dim=0).square()
+        scale = variance.clamp(min=0).sqrt() + 1e-6
+        covariance = (second - mean[:, :, None] * mean[:, None, :]) / (scale[:, None] * scale)
+        self.error_scale.copy_(scale)
+        self.error_mean.copy_(mean / scale)
+        self.error_whitening.copy_(whitener(shrink(covariance, images, RIDGE)))
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
