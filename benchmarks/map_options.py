@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from blemish.data.dataset import open_dataset, read_mask, split_good
 from blemish.images import preprocess
@@ -33,7 +34,9 @@ OPTIONS = {
     "root of squared and 1 - SSIM, σ 8": ([(ROOTED, 8), (SSIM, 8)], True),
 }
 """Name: errors to average, and whether each is standardised per place."""
-DEFAULT = "the larger of the last two (the default)"
+COMPETING = "the larger of the last two"
+JOINT = {"all errors together, at each place (the default)": True, "all errors together, one Gaussian": False}
+"""Name: whether each place has a Gaussian of its own."""
 
 
 def errors_of(network: Metal, x: Tensor) -> dict[tuple[str, int], Tensor]:
@@ -58,14 +61,23 @@ def standardised(error: Tensor, train: Tensor) -> Tensor:
 
 
 def network_of(model_file: ModelFile, **changes: object) -> Metal:
-    """Build a run's network with three scales and both kinds of error, whatever its own map."""
+    """Build a run's network with three scales and both kinds of error averaged, whatever its own map."""
     settings = {"smoothing": (2.0, 4.0, 8.0), "error": "combined", "place_statistics": True}
     network = Metal(
         MetalConfig(**model_file.config | settings | changes), model_file.image_format.channels
     ).eval()
-    weights = {k: torch.from_numpy(v) for k, v in model_file.tensors.items() if not k.startswith("place_")}
+    learnt = {k: v for k, v in model_file.tensors.items() if not k.startswith(("place_", "error_"))}
+    weights = {k: torch.from_numpy(v) for k, v in learnt.items()}
     network.load_state_dict(weights, strict=False)
     return network
+
+
+def joint_maps(network: Metal, train: Tensor, test: Tensor) -> Tensor:
+    """Return the maps of all errors together, at the images' size: (n, C, H, W) -> (n, H, W)."""
+    with torch.inference_mode():
+        network.finish(lambda: train.split(16))
+        maps = torch.cat([network(part) for part in test.split(16)])
+    return F.interpolate(maps[:, None], size=test.shape[2:], mode="bilinear")[:, 0]
 
 
 def measure(maps: Tensor, defective: list[bool], masks: np.ndarray | None) -> dict[str, float | None]:
@@ -113,13 +125,17 @@ def main() -> None:
             for name, (parts, place) in OPTIONS.items()
         }
         *_, fine, coarse = maps.values()
-        return maps | {DEFAULT: torch.maximum(fine, coarse)}
+        return maps | {COMPETING: torch.maximum(fine, coarse)}
 
     maps = maps_of(network_of(model_file))
-    if model_file.config["bounded_context"]:
-        maps[f"{DEFAULT}, context not bounded"] = maps_of(network_of(model_file, bounded_context=False))[
-            DEFAULT
-        ]
+    for name, place in JOINT.items():
+        for bounded in (True, False):
+            if bounded and not model_file.config["bounded_context"]:
+                continue
+            network = network_of(model_file, error="joint", place_statistics=place, bounded_context=bounded)
+            maps[name if bounded else f"{name}, context not bounded"] = joint_maps(
+                network, train_images, test_images
+            )
     masks = None
     if dataset.has_masks:
         full = [read_mask(s, read(s.path).shape[:2]) for s in dataset.test]
