@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from blemish.core.types import Region
-from blemish.record.store import Inspection, new_id
+from blemish.record.store import Inspection, Store, Verdict, new_id
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 MODELS = ("a" * 64, "b" * 64)
@@ -95,3 +95,26 @@ def inspection(k: int, *, seed: int = 0, **given: object) -> Inspection:
     }
     values |= given
     return Inspection(**{"id": new_id(values["time"]), **values})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.database)])
+def new_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], str]]:
+    if request.param == "sqlite":
+        yield lambda: f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'x.db'}"
+    else:
+        with postgres_server() as server:
+            yield lambda: new_database(server)
+
+
+@pytest.fixture
+def store(new_url: Callable[[], str], tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(new_url(), tmp_path)
+    yield opened
+    opened.close()
+
+
+def verdict(of: Inspection, k: int, said: str, **given: str) -> Verdict:
+    time = BEGIN + timedelta(days=1, seconds=k)
+    return Verdict(id=new_id(time), inspection=of.id, time=time, verdict=said, **given)  # type: ignore[arg-type]

@@ -12,46 +12,27 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import databases
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from databases import BEGIN, MODELS, inspection, new_database, postgres_server
+from databases import BEGIN, MODELS, inspection, verdict
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import Region
 from blemish.record import database, tables
 from blemish.record import rows as records
 from blemish.record.rows import first_id, time_of
-from blemish.record.store import Alarm, Inspection, ModelRecord, Store, StoreError, Verdict, new_id
+from blemish.record.store import Alarm, Inspection, ModelRecord, Store, StoreError, new_id
 
 PACKAGE = Path(database.__file__).parents[1]
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.database)])
-def new_url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], str]]:
-    if request.param == "sqlite":
-        yield lambda: f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'x.db'}"
-    else:
-        with postgres_server() as server:
-            yield lambda: new_database(server)
-
-
-@pytest.fixture
-def store(new_url: Callable[[], str], tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(new_url(), tmp_path)
-    yield opened
-    opened.close()
-
-
-def verdict(of: Inspection, k: int, said: str, **given: str) -> Verdict:
-    time = BEGIN + timedelta(days=1, seconds=k)
-    return Verdict(id=new_id(time), inspection=of.id, time=time, verdict=said, **given)  # type: ignore[arg-type]
+new_url, store = databases.new_url, databases.store
 
 
 # --- identifiers ---

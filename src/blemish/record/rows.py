@@ -15,6 +15,8 @@ from blemish.core.types import Result
 from blemish.inference.model_file import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blemish.inference.model_file import ModelFile
 
 Judgement = Literal["good", "defect"]
@@ -54,6 +56,8 @@ class Inspection(Result):
     seconds: float
     files_removed: datetime | None = None
     """When its image and map were removed to make room."""
+    key: str | None = None
+    """What its sender gave with it, so that it is recorded once however often it is sent."""
 
     @property
     def decision(self) -> Decision:
@@ -65,7 +69,7 @@ class Inspection(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a person says of an inspected part. All are kept, the last one counts."""
+    """What a person says of an inspected part. All are kept; the last one that was not withdrawn counts."""
 
     id: str
     inspection: str
@@ -73,6 +77,11 @@ class Verdict:
     verdict: Judgement
     note: str = ""
     by: str = ""
+    key: str | None = None
+    """What its sender gave with it, so that it is added once however often it is sent."""
+    withdrawn: datetime | None = None
+    """When it was taken back."""
+    withdrawn_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +112,42 @@ def model_record(digest: str, name: str, model_file: ModelFile) -> ModelRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """Production does not look like calibration any more: `value` is the martingale."""
+    """What a person has to look at: production that does not look like calibration, or a clock set back.
+
+    Of `drift`, `value` is log10 of the martingale when it alarmed and `peak` the highest since; of `clock`,
+    `value` is the seconds that the clock went back.
+    """
 
     id: str
     model: str
     time: datetime
-    kind: Literal["drift"]
+    kind: Literal["drift", "clock"]
     value: float
     message: str
+    peak: float | None = None
+    peak_time: datetime | None = None
+    acknowledged: datetime | None = None
+    """When a person said that it was seen to."""
+    acknowledged_by: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What a watcher of the record has to know of an inspection; `number` is the order of recording."""
+
+    number: int
+    id: str
+    time: datetime
+    model: str
+    decision: Decision
+    score: float | None
+    seconds: float
+
+
+def standing(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return the verdicts that were not withdrawn; the last of them counts."""
+    return [verdict for verdict in verdicts if verdict.withdrawn is None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +183,7 @@ def new_id(time: datetime) -> str:
 
 def first_id(time: datetime) -> str:
     """Return the smallest identifier of `time` or later; times before 1970 count as 1970."""
-    ms = -(-max(time - _EPOCH, timedelta()) // timedelta(milliseconds=1))  # up: those before it are earlier
-    return str(ULID.from_int(ms << _RANDOM_BITS))
+    return str(ULID.from_int(max(0, milliseconds_up(time)) << _RANDOM_BITS))
 
 
 def time_of(id: str) -> datetime:
@@ -168,6 +204,11 @@ def milliseconds(time: datetime) -> int:
     if time.tzinfo is None:
         raise DataError(f"{time}: has no time zone; give UTC")
     return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def milliseconds_up(time: datetime) -> int:
+    """Milliseconds since 1970, rounded up: those before are earlier."""
+    return -((_EPOCH - time) // timedelta(milliseconds=1))
 
 
 def from_milliseconds(ms: int) -> datetime:

@@ -6,16 +6,12 @@ time, so that a row's place in the order and a page's cursor are the same thing,
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 
 from blemish.core.errors import DataError
 from blemish.record import database, table_export, tables, trends
@@ -26,13 +22,16 @@ from blemish.record.rows import (
     Inspection,
     Judgement,
     ModelRecord,
+    Recorded,
     StoreError,
     Verdict,
+    from_milliseconds,
     milliseconds,
     new_id,
     time_of,
 )
 from blemish.record.tables import rows
+from blemish.record.transactions import Transactions
 
 __all__ = [
     "Alarm",
@@ -41,6 +40,7 @@ __all__ = [
     "Inspection",
     "Judgement",
     "ModelRecord",
+    "Recorded",
     "Store",
     "StoreError",
     "Verdict",
@@ -50,16 +50,15 @@ __all__ = [
 _BATCH_SIZE = 500  # identifiers in a query
 
 
-class Store:
+class Store(Transactions):
     """A database with the tables of a station; make one with `Store.open`.
 
     Every method raises StoreError, one line, when the database cannot be reached or refuses.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._writer = threading.Lock()
-        self._place = database.without_password(engine.url)
+        super().__init__(engine)
+        self._read_lag()  # and whenever rows may have come: so that a search need not ask for it
 
     @classmethod
     def open(cls, url: str | None, folder: Path) -> Store:
@@ -70,26 +69,35 @@ class Store:
         """
         return cls(database.open_database(url, folder))
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._engine.dispose()
-
     # --- writing ---
 
     def record(self, inspections: Sequence[Inspection]) -> None:
         """Add inspections, all or none; those that are there already are left as they are.
 
-        Raises DataError for one whose identifier was not made of its time.
+        Raises DataError for one whose identifier was made of an earlier time, StoreError for a key in use.
         """
         for inspection in inspections:
-            if milliseconds(time_of(inspection.id)) != milliseconds(inspection.time):
+            if _lag_of(inspection) < 0:
                 raise DataError(
                     f"inspection {inspection.id}: its identifier is not of {inspection.time}; "
                     "make it by new_id(time)"
                 )
-        if inspections:
-            with self._write_transaction() as connection:
-                connection.execute(self._insert_once(tables.inspections), [*map(tables.row_of, inspections)])
+        if not inspections:
+            return
+        with self._write_transaction() as connection:
+            self._wait_for_turn(connection)
+            last = connection.execute(sa.select(sa.func.max(rows.number))).scalar() or 0
+            added = [tables.row_of(each) | {"number": last + k} for k, each in enumerate(inspections, 1)]
+            connection.execute(self._insert_once(tables.inspections, rows.id), added)
+            self._note_lag(connection, max(map(_lag_of, inspections)))
+
+    def _note_lag(self, connection: sa.Connection, lag: int) -> None:
+        """Note how far times lag behind identifiers, where they never lagged so far before."""
+        column = tables.lag.c.milliseconds
+        if lag > (connection.execute(sa.select(sa.func.max(column))).scalar() or 0):
+            connection.execute(sa.delete(tables.lag))
+            connection.execute(sa.insert(tables.lag).values(milliseconds=lag))
+            self._lag = timedelta(milliseconds=lag)
 
     def add_model(self, model: ModelRecord) -> None:
         """Add a model; one that is there already keeps the time of its first use."""
@@ -97,21 +105,64 @@ class Store:
             connection.execute(self._insert_once(tables.models), tables.model_row(model))
 
     def add_verdict(self, verdict: Verdict) -> None:
-        """Add a verdict, once. Raises DataError for an inspection that is not there."""
-        inspected = rows.id == verdict.inspection
+        """Add a verdict, once, also by its key. Raises DataError for an inspection that is not there."""
         with self._write_transaction() as connection:
-            # locked, so that the last verdict in the table is the one in the inspection's row
-            if connection.execute(sa.select(rows.id).where(inspected).with_for_update()).first() is None:
-                raise DataError(f"inspection {verdict.inspection}: there is none; name one that was recorded")
-            adding = self._insert_once(tables.verdicts).values(tables.verdict_row(verdict))
-            if connection.execute(adding.returning(tables.verdicts.c.number)).first() is not None:
-                change = sa.update(tables.inspections).where(inspected).values(verdict=verdict.verdict)
-                connection.execute(change)
+            self._lock_inspection(connection, verdict.inspection)
+            connection.execute(self._insert_once(tables.verdicts).values(tables.verdict_row(verdict)))
+            self._settle_verdict(connection, verdict.inspection)
+
+    def withdraw_verdict(self, inspection: str, verdict: str, *, time: datetime, by: str) -> None:
+        """Take a verdict back, by its identifier or key: the one before counts again. It is kept.
+
+        Raises DataError for an inspection or a verdict that is not there.
+        """
+        table = tables.verdicts.c
+        named = sa.and_(table.inspection == inspection, sa.or_(table.id == verdict, table.key == verdict))
+        with self._write_transaction() as connection:
+            self._lock_inspection(connection, inspection)
+            if connection.execute(sa.select(table.id).where(named)).first() is None:
+                raise DataError(f"verdict {verdict}: inspection {inspection} has none of that name")
+            change = sa.update(tables.verdicts).where(named, table.withdrawn.is_(None))
+            connection.execute(
+                change.values(withdrawn=milliseconds(time), withdrawn_by=tables.escape_text(by))
+            )
+            self._settle_verdict(connection, inspection)
+
+    def _lock_inspection(self, connection: sa.Connection, id: str) -> None:
+        """Lock a row, so that the last verdict in the table is the one in the inspection's row."""
+        if connection.execute(sa.select(rows.id).where(rows.id == id).with_for_update()).first() is None:
+            raise DataError(f"inspection {id}: there is none; name one that was recorded")
+
+    def _settle_verdict(self, connection: sa.Connection, id: str) -> None:
+        """Put the verdict that counts into the row of its inspection."""
+        table = tables.verdicts.c
+        last = sa.select(table.verdict).where(table.inspection == id, table.withdrawn.is_(None))
+        found = connection.execute(last.order_by(table.number.desc()).limit(1)).scalar()
+        connection.execute(sa.update(tables.inspections).where(rows.id == id).values(verdict=found))
 
     def add_alarm(self, alarm: Alarm) -> None:
         """Add an alarm, once."""
         with self._write_transaction() as connection:
             connection.execute(self._insert_once(tables.alarms), tables.alarm_row(alarm))
+
+    def acknowledge_alarm(self, id: str, *, time: datetime, by: str, note: str) -> None:
+        """Note that a person has seen to an alarm, once. Raises DataError for one that is not there."""
+        table = tables.alarms.c
+        with self._write_transaction() as connection:
+            if connection.execute(sa.select(table.id).where(table.id == id)).first() is None:
+                raise DataError(f"alarm {id}: there is none")
+            texts = {"acknowledged_by": tables.escape_text(by), "note": tables.escape_text(note)}
+            values = {"acknowledged": milliseconds(time), **texts}
+            change = sa.update(tables.alarms).where(table.id == id, table.acknowledged.is_(None))
+            connection.execute(change.values(values))
+
+    def note_peak(self, model: str, *, peak: float, time: datetime) -> None:
+        """Note the highest evidence of a model's drift alarms, and when it was reached."""
+        table = tables.alarms.c
+        lower = sa.or_(table.peak.is_(None), table.peak < peak)
+        with self._write_transaction() as connection:
+            change = sa.update(tables.alarms).where(table.model == model, table.kind == "drift", lower)
+            connection.execute(change.values(peak=peak, peak_time=milliseconds(time)))
 
     def forget_files(self, ids: Iterable[str], *, time: datetime) -> None:
         """Note that the files of inspections were removed, at `time`; what was noted before stays."""
@@ -126,6 +177,41 @@ class Store:
         """Return an inspection, or None."""
         found = self._fetch_all(sa.select(tables.inspections).where(rows.id == id))
         return tables.inspection_of(found[0]) if found else None
+
+    def with_key(self, key: str) -> Inspection | None:
+        """Return the inspection that was sent with a key, or None."""
+        found = self._fetch_all(sa.select(tables.inspections).where(rows.key == tables.escape_text(key)))
+        return tables.inspection_of(found[0]) if found else None
+
+    def newest_id(self) -> str | None:
+        """Return the largest identifier of an inspection; None: there is none."""
+        return self._fetch_all(sa.select(sa.func.max(rows.id)))[0][0]
+
+    def last_number(self) -> int:
+        """Return the number of the inspection that was recorded last; 0: there is none."""
+        return self._fetch_all(sa.select(sa.func.max(rows.number)))[0][0] or 0
+
+    def recorded(
+        self, *, after: int, until: int | None = None, model: str | None = None, limit: int | None = None
+    ) -> Iterator[Recorded]:
+        """Yield what was recorded, by whichever process, in the order in which it was.
+
+        `after` and `until` are numbers of rows: those after `after`, up to and with `until`.
+        """
+        self._read_lag()
+        where = [rows.number > after]
+        if until is not None:
+            where.append(rows.number <= until)
+        if model is not None:
+            where.append(rows.model == model)
+        columns = (rows.number, rows.id, rows.time, rows.model, rows.decision, rows.score, rows.seconds)
+        for row in self._stream(sa.select(*columns).where(*where).order_by(rows.number).limit(limit)):
+            yield Recorded(**(dict(row._mapping) | {"time": from_milliseconds(row.time)}))
+
+    def _read_lag(self) -> None:
+        """Read how far times lag behind identifiers at most."""
+        found = self._fetch_all(sa.select(sa.func.max(tables.lag.c.milliseconds)))[0][0]
+        self._lag = timedelta(milliseconds=found or 0)
 
     def find(
         self,
@@ -149,7 +235,7 @@ class Store:
             before: the identifier of the last inspection of the page before.
             limit: as many at most.
         """
-        where = tables.conditions(since, until, model, decision, part, verdict)
+        where = tables.conditions(since, until, model, decision, part, verdict, lag=self._lag)
         if before is not None:
             where.append(rows.id < before)
         query = sa.select(tables.inspections).where(*where).order_by(rows.id.desc()).limit(limit)
@@ -201,7 +287,7 @@ class Store:
         """
         starts = trends.span_starts(since, until, buckets)
         columns = (rows.time, rows.decision, rows.seconds, rows.score)
-        where = tables.conditions(since, until, model)
+        where = tables.conditions(since, until, model, lag=self._lag)
         return trends.summarize(starts, self._stream(sa.select(*columns).where(*where).order_by(rows.id)))
 
     def export(
@@ -220,7 +306,7 @@ class Store:
         The last verdict is a column. Returns the number of rows. Raises UsageError for another suffix, and
         for Parquet without pyarrow; OSError when the file cannot be written.
         """
-        where = tables.conditions(since, until, model, decision, part, verdict)
+        where = tables.conditions(since, until, model, decision, part, verdict, lag=self._lag)
         each = self._stream(sa.select(tables.inspections).where(*where).order_by(rows.id))
         return table_export.write(path, ((tables.inspection_of(row), row.verdict) for row in each))
 
@@ -251,38 +337,17 @@ class Store:
         """
         defect = sa.func.coalesce(rows.verdict, "") == "defect"
         wants = sa.or_(rows.decision.in_(("rejected", "failed")), defect)
-        where = [tables.has_files, wants if wanted else ~wants, *tables.conditions(None, until)]
+        old = tables.conditions(None, until, lag=self._lag)
+        where = [tables.has_files, wants if wanted else ~wants, *old]
         query = sa.select(tables.inspections).where(*where).order_by(rows.id).limit(limit)
         return [tables.inspection_of(row) for row in self._fetch_all(query)]
-
-    # --- the database ---
-
-    @contextmanager
-    def _write_transaction(self) -> Iterator[sa.Connection]:
-        with self._writer, self._database_errors(), database.begin_write(self._engine) as connection:
-            yield connection
-
-    @contextmanager
-    def _database_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            said = database.short_message(error)
-            raise StoreError(f"{self._place}: {said}; check the database and its disk") from error
-
-    def _fetch_all(self, query: sa.Select) -> Sequence[sa.Row]:
-        with self._database_errors(), self._engine.begin() as connection:
-            return connection.execute(query).all()
-
-    def _stream(self, query: sa.Select) -> Iterator[sa.Row]:
-        with self._database_errors(), self._engine.begin() as connection:
-            yield from connection.execution_options(yield_per=1000).execute(query)
-
-    def _insert_once(self, table: sa.Table) -> sa.Insert:
-        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
-        return dialect.insert(table).on_conflict_do_nothing()
 
 
 def _batches(values: Iterable[str]) -> Iterator[list[str]]:
     several = list(values)
     yield from (several[i : i + _BATCH_SIZE] for i in range(0, len(several), _BATCH_SIZE))
+
+
+def _lag_of(inspection: Inspection) -> int:
+    """Return how far the time of a row lies before the one of its identifier, in milliseconds."""
+    return milliseconds(time_of(inspection.id)) - milliseconds(inspection.time)

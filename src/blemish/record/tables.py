@@ -34,10 +34,11 @@ from blemish.record.rows import (
     first_id,
     from_milliseconds,
     milliseconds,
+    milliseconds_up,
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from sqlalchemy import ColumnElement, Row
 
@@ -51,6 +52,8 @@ def _id() -> String:
 
 FIGURES = tuple(name for name, kind in field_types(Result).items() if kind is float)
 """The numbers of a result; `anomalous` is kept as the decision, `regions` as JSON."""
+
+_ALARM_TIMES = ("time", "peak_time", "acknowledged")
 
 metadata = MetaData()
 
@@ -86,6 +89,8 @@ inspections = Table(
     Column("seconds", Double, nullable=False),
     Column("verdict", Text),
     Column("files_removed", BigInteger),
+    Column("number", BigInteger),  # the order in which they were recorded
+    Column("key", Text),
 )
 
 verdicts = Table(
@@ -98,6 +103,9 @@ verdicts = Table(
     Column("verdict", Text, nullable=False),
     Column("note", Text, nullable=False),
     Column("by", Text, nullable=False),
+    Column("key", Text),
+    Column("withdrawn", BigInteger),
+    Column("withdrawn_by", Text),
 )
 
 alarms = Table(
@@ -109,6 +117,17 @@ alarms = Table(
     Column("kind", Text, nullable=False),
     Column("value", Double, nullable=False),
     Column("message", Text, nullable=False),
+    Column("peak", Double),
+    Column("peak_time", BigInteger),
+    Column("acknowledged", BigInteger),
+    Column("acknowledged_by", Text),
+    Column("note", Text),
+)
+
+lag = Table(  # one row: how far the time of an identifier lies after the time of its row at most
+    "lag",
+    metadata,
+    Column("milliseconds", BigInteger, primary_key=True, autoincrement=False),
 )
 
 rows = inspections.c
@@ -117,6 +136,10 @@ for column in ("model", "decision", "part", "verdict"):
     Index(f"ix_inspections_{column}_id", rows[column], rows.id)
 for column in ("image", "map"):
     Index(f"ix_inspections_{column}", rows[column])
+Index("ix_inspections_number", rows.number, unique=True)
+Index("ix_inspections_model_number", rows.model, rows.number)
+Index("ix_inspections_key", rows.key, unique=True)
+Index("ix_verdicts_key", verdicts.c.key, unique=True)
 Index("ix_inspections_files", rows.id, sqlite_where=has_files, postgresql_where=has_files)
 
 
@@ -132,13 +155,21 @@ def conditions(
     decision: Decision | None = None,
     part: str | None = None,
     verdict: Judgement | Literal["none"] | None = None,
+    *,
+    lag: timedelta,
 ) -> list[ColumnElement[bool]]:
-    """Return the conditions of a search; `until` itself is not included."""
+    """Return the conditions of a search; `until` itself is not included.
+
+    An identifier's time is that of its row, or up to `lag` later where the clock went back.
+    """
     found: list[ColumnElement[bool]] = []
     if since is not None:
         found.append(rows.id >= first_id(since))
     if until is not None:
-        found.append(rows.id < first_id(until))
+        found.append(rows.id < first_id(until + lag))
+    if lag:  # else the identifiers say it all
+        found += [rows.time >= milliseconds_up(since)] if since is not None else []
+        found += [rows.time < milliseconds_up(until)] if until is not None else []
     equal = ((rows.model, model), (rows.decision, decision), (rows.part, escape_text(part)))
     found += [column == value for column, value in equal if value is not None]
     if verdict is not None:
@@ -160,6 +191,7 @@ def row_of(inspection: Inspection) -> dict[str, Any]:
         "part": escape_text(inspection.part),
         "path": escape_text(inspection.path),
         "error": escape_text(inspection.error),
+        "key": escape_text(inspection.key),
         "decision": inspection.decision,
         "regions": regions_json(inspection),
         "files_removed": None,
@@ -182,19 +214,21 @@ def inspection_of(row: Row) -> Inspection:
         "files_removed": from_milliseconds(row.files_removed) if removed else None,
     }
     values = _values(row, changed)
-    del values["decision"], values["verdict"]
+    del values["decision"], values["verdict"], values["number"]
     return Inspection(**values)
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """Return the row of a verdict."""
-    texts = {"note": escape_text(verdict.note), "by": escape_text(verdict.by)}
-    return vars(verdict) | {"time": milliseconds(verdict.time)} | texts
+    texts = {name: escape_text(getattr(verdict, name)) for name in ("note", "by", "key", "withdrawn_by")}
+    times = {"time": milliseconds(verdict.time), "withdrawn": _milliseconds_of(verdict.withdrawn)}
+    return vars(verdict) | times | texts
 
 
 def verdict_of(row: Row) -> Verdict:
     """Return the verdict of a row."""
-    values = _values(row, {"time": from_milliseconds(row.time)})
+    times = {"time": from_milliseconds(row.time), "withdrawn": _time_of(row.withdrawn)}
+    values = _values(row, times)
     del values["number"]
     return Verdict(**values)
 
@@ -218,9 +252,19 @@ def model_of(row: Row) -> ModelRecord:
 
 def alarm_row(alarm: Alarm) -> dict[str, Any]:
     """Return the row of an alarm."""
-    return vars(alarm) | {"time": milliseconds(alarm.time), "message": escape_text(alarm.message)}
+    times = {name: _milliseconds_of(getattr(alarm, name)) for name in _ALARM_TIMES}
+    texts = {name: escape_text(getattr(alarm, name)) for name in ("message", "acknowledged_by", "note")}
+    return vars(alarm) | times | texts
 
 
 def alarm_of(row: Row) -> Alarm:
     """Return the alarm of a row."""
-    return Alarm(**_values(row, {"time": from_milliseconds(row.time)}))
+    return Alarm(**_values(row, {name: _time_of(row._mapping[name]) for name in _ALARM_TIMES}))
+
+
+def _milliseconds_of(time: datetime | None) -> int | None:
+    return None if time is None else milliseconds(time)
+
+
+def _time_of(ms: int | None) -> datetime | None:
+    return None if ms is None else from_milliseconds(ms)

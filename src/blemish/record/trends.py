@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
-from itertools import groupby
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,21 +28,33 @@ def span_starts(since: datetime, until: datetime, number: int) -> list[int]:
     return [begin + (end - begin) * k // number for k in range(number)]
 
 
+class _Span:
+    """What is counted of a span of time."""
+
+    def __init__(self) -> None:
+        self.decisions = Counter[str]()
+        self.seconds, self.scores = array("d"), array("d")
+
+
 def summarize(starts: Sequence[int], rows: Iterable[Any]) -> list[Bucket]:
-    """Sum up rows (time, decision, seconds, score), which come in the order of time, span by span."""
-    spans = groupby(rows, key=lambda row: bisect_right(starts, row.time) - 1)
-    found = {k: _bucket(starts[k], list(span)) for k, span in spans}  # one span's rows in memory at a time
-    return [found.get(k) or _bucket(start, []) for k, start in enumerate(starts)]
+    """Sum up rows (time, decision, seconds, score), which come in any order, span by span."""
+    spans = [_Span() for _ in starts]
+    for row in rows:
+        span = spans[bisect_right(starts, row.time) - 1]
+        span.decisions[row.decision] += 1
+        span.seconds.append(row.seconds)
+        if row.score is not None:
+            span.scores.append(row.score)
+    return [_bucket(start, span) for start, span in zip(starts, spans, strict=True)]
 
 
-def _bucket(start: int, rows: list[Any]) -> Bucket:
-    seconds = [row.seconds for row in rows]
-    scores = [row.score for row in rows if row.score is not None]
+def _bucket(start: int, span: _Span) -> Bucket:
+    seconds, scores = span.seconds, span.scores
     return Bucket(
         time=from_milliseconds(start),
-        n=len(rows),
-        rejected=sum(row.decision == "rejected" for row in rows),
-        failed=sum(row.decision == "failed" for row in rows),
+        n=len(seconds),
+        rejected=span.decisions["rejected"],
+        failed=span.decisions["failed"],
         median_seconds=float(np.median(seconds)) if seconds else None,
         p99_seconds=float(np.quantile(seconds, 0.99)) if seconds else None,
         score_quantiles=tuple(np.quantile(scores, QUANTILES).tolist()) if scores else None,

@@ -17,6 +17,7 @@ from blemish.inference import postprocess
 from blemish.inference.calibration import calibrate
 from blemish.inference.model_file import model_file_bytes
 from blemish.inference.onnx_backend import SUFFIX, attach, portion_of
+from blemish.record.rows import standing
 from blemish.station.render import read_map
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def recalibrated(
     if parts < 1:
         raise UsageError(f"{parts} parts: give 1 or more")
     newest = [row for row in store.find(model=digest, limit=parts) if row.score is not None]
-    given = store.verdicts(row.id for row in newest)
+    given = {id: standing(each) for id, each in store.verdicts(row.id for row in newest).items()}
     verdicts = {id: each[-1].verdict for id, each in given.items() if each}
     waiting = [row for row in newest if row.decision == "rejected" and row.id not in verdicts]
     if waiting:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, StringConstraints, create_model
 
 from blemish.core.types import Region, Result
 from blemish.inference.promise import Promise
-from blemish.record.rows import Decision, Judgement
+from blemish.record.rows import Decision, Judgement, standing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,10 @@ Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 """SHA-256 of a file, in hexadecimal."""
 Part = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """What a sender calls a part."""
+Key = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[!-~]*$")]
+"""What a sender gives with a request that may be sent again: visible ASCII, never the same for another."""
+Note = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
+"""What a person adds."""
 
 
 def _answered(kind: type) -> dict[str, Any]:
@@ -45,6 +49,13 @@ class VerdictAnswer(BaseModel):
     verdict: Judgement
     note: str
     by: str
+
+
+class WithdrawnAnswer(VerdictAnswer):
+    """A verdict that was taken back: it is kept, and counts no more."""
+
+    withdrawn: datetime
+    withdrawn_by: str
 
 
 class _Origin(BaseModel):
@@ -73,7 +84,8 @@ class InspectionAnswer(create_model("OriginAndFigures", __base__=_Origin, **_FIG
     overlay: str | None = Field(description="path of the picture with the map over it, while both are kept")
     error: str | None
     seconds: float
-    verdicts: list[VerdictAnswer]
+    verdicts: list[VerdictAnswer] = Field(description="those that stand; the last one counts")
+    withdrawn: list[WithdrawnAnswer] = Field(description="verdicts that were taken back")
 
 
 class Inspections(BaseModel):
@@ -87,7 +99,15 @@ class VerdictRequest(BaseModel):
     """A person's verdict of a part."""
 
     verdict: Judgement
-    note: Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")] = ""
+    note: Note = ""
+    key: Key | None = Field(None, description="of your choice: sent again with it, the verdict is one")
+    age_seconds: float = Field(0, ge=0, le=10**9, description="how long ago it was given")
+
+
+class WithdrawalRequest(BaseModel):
+    """Which verdict is taken back."""
+
+    verdict: Key = Field(description="its `id`, or the `key` that it was sent with")
 
 
 class ModelAnswer(BaseModel):
@@ -209,7 +229,14 @@ def answer_of(inspection: Inspection, verdicts: Sequence[Verdict] = ()) -> Inspe
         image=f"{here}/image" if has_files else None,
         map=f"{here}/map" if has_files else None,
         overlay=f"{here}/overlay" if has_files else None,
-        verdicts=[
-            VerdictAnswer(id=v.id, time=v.time, verdict=v.verdict, note=v.note, by=v.by) for v in verdicts
+        verdicts=[VerdictAnswer(**_said(each)) for each in standing(verdicts)],
+        withdrawn=[
+            WithdrawnAnswer(**_said(each), withdrawn=each.withdrawn, withdrawn_by=each.withdrawn_by or "")
+            for each in verdicts
+            if each.withdrawn is not None
         ],
     )
+
+
+def _said(verdict: Verdict) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in VerdictAnswer.model_fields}

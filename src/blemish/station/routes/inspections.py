@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 
-from blemish.core.errors import ImageError, NotFoundError, UsageError
+from blemish.core.errors import DataError, ImageError, NotFoundError, UsageError
 from blemish.record.store import Verdict, new_id
 from blemish.station import render
 from blemish.station.engine import AnswerTimeout
@@ -30,6 +30,7 @@ from blemish.station.schemas import (
     Part,
     Problem,
     VerdictRequest,
+    WithdrawalRequest,
     answer_of,
 )
 
@@ -184,19 +185,33 @@ def overlay(caller: Viewer, station: StationDep, id: Id) -> Response:
 
 @router.post("/inspections/{id}/verdict", status_code=201, response_model=InspectionAnswer)
 def judge(caller: Operator, station: StationDep, id: Id, verdict: VerdictRequest) -> InspectionAnswer:
-    """Add a person's verdict; earlier ones are kept."""
+    """Add a person's verdict; earlier ones are kept. None is older than its inspection."""
     inspection = _find(station, id)
     now = datetime.now(UTC)
     station.judge(
         Verdict(
             id=new_id(now),
             inspection=inspection.id,
-            time=now,
+            time=max(inspection.time, now - timedelta(seconds=verdict.age_seconds)),
             verdict=verdict.verdict,
             note=verdict.note,
             by=caller.name or "",
+            key=verdict.key,
         )
     )
+    return _answer(station, inspection)
+
+
+@router.post("/inspections/{id}/withdrawal", status_code=201, response_model=InspectionAnswer)
+def withdraw(caller: Operator, station: StationDep, id: Id, wanted: WithdrawalRequest) -> InspectionAnswer:
+    """Take a verdict back: the one before it counts again. Both are kept."""
+    inspection = _find(station, id)
+    try:
+        station.store.withdraw_verdict(
+            inspection.id, wanted.verdict, time=datetime.now(UTC), by=caller.name or ""
+        )
+    except DataError as error:
+        raise NotFoundError(str(error)) from error
     return _answer(station, inspection)
 
 

@@ -1,0 +1,121 @@
+"""What is recorded keeps its order whatever the clock does, and what was said in error can be taken back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import databases
+import pytest
+import sqlalchemy as sa
+from databases import BEGIN, MODELS, inspection, verdict
+
+from blemish.core.errors import DataError
+from blemish.record import database, tables
+from blemish.record.rows import standing
+from blemish.record.store import Alarm, Store, StoreError, new_id
+
+new_url, store = databases.new_url, databases.store
+LATER = BEGIN + timedelta(days=2)
+
+
+def test_a_withdrawn_verdict_is_kept_and_counts_no_more(store: Store):
+    one = inspection(0)
+    store.record([one])
+    first, second = verdict(one, 1, "defect", key="k-1"), verdict(one, 2, "good", key="k-2")
+    for each in (first, second):
+        store.add_verdict(each)
+    store.withdraw_verdict(one.id, second.id, time=LATER, by="Ann")
+    assert store.find(verdict="defect") == [one]
+    store.withdraw_verdict(one.id, "k-1", time=LATER, by="Ann")
+    store.withdraw_verdict(one.id, "k-1", time=LATER + timedelta(1), by="Bob")  # it was Ann's
+    assert store.find(verdict="none") == [one]
+    kept = store.verdicts([one.id])[one.id]
+    back = {"withdrawn": LATER, "withdrawn_by": "Ann"}
+    assert kept == [dataclasses.replace(each, **back) for each in (first, second)]
+    assert standing(kept) == []
+    with pytest.raises(DataError, match=r"^verdict k-3: inspection .* has none of that name$"):
+        store.withdraw_verdict(one.id, "k-3", time=LATER, by="Ann")
+
+
+def test_a_verdict_sent_twice_with_its_key_is_one(store: Store):
+    one = inspection(0)
+    store.record([one])
+    first = verdict(one, 1, "defect", key="k-1")
+    for k in range(3):
+        store.add_verdict(dataclasses.replace(first, id=new_id(LATER + timedelta(seconds=k))))
+    assert len(store.verdicts([one.id])[one.id]) == 1
+
+
+def test_an_alarm_is_acknowledged_once_and_keeps_its_peak(store: Store):
+    alarm = Alarm(id=new_id(BEGIN), model=MODELS[0], time=BEGIN, kind="drift", value=2.0, message="drift")
+    store.add_alarm(alarm)
+    for peak in (5.0, 3.0):
+        store.note_peak(MODELS[0], peak=peak, time=BEGIN + timedelta(seconds=peak))
+    store.acknowledge_alarm(alarm.id, time=LATER, by="Ann", note="new lamp\0")
+    store.acknowledge_alarm(alarm.id, time=LATER + timedelta(1), by="Bob", note="")
+    seen = {"acknowledged": LATER, "acknowledged_by": "Ann", "note": "new lamp\\x00"}
+    peak = {"peak": 5.0, "peak_time": BEGIN + timedelta(seconds=5)}
+    assert store.alarms() == [dataclasses.replace(alarm, **seen, **peak)]
+    missing = new_id(LATER)
+    with pytest.raises(DataError, match=f"^alarm {missing}: there is none$"):
+        store.acknowledge_alarm(missing, time=LATER, by="", note="")
+
+
+def test_a_key_is_one_row_s(store: Store):
+    one = inspection(0, key="k-1")
+    store.record([one])
+    assert store.with_key("k-1") == one
+    assert store.with_key("k-2") is None
+    with pytest.raises(StoreError, match="key"):
+        store.record([inspection(1), inspection(2, key="k-1")])
+    assert store.find() == [one]
+
+
+def test_rows_are_followed_in_the_order_in_which_they_were_recorded(store: Store, tmp_path: Path):
+    other = Store(store._engine)  # as of another process
+    made = [inspection(k, model=MODELS[k % 2]) for k in range(6)]
+    for writer, k in ((store, 4), (other, 2), (store, 5), (other, 0), (store, 3), (other, 1)):
+        writer.record([made[k], made[4]])  # one that is there already is no news
+    assert [row.id for row in store.recorded(after=0)] == [made[k].id for k in (4, 2, 5, 0, 3, 1)]
+    numbers = [row.number for row in store.recorded(after=0)]
+    assert (sorted(set(numbers)), numbers[-1]) == (numbers, store.last_number())
+    some = store.recorded(after=numbers[0], until=numbers[4], model=MODELS[0])
+    assert [row.id for row in some] == [made[2].id, made[0].id]
+    assert [row.id for row in store.recorded(after=numbers[0], limit=2)] == [made[2].id, made[5].id]
+    assert store.newest_id() == made[5].id
+
+
+def test_times_that_lag_behind_identifiers_are_found_by_their_times(store: Store):
+    late = [inspection(k, id=new_id(BEGIN + timedelta(hours=1))) for k in range(3)]
+    on_time = inspection(3600)
+    store.record([on_time, *late])
+    hour = {"since": BEGIN, "until": BEGIN + timedelta(minutes=1)}
+    other = Store(store._engine)
+    for each in (store, other):
+        assert [row.id for row in each.find(**hour)] == sorted((row.id for row in late), reverse=True)
+        assert each.find(since=BEGIN + timedelta(minutes=1)) == [on_time]
+        counts = [span.n for span in each.summary(since=BEGIN, until=BEGIN + timedelta(hours=2), buckets=4)]
+        assert counts == [3, 0, 1, 0]
+
+
+def test_rows_of_the_first_version_are_numbered_by_their_identifiers(
+    new_url: Callable[[], str], tmp_path: Path
+):
+    url, made = new_url(), [inspection(k, error=None) for k in (2, 0, 1)]
+    engine = database._engine(database._parse_url(url))
+    with database.begin_write(engine) as connection:
+        database._upgrade(connection, "0001")
+        for row in made:
+            columns = {k: v for k, v in tables.row_of(row).items() if v is not None}
+            values = ", ".join(f":{name}" for name in columns)
+            insert = sa.text(f"INSERT INTO inspections ({', '.join(columns)}) VALUES ({values})")
+            connection.execute(insert, columns)
+    engine.dispose()
+    store = Store.open(url, tmp_path)
+    assert [row.id for row in store.recorded(after=0)] == [made[1].id, made[2].id, made[0].id]
+    store.record([inspection(9)])
+    assert store.last_number() == 4
+    store.close()
