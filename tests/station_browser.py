@@ -134,3 +134,9 @@ def shown(page: Any) -> Any:
     page.locator(".stage:visible .decision h2").wait_for()
     page.locator(".stage:visible .viewer-message:not(:empty)").wait_for(state="detached")
     return page.locator(".stage:visible canvas")
+
+
+def judgeable(page: Any) -> None:
+    """Wait until the part that is seen has been on screen for long enough to take a verdict."""
+    shown(page)
+    page.locator(".stage:visible .verdict:not(.early)").wait_for()

@@ -16,7 +16,7 @@ import station_browser
 from conftest import tiny_image
 from PIL import Image
 from scipy import ndimage
-from station_browser import GOOD, HOLE, Open, Running, png, running, shown, upload
+from station_browser import GOOD, HOLE, Open, Running, judgeable, png, running, shown, upload
 
 from blemish.images.preprocess import resize
 from blemish.inference import postprocess
@@ -212,14 +212,19 @@ def test_the_queue_by_keyboard_alone(here: Running, tab: Open):
     page.keyboard.press("n")
     page.keyboard.type("chip at the rim")
     page.keyboard.press("Escape")
+    judgeable(page)
     page.keyboard.press("d")
     page.get_by_text("2 left to judge").wait_for()
     assert page.locator("#queue-stage .name").inner_text() == "R-1"
     page.keyboard.press("u")  # no, it was good
     page.locator("#queue-stage .name", has_text="R-2").wait_for()
+    judgeable(page)
     page.keyboard.press("g")
     page.locator("#queue-stage .name", has_text="R-1").wait_for()
+    judgeable(page)
     page.keyboard.press("d")
+    page.locator("#queue-stage .name", has_text="R-0").wait_for()
+    judgeable(page)
     page.keyboard.press("d")
     page.get_by_text("Nothing waits for you").wait_for()
     page.locator("#link-text", has_text="Live").wait_for()
@@ -243,7 +248,7 @@ def test_nothing_is_lost_while_the_station_is_away(pca_onnx: Path, tmp_path: Pat
     with running(pca_onnx, folder) as first:
         page = tab(first.address)
         upload(page, ("hole.png", HOLE))
-        shown(page)
+        judgeable(page)
         page.keyboard.press("d")
         page.locator("#inspect-stage .said", has_text=re.compile("Defect, .*[0-9]")).wait_for()
     page.locator("#away-banner").wait_for()

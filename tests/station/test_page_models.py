@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import station_browser
 from conftest import save, tiny_image
-from station_browser import GOOD, Open, Running, file, png, running, shown, upload
+from station_browser import GOOD, Open, Running, file, judgeable, png, running, shown, upload
 from stations import wait_for_training
 
 from blemish.record.store import Verdict, new_id
@@ -62,7 +62,7 @@ def test_recalibrated_when_all_are_judged_and_back(here: Running, tab: Open):
     card.get_by_role("link", name="Open the queue").click()
     for left in range(len(waiting), 0, -1):
         page.locator("#queue-left", has_text=re.compile(f"^{left} left")).wait_for()
-        shown(page)
+        judgeable(page)
         page.keyboard.press("d" if left == 1 else "g")
     page.get_by_text("Nothing waits for you").wait_for()
     page.locator("#link-text", has_text="Live").wait_for()

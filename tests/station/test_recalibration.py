@@ -107,7 +107,7 @@ def test_a_version_that_cannot_be_noted_is_not_used(station: Station, monkeypatc
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("blemish.station.versions.write_whole", full)
+    monkeypatch.setattr("blemish.record.versions.write_whole", full)
     with pytest.raises(OSError, match="No space"):
         station.use(old[0])
     assert set(station.engines) == {new, old[1]}

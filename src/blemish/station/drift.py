@@ -182,7 +182,8 @@ class Drift:
     """Watch scores, part by part. The same scores and seed give the same state, to the bit.
 
     Attributes: `seen` parts so far; `p` of the last part, None for one beyond c; `evidence`, log10 of E;
-    `alarm`, whether E has ever reached 1 / level; `since`, the part (from 1) from which on it then looked so.
+    `alarm`, whether E has ever reached 1 / level; `since`, the part (from 1) from which on it then looked so;
+    `peak`, the largest evidence so far.
     """
 
     def __init__(
@@ -233,7 +234,7 @@ class Drift:
         self._start = np.ones(bets, dtype=np.int64)
         self.seen = 0
         self.p: float | None = None
-        self.evidence = math.log10(1 - UNKNOWN)
+        self.peak = self.evidence = math.log10(1 - UNKNOWN)
         self.alarm = False
         self.since: int | None = None
 
@@ -251,6 +252,7 @@ class Drift:
         weight, later = start_weight(self.seen)
         self._capital = at_stake(self._capital, gains, weight)
         self.evidence = math.log10((1 - UNKNOWN) * (float(self._capital.sum()) / self._capital.size + later))
+        self.peak = max(self.peak, self.evidence)
 
         self._start[self._cusum <= 1] = self.seen
         self._cusum = at_stake(np.maximum(self._cusum, 1), gains, 0)

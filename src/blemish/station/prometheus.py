@@ -16,7 +16,7 @@ from prometheus_client import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.record.store import Inspection
+    from blemish.record.store import Recorded
     from blemish.station.station import Station
 
 
@@ -45,14 +45,14 @@ class Meters:
             "blemish_drift_evidence", "log10 of the drift martingale", ["model"], registry=self.registry
         )
         self.alarm = Gauge("blemish_drift_alarm", "1 after a drift alarm", ["model"], registry=self.registry)
-        station.listeners.append(self.count)
+        station.following.listeners.append(self.count)
 
-    def count(self, inspections: Sequence[Inspection]) -> None:
-        """Count rows that were recorded."""
-        for inspection in inspections:
-            name = self.station.name_of(inspection.model)
-            self.inspections.labels(name, inspection.decision).inc()
-            self.seconds.labels(name).observe(inspection.seconds)
+    def count(self, rows: Sequence[Recorded]) -> None:
+        """Count rows that were recorded, by whichever process."""
+        for row in rows:
+            name = self.station.name_of(row.model)
+            self.inspections.labels(name, row.decision).inc()
+            self.seconds.labels(name).observe(row.seconds)
 
     def text(self) -> bytes:
         """Return everything in the exposition format."""

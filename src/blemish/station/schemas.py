@@ -29,6 +29,8 @@ Key = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^
 """What a sender gives with a request that may be sent again: visible ASCII, never the same for another."""
 Note = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 """What a person adds."""
+Login = Annotated[str, StringConstraints(max_length=200)]
+"""The name of a token; empty: none was needed."""
 
 
 def _answered(kind: type) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class VerdictAnswer(BaseModel):
     verdict: Judgement
     note: str
     by: str
+    key: str | None = Field(None, description="what it was sent with")
 
 
 class WithdrawnAnswer(VerdictAnswer):
@@ -102,12 +105,14 @@ class VerdictRequest(BaseModel):
     note: Note = ""
     key: Key | None = Field(None, description="of your choice: sent again with it, the verdict is one")
     age_seconds: float = Field(0, ge=0, le=10**9, description="how long ago it was given")
+    by: Login | None = Field(None, description="who gave it: refused when another one is logged in")
 
 
 class WithdrawalRequest(BaseModel):
     """Which verdict is taken back."""
 
     verdict: Key = Field(description="its `id`, or the `key` that it was sent with")
+    by: Login | None = Field(None, description="as of a verdict")
 
 
 class ModelAnswer(BaseModel):
@@ -209,7 +214,7 @@ def _drift_of(digest: str, station: Station) -> DriftAnswer | None:
     drift = station.drifts.get(digest)
     if drift is None:
         return None
-    since = station.drifting_since(digest)
+    since = station.following.since(digest)
     return DriftAnswer(evidence=drift.evidence, alarm=drift.alarm, since=since)
 
 

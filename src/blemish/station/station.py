@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,22 +18,25 @@ from blemish.inference.model_file import find_model
 from blemish.record.archive import Archive
 from blemish.record.retention import Policy, retain
 from blemish.record.rows import model_record
-from blemish.record.store import Alarm, Store, new_id
-from blemish.station.drift import Drift
+from blemish.record.store import Store
+from blemish.record.versions import FOLDER as VERSIONS
+from blemish.record.versions import Versions
 from blemish.station.engine import Engine
 from blemish.station.engine_jobs import Model
+from blemish.station.following import Following
 from blemish.station.recalibration import recalibrated, version_bytes
 from blemish.station.training_jobs import Trainings
-from blemish.station.versions import Versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from blemish.record.store import Inspection, Verdict
-
+    from blemish.station.drift import Drift
 
 RETENTION_INTERVAL = 3600.0
 """Seconds between two removals of what the policy does not keep."""
+FOLLOWING_INTERVAL = 1.0
+"""Seconds between two looks at what others have recorded."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,10 @@ class Station:
         self.store = Store.open(database, folder)
         self.archive = Archive(folder / "archive")
         self.engines: dict[str, Engine] = {}
-        self.drifts: dict[str, Drift] = {}
-        self.listeners: list[Callable[[Sequence[Inspection]], None]] = []
+        self.following = Following(self.store)
         self._names: dict[str, str] = {}
-        self._since: dict[str, str] = {}
-        self._drift_lock, self._models_lock = threading.Lock(), threading.Lock()
-        self.versions = Versions(folder / "models")
+        self._models_lock = threading.Lock()
+        self.versions = Versions(folder / VERSIONS)
         self._load = partial(load.load, device=device, allow=allow, false_alarm_rate=false_alarm_rate)
         self._limits = {"capacity": capacity, "max_pixels": max_pixels}
         for path in models:
@@ -86,6 +87,8 @@ class Station:
             device=device,
         )
         threading.Thread(target=self._run_retention, name="retention", daemon=True).start()
+        self._follower = threading.Thread(target=self._run_following, name="following", daemon=True)
+        self._follower.start()
 
     def _start(self, digest: str, name: str) -> None:
         model = self._open(digest, name)
@@ -112,12 +115,7 @@ class Station:
         }
         self.store.add_model(replace(record, description=record.description | {"first_use": first_use}))
         if calibration is not None:
-            drift = Drift(calibration.scores)
-            for _, score, _, _ in self.store.scores(digest):
-                drift.update(score)
-            self.drifts[digest] = drift
-            if drift.alarm and not self.store.alarms(digest):  # a crash came before it was on record
-                self._raise_alarm(digest, drift.evidence)
+            self.following.watch(digest, calibration.scores)
         return Model(digest=digest, detector=detector)
 
     def use(self, digest: str) -> None:
@@ -205,13 +203,10 @@ class Station:
         full = [self.name_of(d) for d, e in self.engines.items() if e.waiting >= e.capacity]
         return f"as many images wait as can, for {', '.join(full)}" if full else None
 
-    def drifting_since(self, digest: str) -> str | None:
-        """Return the first inspection of a change that was alarmed, or None."""
-        drift = self.drifts.get(digest)
-        if drift is not None and drift.since is not None and digest not in self._since:
-            scored = islice(self.store.scores(digest), drift.since - 1, None)
-            self._since[digest] = next(id for id, *_ in scored)
-        return self._since.get(digest)
+    @property
+    def drifts(self) -> dict[str, Drift]:
+        """The drift of each version of a model that is, or was, in use here."""
+        return self.following.drifts
 
     def retain(self) -> None:
         """Remove the files that the policy does not keep."""
@@ -227,33 +222,17 @@ class Station:
     def close(self) -> None:
         """Stop the training that runs, answer the uploads that wait, and close the record."""
         self._closing.set()
+        self._follower.join()
         self.trainings.close()
         for engine in self.engines.values():
             engine.close()
         self.store.close()
 
-    def _recorded(self, inspections: Sequence[Inspection]) -> None:
-        with self._drift_lock:
-            for inspection in inspections:
-                drift = self.drifts.get(inspection.model)
-                if drift is None or inspection.score is None:
-                    continue
-                before = drift.alarm
-                evidence = drift.update(inspection.score)
-                if drift.alarm and not before:
-                    self._raise_alarm(inspection.model, evidence)
-        for listener in self.listeners:
-            listener(inspections)
+    def _recorded(self, _: Sequence[Inspection]) -> None:
+        self.following.follow()
 
-    def _raise_alarm(self, digest: str, evidence: float) -> None:
-        now = datetime.now(UTC)
-        self.store.add_alarm(
-            Alarm(
-                id=new_id(now),
-                model=digest,
-                time=now,
-                kind="drift",
-                value=evidence,
-                message="production no longer scores as the calibration images did",
-            )
-        )
+    def _run_following(self) -> None:
+        """Take what others record, such as a watch into the same record."""
+        while not self._closing.wait(FOLLOWING_INTERVAL):
+            with suppress(BlemishError):  # the record is away: `problem` says so, and the next look takes it
+                self.following.follow()

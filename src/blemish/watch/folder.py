@@ -22,6 +22,7 @@ from blemish.inference.load import load
 from blemish.inference.predict_folder import inspect, write_summary
 from blemish.inference.promise import Promise
 from blemish.record.rows import new_id
+from blemish.record.versions import FOLDER as VERSIONS
 from blemish.watch.arrivals import Arrivals
 from blemish.watch.ledger import LEDGER_NAME, Arrival, Ledger
 from blemish.watch.reload import ReloadingModel
@@ -47,7 +48,8 @@ class WatchSettings:
     folder: Path
     """Where images appear, sub-folders included. If it goes away it is waited for."""
     out: Path
-    """Where inspections.jsonl, maps/ and overlays/ are written."""
+    """Where inspections.jsonl, maps/ and overlays/ are written. In a station's folder, the version of the
+    model is used that the station uses."""
     move_to: Path | None = None
     """A recorded file goes to accepted/, rejected/, failed/ or, without a calibration, unjudged/ below it;
     None: it stays."""
@@ -107,7 +109,7 @@ def watch(
     recorded stays in the folder.
     """
     options.check_folders()
-    model = ReloadingModel(options.model, options.load, say)
+    model = ReloadingModel(options.model, options.load, say, versions=options.out / VERSIONS)
     excluded = [path for path in (options.out, options.move_to) if path is not None]
     arrivals = Arrivals(options.folder, excluded, now, say)
     with owned(options.out), closing(Ledger(options.out / LEDGER_NAME)) as ledger:

@@ -1,4 +1,4 @@
-"""A model that is loaded again when its file changes."""
+"""A model that is loaded again when its file changes, or when a station uses another version of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from blemish.core.errors import BlemishError
 from blemish.data.hashing import file_digest
 from blemish.inference.model_file import find_model
+from blemish.record.versions import FILE, Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,18 +15,27 @@ if TYPE_CHECKING:
 
     from blemish.inference.detector import Detector
 
+Signature = tuple[int, int, int]
+
 
 class ReloadingModel:
-    """A model that is loaded again when its file changes."""
+    """A model that is loaded again when its file, or the version of it that is in use, changes."""
 
     def __init__(
-        self, path: Path, open_model: Callable[[Path], Detector], say: Callable[[str], None]
+        self,
+        path: Path,
+        open_model: Callable[[Path], Detector],
+        say: Callable[[str], None],
+        *,
+        versions: Path | None = None,
     ) -> None:
-        self.path, self.open_model, self.say = path, open_model, say
+        """Load it. `versions`: where a station keeps versions of its models, if there is one."""
+        self.path, self.open_model, self.say, self.versions = path, open_model, say, versions
         self.signature = self._signature()
-        self.changed: tuple[int, int, int] | None = None
-        self.detector = open_model(path)
-        self.digest = file_digest(self._file())
+        self.changed: tuple[Signature, Signature | None] | None = None
+        self._own_digest: tuple[Signature, str] | None = None
+        self.digest, file = self._find()
+        self.detector = open_model(file)
 
     def current(self) -> Detector:
         """Return the detector; a changed file is loaded once it has kept still for two calls."""
@@ -38,17 +48,39 @@ class ReloadingModel:
         if signature != self.changed:
             self.changed = signature
             return self.detector
+        same_file = signature[0] == self.signature[0]
         self.signature = signature  # one try for each change
         try:
-            self.detector, self.digest = self.open_model(self.path), file_digest(self._file())
-            self.say(f"{self.path}: changed; loaded again")
+            self._load(same_file=same_file)
         except BlemishError as error:
             self.say(f"changed, but the previous model stays in use: {error}")
         return self.detector
 
-    def _file(self) -> Path:
-        return find_model(self.path)
+    def _load(self, *, same_file: bool) -> None:
+        digest, file = self._find()
+        if same_file and digest == self.digest:  # what the station has changed is another model's
+            return
+        self.detector, self.digest = self.open_model(file), digest
+        version = f"; version {digest[:8]} of the station" if file != self.path else ""
+        self.say(f"{self.path}: changed; loaded again{version}")
 
-    def _signature(self) -> tuple[int, int, int]:
-        about = self._file().stat()
-        return about.st_ino, about.st_size, about.st_mtime_ns
+    def _find(self) -> tuple[str, Path]:
+        """Return the digest of the version in use, and what is to be opened."""
+        own = find_model(self.path)
+        about = _signature_of(own)
+        if self._own_digest is None or self._own_digest[0] != about:
+            self._own_digest = about, file_digest(own)
+        digest = self._own_digest[1]
+        if self.versions is None or not (self.versions / FILE).exists():
+            return digest, self.path
+        return Versions(self.versions).in_use(digest, self.path)
+
+    def _signature(self) -> tuple[Signature, Signature | None]:
+        own = _signature_of(find_model(self.path))
+        index = self.versions and self.versions / FILE
+        return own, _signature_of(index) if index and index.exists() else None
+
+
+def _signature_of(file: Path) -> Signature:
+    about = file.stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns

@@ -4,7 +4,8 @@ import { Away, get } from "./api.js";
 import { at, h, icon, toast } from "./dom.js";
 import { count } from "./format.js";
 import { InspectionPanel } from "./inspection_panel.js";
-import { judge, outbox } from "./outbox.js";
+import { given, note as noteGiven } from "./given.js";
+import { judge, outbox, withWaiting } from "./outbox.js";
 import { keep, kept, mayJudge, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
 import { Uploads } from "./uploads.js";
@@ -15,14 +16,19 @@ const LATEST = 40;
 export class InspectView {
   constructor() {
     this.dropText = "Drop to inspect";
-    this.panel = new InspectionPanel(at("inspect-stage"), (...verdict) => this.judged(...verdict));
+    this.panel = new InspectionPanel(
+      at("inspect-stage"),
+      (...verdict) => this.judged(...verdict),
+      (inspection) => this.open(inspection, true),
+    );
     this.thumbnails = new Thumbnails(at("strip"), (item) => this.open(item, true));
     this.uploads = new Uploads();
     this.following = kept("following") !== "no";
     this.uploads.addEventListener("change", () => this.renderTray());
     this.uploads.addEventListener("inspected", ({ detail }) => this.arrived(detail));
     outbox.addEventListener("saved", ({ detail }) => this.changed(detail));
-    outbox.addEventListener("refused", ({ detail }) => this.refused(detail.inspection));
+    outbox.addEventListener("refused", ({ detail }) => this.lookAgain(detail.inspection));
+    given.addEventListener("undone", ({ detail }) => this.lookAgain(detail.id));
     at("follow").addEventListener("click", () => this.follow(!this.following));
     at("choose").addEventListener("click", () => at("files").click());
     at("welcome-choose").addEventListener("click", () => at("files").click());
@@ -53,6 +59,7 @@ export class InspectView {
 
   hide() {
     this.shown = false;
+    this.panel.hide();
   }
 
   /** Get the latest parts, and show the newest when following. */
@@ -89,20 +96,27 @@ export class InspectView {
   }
 
   judged(inspection, verdict, note) {
-    const saving = { verdict, note, by: "", time: null };
-    this.panel.show({ ...inspection, verdicts: [...inspection.verdicts, saving] });
-    judge(inspection, verdict, note);
+    noteGiven(inspection, verdict, judge(inspection, verdict, note));
+    if (this.panel.inspection?.id === inspection.id) this.panel.show(withWaiting(this.panel.inspection));
   }
 
-  async refused(id) {
-    if (this.panel.inspection?.id === id) this.panel.show(await get(`/v1/inspections/${id}`));
+  /** Show a part as the station knows it now. */
+  async lookAgain(id) {
+    if (this.panel.inspection?.id !== id) return;
+    this.panel.show(withWaiting(this.panel.inspection));
+    try {
+      const found = await get(`/v1/inspections/${id}`);
+      if (this.panel.inspection?.id === id) this.panel.show(withWaiting(found));
+    } catch (error) {
+      if (!(error instanceof Away)) throw error;
+    }
   }
 
   /** Take news of the part that is shown. */
   changed(inspection) {
     const now = this.panel.inspection;
-    if (inspection && inspection.id === now?.id && inspection.verdicts.length >= now.verdicts.length) {
-      this.panel.show({ ...inspection });
+    if (inspection && inspection.id === now?.id && wordsOf(inspection) >= wordsOf(now)) {
+      this.panel.show(withWaiting(inspection));
     }
   }
 
@@ -180,3 +194,6 @@ export class InspectView {
     return true;
   }
 }
+
+/** How much a person has said of a part; it grows, so that what is out of date can be told. */
+const wordsOf = (inspection) => inspection.verdicts.length + inspection.withdrawn.length;

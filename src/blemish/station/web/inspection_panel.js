@@ -1,7 +1,7 @@
 /** One part: its picture, what was decided and why, what other rates would decide, and a person's verdict. */
 
 import { calibrationOf } from "./api.js";
-import { announce, h, mark } from "./dom.js";
+import { announce, h, mark, toast } from "./dom.js";
 import { DECISIONS, count, nameOf, number, oddness, oneIn, percent, summaryOf } from "./format.js";
 import { threshold } from "./heatmap.js";
 import { detailsOf } from "./inspection_details.js";
@@ -13,12 +13,16 @@ import { Viewer } from "./viewer.js";
 const STEPS = 1000; // of the slider of rates, which is logarithmic up to HIGHEST
 const HIGHEST = 0.5;
 const MOST_REGIONS = 50; // that are listed
+const GLANCE = 1000; // ms that a part must have been on screen before it takes a verdict
 
 let made = 0;
 
 export class InspectionPanel {
-  /** Build into `host`; `onjudge(inspection, verdict, note)` is told what a person says. */
-  constructor(host, onjudge) {
+  /**
+   * Build into `host`; `onjudge(inspection, verdict, note)` is told what a person says, `onback(inspection)`
+   * that the part which was here before is wanted again.
+   */
+  constructor(host, onjudge, onback) {
     const figure = h("figure", { class: "viewer" });
     this.number = made++;
     this.head = h("div", { class: "decision" });
@@ -26,7 +30,12 @@ export class InspectionPanel {
     this.list = h("ol", { class: "regions" });
     this.regionsTitle = h("h3", {}, "Regions");
     this.record = h("details", { class: "record" });
-    this.verdict = new VerdictForm((verdict, note) => onjudge(this.inspection, verdict, note));
+    this.before = null; // the part that another one has just replaced
+    this.verdict = new VerdictForm({
+      subject: () => ({ inspection: this.inspection, why: this.whyEarly() }),
+      ongive: onjudge,
+      onearly: (inspection, why) => this.sayEarly(inspection, why, onback),
+    });
     this.panel = h(
       "div",
       { class: "panel" },
@@ -38,7 +47,7 @@ export class InspectionPanel {
       this.record,
     );
     host.append(figure, this.panel);
-    this.viewer = new Viewer(figure);
+    this.viewer = new Viewer(figure, () => this.seen());
     this.setOpacity(Number(kept("opacity") ?? 0.6));
     this.clear("");
   }
@@ -95,6 +104,36 @@ export class InspectionPanel {
     this.panel.hidden = true;
   }
 
+  // --- long enough on screen to be judged -------------------------------------------------------------------
+
+  /** Take note that the part is on screen from now on. */
+  seen() {
+    this.verdict.setEarly(true);
+    clearTimeout(this.glance);
+    this.glance = setTimeout(() => this.whyEarly() === null && this.verdict.setEarly(false), GLANCE + 5);
+  }
+
+  /** The view has gone from the screen. */
+  hide() {
+    this.viewer.unsee();
+    this.verdict.setEarly(true);
+  }
+
+  /** Why the part takes no verdict yet; null: it does. */
+  whyEarly() {
+    const since = this.viewer.seenSince;
+    if (since === null) return "its picture has not been shown yet";
+    return performance.now() - since < GLANCE ? "it has been on screen for less than a second" : null;
+  }
+
+  sayEarly(inspection, why, onback) {
+    const text = `${nameOf(inspection)} was not judged: ${why}.`;
+    announce(text);
+    const { before } = this;
+    if (before) toast(text, () => onback(before), `Back to ${nameOf(before)}`);
+    else toast(text);
+  }
+
   /** Whether what is shown should not be replaced just now. */
   get busy() {
     return this.verdict.writing;
@@ -103,6 +142,10 @@ export class InspectionPanel {
   /** Show an inspection; `say`: also to a screen reader. */
   async show(inspection, say = false) {
     const same = this.inspection?.id === inspection.id && this.viewer.inspection !== null;
+    if (this.inspection?.id !== inspection.id) {
+      this.before = this.viewer.seenSince === null ? null : this.inspection;
+      this.verdict.setEarly(true);
+    }
     this.inspection = inspection;
     this.panel.hidden = false;
     this.verdict.show(inspection);

@@ -4,7 +4,8 @@ import { Away, get } from "./api.js";
 import { announce, at, toast } from "./dom.js";
 import { count, nameOf } from "./format.js";
 import { InspectionPanel } from "./inspection_panel.js";
-import { judge, outbox } from "./outbox.js";
+import { given, listButton, note as noteGiven } from "./given.js";
+import { judge, outbox, withWaiting } from "./outbox.js";
 import { mayJudge, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
 
@@ -13,16 +14,24 @@ const PAGE = 200;
 
 export class QueueView {
   constructor() {
-    this.panel = new InspectionPanel(at("queue-stage"), (...verdict) => this.judged(...verdict));
+    this.panel = new InspectionPanel(
+      at("queue-stage"),
+      (...verdict) => this.judged(...verdict),
+      (inspection) => this.open(inspection),
+    );
     this.thumbnails = new Thumbnails(at("queue-strip"), (item) => this.open(item));
     this.said = new Set(); // judged here, though the station may not know yet
     this.last = null; // what was judged last, to change one's mind
+    this.returning = null; // whose verdict was taken back, though the station may not know yet
     at("undo").addEventListener("click", () => this.undo());
+    at("queue-done").append(listButton());
     outbox.addEventListener("refused", ({ detail }) => this.said.delete(detail.inspection));
     outbox.addEventListener("saved", ({ detail }) => {
-      if (this.last?.id === detail.id) this.last = detail;
-      if (this.panel.inspection?.id === detail.id) this.panel.show(detail);
+      if (this.last?.id === detail.id) this.last = withWaiting(detail);
+      if (this.panel.inspection?.id === detail.id) this.panel.show(withWaiting(detail));
+      if (this.returning === detail.id) this.look();
     });
+    given.addEventListener("undone", ({ detail }) => this.undone(detail));
     this.look();
     setInterval(() => !document.hidden && this.look(), EVERY);
   }
@@ -35,6 +44,7 @@ export class QueueView {
 
   hide() {
     this.shown = false;
+    this.panel.hide();
   }
 
   async look() {
@@ -57,7 +67,8 @@ export class QueueView {
     at("queue-left").textContent = items.length ? `${left} left to judge` : "";
     at("undo").hidden = !this.last;
     const now = this.panel.inspection;
-    if (now && (now.id === this.last?.id || items.some((item) => item.id === now.id))) return;
+    const stays = [this.last?.id, this.returning];
+    if (now && (stays.includes(now.id) || items.some((item) => item.id === now.id))) return;
     if (items.length) this.open(items[0]);
     else this.panel.clear("");
     at("queue-done").hidden = items.length > 0;
@@ -77,16 +88,24 @@ export class QueueView {
     const again = !items.some((item) => item.id === inspection.id);
     const place = items.findIndex((item) => item.id === inspection.id);
     this.said.add(inspection.id);
-    this.last = { ...inspection, verdicts: [...inspection.verdicts, { verdict, note, by: "", time: null }] };
-    judge(inspection, verdict, note);
+    if (this.returning === inspection.id) this.returning = null;
+    noteGiven(inspection, verdict, judge(inspection, verdict, note));
+    this.last = withWaiting(inspection);
     this.thumbnails.update(items.filter((item) => item.id !== inspection.id));
     const left = this.thumbnails.items;
     this.panel.clear("");
     if (left.length) this.open(left[again ? 0 : Math.min(place, left.length - 1)]);
     this.render();
-    const text = `${nameOf(inspection)}: ${verdict}`;
-    announce(`${text}. ${count(left.length, "part")} left`);
-    toast(text, () => this.undo(), "Change (U)");
+    announce(`${nameOf(inspection)}: ${verdict}. ${count(left.length, "part")} left`);
+  }
+
+  /** Take a part whose verdict was taken back in again: it is opened where it was the last one. */
+  undone(inspection) {
+    this.said.delete(inspection.id);
+    if (this.last?.id === inspection.id) this.last = null;
+    this.returning = inspection.id;
+    if (this.shown) this.open(withWaiting({ ...inspection, verdicts: [] }));
+    this.look();
   }
 
   /** Open the part that was judged last: a further verdict replaces the one before. */

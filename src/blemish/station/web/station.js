@@ -6,7 +6,8 @@ import { listenForImages } from "./drag_drop.js";
 import { DRIFT, count } from "./format.js";
 import { InspectView } from "./inspect.js";
 import { ModelsView } from "./models.js";
-import { outbox, send, unsent } from "./outbox.js";
+import { undoLast } from "./given.js";
+import { ofOthers, outbox, send, unsent } from "./outbox.js";
 import { QueueView } from "./queue.js";
 import { SearchView } from "./search.js";
 import { keep, kept, loadModels, loadSession, mayJudge, station } from "./state.js";
@@ -14,6 +15,7 @@ import { TrendsView } from "./trends.js";
 
 const EVERY = 5000; // ms between two looks at the models and their drift
 const NAMES = ["inspect", "queue", "trends", "search", "models"];
+const ONCE = ["g", "d", "u", "z", "n"]; // a key that is held down gives no second verdict
 const views = {};
 let current = null;
 
@@ -40,6 +42,7 @@ function onKey(event) {
   if (event.key === "?" && !typing(event)) return at("help").showModal();
   if (typing(event)) return;
   if (event.target.matches?.("input[type=range]") && event.key.startsWith("Arrow")) return;
+  if (event.repeat && ONCE.includes(event.key.toLowerCase())) return event.preventDefault();
   const place = "12345".indexOf(event.key);
   if (place >= 0) location.hash = NAMES[place];
   else if (event.key === "/") {
@@ -47,6 +50,7 @@ function onKey(event) {
     location.hash = "search";
     setTimeout(() => at("search-part").focus());
   } else if (event.key === "t") nextTheme();
+  else if (event.key === "z") undoLast();
   else {
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (current?.onKey?.({ key })) event.preventDefault();
@@ -85,10 +89,16 @@ async function enter() {
   document.body.classList.toggle("only-looks", !mayJudge());
   if (station.role === null) return askForToken();
   at("login").close();
+  sayWhatWaitsForOthers();
   await look();
   send();
   views.inspect.uploads.fly();
   route();
+}
+
+function sayWhatWaitsForOthers() {
+  const others = ofOthers().map(([name, n]) => `${count(n, "verdict")} of ${name || "no login"}`);
+  if (others.length) toast(`Kept in this browser until they log in again: ${others.join(", ")}`);
 }
 
 function askForToken() {
@@ -185,6 +195,7 @@ function begin() {
     enter();
   });
   link.addEventListener("locked", askForToken);
+  link.addEventListener("login", enter);
   outbox.addEventListener("change", showLink);
   outbox.addEventListener("refused", ({ detail }) => toast(`A verdict was refused: ${detail.error.message}`));
   views.inspect.uploads.addEventListener("change", showLink);

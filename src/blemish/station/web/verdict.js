@@ -2,14 +2,19 @@
 
 import { h, mark } from "./dom.js";
 import { lastVerdict, when } from "./format.js";
+import { listButton } from "./given.js";
 import { mayJudge } from "./state.js";
 
 let made = 0;
 
 export class VerdictForm {
-  /** `ongive(verdict, note)` is told of every verdict. */
-  constructor(ongive) {
-    this.ongive = ongive;
+  /**
+   * `subject()` returns {inspection, why}: the part that is on screen, and why it cannot be judged yet, or null;
+   * `ongive(inspection, verdict, note)` is told of every verdict, `onearly(inspection, why)` of one not taken.
+   */
+  constructor({ subject, ongive, onearly }) {
+    Object.assign(this, { subject, ongive, onearly });
+    this.pressed = null; // the subject when a finger or the mouse went down
     const id = `note-${made++}`;
     const button = (verdict, key, text) =>
       h(
@@ -18,7 +23,9 @@ export class VerdictForm {
           type: "button",
           class: `judge ${verdict}`,
           "aria-keyshortcuts": key,
-          onclick: () => this.give(verdict),
+          onpointerdown: () => (this.pressed = this.subject()),
+          onclick: (event) => this.clicked(event, verdict),
+          onkeydown: (event) => event.repeat && event.preventDefault(), // a held Enter would click again
         },
         mark(verdict === "good" ? "accepted" : "rejected"),
         h("span", {}, text),
@@ -42,14 +49,22 @@ export class VerdictForm {
       h("div", { class: "judges" }, this.good, this.defect),
       this.note,
       this.said,
+      listButton(),
     );
+  }
+
+  /** Show whether the part cannot be judged yet. */
+  setEarly(early) {
+    this.element.classList.toggle("early", early);
+    for (const button of [this.good, this.defect]) button.setAttribute("aria-disabled", early);
   }
 
   /** Show what has been said of an inspection. */
   show(inspection) {
     const may = mayJudge();
     const last = lastVerdict(inspection);
-    const news = [inspection.id, inspection.verdicts.length, last?.time, may].join();
+    const said = inspection.verdicts.map((v) => [v.verdict, v.time, v.note].join()).join(";");
+    const news = [inspection.id, said, may].join();
     if (this.news === news) return; // what is said anew is read anew by a screen reader
     if (this.shown !== inspection.id) this.note.value = "";
     this.shown = inspection.id;
@@ -84,11 +99,19 @@ export class VerdictForm {
     if (mayJudge()) this.note.focus();
   }
 
-  give(verdict) {
-    if (!mayJudge()) return;
+  clicked(event, verdict) {
+    const pressed = event.detail ? this.pressed : null; // 0: by a key or a screen reader
+    this.pressed = null;
+    this.give(verdict, pressed ?? this.subject());
+  }
+
+  /** Give a verdict of what is on screen now, or was when it was begun. */
+  give(verdict, subject = this.subject()) {
+    if (!mayJudge() || !subject.inspection) return;
+    if (subject.why) return this.onearly(subject.inspection, subject.why);
     const note = this.note.value.trim();
     this.note.value = "";
     this.note.blur();
-    this.ongive(verdict, note);
+    this.ongive(subject.inspection, verdict, note);
   }
 }

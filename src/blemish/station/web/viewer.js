@@ -10,8 +10,10 @@ const SIDES = [512, 1024, 2048, 4096, 8192]; // of pictures that are asked for
 const CLOSEST = 40; // screen pixels of a pixel at most
 
 export class Viewer {
-  /** Build into `host`; `onchange` hears of every zoom. */
-  constructor(host) {
+  /** Build into `host`; `onseen()` is told when a part, or that it has no picture, has come on screen. */
+  constructor(host, onseen) {
+    this.onseen = onseen;
+    this.seenSince = null; // ms of the page's clock; null: it has not been on screen
     this.canvas = h("canvas", { tabindex: 0, role: "img", "aria-label": "No part is shown" });
     this.readout = h("output", { class: "readout" });
     this.message = h("p", { class: "viewer-message" });
@@ -31,11 +33,25 @@ export class Viewer {
     this.clear("");
     listen(this);
     new ResizeObserver(() => this.resize()).observe(this.canvas);
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.unsee() : this.draw()));
+  }
+
+  /** Count the part as not seen: it has gone from the screen. */
+  unsee() {
+    this.seenSince = null;
+  }
+
+  noteSeen() {
+    if (!this.whole || this.seenSince !== null || document.hidden || !this.canvas.clientWidth) return;
+    this.seenSince = performance.now();
+    this.onseen();
   }
 
   /** Show nothing but a line. */
   clear(text) {
     this.inspection = this.picture = this.grid = this.layer = null;
+    this.whole = false; // all there is of it can be drawn
+    this.unsee();
     this.lines = new Path2D();
     this.message.textContent = text;
     this.readout.textContent = "";
@@ -51,6 +67,8 @@ export class Viewer {
     if (!inspection.image) {
       this.message.textContent =
         inspection.error ?? "The image was removed to make room; its record is kept.";
+      this.whole = true;
+      this.draw();
       return;
     }
     this.fit();
@@ -60,9 +78,12 @@ export class Viewer {
       this.picture = picture;
       this.setMap(map, range);
       this.message.textContent = "";
+      this.whole = true;
     } catch (error) {
       if (this.inspection !== inspection) return;
-      if (error instanceof Away) this.inspection = null; // so that showing it again tries again
+      const later = error instanceof Away || error.wait !== null;
+      if (later) this.inspection = null; // so that showing it again tries again
+      this.whole = error.status === 404; // there is no picture any more
       this.message.textContent = error.message;
     }
     this.draw();
@@ -220,13 +241,14 @@ export class Viewer {
     const context = this.canvas.getContext("2d");
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (!this.picture) return;
+    if (!this.picture) return this.noteSeen();
     const { width, height } = this.inspection;
     const scale = this.scale * devicePixelRatio;
     context.setTransform(scale, 0, 0, scale, this.x * devicePixelRatio, this.y * devicePixelRatio);
     context.imageSmoothingQuality = "high";
     context.imageSmoothingEnabled = scale < 3; // closer, pixels are shown as they are
     context.drawImage(this.picture, 0, 0, width, height);
+    this.noteSeen();
     if (!this.layer) return;
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "low"; // bilinear, as the map itself is resized

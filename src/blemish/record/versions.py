@@ -16,6 +16,8 @@ from blemish.inference.model_file import find_model
 if TYPE_CHECKING:
     from pathlib import Path
 
+FOLDER = "models"
+"""The folder of the versions, in that of the station."""
 FILE = "versions.json"
 
 
@@ -125,6 +127,14 @@ class Versions:
     def active(self, origin: str) -> str:
         """Return the digest of the version in use of a model."""
         return self._index.active.get(origin, origin)
+
+    def in_use(self, digest: str, file: Path) -> tuple[str, Path]:
+        """Return the version in use of the model in a file, and that version's file.
+
+        Raises ConflictError when it is not here.
+        """
+        active = self.active(self._index.origin.get(digest, digest))
+        return (active, file) if active == digest else (active, self.file(active))
 
     def file(self, digest: str) -> Path:
         """Return a version's file. Raises ConflictError when it is not here."""

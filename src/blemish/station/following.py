@@ -1,0 +1,95 @@
+"""What follows from the record, whoever writes it: drift, its alarms, and meters, in the order of recording.
+
+Another process may write into the same record, such as a watch. So nothing is taken from what this process
+has just written: the rows after the last one seen are read from the record, all of them, each once. After a
+restart the same rows in the same order give the same state, to the bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from blemish.record.store import Alarm, new_id
+from blemish.station.drift import Drift
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import numpy as np
+
+    from blemish.record.store import Recorded, Store
+
+BATCH_SIZE = 1000
+"""Rows that are read together."""
+DRIFTED = "production no longer scores as the calibration images did"
+
+
+class Following:
+    """The drift of each version of a model that is, or was, in use here, and who else hears of each row."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.drifts: dict[str, Drift] = {}
+        self.peak_times: dict[str, datetime] = {}
+        self.listeners: list[Callable[[Sequence[Recorded]], None]] = []
+        self._lock = threading.Lock()
+        self._number = store.last_number()
+        self._since: dict[str, str] = {}
+        self._alarms: list[Alarm] = []  # that are not on record yet
+
+    def watch(self, digest: str, calibration_scores: np.ndarray) -> None:
+        """Watch a version of a model for drift, from the first part that it has scored."""
+        drift, seen = Drift(calibration_scores), self._number
+        self._drift_of(digest, drift, self.store.recorded(after=0, until=seen, model=digest))
+        with self._lock:  # the few that came meanwhile
+            rest = self.store.recorded(after=seen, until=self._number, model=digest)
+            self._drift_of(digest, drift, rest)
+            self.drifts[digest] = drift
+        if drift.alarm and not self.store.alarms(digest):  # a crash came before it was on record
+            self.store.add_alarm(_alarm(digest, drift))
+
+    def follow(self) -> None:
+        """Take what was recorded since the last time. Raises StoreError; then it is taken the next time."""
+        with self._lock:
+            while rows := list(self.store.recorded(after=self._number, limit=BATCH_SIZE)):
+                for row in rows:
+                    self._number = row.number
+                    self._take(row)
+                for listener in self.listeners:
+                    listener(rows)
+            while self._alarms:
+                self.store.add_alarm(self._alarms[0])
+                del self._alarms[0]
+
+    def since(self, digest: str) -> str | None:
+        """Return the first inspection of a change that was alarmed, or None."""
+        drift = self.drifts.get(digest)
+        if drift is not None and drift.since is not None and digest not in self._since:
+            scored = (row.id for row in self.store.recorded(after=0, model=digest) if row.score is not None)
+            self._since[digest] = next(islice(scored, drift.since - 1, None))
+        return self._since.get(digest)
+
+    def _take(self, row: Recorded) -> None:
+        drift = self.drifts.get(row.model)
+        if drift is None:
+            return
+        before = drift.alarm
+        self._drift_of(row.model, drift, [row])
+        if drift.alarm and not before:
+            self._alarms.append(_alarm(row.model, drift))
+
+    def _drift_of(self, digest: str, drift: Drift, rows: Iterable[Recorded]) -> None:
+        for row in rows:
+            if row.score is not None:
+                peak = drift.peak
+                drift.update(row.score)
+                if drift.peak > peak:
+                    self.peak_times[digest] = row.time
+
+
+def _alarm(digest: str, drift: Drift) -> Alarm:
+    now = datetime.now(UTC)
+    return Alarm(id=new_id(now), model=digest, time=now, kind="drift", value=drift.evidence, message=DRIFTED)

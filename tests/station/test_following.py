@@ -1,0 +1,116 @@
+"""Drift, meters and versions follow the record, whichever process writes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the station's packages are not installed")
+
+from cameras import wait_for
+from conftest import save, tiny_image
+from fastapi.testclient import TestClient
+from requests_to_station import png, send
+
+from blemish.inference.model_file import find_model
+from blemish.record.store import Inspection, Store, Verdict, new_id
+from blemish.station.app import create
+from blemish.station.engine_jobs import Upload
+from blemish.station.security import Tokens
+from blemish.station.station import Station
+from blemish.watch.folder import WatchSettings, watch
+
+
+def rows_of_another(like: Inspection, number: int, *, higher: float) -> list[Inspection]:
+    """Rows as a watch records them: of parts that score `higher` than one that was scored."""
+    assert like.score is not None
+    draw, found = np.random.default_rng(0), []
+    for _ in range(number):
+        now = datetime.now(UTC)
+        score = like.score + higher + 1e-3 * float(draw.random())
+        found.append(
+            replace(like, id=new_id(now), time=now.replace(microsecond=0), score=score, source="watch")
+        )
+    return found
+
+
+def test_what_another_process_records_counts_without_a_restart(tiny_model: Path, tmp_path: Path):
+    station = Station([tiny_model], tmp_path / "station", device="cpu")
+    with TestClient(create(station, tokens=Tokens(tmp_path))) as client:
+        send(client, png(tiny_image(0)))
+        (first,) = station.store.find()
+        (digest,) = station.engines
+        other = Store.open(None, tmp_path / "station")
+        for _ in range(4):
+            other.record(rows_of_another(first, 30, higher=1e3))
+        wait_for(lambda: station.drifts[digest].seen == 121)
+        assert station.drifts[digest].alarm
+        wait_for(lambda: len(client.get("/v1/alarms").json()) == 1)
+        (model,) = client.get("/v1/models").json()
+        assert model["drift"]["alarm"]
+        assert model["drift"]["since"] is not None
+        counted = [
+            float(line.split()[-1])
+            for line in client.get("/metrics").text.splitlines()
+            if line.startswith("blemish_inspections_total")
+        ]
+        assert sum(counted) == 121
+        evidence = station.drifts[digest].evidence
+        other.close()
+    again = Station([tiny_model], tmp_path / "station", device="cpu")
+    assert again.drifts[digest].evidence == evidence  # to the bit
+    again.close()
+
+
+def test_a_row_whose_identifier_is_older_than_the_last_one_counts_too(tiny_model: Path, tmp_path: Path):
+    station = Station([tiny_model], tmp_path / "station", device="cpu")
+    engine = station.engine()
+    first = engine.submit(Upload(data=png(tiny_image(0)), source="api")).result(60)
+    wait_for(lambda: station.drifts[first.model].seen == 1)
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    station.store.record([replace(first, id=new_id(old), time=old)])
+    station.following.follow()
+    assert station.drifts[first.model].seen == 2
+    station.close()
+
+
+def test_a_watch_uses_the_version_that_the_station_uses(tiny_model: Path, tmp_path: Path):
+    folder, camera = tmp_path / "station", tmp_path / "camera"
+    station = Station([tiny_model], folder, device="cpu")
+    (old,) = station.engines
+    for i in range(8):
+        row = station.engine().submit(Upload(data=png(tiny_image(i)), source="api")).result(60)
+        station.judge(Verdict(id=new_id(row.time), inspection=row.id, time=row.time, verdict="good"))
+    said: list[str] = []
+    settings = WatchSettings(model=find_model(tiny_model), folder=camera, out=folder, device="cpu")
+
+    def models_of(number: int) -> list[str]:
+        rows: list[dict] = []
+        save(camera / f"{number}.png", tiny_image(number))
+        watch(settings, should_stop=lambda: bool(rows), on_row=rows.append, say=said.append)
+        return [row["model"] for row in rows]
+
+    assert models_of(0) == [old]
+    new = station.recalibrate(old, parts=8)
+    assert models_of(1) == [new]
+
+    rows: list[dict] = []  # and takes another one while it runs
+
+    def on_row(row: dict) -> None:
+        rows.append(row)
+        if len(rows) == 1:
+            station.use(old)
+
+    def should_stop() -> bool:
+        if any("loaded again" in line for line in said) and not (camera / "3.png").exists():
+            save(camera / "3.png", tiny_image(3))
+        return len(rows) == 2
+
+    save(camera / "2.png", tiny_image(2))
+    watch(settings, should_stop=should_stop, on_row=on_row, say=said.append)
+    assert [row["model"] for row in rows] == [new, old]
+    station.close()

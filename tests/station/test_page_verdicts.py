@@ -1,0 +1,195 @@
+"""Verdicts on the page: of the part that was seen, once for a key, by whoever gave it, and taken back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import station_browser
+from cameras import wait_for
+from station_browser import GOOD, HOLE, Open, Running, judgeable, running, shown
+
+from blemish.station.security import COOKIE, Tokens
+
+here, tab = station_browser.here, station_browser.tab
+
+FREEZE = """
+const real = performance.now.bind(performance);
+performance.now = () => window.frozen ?? real();
+"""
+"""A clock of the page that can be stopped: what comes on screen then has been there for no time."""
+
+
+def said(here: Running) -> dict[str | None, list[tuple[str, str]]]:
+    """What was said of each part that anything was said of: (verdict, by), those that stand."""
+    store, found = here.station.store, {}
+    for inspection in store.find():
+        verdicts = [v for v in store.verdicts([inspection.id])[inspection.id] if v.withdrawn is None]
+        if verdicts:
+            found[inspection.part or inspection.path] = [(v.verdict, v.by) for v in verdicts]
+    return found
+
+
+def queue_of(here: Running, tab: Open, number: int) -> Any:
+    here.reject(number)
+    page = tab(f"{here.address}/#queue")
+    page.get_by_text(f"{number} left to judge").wait_for()
+    judgeable(page)
+    return page
+
+
+def sent(page: Any) -> None:
+    """Wait until no verdict waits to be sent."""
+    page.wait_for_function("() => JSON.parse(localStorage.getItem('verdicts') ?? '[]').length === 0")
+
+
+@pytest.mark.parametrize("how", ["key", "button"])
+def test_a_held_key_gives_one_verdict(here: Running, tab: Open, how: str):
+    page = queue_of(here, tab, 3)
+    key = "g" if how == "key" else "Enter"
+    if how == "button":
+        page.locator("#queue-stage .judge.good").focus()
+    for _ in range(3):
+        page.keyboard.down(key)  # from the second time on it says that it repeats
+        page.get_by_text("2 left to judge").wait_for()
+        judgeable(page)
+    page.keyboard.up(key)
+    sent(page)
+    assert said(here) == {"R-2": [("good", "")]}
+
+
+def test_a_part_that_has_just_come_takes_no_key(here: Running, tab: Open):
+    here.inspect(HOLE, "first.png")
+    page = tab(here.address)
+    page.add_init_script(FREEZE)
+    page.reload()
+    judgeable(page)
+    page.evaluate("() => { window.frozen = performance.now(); }")
+    here.inspect(GOOD, "second.png")
+    page.locator("#inspect-stage .name", has_text="second.png").wait_for()
+    shown(page)
+    page.keyboard.press("d")
+    toast = page.locator(".toast", has_text="second.png was not judged: it has been on screen for less than")
+    toast.wait_for()
+    page.locator("#inspect-stage .judge.defect").click(force=True)  # nor does it take a click
+    page.evaluate("() => { delete window.frozen; }")
+    page.locator(".toast button", has_text="Back to first.png").click()
+    page.locator("#inspect-stage .name", has_text="first.png").wait_for()
+    judgeable(page)
+    page.keyboard.press("d")
+    page.locator(".toast", has_text="first.png: defect").wait_for()
+    sent(page)
+    assert said(here) == {"first.png": [("defect", "")]}
+
+
+def test_a_part_whose_picture_is_not_there_yet_takes_no_key(here: Running, tab: Open):
+    here.inspect(HOLE, "late.png")
+    page = tab(f"{here.address}/#search")
+    held: list[Any] = []
+    page.route("**/image?side=64", lambda route: held.append(route))
+    page.reload()
+    page.keyboard.press("1")
+    page.locator("#inspect-stage .name", has_text="late.png").wait_for()
+    page.keyboard.press("g")
+    page.locator(".toast", has_text="late.png was not judged: its picture has not been shown yet").wait_for()
+    for route in held:
+        route.continue_()
+    page.unroute("**/image?side=64")
+    judgeable(page)
+    page.keyboard.press("g")
+    page.locator(".toast", has_text="late.png: good").wait_for()
+    sent(page)
+    assert said(here) == {"late.png": [("good", "")]}
+
+
+def test_a_click_judges_the_part_that_was_there_when_it_began(here: Running, tab: Open):
+    here.inspect(HOLE, "first.png")
+    page = tab(here.address)
+    judgeable(page)
+    page.locator("#inspect-stage .judge.defect").hover()
+    page.mouse.down()
+    here.inspect(GOOD, "second.png")
+    page.locator("#inspect-stage .name", has_text="second.png").wait_for()
+    page.mouse.up()
+    page.locator(".toast", has_text="first.png: defect").wait_for()
+    sent(page)
+    assert said(here) == {"first.png": [("defect", "")]}
+
+
+def test_verdicts_are_taken_back_by_key_and_in_the_list(here: Running, tab: Open):
+    page = queue_of(here, tab, 3)
+    for left in (2, 1):
+        page.keyboard.press("d")
+        page.get_by_text(f"{left} left to judge").wait_for()
+        judgeable(page)
+    sent(page)
+    assert said(here) == {"R-2": [("defect", "")], "R-1": [("defect", "")]}
+    page.keyboard.press("z")
+    page.locator("#queue-stage .name", has_text="R-1").wait_for()
+    page.get_by_text("2 left to judge").wait_for()
+    sent(page)
+    assert said(here) == {"R-2": [("defect", "")]}
+    page.locator("#queue-stage .undo-list").click()
+    assert page.locator("#given-list li").count() == 1
+    page.locator("#given-list li button").click()
+    page.locator("#given-none").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_text("3 left to judge").wait_for()
+    sent(page)
+    assert said(here) == {}
+    kept = here.station.store
+    number = [len(kept.verdicts([row.id])[row.id]) for row in kept.find(decision="rejected")]
+    assert number == [1, 1, 0]  # they are kept all the same
+
+
+def log_in(page: Any, secret: str, name: str) -> None:
+    page.locator("#login[open]").wait_for()
+    page.fill("#token", secret)
+    page.keyboard.press("Enter")
+    page.locator("#who", has_text=name).wait_for()
+
+
+def test_what_one_says_offline_is_never_another_s(pca_onnx: Path, tmp_path: Path, tab: Open):
+    tokens = Tokens(tmp_path / "station")
+    ann, bob = (tokens.add(name, "operator") for name in ("ann", "bob"))
+    with running(pca_onnx, tmp_path / "station") as here:
+        here.inspect(HOLE, "hole.png")
+        page = tab(here.address)
+        log_in(page, ann, "ann")
+        judgeable(page)
+        page.route("**/verdict", lambda route: route.abort())
+        page.keyboard.press("d")
+        page.locator("#inspect-stage .said", has_text="being saved").wait_for()
+        before = datetime.now(UTC)
+        page.locator("#leave").click()
+        page.unroute("**/verdict")
+        log_in(page, bob, "bob")
+        page.locator(".toast", has_text="1 verdict of ann").wait_for()
+        judgeable(page)
+        page.keyboard.press("g")
+        wait_for(lambda: said(here) == {"hole.png": [("good", "bob")]})
+        page.locator("#leave").click()
+        log_in(page, ann, "ann")
+        wait_for(lambda: said(here) == {"hole.png": [("good", "bob"), ("defect", "ann")]})
+        (verdicts,) = here.station.store.verdicts([here.station.store.find()[0].id]).values()
+        assert verdicts[1].time < before  # as of its giving, not of its arrival
+        sent(page)
+
+
+def test_another_login_in_another_tab_does_not_sign_what_is_said_here(
+    pca_onnx: Path, tmp_path: Path, tab: Open
+):
+    tokens = Tokens(tmp_path / "station")
+    ann, bob = (tokens.add(name, "operator") for name in ("ann", "bob"))
+    with running(pca_onnx, tmp_path / "station") as here:
+        here.inspect(HOLE, "hole.png")
+        page = tab(here.address)
+        log_in(page, ann, "ann")
+        judgeable(page)
+        page.context.add_cookies([{"name": COOKIE, "value": bob, "url": here.address}])
+        page.keyboard.press("d")
+        page.locator("#who", has_text="bob").wait_for()
+        page.locator(".toast", has_text="1 verdict of ann").wait_for()
+        assert said(here) == {}
