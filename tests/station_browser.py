@@ -52,12 +52,12 @@ GOOD = png(tiny_image(200))
 class Running:
     """A station behind uvicorn on a loopback port, in a thread."""
 
-    def __init__(self, model: Path, folder: Path, port: int = 0) -> None:
+    def __init__(self, model: Path, folder: Path, port: int = 0, **options: Any) -> None:
         self.station = Station([model], folder)
         self.listening = socket.create_server(("127.0.0.1", port))
         self.port = self.listening.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
-        app = create(self.station, tokens=Tokens(folder))
+        app = create(self.station, tokens=Tokens(folder), **options)
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]})
         self.thread.start()
@@ -81,8 +81,8 @@ class Running:
 
 
 @contextmanager
-def running(model: Path, folder: Path, port: int = 0) -> Iterator[Running]:
-    here = Running(model, folder, port)
+def running(model: Path, folder: Path, port: int = 0, **options: Any) -> Iterator[Running]:
+    here = Running(model, folder, port, **options)
     try:
         yield here
     finally:

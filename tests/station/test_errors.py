@@ -23,7 +23,7 @@ from blemish.core.errors import (
     UsageError,
 )
 from blemish.record.store import StoreError
-from blemish.station.engine import AnswerTimeout, Busy
+from blemish.station.engine import Busy
 from blemish.station.errors import error_response, status_of
 from blemish.station.security import Forbidden, Unauthorized
 
@@ -48,7 +48,6 @@ def client(tiny_model: Path, tmp_path: Path) -> Iterator[TestClient]:
         (ModelError("x"), 503),
         (StoreError("x"), 503),
         (Busy("x"), 503),
-        (AnswerTimeout("x"), 503),
         (OSError(28, "No space left on device"), 503),
         (Unauthorized("x"), 401),
         (Forbidden("x"), 403),
@@ -60,7 +59,6 @@ def test_each_error_has_one_status(error: Exception, status: int):
 
 def test_what_to_wait_for_is_said():
     assert error_response(Busy("x")).headers["retry-after"] == "1"
-    assert error_response(AnswerTimeout("x")).headers["retry-after"] == "5"
     assert error_response(Unauthorized("x")).headers["www-authenticate"] == "Bearer"
     assert "retry-after" not in error_response(StoreError("x")).headers
 
@@ -152,8 +150,10 @@ def test_a_store_that_fails_is_503_for_every_method(client: TestClient, monkeypa
         assert (answer.status_code, answer.json()) == (503, {"detail": "the database is away"})
 
 
-def test_no_answer_in_time_is_503(tiny_model: Path, tmp_path: Path):
+def test_no_answer_in_time_is_202_with_the_identifier(tiny_model: Path, tmp_path: Path):
     with served(tiny_model, tmp_path, time_limit=0.0) as client:
         answer = send(client, png(tiny_image(0)))
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-        assert answer.json() == {"detail": "no answer within 0 s"}
+        assert (answer.status_code, answer.headers["retry-after"]) == (202, "1")
+        id = answer.json()["id"]
+        assert answer.json() == {"id": id, "state": "waiting"}
+        assert answer.headers["location"] == f"/v1/inspections/{id}"

@@ -199,6 +199,38 @@ def test_images_go_four_at_a_time_and_a_refusal_is_its_line(here: Running, tab: 
     assert page.locator("#tray").is_hidden()
 
 
+def test_an_image_that_takes_long_is_sent_once(pca_onnx: Path, tmp_path: Path, tab: Open):
+    with running(pca_onnx, tmp_path / "station", time_limit=0.0) as here:
+        page = tab(here.address)
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(request.method) if request.method == "POST" else None)
+        upload(page, ("hole.png", HOLE), ("broken.png", HOLE[:200]))
+        page.locator("#tray li", has_text="broken.png").wait_for()
+        page.get_by_text("1 image refused").wait_for()
+        shown(page)
+        assert len(sent) == 2
+        assert len(here.station.store.find()) == 2
+
+
+def test_an_answer_that_is_lost_on_its_way_is_the_same_row(here: Running, tab: Open):
+    page = tab(here.address)
+    lost: list[int] = []
+
+    def lose_first(route: Any) -> None:
+        if not lost and route.request.method == "POST":
+            lost.append(route.fetch().status)
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/v1/inspections", lose_first)
+    upload(page, ("hole.png", HOLE))
+    shown(page)
+    page.locator("#tray").wait_for(state="hidden")
+    assert lost == [201]
+    assert len(here.station.store.find()) == 1
+
+
 # --- verdicts ---
 
 

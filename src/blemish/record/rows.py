@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from blemish.core.types import Result
 from blemish.inference.model_file import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from blemish.inference.model_file import ModelFile
 
@@ -167,6 +168,9 @@ class Bucket:
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
+SMALLEST_JUMP = timedelta(seconds=1)
+"""The clock is told to have gone back by this or more; less is what keeps it right, and threads in a row."""
+
 _ids = ULIDGenerator(
     # the first bit is left free for counting up within a millisecond
     randomness=lambda _ms: secrets.randbits(_RANDOM_BITS - 1).to_bytes(_RANDOM_BITS // 8, "big")
@@ -179,6 +183,30 @@ def new_id(time: datetime) -> str:
     Those of one millisecond count up, so that in one process they sort as they were made.
     """
     return str(_ids.generate(milliseconds(time)))
+
+
+class IdSequence:
+    """Identifiers that never go back, whatever the clock does: the order in which they were made."""
+
+    def __init__(self, after: str | None, on_jump: Callable[[timedelta], None] = lambda _: None) -> None:
+        """Go on after an identifier, None: there is none yet. `on_jump` hears how far the clock went back."""
+        self._last, self._behind, self._lock = after, timedelta(), threading.Lock()
+        self.on_jump = on_jump
+
+    def __call__(self, time: datetime) -> str:
+        """Make an identifier of a time; where the clock went back, one just above the last."""
+        with self._lock:
+            made, jump = new_id(time), timedelta()
+            if self._last is not None and made <= self._last:
+                made = str(ULID.from_int(int(ULID.from_str(self._last)) + 1))
+                behind = time_of(made) - time
+                jump, self._behind = behind - self._behind, behind
+            else:
+                self._behind = timedelta()
+            self._last = made
+        if jump >= SMALLEST_JUMP:
+            self.on_jump(jump)
+        return made
 
 
 def first_id(time: datetime) -> str:
@@ -197,6 +225,12 @@ def time_of(id: str) -> datetime:
     raise DataError(
         f"{id!r}: is not an identifier; those are 26 digits and capital letters that begin with a time"
     )
+
+
+def utc_now() -> datetime:
+    """Return the time, to the millisecond that a row keeps."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 def milliseconds(time: datetime) -> int:

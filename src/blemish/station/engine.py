@@ -30,10 +30,12 @@ from blemish.images.decode import Frame, decode
 from blemish.images.draw import encode_map
 from blemish.images.limits import MAX_PIXELS, TooLarge, limit_pixels
 from blemish.images.preprocess import LARGE_PIXELS
+from blemish.record.rows import new_id, utc_now
 from blemish.station.engine_jobs import Job, Model, Upload, inspection_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
 
     from blemish.inference.detector import Detector
     from blemish.record.archive import Archive
@@ -54,10 +56,6 @@ class Busy(BlemishError):
     """As many requests as can wait are waiting."""
 
 
-class AnswerTimeout(BlemishError):
-    """A request has waited for its answer as long as it may; its row is recorded all the same."""
-
-
 class Engine:
     """The queue of uploads before a detector. `submit` is thread-safe; `close` answers those that wait."""
 
@@ -71,11 +69,13 @@ class Engine:
         max_bytes: int = MAX_WAITING_BYTES,
         max_pixels: int = MAX_PIXELS,
         on_recorded: Callable[[Sequence[Inspection]], None] = lambda _: None,
+        make_id: Callable[[datetime], str] = new_id,
     ) -> None:
         """Start the threads. `on_recorded` gets rows that are on disk, in order; it must be quick."""
         self.model, self.store, self.archive = model, store, archive
         self.capacity, self.max_bytes, self.max_pixels = capacity, max_bytes, max_pixels
-        self.on_recorded = on_recorded
+        self.on_recorded, self.make_id = on_recorded, make_id
+        self._open: dict[str, Job] = {}
         self._free_places, self._one_large = threading.Semaphore(capacity), threading.Lock()
         self._waiting, self._bytes, self._counting = 0, 0, threading.Lock()
         self._ready: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -95,15 +95,24 @@ class Engine:
 
     def submit(self, upload: Upload) -> Future[Inspection]:
         """Queue an upload; its answer may raise what went wrong. Raises Busy when there is no room."""
-        size = len(upload.data)
+        return self.begin(upload).answer
+
+    def begin(self, upload: Upload) -> Job:
+        """Queue an upload as `submit` does; returns the job, which has its identifier already."""
+        size, now = len(upload.data), utc_now()
         self._enter(size)
-        job = Job(upload, Future(), time.monotonic(), self.model)
-        job.answer.add_done_callback(lambda _: self._leave(size))
+        job = Job(self.make_id(now), now, upload, Future(), time.monotonic(), self.model)
+        self._open[job.id] = job
+        job.answer.add_done_callback(lambda _: self._leave(job, size))
         if self._tiled:
             self._ready.put(job)
         else:
             self._decoders.submit(self._decode, job)
-        return job.answer
+        return job
+
+    def has_open(self, id: str) -> bool:
+        """Whether an upload of that identifier waits for its answer."""
+        return id in self._open
 
     def close(self) -> None:
         """Answer the uploads that wait, then end the threads. Nothing may be submitted any more."""
@@ -132,7 +141,8 @@ class Engine:
             self._free_places.release()
             raise Busy(f"images of {self._bytes / 1e6:.0f} MB wait already; send it again in a second")
 
-    def _leave(self, size: int) -> None:
+    def _leave(self, job: Job, size: int) -> None:
+        self._open.pop(job.id, None)
         with self._counting:
             self._waiting, self._bytes = self._waiting - 1, self._bytes - size
         self._free_places.release()

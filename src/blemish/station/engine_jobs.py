@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import ImageError
 from blemish.core.types import Prediction
-from blemish.record.store import Inspection, new_id
+from blemish.record.store import Inspection
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from datetime import datetime
 
     from blemish.inference.detector import Detector, Prepared
 
@@ -25,6 +25,8 @@ class Upload:
     source: str
     name: str | None = None
     part: str | None = None
+    key: str | None = None
+    """Sent again with it, the image is recorded once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Model:
 class Job:
     """An upload on its way to its answer."""
 
+    id: str
+    time: datetime  # of its arrival, of which the identifier was made
     upload: Upload
     answer: Future[Inspection]
     began: float  # seconds of the monotonic clock
@@ -56,17 +60,16 @@ def inspection_of(
     job: Job, result: Prediction | ImageError, image_hash: str | None, map_hash: str | None
 ) -> Inspection:
     """Make the row of a job, with the digests of its image and map; None: they are not kept."""
-    now = datetime.now(UTC)
-    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
     height, width = job.size or (None, None)
     found: dict[str, Any] = result.shared_fields() if isinstance(result, Prediction) else {"score": None}
     found["path"] = job.upload.name
     return Inspection(
         **found,
-        id=new_id(now),
-        time=now,
+        id=job.id,
+        time=job.time,
         source=job.upload.source,
         part=job.upload.part,
+        key=job.upload.key,
         model=job.model.digest,
         image=image_hash,
         map=map_hash,

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 
 from blemish.core.errors import BlemishError, ConflictError, DataError, ModelError, NotFoundError
 from blemish.record.store import StoreError
-from blemish.station.engine import AnswerTimeout, Busy
+from blemish.station.engine import Busy
 from blemish.station.security import Forbidden, Unauthorized
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ STATUS: dict[type[Exception], int] = {
     ConflictError: 409,
     DataError: 409,  # what is on record does not suffice, yet
     Busy: 503,
-    AnswerTimeout: 503,
     ModelError: 503,  # a model's file is gone or damaged
     StoreError: 503,
     OSError: 503,
@@ -31,7 +30,6 @@ STATUS: dict[type[Exception], int] = {
 HEADERS: dict[type[Exception], dict[str, str]] = {
     Unauthorized: {"WWW-Authenticate": "Bearer"},
     Busy: {"Retry-After": "1"},
-    AnswerTimeout: {"Retry-After": "5"},
 }
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from blemish.record.store import Alarm, new_id
+from blemish.record.store import Alarm
 from blemish.station.drift import Drift
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ DRIFTED = "production no longer scores as the calibration images did"
 class Following:
     """The drift of each version of a model that is, or was, in use here, and who else hears of each row."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, make_id: Callable[[datetime], str]) -> None:
+        self.store, self.make_id = store, make_id
         self.drifts: dict[str, Drift] = {}
         self.peak_times: dict[str, datetime] = {}
         self.listeners: list[Callable[[Sequence[Recorded]], None]] = []
@@ -48,8 +48,11 @@ class Following:
             rest = self.store.recorded(after=seen, until=self._number, model=digest)
             self._drift_of(digest, drift, rest)
             self.drifts[digest] = drift
-        if drift.alarm and not self.store.alarms(digest):  # a crash came before it was on record
-            self.store.add_alarm(_alarm(digest, drift))
+        if drift.alarm and not any(
+            a.kind == "drift" for a in self.store.alarms(digest)
+        ):  # a crash came before it was on record
+            self._raise(digest, drift)
+            self.follow()
 
     def follow(self) -> None:
         """Take what was recorded since the last time. Raises StoreError; then it is taken the next time."""
@@ -79,7 +82,7 @@ class Following:
         before = drift.alarm
         self._drift_of(row.model, drift, [row])
         if drift.alarm and not before:
-            self._alarms.append(_alarm(row.model, drift))
+            self._raise(row.model, drift)
 
     def _drift_of(self, digest: str, drift: Drift, rows: Iterable[Recorded]) -> None:
         for row in rows:
@@ -89,7 +92,12 @@ class Following:
                 if drift.peak > peak:
                     self.peak_times[digest] = row.time
 
+    def _raise(self, digest: str, drift: Drift) -> None:
+        self.tell(digest, kind="drift", value=drift.evidence, message=DRIFTED)
 
-def _alarm(digest: str, drift: Drift) -> Alarm:
-    now = datetime.now(UTC)
-    return Alarm(id=new_id(now), model=digest, time=now, kind="drift", value=drift.evidence, message=DRIFTED)
+    def tell(self, digest: str, *, kind: Literal["drift", "clock"], value: float, message: str) -> None:
+        """Put an alarm on record at the next look; never waits."""
+        now = datetime.now(UTC)
+        self._alarms.append(
+            Alarm(id=self.make_id(now), model=digest, time=now, kind=kind, value=value, message=message)
+        )

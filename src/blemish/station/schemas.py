@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from dataclasses import fields as fields_of
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, Field, StringConstraints, create_model
 
@@ -89,6 +89,13 @@ class InspectionAnswer(create_model("OriginAndFigures", __base__=_Origin, **_FIG
     seconds: float
     verdicts: list[VerdictAnswer] = Field(description="those that stand; the last one counts")
     withdrawn: list[WithdrawnAnswer] = Field(description="verdicts that were taken back")
+
+
+class WaitingAnswer(BaseModel):
+    """An image that was taken and is not recorded yet: ask for the inspection of this identifier later."""
+
+    id: Id
+    state: Literal["waiting"] = "waiting"
 
 
 class Inspections(BaseModel):

@@ -6,7 +6,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,11 @@ from blemish.inference import load
 from blemish.inference.model_file import find_model
 from blemish.record.archive import Archive
 from blemish.record.retention import Policy, retain
-from blemish.record.rows import model_record
+from blemish.record.rows import IdSequence, model_record
 from blemish.record.store import Store
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.record.versions import Versions
+from blemish.station.deliveries import Deliveries
 from blemish.station.engine import Engine
 from blemish.station.engine_jobs import Model
 from blemish.station.following import Following
@@ -37,6 +38,9 @@ RETENTION_INTERVAL = 3600.0
 """Seconds between two removals of what the policy does not keep."""
 FOLLOWING_INTERVAL = 1.0
 """Seconds between two looks at what others have recorded."""
+CLOCK_ADVICE = (
+    "parts keep the order in which they came, but times of before and after overlap; check the clock"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ class Station:
         self.store = Store.open(database, folder)
         self.archive = Archive(folder / "archive")
         self.engines: dict[str, Engine] = {}
-        self.following = Following(self.store)
+        self.make_id = IdSequence(self.store.newest_id(), self._tell_jump)
+        self.following = Following(self.store, self.make_id)
+        self.deliveries = Deliveries(self.store)
         self._names: dict[str, str] = {}
         self._models_lock = threading.Lock()
         self.versions = Versions(folder / VERSIONS)
@@ -85,6 +91,7 @@ class Station:
             max_pixels=max_pixels,
             on_model=self._adopt,
             device=device,
+            make_id=self.make_id,
         )
         threading.Thread(target=self._run_retention, name="retention", daemon=True).start()
         self._follower = threading.Thread(target=self._run_following, name="following", daemon=True)
@@ -92,7 +99,8 @@ class Station:
 
     def _start(self, digest: str, name: str) -> None:
         model = self._open(digest, name)
-        engine = Engine(model, self.store, self.archive, on_recorded=self._recorded, **self._limits)
+        hooks = {"on_recorded": self._recorded, "make_id": self.make_id}
+        engine = Engine(model, self.store, self.archive, **hooks, **self._limits)
         self.engines = self.engines | {digest: engine}
 
     def _adopt(self, run: Path, name: str) -> str:
@@ -176,6 +184,10 @@ class Station:
         known = ", ".join(self._names[digest] for digest in self.engines)
         raise NotFoundError(f"model {model}: is not in use here; choose one of {known}")
 
+    def has_open(self, id: str) -> bool:
+        """Whether an upload of that identifier waits for its answer."""
+        return any(engine.has_open(id) for engine in self.engines.values())
+
     def name_of(self, digest: str) -> str:
         """Return a model's name; its digest when this station does not use it."""
         return self._names.get(digest, digest)
@@ -236,3 +248,11 @@ class Station:
         while not self._closing.wait(FOLLOWING_INTERVAL):
             with suppress(BlemishError):  # the record is away: `problem` says so, and the next look takes it
                 self.following.follow()
+
+    def _tell_jump(self, back: timedelta) -> None:
+        """Tell that the clock went back: on the console, and as an alarm of the model in use."""
+        text = f"the computer's clock went back by {back.total_seconds():.0f} s; {CLOCK_ADVICE}"
+        print(f"blemish serve: {text}", file=sys.stderr, flush=True)
+        self.following.tell(
+            next(iter(self.engines), ""), kind="clock", value=back.total_seconds(), message=text
+        )

@@ -65,6 +65,7 @@ class Trainings:
         max_pixels: int,
         on_model: Callable[[Path, str], str],
         device: str = "auto",
+        make_id: Callable[[datetime], str] = new_id,
     ) -> None:
         """Go on with what is unfinished.
 
@@ -72,7 +73,7 @@ class Trainings:
         returns the model's digest.
         """
         self.folder, self.data, self.max_pixels = folder, data, max_pixels
-        self.on_model, self.device = on_model, device
+        self.on_model, self.device, self.make_id = on_model, device, make_id
         self._lock, self._news, self._ending = threading.Lock(), threading.Event(), threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="trainings", daemon=True)
@@ -93,7 +94,7 @@ class Trainings:
             raise UsageError(f"source {source!r}: is none of the station's folders of training images")
         now = datetime.now(UTC)
         made = Training(
-            id=new_id(now),
+            id=self.make_id(now),
             name=name,
             method=method,
             preset=preset,

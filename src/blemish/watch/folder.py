@@ -8,7 +8,6 @@ start, and never in it twice.
 
 from __future__ import annotations
 
-import datetime
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from blemish.core.ownership import owned
 from blemish.inference.load import load
 from blemish.inference.predict_folder import inspect, write_summary
 from blemish.inference.promise import Promise
-from blemish.record.rows import new_id
+from blemish.record.rows import IdSequence, utc_now
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.watch.arrivals import Arrivals
 from blemish.watch.ledger import LEDGER_NAME, Arrival, Ledger
@@ -29,6 +28,7 @@ from blemish.watch.reload import ReloadingModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import timedelta
 
     from blemish.inference.detector import Detector
     from blemish.record.ledger_sync import LedgerSync
@@ -137,6 +137,7 @@ class _Inspector:
         self.folder, self.out, self.move_to = options.folder, options.out, options.move_to
         self.model, self.ledger, self.arrivals = model, ledger, arrivals
         self.on_scan, self.on_model, self.sync, self.say = on_scan, on_model, sync, say
+        self.make_id = IdSequence(ledger.last_id, self._say_jump)
         self.folder_was_there = True
         self.model_in_use: str | None = None
 
@@ -164,6 +165,12 @@ class _Inspector:
             self.folder_was_there = not self.folder_was_there
             change = "is there again" if self.folder_was_there else "went away; waiting for it"
             self.say(f"{self.folder}: {change}")
+
+    def _say_jump(self, back: timedelta) -> None:
+        self.say(
+            f"the computer's clock went back by {back.total_seconds():.0f} s; rows keep their order, "
+            "but times of before and after overlap; check the clock"
+        )
 
     def _next_files(self) -> list[Arrival]:
         """Look at the folder; returns the files to inspect now, those first that wait longest."""
@@ -208,7 +215,7 @@ class _Inspector:
             size_and_time = arrival.size, arrival.mtime_ns
             files = self.sync.archive_files(self.folder / arrival.path, size_and_time, map_tiff)
             archived = {"archived": files}
-        now = datetime.datetime.now(datetime.UTC)
+        now = utc_now()
         row = {
             "sequence": self.ledger.sequence + 1,
             "time": now.isoformat(timespec="milliseconds"),
@@ -219,7 +226,7 @@ class _Inspector:
             "model": self.model.digest,
             "seconds": seconds,
             **archived,
-            "id": new_id(now),
+            "id": self.make_id(now),
         }
         self.ledger.append(arrival, row)
         if self.sync is not None:

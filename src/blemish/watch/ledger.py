@@ -35,6 +35,7 @@ class Ledger:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.seen: set[Arrival] = set()
         self.sequence = 0
+        self.last_id: str | None = None
         self._file = file.open("a+b")
         self._load(file)
 
@@ -49,6 +50,7 @@ class Ledger:
                 row = json.loads(line)
                 self.seen.add(Arrival(row["path"], row["size"], row["mtime_ns"]))
                 self.sequence = row["sequence"]
+                self.last_id = row.get("id", self.last_id)
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
                     f"{file}: line {number} is not a row of a ledger; give another --out"

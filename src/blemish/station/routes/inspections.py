@@ -8,15 +8,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from blemish.core.errors import ConflictError, DataError, ImageError, NotFoundError, UsageError
-from blemish.record.store import Verdict, new_id
+from blemish.record.store import Verdict
 from blemish.station import render
-from blemish.station.engine import AnswerTimeout
 from blemish.station.engine_jobs import Upload
 from blemish.station.routes.access import Operator, Viewer
 from blemish.station.routes.dependencies import REFUSALS, StationDep, with_zone
@@ -27,9 +27,11 @@ from blemish.station.schemas import (
     InspectionAnswer,
     Inspections,
     Judgement,
+    Key,
     Part,
     Problem,
     VerdictRequest,
+    WaitingAnswer,
     WithdrawalRequest,
     answer_of,
 )
@@ -59,6 +61,8 @@ UPLOADS = {
         },
     }
 }
+
+WAITING = {"model": WaitingAnswer, "description": "Taken; it is recorded under this identifier later"}
 
 router = APIRouter(prefix="/v1", responses=REFUSALS)
 
@@ -90,7 +94,7 @@ Filters = Annotated[dict[str, Any], Depends(filters)]
     "/inspections",
     status_code=201,
     response_model=InspectionAnswer,
-    responses={413: {"model": Problem}},
+    responses={202: WAITING, 413: {"model": Problem}},
     openapi_extra=UPLOADS,
 )
 async def inspect(
@@ -100,15 +104,24 @@ async def inspect(
     part: Annotated[Part | None, Query(description="what you call the part")] = None,
     model: Annotated[str | None, Query(description="a model's name or digest; the first one's")] = None,
     name: Annotated[Part | None, Query(description="what you call the file")] = None,
-) -> InspectionAnswer:
-    """Score an image. The answer is given when the image, its map and its row are on disk."""
-    upload, chosen = await _read_upload(request, part, name)
-    seconds = request.app.state.time_limit
-    future = station.engine(chosen or model).submit(upload)
-    try:
-        inspection = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds)
-    except TimeoutError as error:
-        raise AnswerTimeout(f"no answer within {seconds:g} s") from error
+    idempotency_key: Annotated[Key | None, Header(description="sent again with it, it is one row")] = None,
+) -> Any:
+    """Score an image. The answer is given when the image, its map and its row are on disk.
+
+    After the time limit the answer is 202 with the identifier under which it will be recorded.
+    """
+    upload, chosen = await _read_upload(request, part, name, idempotency_key)
+    engine = station.engine(chosen or model)
+    if upload.key is None:
+        taken = station.deliveries.submit(engine, upload)
+    else:  # which is looked up in the record
+        taken = await run_in_threadpool(station.deliveries.submit, engine, upload)
+    answer = asyncio.wrap_future(taken.answer)
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it
+    done, _ = await asyncio.wait([answer], timeout=request.app.state.time_limit)
+    if not done:
+        return _waiting(taken.id)
+    inspection = answer.result()
     if inspection.error is not None:
         raise ImageError(inspection.error)
     return answer_of(inspection)
@@ -132,9 +145,11 @@ def find(
     )
 
 
-@router.get("/inspections/{id}", response_model=InspectionAnswer)
-def get(caller: Viewer, station: StationDep, id: Id) -> InspectionAnswer:
-    """Return one inspection with all of its verdicts."""
+@router.get("/inspections/{id}", response_model=InspectionAnswer, responses={202: WAITING})
+def get(caller: Viewer, station: StationDep, id: Id) -> Any:
+    """Return one inspection with all of its verdicts; 202: it is not recorded yet."""
+    if station.has_open(id):
+        return _waiting(id)
     return _answer(station, _find(station, id))
 
 
@@ -192,7 +207,7 @@ def judge(caller: Operator, station: StationDep, id: Id, verdict: VerdictRequest
     now = datetime.now(UTC)
     station.judge(
         Verdict(
-            id=new_id(now),
+            id=station.make_id(now),
             inspection=inspection.id,
             time=max(inspection.time, now - timedelta(seconds=verdict.age_seconds)),
             verdict=verdict.verdict,
@@ -230,7 +245,9 @@ def export(caller: Viewer, station: StationDep, chosen: Filters) -> FileResponse
 # --- shared ---------------------------------------------------------------------------------------
 
 
-async def _read_upload(request: Request, part: str | None, name: str | None) -> tuple[Upload, str | None]:
+async def _read_upload(
+    request: Request, part: str | None, name: str | None, key: str | None
+) -> tuple[Upload, str | None]:
     """Read a form with the field `image`, or the file itself as the body; the model that a form names."""
     kind = media_type(request.headers.get("content-type", ""))
     if kind != "multipart/form-data":
@@ -239,7 +256,7 @@ async def _read_upload(request: Request, part: str | None, name: str | None) -> 
         data = await request.body()
         if not data:
             raise UsageError("the body is empty; send an image file")
-        return Upload(data=data, source="api", name=name, part=part), None
+        return Upload(data=data, source="api", name=name, part=part, key=key), None
     async with request.form(max_files=1, max_fields=4) as form:
         file = form.get("image")
         if not isinstance(file, UploadFile):
@@ -251,7 +268,7 @@ async def _read_upload(request: Request, part: str | None, name: str | None) -> 
             raise UsageError("`part`: give 1 to 200 printable characters")
         source = "page" if request.headers.get("x-blemish-page") else "api"
         name = name or _name(file.filename)
-        return Upload(data=await file.read(), source=source, name=name, part=given), model
+        return Upload(data=await file.read(), source=source, name=name, part=given, key=key), model
 
 
 def _check_login(caller: Caller, given: str | None) -> None:
@@ -270,6 +287,11 @@ def _name(filename: str | None) -> str | None:
     if not filename:
         return None
     return "".join(c if c.isprintable() else "?" for c in filename)[-200:]
+
+
+def _waiting(id: str) -> JSONResponse:
+    headers = {"Location": f"/v1/inspections/{id}", "Retry-After": "1"}
+    return JSONResponse(WaitingAnswer(id=id).model_dump(), 202, headers)
 
 
 def _find(station: Station, id: str) -> Inspection:

@@ -1,8 +1,16 @@
-/** Images on their way: four at a time, the others wait; each answer or refusal is told. */
+/**
+ * Images on their way: four at a time, the others wait; each answer or refusal is told.
+ *
+ * Each has a key, so that one that is sent again, because its answer was lost, is recorded once. One that takes
+ * longer than the station lets a request wait is not sent again: its answer is asked for.
+ */
 
 import { Away, Refused, ask, link } from "./api.js";
+import { newKey } from "./keys.js";
 
 const AT_ONCE = 4;
+const TRIES = 3; // of an image that was taken and then lost
+const ASK_AGAIN = 1000; // ms between two questions for an answer
 
 /** Tells "change", and "inspected" with each inspection. */
 export class Uploads extends EventTarget {
@@ -31,7 +39,7 @@ export class Uploads extends EventTarget {
   /** Send files to a model (null: the first), as pictures of a part (null: not said). */
   add(files, model, part) {
     if (!this.left && !this.failures.length) this.done = 0;
-    this.waiting.push(...Array.from(files, (file) => ({ file, model, part })));
+    this.waiting.push(...Array.from(files, (file) => ({ file, model, part, key: newKey(), tries: 0 })));
     this.changed();
     this.fly();
   }
@@ -75,17 +83,42 @@ export class Uploads extends EventTarget {
       this.waiting.unshift(upload);
       return error instanceof Refused && !locked ? error.wait : Infinity;
     }
+    if (error instanceof Lost && ++upload.tries < TRIES) {
+      this.waiting.unshift(upload);
+      return 0;
+    }
     this.failures.push({ name: upload.file.name, text: error.message });
     return 0;
   }
 
-  async request({ file, model, part }) {
+  async request({ file, model, part, key }) {
     const form = new FormData();
     form.append("image", await readable(file), file.name || "pasted image");
     if (model) form.append("model", model);
     if (part) form.append("part", part);
-    const headers = { "X-Blemish-Page": "1" };
-    return (await ask("/v1/inspections", { method: "POST", headers, body: form })).json();
+    const headers = { "X-Blemish-Page": "1", "Idempotency-Key": key };
+    const response = await ask("/v1/inspections", { method: "POST", headers, body: form });
+    return response.status === 202 ? answerOf(await response.json()) : response.json();
+  }
+}
+
+/** An image that was taken, and came to nothing. */
+class Lost extends Error {}
+
+/** Wait for the answer to an image that the station has taken. */
+async function answerOf({ id }) {
+  for (;;) {
+    await new Promise((go) => setTimeout(go, ASK_AGAIN));
+    let response;
+    try {
+      response = await ask(`/v1/inspections/${id}`);
+    } catch (error) {
+      throw error.status === 404 ? new Lost("was taken, and could not be recorded; send it again") : error;
+    }
+    const answer = await response.json();
+    if (response.status === 202) continue;
+    if (answer.error) throw new Error(answer.error);
+    return answer;
   }
 }
 
