@@ -114,3 +114,32 @@ def test_a_watch_uses_the_version_that_the_station_uses(tiny_model: Path, tmp_pa
     watch(settings, should_stop=should_stop, on_row=on_row, say=said.append)
     assert [row["model"] for row in rows] == [new, old]
     station.close()
+
+
+def test_an_alarm_is_acknowledged_by_name(tiny_model: Path, tmp_path: Path):
+    secret = Tokens(tmp_path).add("ann", "operator")
+    station = Station([tiny_model], tmp_path / "station", device="cpu")
+    row = station.engine().submit(Upload(data=png(tiny_image(0)), source="api")).result(60)
+    station.store.record(rows_of_another(row, 120, higher=1e3))
+    station.store.record(rows_of_another(row, 60, higher=0.0))
+    station.following.follow()
+    with TestClient(create(station, tokens=Tokens(tmp_path))) as client:
+        client.headers["Authorization"] = f"Bearer {secret}"
+        (alarm,) = client.get("/v1/alarms").json()
+        drift = station.drifts[row.model]
+        assert alarm["peak"] == drift.peak > drift.evidence
+        assert alarm["peak_time"] is not None
+        assert (alarm["acknowledged"], alarm["acknowledged_by"], alarm["note"]) == (None, None, None)
+        here = f"/v1/alarms/{alarm['id']}/acknowledgement"
+        assert client.post(here, json={"by": "bob"}).status_code == 409
+        said = client.post(here, json={"note": "new lamp"}).json()
+        assert (said["acknowledged_by"], said["note"]) == ("ann", "new lamp")
+        assert client.post(here, json={"note": "again"}).json() == said
+        assert client.get("/v1/alarms").json() == [said]
+        assert client.post(f"/v1/alarms/{'0' * 26}/acknowledgement", json={}).status_code == 404
+    Tokens(tmp_path).remove("ann")
+    with TestClient(
+        create(Station([tiny_model], tmp_path / "station", device="cpu"), tokens=Tokens(tmp_path / "x"))
+    ) as client:
+        assert client.get("/v1/alarms").json() == [said]  # with its peak
+        assert client.post(here, json={}).status_code == 422  # nobody's name

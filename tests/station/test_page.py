@@ -378,6 +378,35 @@ def test_drift_is_told_and_explained(here: Running, tab: Open):
     assert sum(int(row.split("\t")[1]) for row in rows) == 200
 
 
+def test_an_alarm_says_how_far_it_went_and_is_acknowledged_for_good(
+    pca_onnx: Path, tmp_path: Path, tab: Open
+):
+    folder = tmp_path / "station"
+    with running(pca_onnx, folder) as here:
+        for i in range(60):
+            here.inspect(png((tiny_image(400 + i) * 0.9).astype(np.uint8)))
+        page = tab(f"{here.address}/#trends")
+        page.locator("#drift-banner", has_text="has drifted").wait_for()
+        peak = page.locator("#alarms li", has_text=re.compile("Highest evidence (more than )?[0-9,.]+, "))
+        peak.wait_for()
+        page.locator(".evidence.alarm", has_text="The highest evidence was").wait_for()
+        page.get_by_role("button", name="Acknowledge").first.click()
+        page.get_by_label("Your name").fill("Ann Lee")
+        page.get_by_label("What was found").fill("lamp changed")
+        page.keyboard.press("Enter")
+        page.locator(
+            "#alarms li", has_text=re.compile("Acknowledged by Ann Lee, .*: lamp changed")
+        ).wait_for()
+        page.locator("#drift-banner").wait_for(state="hidden")
+        (shown_peak,) = [alarm.peak for alarm in here.station.alarms()]
+    with running(pca_onnx, folder) as again:
+        page = tab(f"{again.address}/#trends")
+        page.locator("#alarms li", has_text="lamp changed").wait_for()
+        assert page.locator("#drift-banner").is_hidden()
+        (alarm,) = again.station.alarms()
+        assert (alarm.acknowledged_by, alarm.note, alarm.peak) == ("Ann Lee", "lamp changed", shown_peak)
+
+
 def test_search_filters_pages_and_exports(here: Running, tab: Open):
     here.reject(60)
     page = tab(f"{here.address}/#search")

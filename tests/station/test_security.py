@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,59 @@ def test_names_are_used_once_and_damage_is_said(tokens: Tokens, tmp_path: Path):
     tokens.file.write_text("[{}]")
     with pytest.raises(DataError, match="is damaged"):
         Tokens(tmp_path)
+
+
+def test_a_removed_token_stops_working_at_once(tokens: Tokens, tmp_path: Path):
+    ann, bob = (tokens.add(name, "operator") for name in ("ann", "bob"))
+    as_ann, as_bob = ({"authorization": f"Bearer {secret}"} for secret in (ann, bob))
+    assert call(tokens, headers=as_ann)[0] == call(tokens, headers=as_bob)[0] == 200
+    Tokens(tmp_path).remove("ann")  # as another process does
+    assert call(tokens, headers=as_ann)[0] == 401
+    assert call(tokens, headers=as_bob)[0] == 200
+    carl = {"authorization": f"Bearer {Tokens(tmp_path).add('carl', 'viewer')}"}
+    assert call(tokens, headers=carl)[0] == 200
+    for name in ("bob", "carl"):
+        Tokens(tmp_path).remove(name)
+    assert call(tokens, headers=as_bob)[0] == 401  # nor is everybody an operator when the last one goes
+    assert call(tokens)[0] == 401
+    tokens.file.unlink()
+    assert call(tokens)[0] == 401
+
+
+def test_a_token_that_is_added_counts_at_once(tokens: Tokens, tmp_path: Path):
+    assert call(tokens, method="POST")[0] == 200
+    Tokens(tmp_path).add("ann", "viewer")
+    assert call(tokens, method="POST")[0] == 401
+
+
+def test_a_token_expires(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
+    secret = tokens.add("ann", "operator", days=2)
+    headers = {"authorization": f"Bearer {secret}"}
+    now = datetime.now(UTC)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return now
+
+    monkeypatch.setattr("blemish.station.security.datetime", Clock)
+    assert call(tokens, headers=headers)[0] == 200
+    now += timedelta(days=2, seconds=1)
+    assert call(tokens, headers=headers)[0] == 401
+    assert call(tokens)[0] == 401
+    for days in (0, -1, float("nan"), 1e6):
+        with pytest.raises(UsageError, match=r"^--days .*: must lie between 0 and 36500$"):
+            tokens.add("bob", "viewer", days=days)
+
+
+def test_a_file_that_is_damaged_while_the_station_runs_lets_nobody_in(
+    tokens: Tokens, capsys: pytest.CaptureFixture[str]
+):
+    secret = tokens.add("ann", "operator")
+    tokens.file.write_text("[{")
+    for _ in range(3):
+        assert call(tokens, headers={"authorization": f"Bearer {secret}"})[0] == 401
+    assert capsys.readouterr().err.count("is damaged") == 1  # said once
 
 
 @pytest.mark.parametrize("sizes", [[101], [60, 41], [1] * 101])

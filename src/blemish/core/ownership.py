@@ -34,7 +34,12 @@ _held: ContextVar[frozenset[tuple[int, int]]] = ContextVar("held", default=froze
 
 @contextmanager
 def owned(
-    folder: Path, *, lock: str = LOCK_NAME, named: str | None = None, patience_s: float = 0.0
+    folder: Path,
+    *,
+    lock: str = LOCK_NAME,
+    named: str | None = None,
+    option: str = "--out",
+    patience_s: float = 0.0,
 ) -> Iterator[None]:
     """Be the only one that writes into a folder, which is made if need be, while the block runs.
 
@@ -42,6 +47,7 @@ def owned(
         folder: what is owned. Who owns it already, in this thread, may ask again.
         lock: the file of the lock; others than `LOCK_NAME` share the folder with its owner.
         named: what a refusal calls it; None: the folder.
+        option: what a refusal tells to choose anew.
         patience_s: seconds to wait for an owner that is about to end.
 
     Raises UsageError, with the owner's process id, for one that has an owner; OSError for a folder that
@@ -57,7 +63,7 @@ def owned(
         if time.monotonic() >= until:
             owner = _owner_of(file)
             raise UsageError(
-                f"{named or folder}: {owner} writes there now; wait until it ends, or choose another --out"
+                f"{named or folder}: {owner} writes there now; wait until it ends, or choose another {option}"
             )
         time.sleep(0.05)
     key = _key(file)

@@ -67,6 +67,12 @@ class Following:
                 self.store.add_alarm(self._alarms[0])
                 del self._alarms[0]
 
+    def note_peaks(self) -> None:
+        """Put the largest evidence of each alarm on record."""
+        for digest, drift in self.drifts.items():
+            if drift.alarm and digest in self.peak_times:
+                self.store.note_peak(digest, peak=drift.peak, time=self.peak_times[digest])
+
     def since(self, digest: str) -> str | None:
         """Return the first inspection of a change that was alarmed, or None."""
         drift = self.drifts.get(digest)

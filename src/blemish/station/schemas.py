@@ -150,17 +150,33 @@ class DriftAnswer(BaseModel):
     evidence: float = Field(description="log10 of the test martingale")
     alarm: bool
     since: Id | None
+    peak: float = Field(description="the largest evidence so far")
+    peak_time: datetime | None = Field(description="when it was reached")
 
 
 class AlarmAnswer(BaseModel):
-    """Production no longer looks like the calibration images."""
+    """What a person sees to: `drift`, parts no longer score as in calibration; `clock`, it went back."""
 
     id: Id
     model: Digest
     time: datetime
     kind: str
-    value: float = Field(description="log10 of the test martingale")
+    value: float = Field(description="drift: log10 of the test martingale; clock: seconds")
     message: str
+    peak: float | None = Field(description="drift: the largest evidence so far")
+    peak_time: datetime | None
+    acknowledged: datetime | None
+    acknowledged_by: str | None
+    note: str | None
+
+
+class AcknowledgementRequest(BaseModel):
+    """A person has seen to an alarm."""
+
+    note: Note = ""
+    by: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] | None = Field(
+        None, description="who, where the station asks for no token; else the token's name"
+    )
 
 
 class BucketAnswer(BaseModel):
@@ -222,7 +238,13 @@ def _drift_of(digest: str, station: Station) -> DriftAnswer | None:
     if drift is None:
         return None
     since = station.following.since(digest)
-    return DriftAnswer(evidence=drift.evidence, alarm=drift.alarm, since=since)
+    return DriftAnswer(
+        evidence=drift.evidence,
+        alarm=drift.alarm,
+        since=since,
+        peak=drift.peak,
+        peak_time=station.following.peak_times.get(digest),
+    )
 
 
 def answer_of(inspection: Inspection, verdicts: Sequence[Verdict] = ()) -> InspectionAnswer:

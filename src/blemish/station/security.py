@@ -12,8 +12,9 @@ import hmac
 import ipaddress
 import json
 import secrets
+import sys
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from blemish.core.errors import BlemishError, DataError, UsageError
@@ -30,12 +31,18 @@ TOKENS = "tokens.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """What is kept of a token: whose it is, its role and its digest."""
+    """What is kept of a token: whose it is, its role and its digest. Times are ISO 8601, UTC."""
 
     name: str
     role: Role
     sha256: str
     created: str
+    expires: str | None = None
+    """None: never."""
+
+    def has_expired(self, now: datetime) -> bool:
+        """Whether it works no more."""
+        return self.expires is not None and datetime.fromisoformat(self.expires) <= now
 
 
 @dataclass(frozen=True)
@@ -67,27 +74,71 @@ def check_role(caller: Caller, needed: Role | None) -> None:
 
 
 class Tokens:
-    """The tokens of a station, in a file that only its owner may read."""
+    """The tokens of a station, in a file that only its owner may read.
+
+    The file is looked at for each request: what `blemish token` adds or removes counts at once. Once there
+    was a token, one is required, also when the last is removed, as long as this process lives.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Read the file, if there is one. Raises DataError for one that is damaged."""
         self.file = folder / TOKENS
-        self.known: list[Token] = []
-        if self.file.exists():
+        self._read_at: tuple[int, int, int] | None = None
+        self._known: list[Token] = []
+        self._required = False
+        self._read()
+
+    @property
+    def known(self) -> list[Token]:
+        """The tokens on file now, expired ones too; none where the file is damaged, which is said once."""
+        try:
+            self._read()
+        except DataError as error:
+            print(f"blemish serve: {error}", file=sys.stderr, flush=True)
+        return self._known
+
+    def _read(self) -> None:
+        """Read the file if it has changed. Raises DataError for one that is damaged: then there is none."""
+        try:
+            about = self.file.stat()
+            signature = about.st_ino, about.st_size, about.st_mtime_ns
+        except FileNotFoundError:
+            signature = None
+        if signature == self._read_at:
+            return
+        self._read_at, self._known = signature, []
+        self._required = self._required or signature is not None
+        if signature is not None:
             try:
-                self.known = [Token(**entry) for entry in json.loads(self.file.read_text())]
-            except (ValueError, TypeError) as error:
+                self._known = [Token(**entry) for entry in json.loads(self.file.read_text())]
+                for token in self._known:  # a time that is none is found now, not when it is asked for
+                    token.has_expired(datetime.now(UTC))
+            except (ValueError, TypeError, OSError) as error:
+                self._known = []
                 raise DataError(
                     f"{self.file}: is damaged ({error}); remove it and make new tokens"
                 ) from error
 
-    def add(self, name: str, role: Role) -> str:
-        """Make a token and return it; only its digest is kept. Raises UsageError for a name in use."""
+    def add(self, name: str, role: Role, *, days: float | None = None) -> str:
+        """Make a token and return it; only its digest is kept. `days` until it expires, None: never.
+
+        Raises UsageError for a name in use, and for days that are not above 0.
+        """
+        if days is not None and not 0 < days <= 36500:
+            raise UsageError(f"--days {days:g}: must lie between 0 and 36500")
         if any(token.name == name for token in self.known):
             raise UsageError(f"token {name}: there is one of that name; choose another, or remove it first")
         secret = secrets.token_urlsafe(32)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._write([*self.known, Token(name=name, role=role, sha256=_digest(secret), created=now)])
+        now = datetime.now(UTC)
+        end = None if days is None else (now + timedelta(days=days)).isoformat(timespec="seconds")
+        made = Token(
+            name=name,
+            role=role,
+            sha256=_digest(secret),
+            created=now.isoformat(timespec="seconds"),
+            expires=end,
+        )
+        self._write([*self.known, made])
         return secret
 
     def remove(self, name: str) -> None:
@@ -98,16 +149,16 @@ class Tokens:
         self._write(left)
 
     def of(self, secret: str) -> Token | None:
-        """Return the token that a secret belongs to, comparing with all in constant time."""
+        """Return the token of a secret, comparing with all in constant time; None: unknown, or expired."""
         digest, found = _digest(secret), None
         for token in self.known:
             if hmac.compare_digest(token.sha256, digest):
                 found = token
-        return found
+        return None if found is None or found.has_expired(datetime.now(UTC)) else found
 
     def caller(self, secret: str) -> Caller:
-        """Return who shows a secret. While there is no token at all, everybody is an operator."""
-        if not self.known:
+        """Return who shows a secret. While there never was a token, everybody is an operator."""
+        if not self.known and not self._required:
             return Caller(None, "operator")
         token = self.of(secret)
         return Caller(token.name, token.role) if token else Caller(None, None)
@@ -116,7 +167,6 @@ class Tokens:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps([asdict(token) for token in tokens], indent=2) + "\n"
         write_whole(self.file, content, durable=True, mode=0o600)
-        self.known = tokens
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish.core.errors import BlemishError, ConflictError, NotFoundError
+from blemish.core.errors import BlemishError, ConflictError, DataError, NotFoundError
 from blemish.images.limits import MAX_PIXELS
 from blemish.inference import load
 from blemish.inference.model_file import find_model
@@ -31,7 +31,7 @@ from blemish.station.training_jobs import Trainings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.record.store import Inspection, Verdict
+    from blemish.record.store import Alarm, Inspection, Verdict
     from blemish.station.drift import Drift
 
 RETENTION_INTERVAL = 3600.0
@@ -154,6 +154,7 @@ class Station:
             raise ConflictError(f"model {digest}: is no version of a model that is in use here")
         if digest == old:
             return
+        self.following.note_peaks()
         model = self._open(digest, self._names[old])
         self.versions.use(digest)
         self.engines[old].model = model
@@ -206,6 +207,26 @@ class Station:
         """Add a verdict. Raises DataError for an inspection that is not there."""
         self.store.add_verdict(verdict)
 
+    def alarms(self, model: str | None = None) -> list[Alarm]:
+        """Return the alarms, oldest first, with their peaks as they are now; of one model, or of all."""
+        found, following = self.store.alarms(model), self.following
+        live = {d: drift.peak for d, drift in following.drifts.items() if d in following.peak_times}
+        return [
+            replace(alarm, peak=live[alarm.model], peak_time=following.peak_times[alarm.model])
+            if alarm.kind == "drift" and alarm.model in live
+            else alarm
+            for alarm in found
+        ]
+
+    def acknowledge(self, id: str, *, by: str, note: str) -> Alarm:
+        """Note that a person has seen to an alarm. Raises NotFoundError for one that is not there."""
+        try:
+            self.store.acknowledge_alarm(id, time=datetime.now(UTC), by=by, note=note)
+        except DataError as error:
+            raise NotFoundError(str(error)) from error
+        self.following.note_peaks()
+        return next(alarm for alarm in self.alarms() if alarm.id == id)
+
     def problem(self) -> str | None:
         """Return why no inspection could be made now, or None."""
         try:
@@ -238,6 +259,9 @@ class Station:
         self.trainings.close()
         for engine in self.engines.values():
             engine.close()
+        with suppress(BlemishError):  # they are made anew from the record
+            self.following.follow()
+            self.following.note_peaks()
         self.store.close()
 
     def _recorded(self, _: Sequence[Inspection]) -> None:

@@ -64,7 +64,9 @@ def serve(arguments: list[str]) -> int:
     tokens = Tokens(options.folder)
     check_binding(options.host, tokens)
     listening = _listen(options.host, options.port)
-    with owned(options.folder, lock=LOCK):  # `watch` may keep its record in the same folder
+    with owned(
+        options.folder, lock=LOCK, option="--folder"
+    ):  # `watch` may keep its record in the same folder
         return _serve(options, tokens, listening)
 
 
@@ -122,7 +124,8 @@ def _station(options: ServeOptions) -> Station:
 def _listen(host: str, port: int) -> socket.socket:
     """Take the port before anything is opened, so that a port in use is one line and touches nothing."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small answers at once (TCP_NODELAY) where the socket says that it is TCP
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host.strip("[]"), port))

@@ -19,6 +19,8 @@ class TokenOptions(StationOptions):
     """Whose token it is; stands beside the verdicts given with it."""
     role: Literal["operator", "viewer"] = "operator"
     """An operator inspects and judges, a viewer looks."""
+    days: float | None = None
+    """Days after which the token works no more; default: it works until it is removed."""
     remove: bool = False
     """Remove the token instead."""
 
@@ -31,7 +33,7 @@ def token(arguments: list[str]) -> int:
     tokens = Tokens(options.folder)
     if options.remove:
         tokens.remove(options.name)
-        print(f"{options.name}: removed; a running station forgets it when it is started again")
+        print(f"{options.name}: removed; it works no more, also on a running station")
         return 0
-    print(tokens.add(options.name, options.role))
+    print(tokens.add(options.name, options.role, days=options.days))
     return 0

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from blemish.core.errors import ConflictError
 from blemish.station.schemas import Problem
+from blemish.station.security import Caller
 from blemish.station.station import Station
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -26,3 +28,9 @@ StationDep = Annotated[Station, Depends(station_of)]
 def with_zone(time: datetime) -> datetime:
     """Take a time without a zone as UTC."""
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def check_login(caller: Caller, given: str | None) -> None:
+    """Refuse what was said under one login and is sent under another. Raises ConflictError."""
+    if given is not None and given != (caller.name or ""):
+        raise ConflictError(f"this was said by {given or 'nobody known'}, and the token is {caller.name}'s")

@@ -14,12 +14,12 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from blemish.core.errors import ConflictError, DataError, ImageError, NotFoundError, UsageError
+from blemish.core.errors import DataError, ImageError, NotFoundError, UsageError
 from blemish.record.store import Verdict
 from blemish.station import render
 from blemish.station.engine_jobs import Upload
 from blemish.station.routes.access import Operator, Viewer
-from blemish.station.routes.dependencies import REFUSALS, StationDep, with_zone
+from blemish.station.routes.dependencies import REFUSALS, StationDep, check_login, with_zone
 from blemish.station.schemas import (
     Decision,
     Digest,
@@ -38,7 +38,6 @@ from blemish.station.schemas import (
 
 if TYPE_CHECKING:
     from blemish.record.store import Inspection
-    from blemish.station.security import Caller
     from blemish.station.station import Station
 
 UPLOADS = {
@@ -202,7 +201,7 @@ def overlay(caller: Viewer, station: StationDep, id: Id) -> Response:
 @router.post("/inspections/{id}/verdict", status_code=201, response_model=InspectionAnswer)
 def judge(caller: Operator, station: StationDep, id: Id, verdict: VerdictRequest) -> InspectionAnswer:
     """Add a person's verdict; earlier ones are kept. None is older than its inspection."""
-    _check_login(caller, verdict.by)
+    check_login(caller, verdict.by)
     inspection = _find(station, id)
     now = datetime.now(UTC)
     station.judge(
@@ -222,7 +221,7 @@ def judge(caller: Operator, station: StationDep, id: Id, verdict: VerdictRequest
 @router.post("/inspections/{id}/withdrawal", status_code=201, response_model=InspectionAnswer)
 def withdraw(caller: Operator, station: StationDep, id: Id, wanted: WithdrawalRequest) -> InspectionAnswer:
     """Take a verdict back: the one before it counts again. Both are kept."""
-    _check_login(caller, wanted.by)
+    check_login(caller, wanted.by)
     inspection = _find(station, id)
     try:
         station.store.withdraw_verdict(
@@ -269,12 +268,6 @@ async def _read_upload(
         source = "page" if request.headers.get("x-blemish-page") else "api"
         name = name or _name(file.filename)
         return Upload(data=await file.read(), source=source, name=name, part=given, key=key), model
-
-
-def _check_login(caller: Caller, given: str | None) -> None:
-    """Refuse what was said under one login and is sent under another. Raises ConflictError."""
-    if given is not None and given != (caller.name or ""):
-        raise ConflictError(f"this was said by {given or 'nobody known'}, and the token is {caller.name}'s")
 
 
 def media_type(content_type: str) -> str:

@@ -8,15 +8,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from blemish.core.errors import NotFoundError
+from blemish.core.errors import NotFoundError, UsageError
 from blemish.station.recalibration import PARTS
 from blemish.station.routes.access import Operator, Viewer
-from blemish.station.routes.dependencies import REFUSALS, StationDep, with_zone
+from blemish.station.routes.dependencies import REFUSALS, StationDep, check_login, with_zone
 from blemish.station.schemas import (
+    AcknowledgementRequest,
     AlarmAnswer,
     BucketAnswer,
     CalibrationAnswer,
     Digest,
+    Id,
     ModelAnswer,
     model_answer_of,
 )
@@ -53,7 +55,17 @@ def calibration(caller: Viewer, station: StationDep, digest: Digest) -> Calibrat
 @router.get("/alarms", response_model=list[AlarmAnswer])
 def alarms(caller: Viewer, station: StationDep, model: Digest | None = None) -> list[AlarmAnswer]:
     """List the alarms, oldest first."""
-    return [AlarmAnswer(**vars(alarm)) for alarm in station.store.alarms(model)]
+    return [AlarmAnswer(**vars(alarm)) for alarm in station.alarms(model)]
+
+
+@router.post("/alarms/{id}/acknowledgement", status_code=201, response_model=AlarmAnswer)
+def acknowledge(caller: Operator, station: StationDep, id: Id, wanted: AcknowledgementRequest) -> AlarmAnswer:
+    """Say that an alarm was seen to, by whom, with a note; the first one who does is kept."""
+    check_login(caller, wanted.by if caller.name else None)
+    by = caller.name or wanted.by
+    if not by:
+        raise UsageError("say who acknowledges the alarm: give `by`")
+    return AlarmAnswer(**vars(station.acknowledge(id, by=by, note=wanted.note)))
 
 
 @router.get("/summary", response_model=list[BucketAnswer])

@@ -1,9 +1,10 @@
 /** The page: views by the address after #, keys, who is here, and whether the station answers. */
 
-import { Away, ask, isAway, link, retry } from "./api.js";
+import { alarms, isDrifting, isOpen } from "./alarms.js";
+import { Away, ask, get, isAway, link, retry } from "./api.js";
 import { at, h, mark, toast, typing } from "./dom.js";
 import { listenForImages } from "./drag_drop.js";
-import { DRIFT, count } from "./format.js";
+import { DRIFT, count, when } from "./format.js";
 import { InspectView } from "./inspect.js";
 import { ModelsView } from "./models.js";
 import { undoLast } from "./given.js";
@@ -132,8 +133,9 @@ async function leave() {
 
 async function look() {
   if (station.role === null) return;
+  let all;
   try {
-    await loadModels();
+    [all] = await Promise.all([get("/v1/alarms"), loadModels()]);
   } catch {
     return; // the banner of the link says it
   }
@@ -143,7 +145,13 @@ async function look() {
   if (active.map((m) => m.digest).join() !== Array.from(select.options, (o) => o.value).join()) {
     select.replaceChildren(...active.map((m) => h("option", { value: m.digest }, m.name)));
   }
-  showDrift(active.filter((model) => model.drift?.alarm));
+  showDrift(active.filter((model) => isDrifting(model, all)));
+  showClock(all.findLast((alarm) => alarm.kind === "clock" && isOpen(alarm)));
+}
+
+function showClock(alarm) {
+  at("clock-banner").hidden = !alarm;
+  at("clock-text").textContent = alarm ? `${when(alarm.time)}: ${alarm.message}.` : "";
 }
 
 function showDrift(alarmed) {
@@ -189,6 +197,8 @@ function begin() {
   at("login").addEventListener("cancel", (event) => event.preventDefault());
   at("leave").addEventListener("click", leave);
   at("retry").addEventListener("click", retry);
+  alarms.addEventListener("acknowledged", look);
+  at("acknowledge-cancel").addEventListener("click", () => at("acknowledge").close());
   link.addEventListener("away", showLink);
   link.addEventListener("back", () => {
     showLink();

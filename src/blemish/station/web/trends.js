@@ -1,5 +1,6 @@
 /** The view of time: how much is rejected, how parts score, how long it takes, and whether production drifts. */
 
+import { alarms as acknowledgements, renderAlarms } from "./alarms.js";
 import { Away, get } from "./api.js";
 import { chart } from "./charts.js";
 import { at, h, mark, toast } from "./dom.js";
@@ -27,6 +28,7 @@ export class TrendsView {
       button.addEventListener("click", () => this.choose(button.value));
     at("trends-model").addEventListener("change", () => this.look());
     setInterval(() => this.shown && !document.hidden && this.look(), EVERY);
+    acknowledgements.addEventListener("acknowledged", () => this.look());
   }
 
   show() {
@@ -163,24 +165,7 @@ export class TrendsView {
     const watched = station.models.filter((model) => model.active && model.drift);
     at("drift").replaceChildren(...watched.map(evidence));
     at("drift-none").hidden = watched.length > 0;
-    at("alarms").replaceChildren(
-      ...alarms
-        .slice(-20)
-        .reverse()
-        .map((alarm) =>
-          h(
-            "li",
-            {},
-            mark("failed"),
-            h(
-              "span",
-              {},
-              h("b", {}, when(alarm.time)),
-              ` ${modelOf(alarm.model)?.name ?? alarm.model.slice(0, 8)}: ${alarm.message}`,
-            ),
-          ),
-        ),
-    );
+    renderAlarms(at("alarms"), alarms);
     at("alarms-none").hidden = alarms.length > 0;
   }
 }
@@ -208,8 +193,14 @@ function evidence(model) {
     h(
       "p",
       { class: "muted" },
-      `Evidence ${capital(model.drift)} of 100: what betting 1 against “nothing has changed” has become. ` +
+      `${alarm ? highest(model.drift) : `Evidence ${capital(model.drift)} of 100. `}` +
+        "Evidence is what betting 1 against “nothing has changed” has become. " +
         "It alarms at 100; without a change, at most 1 station in 100 ever sees that.",
     ),
   );
 }
+
+/** How far the evidence went, and when, and where it is now. */
+const highest = (drift) =>
+  `The highest evidence was ${capital({ evidence: drift.peak })}, ${when(drift.peak_time)}; ` +
+  `now it is ${capital(drift)}. `;
