@@ -42,7 +42,8 @@ def test_the_newest_part_is_the_one_that_came_last(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     clock = [NOON]
-    monkeypatch.setattr("blemish.station.engine.utc_now", lambda: clock[0])
+    for asked in ("engine", "following"):
+        monkeypatch.setattr(f"blemish.station.{asked}.utc_now", lambda: clock[0])
 
     def life(times: list[datetime], first: int) -> list[dict]:
         station = Station([tiny_model], tmp_path / "station", device="cpu")

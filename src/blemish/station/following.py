@@ -8,15 +8,16 @@ restart the same rows in the same order give the same state, to the bit.
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+from blemish.record.rows import utc_now
 from blemish.record.store import Alarm
 from blemish.station.drift import Drift
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
 
     import numpy as np
 
@@ -103,7 +104,7 @@ class Following:
 
     def tell(self, digest: str, *, kind: Literal["drift", "clock"], value: float, message: str) -> None:
         """Put an alarm on record at the next look; never waits."""
-        now = datetime.now(UTC)
+        now = utc_now()
         self._alarms.append(
             Alarm(id=self.make_id(now), model=digest, time=now, kind=kind, value=value, message=message)
         )
