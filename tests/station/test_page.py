@@ -207,7 +207,7 @@ def test_an_image_that_takes_long_is_sent_once(pca_onnx: Path, tmp_path: Path, t
         upload(page, ("hole.png", HOLE), ("broken.png", HOLE[:200]))
         page.locator("#tray li", has_text="broken.png").wait_for()
         page.get_by_text("1 image refused").wait_for()
-        shown(page)
+        page.locator("#strip li").nth(1).wait_for()
         assert len(sent) == 2
         assert len(here.station.store.find()) == 2
 
