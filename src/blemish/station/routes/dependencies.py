@@ -33,4 +33,5 @@ def with_zone(time: datetime) -> datetime:
 def check_login(caller: Caller, given: str | None) -> None:
     """Refuse what was said under one login and is sent under another. Raises ConflictError."""
     if given is not None and given != (caller.name or ""):
-        raise ConflictError(f"this was said by {given or 'nobody known'}, and the token is {caller.name}'s")
+        who = f"{caller.name} is" if caller.name else "nobody is"
+        raise ConflictError(f"this was said under another login; {who} logged in")
