@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,7 +70,8 @@ def test_a_watch_goes_on_after_its_last_row(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     clock, said, rows = [NOON], list[str](), list[dict]()
-    monkeypatch.setattr("blemish.watch.folder.utc_now", lambda: clock[0])
+    told = SimpleNamespace(UTC=UTC, datetime=SimpleNamespace(now=lambda _: clock[0]))
+    monkeypatch.setattr("blemish.watch.folder.datetime", told)
     settings = WatchSettings(model=tiny_model, folder=tmp_path / "in", out=tmp_path / "out", device="cpu")
     for number, clock[0] in enumerate((NOON, NOON - HOUR)):
         save(tmp_path / "in" / f"{number}.png", tiny_image(number))

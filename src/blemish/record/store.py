@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -206,7 +206,8 @@ class Store(Transactions):
             where.append(rows.model == model)
         columns = (rows.number, rows.id, rows.time, rows.model, rows.decision, rows.score, rows.seconds)
         for row in self._stream(sa.select(*columns).where(*where).order_by(rows.number).limit(limit)):
-            yield Recorded(**(dict(row._mapping) | {"time": from_milliseconds(row.time)}))
+            values: dict[str, Any] = dict(row._mapping)
+            yield Recorded(**(values | {"time": from_milliseconds(row.time)}))
 
     def _read_lag(self) -> None:
         """Read how far times lag behind identifiers at most."""

@@ -99,8 +99,14 @@ class Station:
 
     def _start(self, digest: str, name: str) -> None:
         model = self._open(digest, name)
-        hooks = {"on_recorded": self._recorded, "make_id": self.make_id}
-        engine = Engine(model, self.store, self.archive, **hooks, **self._limits)
+        engine = Engine(
+            model,
+            self.store,
+            self.archive,
+            on_recorded=self._recorded,
+            make_id=self.make_id,
+            **self._limits,
+        )
         self.engines = self.engines | {digest: engine}
 
     def _adopt(self, run: Path, name: str) -> str:

@@ -8,6 +8,7 @@ start, and never in it twice.
 
 from __future__ import annotations
 
+import datetime
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from blemish.core.ownership import owned
 from blemish.inference.load import load
 from blemish.inference.predict_folder import inspect, write_summary
 from blemish.inference.promise import Promise
-from blemish.record.rows import IdSequence, utc_now
+from blemish.record.rows import IdSequence
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.watch.arrivals import Arrivals
 from blemish.watch.ledger import LEDGER_NAME, Arrival, Ledger
@@ -28,7 +29,6 @@ from blemish.watch.reload import ReloadingModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from datetime import timedelta
 
     from blemish.inference.detector import Detector
     from blemish.record.ledger_sync import LedgerSync
@@ -166,7 +166,7 @@ class _Inspector:
             change = "is there again" if self.folder_was_there else "went away; waiting for it"
             self.say(f"{self.folder}: {change}")
 
-    def _say_jump(self, back: timedelta) -> None:
+    def _say_jump(self, back: datetime.timedelta) -> None:
         self.say(
             f"the computer's clock went back by {back.total_seconds():.0f} s; rows keep their order, "
             "but times of before and after overlap; check the clock"
@@ -215,7 +215,7 @@ class _Inspector:
             size_and_time = arrival.size, arrival.mtime_ns
             files = self.sync.archive_files(self.folder / arrival.path, size_and_time, map_tiff)
             archived = {"archived": files}
-        now = utc_now()
+        now = datetime.datetime.now(datetime.UTC)
         row = {
             "sequence": self.ledger.sequence + 1,
             "time": now.isoformat(timespec="milliseconds"),
