@@ -207,7 +207,8 @@ class Store(Transactions):
         columns = (rows.number, rows.id, rows.time, rows.model, rows.decision, rows.score, rows.seconds)
         for row in self._stream(sa.select(*columns).where(*where).order_by(rows.number).limit(limit)):
             values: dict[str, Any] = dict(row._mapping)
-            yield Recorded(**(values | {"time": from_milliseconds(row.time)}))
+            values["time"] = from_milliseconds(row.time)
+            yield Recorded(**values)
 
     def _read_lag(self) -> None:
         """Read how far times lag behind identifiers at most."""
