@@ -391,7 +391,7 @@ def test_an_alarm_says_how_far_it_went_and_is_acknowledged_for_good(
         peak.wait_for()
         page.locator(".evidence.alarm", has_text="The highest evidence was").wait_for()
         page.get_by_role("button", name="Acknowledge").first.click()
-        page.get_by_label("Your name").fill("Ann Lee")
+        page.get_by_label("Who you are").fill("Ann Lee")
         page.get_by_label("What was found").fill("lamp changed")
         page.keyboard.press("Enter")
         page.locator(
