@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,7 +49,7 @@ class Place:
         }
         monkeypatch.setattr(folder, "load", self.load)
         monkeypatch.setitem(folder.watch.__kwdefaults__, "now", self.now)
-        monkeypatch.setattr(folder, "time", SimpleNamespace(sleep=self.sleep, monotonic=time.monotonic))
+        monkeypatch.setattr(folder, "time", SimpleNamespace(sleep=self.sleep, monotonic=lambda: self.clock))
 
     def load(self, path: Path, **_: object) -> Any:
         if path.read_text() not in self.detectors:
