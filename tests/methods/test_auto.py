@@ -133,3 +133,12 @@ def test_members_are_named_once_and_have_their_own_presets():
         registry.combination("pca+kde", AutoConfig(members=("pca", "metal")))
     with pytest.raises(UsageError, match=r"--preset paper: --method pca\+metal has its presets at its"):
         registry.preset_named("pca+metal", "paper")
+
+
+def test_asking_a_member_for_its_map_changes_nothing_in_it():
+    network = Auto(AutoConfig(image_size=32, members=("planted",)), 1)  # to one pixel at the lowest level
+    state = network.each[0].network.state_dict()
+    means = [values for name, values in state.items() if name.endswith("running_mean")]
+    assert means
+    assert not any(values.any() for values in means)
+    assert network.each[0].network.training

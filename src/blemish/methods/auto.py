@@ -110,7 +110,8 @@ class Member(nn.Module):
         self.register_buffer("rows_in", resizing_matrix(H, h), persistent=False)
         self.register_buffer("cols_in", resizing_matrix(W, w), persistent=False)
         with torch.no_grad():
-            found = network(torch.zeros(1, network.channels, h, w))
+            found = network.eval()(torch.zeros(1, network.channels, h, w))
+        network.train()
         patches = (found[0] if isinstance(found, tuple) else found).shape[1:]
         spread = getattr(network.config, "interpolation", None) is not None
         for name, n, side in zip(("rows_out", "cols_out"), patches, size, strict=True):
