@@ -6,7 +6,8 @@ For each category the candidates learn as in `blemish train --method auto`, on t
 all pairs of them, score the test split. The regret is what the best of them is above the chosen one, in image
 and in pixel AUROC. Nothing here changes a choice: the test split is looked at after it.
 
-Writes benchmarks/results/choice.json, a category at a time; categories that are there already are kept.
+Writes benchmarks/results/choice.json and choice.md, a category at a time; other categories stay in them. The
+table tells the regret of other rules too: by planted pixels alone, and by planted images alone.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ from blemish.training.learn import Lesson
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results" / "choice.json"
+RULES = {
+    "images and pixels (the rule)": lambda planted: planted["image"] + planted["pixel"],
+    "pixels alone": lambda planted: planted["pixel"],
+    "images alone": lambda planted: planted["image"],
+}
+"""What the choice could go by, from the planted areas of members."""
 
 
 def learnt(data: Path, minutes: float, channels: int | None, seed: int) -> tuple[Any, dict[str, Any], dict]:
@@ -117,11 +124,30 @@ def measure(data: Path, minutes: float, channels: int | None, seed: int) -> dict
         )
     kept = table[" + ".join(chosen.members)]
     regret = {m: max(row[m] for row in table.values()) - kept[m] for m in kept}
-    planted = {" + ".join(r.members): r.pixel_auroc for r in chosen.rows}
+    planted = {" + ".join(r.members): {"image": r.image_auroc, "pixel": r.pixel_auroc} for r in chosen.rows}
     return {"minutes": minutes, "seed": seed, "chosen": " + ".join(chosen.members), "regret": regret} | {
         "real": table,
-        "planted pixel AUROC": planted,
+        "planted": planted,
     }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Write what each rule would choose, and its regret in image and pixel AUROC."""
+    lines = ["| category | " + " | ".join(RULES) + " |", "|---" * (len(RULES) + 1) + "|"]
+    sums: dict[str, dict[str, list[float]]] = {rule: {"image": [], "pixel": []} for rule in RULES}
+    for category, row in found.items():
+        cells = []
+        for rule, goodness in RULES.items():
+            chosen = max(row["planted"], key=lambda members: goodness(row["planted"][members]))
+            kept = row["real"][chosen]
+            regret = {m: max(other[m] for other in row["real"].values()) - kept[m] for m in kept}
+            for measure_, value in regret.items():
+                sums[rule][measure_].append(value)
+            cells.append(f"{chosen}: " + " / ".join(f"{value:.3f}" for value in regret.values()))
+        lines.append(f"| {category} | " + " | ".join(cells) + " |")
+    means = [" / ".join(f"{np.mean(v):.3f}" for v in sums[rule].values() if v) for rule in RULES]
+    lines.append("| mean | " + " | ".join(means) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -138,6 +164,7 @@ def main() -> None:
         found[data.name] = measure(data, options.minutes, options.channels, options.seed)
         print(f"  {found[data.name]['chosen']}: {found[data.name]['regret']}", flush=True)
         write_whole(RESULTS, json.dumps(found, indent=2) + "\n")
+        write_whole(RESULTS.with_suffix(".md"), table(found))
 
 
 if __name__ == "__main__":
