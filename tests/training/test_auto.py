@@ -202,6 +202,22 @@ def test_a_longer_time_trains_longer():
     assert (steps[0], steps[-1]) == (auto.LEAST_STEPS, auto.MOST_STEPS)
     named = auto.member_steps(replace(QUICK, minutes=10, members=("planted",)), 200)
     assert named > steps[2]  # nothing is spent on candidates
+    beside_metal = auto.member_steps(replace(QUICK, minutes=10), 200, ("metal", "planted"))
+    assert auto.LEAST_STEPS <= beside_metal < steps[2]  # which takes its own share
+
+
+def test_metal_is_a_candidate_of_ten_minutes_and_makes_half_of_its_steps(monkeypatch: pytest.MonkeyPatch):
+    assert "metal" in auto.candidates(10, 200)[0]
+    learnt = []
+    monkeypatch.setattr(auto, "_learn_member", lambda member, own, *_: learnt.append((member, own)))
+    images = SimpleNamespace(train=Numbered(10), image_format=SimpleNamespace(channels=1))
+    lesson = SimpleNamespace(seed=0, folder=None)
+    run = auto.Run(config=QUICK, images=images, lesson=lesson, trial=trial(), watcher=None, tensors={})  # type: ignore[arg-type]
+    auto.learn_candidate("metal", run, steps=7)
+    auto.learn_candidate("planted", run, steps=7)
+    (metal, its_options), (planted, its) = learnt
+    assert its_options.steps == metal.network.config.steps == METHODS["metal"].presets["default"].steps // 2
+    assert (its.steps, its.kinds, planted.network.config.kinds) == (7, "first", "first")
 
 
 # --- the shape --------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from blemish.images import decode
 from blemish.images.draw import write_pixels
 from blemish.methods.auto import ON_BACKBONE, SIZE, Auto, AutoConfig
 from blemish.methods.base import TrainedMethod
+from blemish.methods.config import TrainedConfig
 from blemish.methods.planted import PlantedConfig
 from blemish.training import choice as choosing
 from blemish.training.choice import Choice, Row, Trial
@@ -35,7 +36,7 @@ from blemish.training.learn import Chosen, Lesson, Together, learn, make_network
 from blemish.training.run_folder import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -55,13 +56,16 @@ COSTS: dict[str, tuple[float, float]] = {
     "planted": (5.0, 0.0),
     "filters:shared": (12.0, 0.05),
     "filters:neighbours-rel": (12.0, 0.05),
-    "metal": (150.0, 0.02),
-    "cpc-ad": (400.0, 0.05),
+    "metal": (75.0, 0.02),
+    "cpc-ad": (200.0, 0.05),
 }
 """Candidates, as they are tried: seconds of two cores that one takes, whatever the images and for each.
 
-Of `planted` without its steps, which take `STEP` each. Measured on two cores of 2026 (benchmarks/auto.py).
+`planted` without its steps, which take `STEP` each; those of `HALVED` with half of their steps, as candidates
+make them. Measured on two cores of 2026 (benchmarks/candidates.py).
 """
+HALVED = ("metal", "cpc-ad")
+"""They make all of their steps as members, in twice the time."""
 STEP = 0.2
 """Seconds of two cores that a step of `planted` takes."""
 TRIAL_STEPS, LEAST_STEPS, MOST_STEPS = 400, 600, 6000
@@ -139,14 +143,15 @@ def candidates(minutes: float, images: int, *, backbone: bool = False) -> tuple[
     return names, steps
 
 
-def member_steps(config: AutoConfig, images: int) -> int:
-    """Return the steps that `planted` trains as a member: what the candidates leave of the time."""
+def member_steps(config: AutoConfig, images: int, members: Sequence[str] = ()) -> int:
+    """Return the steps of `planted` as a member: what candidates and other members leave of the time."""
     names, steps = (
         ([], 0) if config.members else candidates(config.minutes, images, backbone=bool(config.backbone))
     )
     spent = sum(_seconds(name, images) for name in names) + STEP * steps
-    members = 0.12 * images + 10  # reading, learning and scoring beside it
-    left = 60 * config.minutes - spent - members
+    beside = 0.12 * images + 10  # reading, learning and scoring
+    trained = sum(2 * _seconds(name, images) for name in members if name in HALVED)
+    left = 60 * config.minutes - spent - beside - trained
     return int(min(MOST_STEPS, max(LEAST_STEPS, left / STEP)))
 
 
@@ -238,7 +243,7 @@ def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def learn_candidate(name: str, run: Run, steps: int) -> Member:
-    """Have a candidate learn; `planted` from the first family alone, in so many steps."""
+    """Have a candidate learn: `planted` the first family, in so many steps; others make half of theirs."""
     network = make_network(Auto, replace(run.config, members=(name,)), run.channels, run.lesson.seed)
     assert isinstance(network, Auto)
     network.begin(run.tensors)
@@ -246,7 +251,9 @@ def learn_candidate(name: str, run: Run, steps: int) -> Member:
     own = member.network.config
     if isinstance(own, PlantedConfig):
         own = replace(own, kinds="first", steps=steps)
-        member.network.config = own
+    elif isinstance(own, TrainedConfig):
+        own = replace(own, steps=max(1, own.steps // 2))
+    member.network.config = own
     train: ImageBatches = run.images.train
     if not isinstance(member.network, TrainedMethod):
         train = Chosen(train, _spread(len(train), MOST_IMAGES).tolist())
@@ -288,7 +295,7 @@ def _learn_members(config: AutoConfig, run: Run) -> Auto:
     for number, member in enumerate(network.each):
         own = member.network.config
         if isinstance(own, PlantedConfig):
-            own = replace(own, steps=member_steps(run.config, len(run.images.train)))
+            own = replace(own, steps=member_steps(run.config, len(run.images.train), config.members or ()))
         place = None if run.lesson.folder is None else run.lesson.folder / FOLDER / f"member {number}"
         has_loop, needs_scale = isinstance(member.network, TrainedMethod), len(network.each) > 1
         if has_loop or needs_scale:
