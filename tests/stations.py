@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import tempfile
 import threading
 import time
@@ -45,10 +46,12 @@ class Served:
     def get(self, path: str) -> tuple[int, bytes]:
         return self.request("GET", path)
 
-    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.address, timeout=60)
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -78,11 +81,15 @@ def serving(model: Path, folder: Path, *options: str) -> Iterator[Served]:
 
 
 class Senders:
-    """Threads that send images until the station is gone; `acknowledged` is what it said."""
+    """Threads that send images, each with a key, until the station is gone; `acknowledged` is what it said.
+
+    `unanswered` are the images whose answer never came, by their keys.
+    """
 
     def __init__(self, served: Served, images: Sequence[bytes], number: int) -> None:
         self.served, self.images = served, images
         self.acknowledged: list[dict] = []
+        self.unanswered: dict[str, bytes] = {}
         self.refused = 0
         self.threads = [threading.Thread(target=self._send, args=(i,)) for i in range(number)]
         for thread in self.threads:
@@ -92,9 +99,12 @@ class Senders:
         connection = http.client.HTTPConnection(self.served.address, timeout=60)
         try:
             while True:
-                connection.request("POST", "/v1/inspections", self.images[turn % len(self.images)])
+                key, image = secrets.token_hex(16), self.images[turn % len(self.images)]
+                self.unanswered[key] = image
+                connection.request("POST", "/v1/inspections", image, {"Idempotency-Key": key})
                 answer = connection.getresponse()
                 body = answer.read()
+                del self.unanswered[key]
                 if answer.status == 201:
                     self.acknowledged.append(json.loads(body))
                 else:

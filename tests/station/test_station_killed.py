@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import time
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_whatever_was_acknowledged_is_there(tiny_onnx: Path, tmp_path: Path):
     folder = tmp_path / "station"
     images, chance = pictures(64), random.Random(0)
     acknowledged: dict[str, dict] = {}
+    unanswered: dict[str, bytes] = {}
     for _ in range(LIVES):
         served = Served(tiny_onnx, folder)  # starts by itself, whatever the life before it left
         senders = Senders(served, images, 8)
@@ -47,6 +49,7 @@ def test_whatever_was_acknowledged_is_there(tiny_onnx: Path, tmp_path: Path):
         served.kill()
         senders.join()
         acknowledged |= {said["id"]: said for said in senders.acknowledged}
+        unanswered |= senders.unanswered
     assert len(acknowledged) > 5 * LIVES
 
     served = Served(tiny_onnx, folder)
@@ -54,6 +57,12 @@ def test_whatever_was_acknowledged_is_there(tiny_onnx: Path, tmp_path: Path):
     for id in some:
         assert served.json(f"/v1/inspections/{id}") == acknowledged[id]
         assert served.get(acknowledged[id]["overlay"])[0] == 200
+    resent = set()
+    for key, image in unanswered.items():  # recorded or not: with its key it is one row
+        status, body = served.request("POST", "/v1/inspections", image, {"Idempotency-Key": key})
+        assert status == 201, body
+        resent.add(json.loads(body)["id"])
+    assert len(resent) == len(unanswered)
     assert served.stop() == 0
 
     store, archive = Store.open(None, folder), Archive(folder / "archive")
@@ -61,7 +70,8 @@ def test_whatever_was_acknowledged_is_there(tiny_onnx: Path, tmp_path: Path):
     while page := store.find(limit=500, before=before):
         rows |= {row.id: row for row in page}
         before = page[-1].id
-    assert acknowledged.keys() <= rows.keys()
+    assert acknowledged.keys() | resent == rows.keys()  # none is lost, and none is there twice
+    assert not acknowledged.keys() & resent
     for row in rows.values():  # those too whose answer was never given: no row without its files
         assert row.image is not None
         assert row.map is not None
