@@ -24,26 +24,30 @@ export function renderAlarms(host, all) {
 }
 
 function item(alarm) {
-  const name = modelOf(alarm.model)?.name ?? alarm.model.slice(0, 8);
+  const line = (...content) => h("p", { class: "muted" }, ...content);
+  const button = () =>
+    h("button", { type: "button", class: "small", onclick: () => ask(alarm) }, "Acknowledge");
   return h(
     "li",
     {},
     mark(isOpen(alarm) ? "failed" : "accepted"),
     h(
-      "span",
+      "div",
       {},
       h("b", {}, when(alarm.time)),
-      ` ${name}: ${alarm.message}`,
+      ` ${ofModel(alarm)}${alarm.message}`,
       alarm.peak === null
         ? null
-        : h("p", { class: "muted" }, `Highest evidence ${capital({ evidence: alarm.peak })}, ${when(alarm.peak_time)}`),
-      isOpen(alarm) ? null : h("p", { class: "muted" }, seenTo(alarm)),
-      isOpen(alarm) && mayJudge()
-        ? h("button", { type: "button", class: "small", onclick: () => ask(alarm) }, "Acknowledge")
-        : null,
+        : line(`Highest evidence ${capital({ evidence: alarm.peak })}, ${when(alarm.peak_time)}`),
+      isOpen(alarm) ? null : line(seenTo(alarm)),
+      isOpen(alarm) && mayJudge() ? line(button()) : null,
     ),
   );
 }
+
+/** Whose alarm it is; a clock is nobody's. */
+const ofModel = ({ kind, model }) =>
+  kind === "clock" ? "" : `${modelOf(model)?.name ?? model.slice(0, 8)}: `;
 
 const seenTo = ({ acknowledged, acknowledged_by: by, note }) =>
   `Acknowledged by ${by}, ${when(acknowledged)}${note ? `: ${note}` : ""}`;
