@@ -19,16 +19,17 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import blemish
 from blemish.data.synthetic import generate
 from blemish.methods.baselines.pca import PcaConfig
 
 
-def ask(url: str, data: bytes | None = None, content_type: str = "application/octet-stream") -> Any:
+def ask(url: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
     """Get a URL, or post data to it, and return its JSON; while the station is full (503), wait."""
     # On another address than this machine's own, add the header "Authorization": "Bearer <token>".
-    request = Request(url, data=data, headers={"Content-Type": content_type})
+    request = Request(url, data=data, headers=headers or {})
     while True:
         try:
             with urlopen(request, timeout=60) as answer:
@@ -40,15 +41,21 @@ def ask(url: str, data: bytes | None = None, content_type: str = "application/oc
 
 
 def send(station: str, image: Path, part: str) -> Any:
-    """Inspect an image file; its row is on disk when the answer comes."""
+    """Inspect an image file; its row is on disk when the answer comes, once however often it was sent."""
     url = f"{station}/v1/inspections?part={quote(part)}&name={quote(image.name)}"
-    return ask(url, image.read_bytes())
+    headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": uuid4().hex}
+    answer = ask(url, image.read_bytes(), headers)
+    while answer.get("state") == "waiting":  # it takes longer than the station lets a request wait
+        time.sleep(1)
+        answer = ask(f"{station}/v1/inspections/{answer['id']}")
+    return answer
 
 
 def judge(station: str, inspection: str, verdict: str, note: str) -> Any:
     """Add a person's verdict, "good" or "defect", to an inspection."""
     body = json.dumps({"verdict": verdict, "note": note}).encode()
-    return ask(f"{station}/v1/inspections/{inspection}/verdict", body, "application/json")
+    headers = {"Content-Type": "application/json"}
+    return ask(f"{station}/v1/inspections/{inspection}/verdict", body, headers)
 
 
 def listed(station: str, decision: str) -> Any:
