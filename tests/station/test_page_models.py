@@ -87,6 +87,7 @@ def test_recalibrated_when_all_are_judged_and_back(here: Running, tab: Open):
     earlier.get_by_role("button", name=f"Use version {old[:8]}").click()
     page.locator(".toast", has_text=f"version {old[:8]} is in use").wait_for()
     page.locator("#drift-banner", has_text="has drifted").wait_for()
+    card.locator(".model-facts", has_text="21 good parts").wait_for()  # which comes after the banner
     assert fact(card, "Calibrated on") == "21 good parts"
     assert here.inspect(dim(400)).model == old
 
