@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,23 @@ NEEDS = {"browser": "browser", "cluster": "ray", "two_nodes": "ray"}
 """Fixtures, and the marker of the tests that ask for them."""
 SECONDS = {"ray": 25, "server": 25, "torchrun": 15, "slow": 8, "browser": 4}
 """About what a test with a marker takes, for an even share of the work; any other takes 0.2 s."""
+EXPORTS = "operators_read_once"
+"""Files whose tests ask for this export, and begin early: who has read the operators also exports for all."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they need; side by side, begin with the files that take longest."""
-    seconds = Counter[Path]()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Mark tests by what they need; side by side, begin with the files whose chosen tests take longest."""
     for item in items:
         for fixture in NEEDS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(NEEDS[fixture])
-        seconds[item.path] += max(
-            [s for name, s in SECONDS.items() if item.get_closest_marker(name)] or [0.2]
-        )
+    yield
     if "PYTEST_XDIST_WORKER" in os.environ:
+        seconds = Counter[Path]()
+        for item in items:
+            seconds[item.path] += max([s for m, s in SECONDS.items() if item.get_closest_marker(m)] or [0.2])
+        for path in {item.path for item in items if EXPORTS in getattr(item, "fixturenames", ())}:
+            seconds[path] += 30
         items.sort(key=lambda item: -seconds[item.path])
 
 
