@@ -49,6 +49,23 @@ def test_a_verdict_sent_twice_with_its_key_is_one(store: Store):
     assert len(store.verdicts([one.id])[one.id]) == 1
 
 
+def test_a_verdict_that_arrives_late_does_not_replace_what_others_have_said_since(store: Store):
+    one, hour = inspection(0), timedelta(hours=1)
+    store.record([one])
+    ann = [verdict(one, k, "defect", by="Ann") for k in (0, 5)]  # given while the station was away
+    late = [dataclasses.replace(v, id=new_id(v.time + 2 * hour)) for v in ann]
+    bob = verdict(one, 3600, "good", by="Bob")
+    for each in (bob, *late):
+        store.add_verdict(each)
+    assert store.verdicts([one.id])[one.id] == [*late, bob]
+    assert store.find(verdict="good") == [one]
+    store.withdraw_verdict(one.id, bob.id, time=LATER, by="Bob")
+    assert store.find(verdict="defect") == [one]
+    own = dataclasses.replace(verdict(one, 2, "good", by="Ann"), id=new_id(BEGIN + 3 * timedelta(days=1)))
+    store.add_verdict(own)  # what one person says counts in the order in which it came
+    assert store.find(verdict="good") == [one]
+
+
 def test_an_alarm_is_acknowledged_once_and_keeps_its_peak(store: Store):
     alarm = Alarm(id=new_id(BEGIN), model=MODELS[0], time=BEGIN, kind="drift", value=2.0, message="drift")
     store.add_alarm(alarm)

@@ -16,7 +16,7 @@ from blemish.core.types import Result
 from blemish.inference.model_file import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from blemish.inference.model_file import ModelFile
 
@@ -73,8 +73,10 @@ class Verdict:
     """What a person says of an inspected part. All are kept; the last one that was not withdrawn counts."""
 
     id: str
+    """Made of the time at which it arrived."""
     inspection: str
     time: datetime
+    """When it was given."""
     verdict: Judgement
     note: str = ""
     by: str = ""
@@ -144,6 +146,25 @@ class Recorded:
     decision: Decision
     score: float | None
     seconds: float
+
+
+LATE = timedelta(minutes=1)
+"""A verdict that arrives so long after it was given has waited, for a station that was away."""
+
+
+def in_order(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Sort verdicts, which come as they arrived: a late one stands before what others have said since.
+
+    Those of one person stay as they arrived, which is as they were given.
+    """
+    found: list[Verdict] = []
+    for verdict in verdicts:
+        place = len(found)
+        if time_of(verdict.id) - verdict.time >= LATE:
+            while place and found[place - 1].by != verdict.by and found[place - 1].time > verdict.time:
+                place -= 1
+        found.insert(place, verdict)
+    return found
 
 
 def standing(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -26,8 +26,10 @@ from blemish.record.rows import (
     StoreError,
     Verdict,
     from_milliseconds,
+    in_order,
     milliseconds,
     new_id,
+    standing,
     time_of,
 )
 from blemish.record.tables import rows
@@ -135,9 +137,10 @@ class Store(Transactions):
 
     def _settle_verdict(self, connection: sa.Connection, id: str) -> None:
         """Put the verdict that counts into the row of its inspection."""
-        table = tables.verdicts.c
-        last = sa.select(table.verdict).where(table.inspection == id, table.withdrawn.is_(None))
-        found = connection.execute(last.order_by(table.number.desc()).limit(1)).scalar()
+        table = tables.verdicts
+        given = sa.select(table).where(table.c.inspection == id).order_by(table.c.number)
+        left = standing(in_order(map(tables.verdict_of, connection.execute(given))))
+        found = left[-1].verdict if left else None
         connection.execute(sa.update(tables.inspections).where(rows.id == id).values(verdict=found))
 
     def add_alarm(self, alarm: Alarm) -> None:
@@ -251,7 +254,7 @@ class Store(Transactions):
             query = sa.select(table).where(table.c.inspection.in_(batch)).order_by(table.c.number)
             for row in self._fetch_all(query):
                 found[row.inspection].append(tables.verdict_of(row))
-        return found
+        return {id: in_order(given) for id, given in found.items()}
 
     def models(self) -> list[ModelRecord]:
         """Return the models in the order of their first use."""

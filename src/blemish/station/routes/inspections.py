@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from blemish.core.errors import DataError, ImageError, NotFoundError, UsageError
+from blemish.record.rows import time_of
 from blemish.record.store import Verdict
 from blemish.station import render
 from blemish.station.engine_jobs import Upload
@@ -203,12 +204,13 @@ def judge(caller: Operator, station: StationDep, id: Id, verdict: VerdictRequest
     """Add a person's verdict; earlier ones are kept. None is older than its inspection."""
     check_login(caller, verdict.by)
     inspection = _find(station, id)
-    now = datetime.now(UTC)
+    id = station.make_id(datetime.now(UTC))
+    given = time_of(id) - timedelta(seconds=verdict.age_seconds)
     station.judge(
         Verdict(
-            id=station.make_id(now),
+            id=id,
             inspection=inspection.id,
-            time=max(inspection.time, now - timedelta(seconds=verdict.age_seconds)),
+            time=max(inspection.time, given),
             verdict=verdict.verdict,
             note=verdict.note,
             by=caller.name or "",
