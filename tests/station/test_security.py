@@ -258,3 +258,18 @@ def test_other_machines_need_a_token(tokens: Tokens):
         check_binding("0.0.0.0", tokens)
     tokens.add("ann", "viewer")
     check_binding("0.0.0.0", tokens)
+
+
+def test_the_command_makes_tokens_that_expire(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from blemish.cli.commands.token import token
+
+    folder = ["--folder", str(tmp_path)]
+    assert token(["ann", "--days", "30", *folder]) == token(["bob", *folder]) == 0
+    ann, bob = Tokens(tmp_path).known
+    assert bob.expires is None
+    assert datetime.fromisoformat(str(ann.expires)) - datetime.fromisoformat(ann.created) == timedelta(
+        days=30
+    )
+    capsys.readouterr()
+    assert token(["ann", "--remove", *folder]) == 0
+    assert capsys.readouterr().out == "ann: removed; it works no more, also on a running station\n"
