@@ -144,8 +144,8 @@ def test_areas_are_those_of_planted_pixels_and_images():
 def test_the_best_is_kept_and_of_equals_the_cheaper():
     found = trial()
     assert decide({"a": 0.5, "b": 3.0, "c": 1.0}, found).members == ("b",)
-    assert decide({"a": 2.0, "b": 2.0}, found).members == ("a",)
-    assert decide({"a": 2.0, "b": 2.0 + 1e-4}, found).members == ("a",)
+    assert decide({"a": 2.0, "a:b": 2.0}, found).members == ("a",)
+    assert decide({"a": 2.0, "a:b": 2.0 + 1e-4}, found).members == ("a",)
 
 
 def test_images_count_as_much_as_pixels():
@@ -158,6 +158,20 @@ def test_images_count_as_much_as_pixels():
     found = trial()
     kept = choice.choose(rows, {row.members[0]: maps(0.0, found) for row in rows}, found)
     assert kept.members == ("all defects",)
+
+
+@pytest.mark.parametrize(("worse", "kept"), [(0.002, ("a", "b")), (0.006, ("a",))])
+def test_two_methods_together_may_be_a_little_worse_than_one_alone(
+    worse: float, kept: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    found, row = trial(), {"pixel_ap": 0.5}
+    singles = [
+        choice.Row(members=(n,), image_auroc=a, pixel_auroc=a, **row) for n, a in (("a", 0.9), ("b", 0.7))
+    ]
+    pair = choice.Row(members=("a", "b"), image_auroc=0.9 - worse, pixel_auroc=0.9 - worse, **row)
+    monkeypatch.setattr(choice, "compare", lambda *_: pair)
+    drawn = {name: maps(0.0, found) for name in "ab"}
+    assert choice.choose(singles, drawn, found).members == kept
 
 
 def test_two_whose_errors_differ_are_kept_together():

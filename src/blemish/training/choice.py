@@ -1,6 +1,6 @@
 """Choosing a method without defects: who sees best what is planted into good images?
 
-    (1)  goodness = (planted image AUROC + planted pixel AUROC) / 2
+    (1)  goodness = (planted image AUROC + planted pixel AUROC) / 2, and `PAIR` more for two methods
 
 
 Each candidate learns from good images, and scores other good images and copies of them with planted defects.
@@ -41,6 +41,9 @@ LEAST_PIXELS = 20
 """A planted defect of fewer changed pixels is left out."""
 MARGIN = 0.002
 """What costs more has to be better by this, in Eq. (1), or the cheaper one is kept."""
+PAIR = 0.005
+"""Two methods together may see planted defects worse by this than one alone: they fail at different things,
+which is safer with defects that nobody planted."""
 LOUDEST = 100
 """The image score of a comparison is the mean of one in so many pixels: the largest ones."""
 
@@ -199,7 +202,8 @@ def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]
 
 def _goodness(row: Row) -> float:
     """The rule of the choice, Eq. (1): pixels alone would forget defects that are small."""
-    return ((row.image_auroc or 0.0) + (row.pixel_auroc or 0.0)) / 2
+    methods = {member.partition(":")[0] for member in row.members}
+    return ((row.image_auroc or 0.0) + (row.pixel_auroc or 0.0)) / 2 + PAIR * (len(methods) - 1)
 
 
 def image_scores(maps: np.ndarray) -> np.ndarray:
