@@ -1,6 +1,6 @@
 """Choosing a method without defects: who sees best what is planted into good images?
 
-    (1)  goodness = (planted image AUROC + planted pixel AUROC) / 2, and `PAIR` more for two methods
+    (1)  goodness = (planted image AUROC + planted pixel AUROC) / 2, and more for two methods, see `PAIR`
 
 
 Each candidate learns from good images, and scores other good images and copies of them with planted defects.
@@ -203,7 +203,7 @@ def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]
 def _goodness(row: Row) -> float:
     """The rule of the choice, Eq. (1): pixels alone would forget defects that are small."""
     methods = {member.partition(":")[0] for member in row.members}
-    return ((row.image_auroc or 0.0) + (row.pixel_auroc or 0.0)) / 2 + PAIR * (len(methods) - 1)
+    return ((row.image_auroc or 0.0) + (row.pixel_auroc or 0.0)) / 2 + (PAIR + MARGIN) * (len(methods) - 1)
 
 
 def image_scores(maps: np.ndarray) -> np.ndarray:
