@@ -126,7 +126,7 @@ def test_the_table_of_inspections():
         "part TEXT, path TEXT, model VARCHAR(64) NOT NULL, image VARCHAR(64), map VARCHAR(64), "
         "width INTEGER, height INTEGER, score DOUBLE, p_value DOUBLE, threshold DOUBLE, "
         "decision TEXT NOT NULL, regions TEXT NOT NULL, error TEXT, seconds DOUBLE NOT NULL, verdict TEXT, "
-        "files_removed BIGINT, PRIMARY KEY (id) )"
+        'files_removed BIGINT, number BIGINT, "key" TEXT, PRIMARY KEY (id) )'
     )
     row = tables.row_of(inspection_of(LEDGER_ROW))
     assert (row["score"], row["p_value"], row["threshold"], row["decision"]) == (0.5, 0.25, 0.375, "rejected")
@@ -175,7 +175,7 @@ def test_the_answer_of_the_service():
         '"regions":[{"x0":1,"y0":2,"x1":3,"y1":4,"area_px":4,"peak":0.75}],'
         f'"image":"{here}/image","map":"{here}/map","overlay":"{here}/overlay","error":null,"seconds":1.5,'
         '"verdicts":[{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAW","time":"2026-01-02T00:00:00Z","verdict":"good",'
-        '"note":"","by":""}]}'
+        '"note":"","by":"","key":null}],"withdrawn":[]}'
     )
     schema = InspectionAnswer.model_json_schema()
     assert schema["required"] == list(schema["properties"])
