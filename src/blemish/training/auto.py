@@ -56,7 +56,7 @@ COSTS: dict[str, tuple[float, float]] = {
     "planted": (5.0, 0.0),
     "filters:shared": (12.0, 0.05),
     "filters:neighbours-rel": (12.0, 0.05),
-    "metal": (75.0, 0.02),
+    "metal": (50.0, 0.02),
     "cpc-ad": (200.0, 0.05),
 }
 """Candidates, as they are tried: seconds of two cores that one takes, whatever the images and for each.
