@@ -15,16 +15,16 @@ from scipy.ndimage import median_filter
 from torch import nn
 from torch.nn import functional as F
 
-from blemish.core.errors import Interrupted, UsageError
+from blemish.core.errors import UsageError
 from blemish.data.dataset import open_dataset
 from blemish.data.poisson import solve_poisson, solve_poisson_mixed
-from blemish.inference.model_file import MODEL_NAME
 from blemish.methods.baselines import nsa, nsa_patches
 from blemish.methods.baselines.cutpaste_backbones import BasicBlock
-from blemish.methods.baselines.nsa import EncoderDecoder, Nsa, NsaConfig, TransposedBlock
+from blemish.methods.baselines.nsa import Nsa, NsaConfig
+from blemish.methods.baselines.nsa_network import EncoderDecoder, TransposedBlock, spread
 from blemish.methods.baselines.nsa_patches import OBJECT, TEXTURE, Piece
 from blemish.methods.components.distributed import share_of
-from blemish.training import fit, trainer
+from blemish.training import fit
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -298,7 +298,7 @@ def test_spreading_after_a_1x1_convolution_is_a_transposed_one():
     block, x = TransposedBlock(5, 3), torch.randn(2, 5, 4, 6)
     weight = block.mix.weight.transpose(0, 1)  # of a transposed one: inputs before outputs
     expected = F.conv_transpose2d(x, weight, stride=2, output_padding=1)
-    torch.testing.assert_close(nsa.spread(block.mix(x)), expected)
+    torch.testing.assert_close(spread(block.mix(x)), expected)
 
 
 def test_a_block_is_the_sum_of_both_ways():
@@ -436,17 +436,6 @@ def test_half_way_depends_on_the_images_alone():
     assert 3 < one.item() < 24
 
 
-def test_light_that_fills_a_part_of_the_range_is_light_that_fills_it():
-    x = part_on([0.1, 0.2, 0.3], n=4)
-    bright, dark = prepared(x), prepared(x / 64)
-    for network, seen in ((bright, x), (dark, x / 64)):
-        torch.manual_seed(2)
-        network.seen = network.loss(seen).item()
-    assert dark.seen == pytest.approx(bright.seen, rel=1e-3)
-    with torch.no_grad():
-        torch.testing.assert_close(dark.eval()(x / 64), bright.eval()(x), rtol=1e-3, atol=1e-4)
-
-
 def test_of_few_images_there_are_several_each(monkeypatch):
     x, seen = images(3), []
     network = prepared(x, batch_size=8)
@@ -455,50 +444,6 @@ def test_of_few_images_there_are_several_each(monkeypatch):
     network.loss(x)
     network.loss_of_share(x, share_of(6, process=1, processes=2))
     assert seen == [8, 4]
-
-
-def test_two_processes_draw_differently_and_each_the_same_again(monkeypatch):
-    x = images(4)
-    network, draws = prepared(x), []
-    monkeypatch.setattr(
-        Nsa, "loss_of_images", lambda *_: draws.append(torch.rand(3).tolist()) or torch.zeros(())
-    )
-    for process in (0, 1, 1):
-        share = share_of(8, process=process, processes=2)
-        assert share is not None
-        torch.manual_seed(3)
-        network.loss_of_share(x, share)
-    assert draws[0] != draws[1] == draws[2]
-
-
-@pytest.mark.parametrize(("size", "n"), [((32, 32), 1), ((33, 70), 2), ((48, 64), 5)])
-@pytest.mark.parametrize("channels", [1, 5])
-def test_few_and_small_images_are_learnt(size, n, channels):
-    x = images(n, channels, size)
-    network = prepared(x)
-    torch.manual_seed(0)
-    loss = network.loss(x)
-    loss.backward()
-    assert loss.isfinite()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-
-
-def test_constant_images_are_learnt():
-    x = torch.full((3, 1, 48, 64), 0.5)
-    network = prepared(x)
-    assert network.loss(x).isfinite()
-    network.eval()
-    with torch.no_grad():
-        assert network(x).isfinite().all()
-
-
-def test_a_score_does_not_depend_on_its_company():
-    x = images(5)
-    network = prepared(x).eval()
-    with torch.no_grad():
-        together = network(x)
-        for i in range(5):
-            torch.testing.assert_close(network(x[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -546,28 +491,6 @@ def learn(data, out, config=RUN, *, seed=0, resume=False):
 def losses(run):
     with (run / "log.csv").open(newline="") as file:
         return [row["train_loss"] for row in csv.DictReader(file)]
-
-
-def test_a_run_and_a_resumed_one_end_with_the_same_bits(tiny_category, tmp_path, monkeypatch):
-    learn(tiny_category, tmp_path / "whole")
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    step, steps = trainer.Trainer._step, []
-
-    def stopping(self, *of_step):
-        step(self, *of_step)
-        steps.append(1)
-        if len(steps) == 5:  # in the second of three epochs, of three steps each
-            self.ask_to_stop()
-
-    monkeypatch.setattr(trainer.Trainer, "_step", stopping)
-    with pytest.raises(Interrupted):
-        learn(tiny_category, tmp_path / "parts")
-    learn(tiny_category, tmp_path / "parts", resume=True)
-    models = [(tmp_path / name / MODEL_NAME).read_bytes() for name in ("whole", "parts")]
-    assert models[0] == models[1]
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
-    learn(tiny_category, tmp_path / "other", seed=1)
-    assert losses(tmp_path / "whole") != losses(tmp_path / "other")
 
 
 @pytest.mark.slow

@@ -10,17 +10,16 @@ from sklearn.metrics import log_loss
 from torch import nn
 from torch.nn import functional as F
 
-from blemish.core.errors import Interrupted, UsageError
+from blemish.core.errors import UsageError
 from blemish.data import planting
 from blemish.data.dataset import open_dataset
 from blemish.data.part import background_of, cells_of_part, draw_centres, views
 from blemish.export.int8 import quantise
-from blemish.inference import load
-from blemish.inference.model_file import MODEL_NAME
 from blemish.methods import planted
 from blemish.methods.components.distributed import share_of
-from blemish.methods.planted import Block, Planted, PlantedConfig, UNet
-from blemish.training import fit, trainer
+from blemish.methods.components.unet import Block, UNet
+from blemish.methods.planted import Planted, PlantedConfig
+from blemish.training import fit
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -256,20 +255,6 @@ def test_the_loss_is_that_of_labels_at_half_size(monkeypatch):
     assert found.requires_grad
 
 
-def test_two_processes_draw_differently_and_each_the_same_again(monkeypatch):
-    x = images(4)
-    network, draws = prepared(x), []
-    monkeypatch.setattr(
-        Planted, "loss_of_crops", lambda *_: draws.append(torch.rand(3).tolist()) or torch.zeros(())
-    )
-    for process in (0, 1, 1):
-        share = share_of(8, process=process, processes=2)
-        assert share is not None
-        torch.manual_seed(3)
-        network.loss_of_share(x, share)
-    assert draws[0] != draws[1] == draws[2]
-
-
 # --- the network ---
 
 
@@ -390,17 +375,6 @@ def test_statistics_are_those_of_the_training_images():
     assert network.colour.tolist() == pytest.approx([0.1 / white, 0.2 / white, 0.3 / white], abs=0.02 / white)
 
 
-def test_light_that_fills_a_part_of_the_range_is_light_that_fills_it():
-    x = part_on([0.1, 0.2, 0.3], n=4)
-    bright, dark = prepared(x), prepared(x / 64)
-    for network, seen in ((bright, x), (dark, x / 64)):
-        torch.manual_seed(2)
-        network.seen = network.loss(seen).item()
-    assert dark.seen == pytest.approx(bright.seen, rel=1e-3)
-    with torch.no_grad():
-        torch.testing.assert_close(dark.eval()(x / 64), bright.eval()(x), rtol=1e-3, atol=1e-4)
-
-
 def test_of_few_images_there_are_several_crops_each(monkeypatch):
     x, seen = images(3), []
     network = prepared(x, batch_size=8)
@@ -410,40 +384,6 @@ def test_of_few_images_there_are_several_crops_each(monkeypatch):
     network.loss_of_share(x, share_of(6, process=1, processes=2))
     assert [len(s) for s in seen] == [8, 4]
     torch.testing.assert_close(seen[0], torch.cat([x, x, x[:2]]) / network.white)
-
-
-@pytest.mark.parametrize(
-    ("size", "crop", "n"),
-    [((32, 32), 96, 1), ((32, 32), 32, 2), ((33, 70), 48, 1), ((48, 64), 32, 3), ((40, 40), 96, 5)],
-)
-@pytest.mark.parametrize("channels", [1, 5])
-def test_few_and_small_images_are_learnt(size, crop, n, channels):
-    x = images(n, channels, size)
-    network = prepared(x, crop_size=crop)
-    assert network.crop == (min(crop, size[0]), min(crop, size[1]))
-    torch.manual_seed(0)
-    loss = network.loss(x)
-    loss.backward()
-    assert loss.isfinite()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-
-
-def test_constant_images_are_learnt():
-    x = torch.full((3, 1, 48, 64), 0.5)
-    network = prepared(x)
-    assert network.loss(x).isfinite()
-    network.eval()
-    with torch.no_grad():
-        assert network(x).isfinite().all()
-
-
-def test_a_score_does_not_depend_on_its_company():
-    x = images(5)
-    network = prepared(x).eval()
-    with torch.no_grad():
-        together = network(x)
-        for i in range(5):
-            torch.testing.assert_close(network(x[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -493,33 +433,6 @@ def learn(data, out, config=RUN, *, seed=0, resume=False):
 def losses(run):
     with (run / "log.csv").open(newline="") as file:
         return [row["train_loss"] for row in csv.DictReader(file)]
-
-
-def test_a_run_and_a_resumed_one_end_with_the_same_bits(tiny_category, tmp_path, monkeypatch):
-    whole = learn(tiny_category, tmp_path / "whole")
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    step, steps = trainer.Trainer._step, []
-
-    def stopping(self, *of_step):
-        step(self, *of_step)
-        steps.append(1)
-        if len(steps) == 5:  # in the second of three epochs, of three steps each
-            self.ask_to_stop()
-
-    monkeypatch.setattr(trainer.Trainer, "_step", stopping)
-    with pytest.raises(Interrupted):
-        learn(tiny_category, tmp_path / "parts")
-    learn(tiny_category, tmp_path / "parts", resume=True)
-    models = [(tmp_path / name / MODEL_NAME).read_bytes() for name in ("whole", "parts")]
-    assert models[0] == models[1]
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
-    learn(tiny_category, tmp_path / "other", seed=1)
-    assert losses(tmp_path / "whole") != losses(tmp_path / "other")
-    loaded = load.load(tmp_path / "whole", device="cpu")
-    for sample in open_dataset(tiny_category).test:
-        before, after = whole.predict(sample.path), loaded.predict(sample.path)
-        assert before.score == after.score
-        assert np.array_equal(before.anomaly_map, after.anomaly_map)
 
 
 @pytest.fixture(scope="module")

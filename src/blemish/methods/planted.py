@@ -26,19 +26,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.data import planting
-from blemish.data.part import background_of, cells_of_part, draw_centres, views
+from blemish.data.part import cells_of_part, draw_centres, views
 from blemish.methods.base import Batches, TrainedMethod
-from blemish.methods.components.functional import blur, mean_and_variance, smoothing_matrix, white_point
+from blemish.methods.components.altered import count_of, draw_apart, filled, look_at
+from blemish.methods.components.functional import blur, smoothing_matrix
+from blemish.methods.components.unet import Block, UNet
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from blemish.methods.components.distributed import Share
 
 CHANNELS = (16, 32, 64, 96, 128)
@@ -107,58 +107,6 @@ def weighted_loss(logits: Tensor, labels: Tensor) -> Tensor:
 # --- the network ----------------------------------------------------------------------------------------
 
 
-class Block(nn.Module):
-    """Convolution, batch normalisation, ReLU; the normalisation is folded when all is trained."""
-
-    def __init__(self, inputs: int, outputs: int, side: int = 3, stride: int = 1) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(inputs, outputs, side, stride, padding=(side - 1) // 2)
-        self.normalisation = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, h', w') ≥ 0."""
-        return self.normalisation(self.convolution(x)).relu()
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Let the convolution do what the normalisation does, which then changes nothing."""
-        norm, bias = self.normalisation, self.convolution.bias
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        assert bias is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        self.convolution.weight.mul_(scale[:, None, None, None])
-        bias.copy_((bias - norm.running_mean) * scale + norm.bias)
-        norm.reset_parameters()
-        norm.running_var.fill_(1 - norm.eps)
-
-
-class UNet(nn.Module):
-    """A U-Net from `inputs` channels to one number at half of the height and width."""
-
-    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
-        super().__init__()
-        self.stem = Block(inputs, widths[0], side=4, stride=2)
-        pairs = zip([widths[0], *widths[:-1]], widths, strict=True)
-        self.down = nn.ModuleList(nn.Sequential(Block(a, b), Block(b, b)) for a, b in pairs)
-        rises = zip(widths[:0:-1], widths[-2::-1], strict=True)
-        self.up = nn.ModuleList(Block(a + b, b) for a, b in rises)
-        self.head = nn.Conv2d(widths[0], 1, 1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  the quickest
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, H // 2, W // 2)."""
-        x = self.stem(x)
-        skips = []
-        for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
-            skips.append(x)
-        for block, skip in zip(self.up, skips[-2::-1], strict=True):
-            x = F.interpolate(x, size=skip.shape[2:], mode="bilinear", align_corners=False)
-            x = block(torch.cat([x, skip], dim=1))
-        return self.head(x)[:, 0]
-
-
 class Planted(TrainedMethod[PlantedConfig]):
     """The network. `forward` maps images to smoothed logits at half of their height and width."""
 
@@ -219,7 +167,7 @@ class Planted(TrainedMethod[PlantedConfig]):
 
     def loss_of_crops(self, x: Tensor, count: int) -> Tensor:
         """Return `loss` with so many crops at least: of few images there are several crops each."""
-        x = x[torch.arange(max(2, count, len(x))) % len(x)] / self.white
+        x = filled(x, count) / self.white
         good, planted, corners = self.draw_crops(x)
         labels = soft_label(planting.changed(good, planted))
         (h, w), at = self.crop, corners.tolist()
@@ -232,12 +180,9 @@ class Planted(TrainedMethod[PlantedConfig]):
         return weighted_loss(logits.float(), labels)
 
     def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
-        """Return the loss of one process's images; batch normalisation sees these alone.
-
-        All processes draw from the same seed: each goes on from another one, or two would plant the same.
-        """
-        torch.manual_seed(int(torch.randint(2**31, ())) + share.first)
-        return self.loss_of_crops(x, math.ceil(self.config.batch_size * len(x) / share.total))
+        """Return the loss of one process's images; batch normalisation sees these alone."""
+        draw_apart(share)
+        return self.loss_of_crops(x, count_of(share, len(x), self.config.batch_size))
 
     @torch.no_grad()
     def draw_crops(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -285,19 +230,15 @@ class Planted(TrainedMethod[PlantedConfig]):
 
     @torch.no_grad()
     def prepare(self, batches: Batches) -> None:
-        """Before training: white, mean and std of the training images at each place, and background.
-
-        Grey levels are told of white, so that they mean the same in images that fill a part of their range.
-        """
-        self.white.copy_(torch.cat([white_point(x) for x in batches()]).mean().clamp(min=1e-3))
-        mean, variance = mean_and_variance(x / self.white for x in batches())
-        self.place_mean.copy_(mean)
-        self.place_std.copy_(variance.sqrt())
-        self.pixel_mean.copy_(mean.mean())
-        self.pixel_spread.copy_((variance.mean() + mean.var(correction=0)).sqrt().clamp(min=1e-3))
-        colour, apart = background_of(self.place_mean, self.place_std)
-        self.colour.copy_(colour)
-        self.apart.copy_(apart)
+        """Before training: white, mean and std of the training images at each place, and background."""
+        good = look_at(batches)
+        self.white.copy_(good.white)
+        self.place_mean.copy_(good.mean)
+        self.place_std.copy_(good.std)
+        self.pixel_mean.copy_(good.mean.mean())
+        self.pixel_spread.copy_(good.spread)
+        self.colour.copy_(good.colour)
+        self.apart.copy_(good.apart)
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:

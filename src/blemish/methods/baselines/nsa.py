@@ -38,16 +38,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
-from blemish.data.part import background_of
 from blemish.data.planting import LEVELS
 from blemish.methods.base import Batches, TrainedMethod
-from blemish.methods.baselines.cutpaste_backbones import ResNet18
+from blemish.methods.baselines.nsa_network import EncoderDecoder
 from blemish.methods.baselines.nsa_patches import OBJECT, TEXTURE, Habit, alter_each, part_pixels
-from blemish.methods.components.functional import mean_and_variance, white_point
+from blemish.methods.components.altered import count_of, draw_apart, filled, look_at
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -160,62 +159,6 @@ def counts_of(d: Tensor) -> Tensor:
 # --- the network ----------------------------------------------------------------------------------------
 
 
-class TransposedBlock(nn.Module):
-    """The residual block of the way up: twice the height and width, ReLU(up(x) + conv(ReLU(up(x))))."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        up = nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=False)
-        self.first = nn.Sequential(up, nn.BatchNorm2d(outputs))
-        same = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.second = nn.Sequential(same, nn.BatchNorm2d(outputs))
-        self.mix = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.normalisation = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, 2 h, 2 w) ≥ 0."""
-        shortcut = self.normalisation(spread(self.mix(x)))
-        return F.relu(shortcut + self.second(F.relu(self.first(x))))
-
-
-def spread(x: Tensor) -> Tensor:
-    """Put zeros between pixels: (B, C, h, w) -> (B, C, 2 h, 2 w), x at even rows and columns.
-
-    After a 1×1 convolution this is a transposed one of stride 2. That one, as torch has it, ends the process
-    on some CPUs when channels lie last in memory.
-    """
-    B, C, h, w = x.shape
-    return F.pad(x[:, :, :, None, :, None], (0, 1, 0, 0, 0, 1)).reshape(B, C, 2 * h, 2 * w)
-
-
-class EncoderDecoder(nn.Module):
-    """ResNet-18 down to a 32nd of the height and width, and back up to one logit for each pixel."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        w = width
-        self.encoder = ResNet18(channels, 0, w).layers
-        self.bottleneck = nn.Sequential(
-            nn.Conv2d(8 * w, 4 * w, 1, bias=False),
-            nn.ReLU(),
-            nn.Conv2d(4 * w, 2 * w, 1, bias=False),
-            nn.ReLU(),
-        )
-        pairs = ((2 * w, w), (w, w // 2), (w // 2, w // 4))
-        self.decoder = nn.Sequential(*(TransposedBlock(a, b) for a, b in pairs))
-        self.last = nn.ConvTranspose2d(w // 4, 1, 7, stride=2, padding=3, output_padding=1, bias=False)
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d):
-                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  the quickest
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, H, W)."""
-        up = self.decoder(self.bottleneck(self.encoder(x)))
-        up = F.interpolate(up, scale_factor=2.0, mode="bilinear", align_corners=True)
-        return self.last(up)[:, 0, : x.shape[2], : x.shape[3]]
-
-
 class Nsa(TrainedMethod[NsaConfig]):
     """NSA's network. `forward` maps images to maps of their own size in [0, 1]."""
 
@@ -257,18 +200,15 @@ class Nsa(TrainedMethod[NsaConfig]):
 
     def loss_of_images(self, x: Tensor, count: int) -> Tensor:
         """Return `loss` with so many images at least: of few images several are made of each."""
-        x = moved(x[torch.arange(max(2, count, len(x))) % len(x)] / self.white)
+        x = moved(filled(x, count) / self.white)
         altered, touched = self.alter(x)
         labels = label(change(x, altered), touched, self.half_way)
         return F.binary_cross_entropy_with_logits(self.logits(altered).float(), labels)
 
     def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
-        """Return the loss of one process's images; batch normalisation sees these alone.
-
-        All processes draw from the same seed: each goes on from another one, or two would blend the same.
-        """
-        torch.manual_seed(int(torch.randint(2**31, ())) + share.first)
-        return self.loss_of_images(x, math.ceil(self.config.batch_size * len(x) / share.total))
+        """Return the loss of one process's images; batch normalisation sees these alone."""
+        draw_apart(share)
+        return self.loss_of_images(x, count_of(share, len(x), self.config.batch_size))
 
     @torch.no_grad()
     def alter(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -284,13 +224,12 @@ class Nsa(TrainedMethod[NsaConfig]):
     @torch.no_grad()
     def prepare(self, batches: Batches) -> None:
         """Before training: white, mean and spread of the pixels, background, and x₀."""
-        self.white.copy_(torch.cat([white_point(x) for x in batches()]).mean().clamp(min=1e-3))
-        mean, variance = mean_and_variance(x / self.white for x in batches())
-        self.pixel_mean.copy_(mean.mean(dim=(1, 2), keepdim=True))
-        self.pixel_spread.copy_((variance.mean() + mean.var(correction=0)).sqrt().clamp(min=1e-3))
-        colour, apart = background_of(mean, variance.sqrt())
-        self.colour.copy_(colour)
-        self.apart.copy_(apart)
+        good = look_at(batches)
+        self.white.copy_(good.white)
+        self.pixel_mean.copy_(good.mean.mean(dim=(1, 2), keepdim=True))
+        self.pixel_spread.copy_(good.spread)
+        self.colour.copy_(good.colour)
+        self.apart.copy_(good.apart)
         self.half_way.copy_(self._half_change(batches))
 
     def _half_change(self, batches: Batches) -> Tensor:
