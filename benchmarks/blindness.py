@@ -20,6 +20,7 @@ from unittest.mock import PropertyMock, patch
 
 import numpy as np
 import torch
+from learning import lesson_of
 
 from blemish.core.files import write_whole
 from blemish.data import planting
@@ -27,9 +28,9 @@ from blemish.data.dataset import open_dataset, split_good
 from blemish.methods.planted import Planted, PlantedConfig
 from blemish.metrics.roc import Roc
 from blemish.training import choice
-from blemish.training.device import make_accelerator
+from blemish.training.auto import plant_trial_of
 from blemish.training.images import ImageOptions, load_images
-from blemish.training.learn import Lesson, learn, make_network
+from blemish.training.learn import learn, make_network
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,18 +42,7 @@ def trained(images: Any, kinds: tuple[str, ...], steps: int) -> Planted:
     config = PlantedConfig(steps=steps)
     with patch.object(PlantedConfig, "kind_names", PropertyMock(return_value=kinds)):
         network = make_network(Planted, config, images.image_format.channels, seed=0)
-        lesson = Lesson(
-            train=images.train,
-            validation=None,
-            scored=images.scored,
-            accelerator=make_accelerator("cpu", "auto"),
-            seed=0,
-            folder=None,
-            identity={},
-            resume=False,
-            on_progress=Silent().training,
-        )
-        learn(network, config, lesson)
+        learn(network, config, lesson_of(images))
     assert isinstance(network, Planted)
     return network.eval()
 
@@ -99,11 +89,8 @@ def main() -> None:
     split = split_good(open_dataset(options.data), validation_fraction=0.15, calibration_fraction=0.1, seed=0)
     config = replace(PlantedConfig(), validation_fraction=0.15)
     images = load_images(split, config, ImageOptions(), Silent().loading, 0)
-    assert images.validation is not None
-    good = images.validation.batch(np.arange(len(images.validation)))[: choice.MOST_GOOD]
-    train = images.train.batch(np.arange(min(60, len(images.train))))
     with patch.object(choice, "KINDS", KINDS):
-        trial = choice.plant_trial(torch.from_numpy(good), torch.from_numpy(train), seed=0)
+        trial = plant_trial_of(images, seed=0)
     path = RESULTS / "blindness.json"
     found: dict[str, Any] = {"data": options.data.name, "steps": options.steps, "networks": {}}
     if path.exists():

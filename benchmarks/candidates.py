@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from learning import lesson_of
 
 from blemish.core.errors import BlemishError
 from blemish.core.files import write_whole
@@ -31,9 +32,8 @@ from blemish.data.dataset import open_dataset, split_good
 from blemish.methods.base import TrainedMethod
 from blemish.methods.registry import method_named, preset_named
 from blemish.training.auto import COSTS
-from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, load_images
-from blemish.training.learn import Lesson, learn, make_network
+from blemish.training.learn import learn, make_network
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,17 +55,7 @@ def learn_timed(name: str, size: int, images: Any, steps: int | None) -> tuple[A
     if steps is not None and of_preset is not None:
         config = replace(config, steps=steps)
     network = make_network(method_named(method), config, images.image_format.channels, seed=0)
-    lesson = Lesson(
-        train=images.train,
-        validation=None,
-        scored=images.scored,
-        accelerator=make_accelerator("cpu", "auto"),
-        seed=0,
-        folder=None,
-        identity={},
-        resume=False,
-        on_progress=Silent().training,
-    )
+    lesson = lesson_of(images)
     began = time.process_time()
     learn(network, config, lesson)
     return network.eval(), time.process_time() - began, of_preset

@@ -21,16 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from learning import lesson_of
+from real import image_area, pixel_area, test_images
 
 from blemish.core.files import write_whole
-from blemish.data.dataset import open_dataset, read_mask, split_good
-from blemish.images import decode, preprocess
+from blemish.data.dataset import open_dataset, split_good
 from blemish.methods.auto import AutoConfig
-from blemish.metrics.roc import Roc
 from blemish.training import auto, choice
-from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, load_images
-from blemish.training.learn import Lesson
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results" / "choice.json"
@@ -42,8 +40,8 @@ RULES = {
 """What the choice could go by, from the planted areas of members."""
 
 
-def learnt(data: Path, minutes: float, channels: int | None, seed: int) -> tuple[Any, dict[str, Any], dict]:
-    """Have the candidates learn; returns the run, the networks by name, and their maps of the trial."""
+def begun(data: Path, minutes: float, channels: int | None, seed: int) -> auto.Run:
+    """Read a category's images, hold some out and plant defects into them, as `auto` does."""
     config = AutoConfig(minutes=minutes)
     split = split_good(
         open_dataset(data),
@@ -53,65 +51,59 @@ def learnt(data: Path, minutes: float, channels: int | None, seed: int) -> tuple
     )
     config = auto.shaped(config, split)
     images = load_images(split, config, ImageOptions(channels=channels), Silent().loading, seed)
-    lesson = Lesson(
-        train=images.train,
-        validation=images.validation,
-        scored=images.scored,
-        accelerator=make_accelerator("cpu", "auto"),
-        seed=seed,
-        folder=None,
-        identity={},
-        resume=False,
-        on_progress=Silent().training,
+    return auto.Run(
+        config=config,
+        images=images,
+        lesson=lesson_of(images, seed),
+        trial=auto.plant_trial_of(images, seed),
+        watcher=Silent(),
+        tensors={},
     )
-    trial = auto.plant_trial_of(images, seed)
-    run = auto.Run(config=config, images=images, lesson=lesson, trial=trial, watcher=Silent(), tensors={})
-    names, steps = auto.candidates(minutes, len(images.train))
+
+
+def maps_of_trial(member: Any, run: auto.Run) -> tuple[np.ndarray, np.ndarray]:
+    """Return a member's maps of the trial's good and planted images."""
+    here = torch.device("cpu")
+    return choice.maps_of(member, run.trial.good, here), choice.maps_of(member, run.trial.planted, here)
+
+
+def learnt(run: auto.Run, minutes: float) -> tuple[dict[str, Any], dict]:
+    """Have the candidates learn; returns the networks by name, and their maps of the trial."""
+    names, steps = auto.candidates(minutes, len(run.images.train))
     networks: dict[str, Any] = {}
     maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name in names:
         began = time.monotonic()
         networks[name] = auto.learn_candidate(name, run, steps)
-        here = torch.device("cpu")
-        good, planted = (choice.maps_of(networks[name], x, here) for x in (run.trial.good, run.trial.planted))
-        maps[name] = good, planted
+        maps[name] = maps_of_trial(networks[name], run)
         print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
-    return run, networks, maps
+    return networks, maps
 
 
 def real_maps(data: Path, run: Any, networks: dict[str, Any]) -> tuple[dict, np.ndarray, np.ndarray | None]:
     """Score the test split: maps by name at half size, which images are defective, and their masks."""
     dataset = open_dataset(data)
     maps: dict[str, list[np.ndarray]] = {name: [] for name in networks}
-    masks = []
-    for sample in dataset.test:
-        image = decode.read(sample.path)
-        small = preprocess.prepare(
-            image, run.images.image_format, run.config.size, allow=run.images.allow, name=str(sample.path)
-        )
+    seen = []
+    for one in test_images(dataset, run.images, run.config.size):
         for name, network in networks.items():
-            maps[name].append(choice.maps_of(network, torch.from_numpy(small)[None], torch.device("cpu"))[0])
-        if dataset.has_masks:
-            mask = read_mask(sample, image.shape[:2]).astype(np.float32)
-            half = (run.config.size[0] // 2, run.config.size[1] // 2)
-            masks.append(preprocess.resize(mask[None], half)[0] > 0.5)
-    defective = np.array([sample.is_defect for sample in dataset.test])
-    stacked = {name: np.stack(found) for name, found in maps.items()}
-    return stacked, defective, np.stack(masks) if masks else None
+            maps[name].append(choice.maps_of(network, one.image, torch.device("cpu"))[0])
+        seen.append((one.defective, one.mask))
+    defective = np.array([is_defect for is_defect, _ in seen])
+    masks = np.stack([mask for _, mask in seen]) if dataset.has_masks else None
+    return {name: np.stack(found) for name, found in maps.items()}, defective, masks
 
 
 def areas(maps: np.ndarray, defective: np.ndarray, masks: np.ndarray | None) -> dict[str, float]:
     """Image and pixel AUROC of real defects."""
-    scores = choice.image_scores(maps)
-    found = {"image": Roc.of(scores[~defective], scores[defective]).auroc()}
-    if masks is not None:
-        found["pixel"] = Roc.of(maps[~masks], maps[masks]).auroc()
-    return found
+    found = {"image": image_area(maps, defective)}
+    return found if masks is None else found | {"pixel": pixel_area(maps, masks)}
 
 
 def measure(data: Path, minutes: float, channels: int | None, seed: int) -> dict[str, Any]:
     """Compare what the choice knew with what the test split says."""
-    run, networks, maps = learnt(data, minutes, channels, seed)
+    run = begun(data, minutes, channels, seed)
+    networks, maps = learnt(run, minutes)
     rows = [choice.compare((name,), maps[name][0], maps[name][1], run.trial) for name in networks]
     chosen = choice.choose(rows, maps, run.trial)
     real, defective, masks = real_maps(data, run, networks)
@@ -122,13 +114,16 @@ def measure(data: Path, minutes: float, channels: int | None, seed: int) -> dict
         table[" + ".join(members)] = areas(
             np.mean([scaled[name] for name in members], axis=0), defective, masks
         )
-    kept = table[" + ".join(chosen.members)]
-    regret = {m: max(row[m] for row in table.values()) - kept[m] for m in kept}
     planted = {" + ".join(r.members): {"image": r.image_auroc, "pixel": r.pixel_auroc} for r in chosen.rows}
-    return {"minutes": minutes, "seed": seed, "chosen": " + ".join(chosen.members), "regret": regret} | {
-        "real": table,
-        "planted": planted,
-    }
+    name = " + ".join(chosen.members)
+    found = {"minutes": minutes, "seed": seed, "chosen": name, "real": table, "planted": planted}
+    return found | {"regret": regret(found, name)}
+
+
+def regret(row: dict[str, Any], chosen: str) -> dict[str, float]:
+    """How far the best of a category is above the chosen one, by measure."""
+    kept = row["real"][chosen]
+    return {m: max(other[m] for other in row["real"].values()) - kept[m] for m in kept}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -139,11 +134,10 @@ def table(found: dict[str, Any]) -> str:
         cells = []
         for rule, goodness in RULES.items():
             chosen = max(row["planted"], key=lambda members: goodness(row["planted"][members]))
-            kept = row["real"][chosen]
-            regret = {m: max(other[m] for other in row["real"].values()) - kept[m] for m in kept}
-            for measure_, value in regret.items():
-                sums[rule][measure_].append(value)
-            cells.append(f"{chosen}: " + " / ".join(f"{value:.3f}" for value in regret.values()))
+            lost = regret(row, chosen)
+            for measured, value in lost.items():
+                sums[rule][measured].append(value)
+            cells.append(f"{chosen}: " + " / ".join(f"{value:.3f}" for value in lost.values()))
         lines.append(f"| {category} | " + " | ".join(cells) + " |")
     means = [" / ".join(f"{np.mean(v):.3f}" for v in sums[rule].values() if v) for rule in RULES]
     lines.append("| mean | " + " | ".join(means) + " |")

@@ -19,25 +19,24 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from real import image_area, pixel_area, test_images
 from torch import Tensor
 
 from blemish.core.files import write_whole
-from blemish.data.dataset import Dataset, open_dataset, read_mask, split_good
-from blemish.images import decode, preprocess
+from blemish.data.dataset import Dataset, open_dataset, split_good
 from blemish.methods.density import densities
 from blemish.methods.density import features as filter_bank
 from blemish.methods.density.filters import Filters, FiltersConfig
-from blemish.metrics.roc import Roc
-from blemish.training.images import ImageOptions, load_images
+from blemish.training.images import ImageOptions, TrainingImages, load_images
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = 256
-SCORES = {"maximum": 0.0, "top 0.2 %": 0.002, "top 1 %": 0.01, "top 5 %": 0.05}
-"""Image scores: the mean of this share of the map's pixels, the largest ones."""
+SCORES = {"maximum": SIZE * SIZE, "top 0.2 %": 500, "top 1 %": 100, "top 5 %": 20}
+"""Image scores: the mean of the map's largest values, one in so many."""
 
 Change = Callable[[], contextlib.AbstractContextManager[object]]
-own_shrink, own_features, own_width = densities.shrink, filter_bank.features, filter_bank.feature_width
+own_shrink, own_features = densities.shrink, filter_bank.features
 
 
 def columns(levels: int, channels: int) -> dict[str, list[int]]:
@@ -75,11 +74,11 @@ def levels(n: int) -> Change:
     return lambda: patch.object(filter_bank, "LEVELS", n)
 
 
-def shrinking(toward: float | None) -> Change:
+def shrinking(toward: float) -> Change:
     """Draw covariances to their mean by a fixed share instead of by d / (d + n)."""
 
     def shrink(covariance: Tensor, n: int, ridge: float) -> Tensor:
-        drawn = covariance.lerp(covariance.mean(dim=0, keepdim=True), toward or 0.0)
+        drawn = covariance.lerp(covariance.mean(dim=0, keepdim=True), toward)
         return drawn + ridge * torch.eye(covariance.shape[-1], dtype=drawn.dtype)
 
     return lambda: patch.object(densities, "shrink", shrink)
@@ -113,39 +112,17 @@ VARIANTS: dict[str, tuple[dict[str, Any], Change]] = {
 }
 
 
-def image_score(maps: np.ndarray, share: float) -> np.ndarray:
-    """Mean of the largest share of each map's pixels: (n, h, w) -> (n,)."""
-    flat = maps.reshape(len(maps), -1)
-    count = max(1, int(share * flat.shape[1]))
-    return np.partition(flat, flat.shape[1] - count, axis=1)[:, -count:].mean(axis=1)
-
-
 def areas(maps: np.ndarray, defective: np.ndarray, masks: np.ndarray | None) -> dict[str, float]:
     """Image AUROC by each image score, and pixel AUROC where there are masks."""
-    found = {}
-    for name, share in SCORES.items():
-        scores = image_score(maps, share)
-        found[name] = Roc.of(scores[~defective], scores[defective]).auroc()
-    if masks is not None:
-        found["pixel"] = Roc.of(maps[~masks], maps[masks]).auroc()
-    return found
+    found = {name: image_area(maps, defective, one_in) for name, one_in in SCORES.items()}
+    return found if masks is None else found | {"pixel": pixel_area(maps, masks)}
 
 
-def test_arrays(dataset: Dataset, images: Any) -> tuple[Tensor, np.ndarray, np.ndarray | None]:
+def test_arrays(dataset: Dataset, images: TrainingImages) -> tuple[Tensor, np.ndarray, np.ndarray | None]:
     """Read the test split: images (n, C, H, W), which are defective, and masks (n, H / 2, W / 2)."""
-    arrays, masks = [], []
-    for sample in dataset.test:
-        image = decode.read(sample.path)
-        arrays.append(
-            preprocess.prepare(
-                image, images.image_format, (SIZE, SIZE), allow=images.allow, name=str(sample.path)
-            )
-        )
-        if dataset.has_masks:
-            mask = read_mask(sample, image.shape[:2]).astype(np.float32)
-            masks.append(preprocess.resize(mask[None], (SIZE // 2, SIZE // 2))[0] > 0.5)
-    defective = np.array([sample.is_defect for sample in dataset.test])
-    return torch.from_numpy(np.stack(arrays)), defective, np.stack(masks) if masks else None
+    seen = list(test_images(dataset, images, (SIZE, SIZE)))
+    masks = np.stack([one.mask for one in seen]) if dataset.has_masks else None
+    return torch.cat([one.image for one in seen]), np.array([one.defective for one in seen]), masks
 
 
 @torch.inference_mode()

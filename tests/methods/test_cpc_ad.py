@@ -815,8 +815,8 @@ def test_impossible_options_are_refused_in_one_line(changes, words):
 
 def test_grey_needs_one_or_three_channels():
     with pytest.raises(UsageError, match=r"^--grey: images have 5 channels, not 3 or 1; give --no-grey$"):
-        CpcAd(ONE_PATCH, channels=5)
-    CpcAd(replace(ONE_PATCH, grey=False), channels=5)
+        CpcAd(replace(ONE_PATCH, grey=True), channels=5)
+    CpcAd(ONE_PATCH, channels=5)
 
 
 def test_the_smallest_sizes_that_are_allowed_have_a_context_everywhere():

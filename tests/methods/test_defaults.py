@@ -26,7 +26,7 @@ METAL = {
     "schedule": "cosine", "validation_fraction": 0.0, "calibration_fraction": 0.1,
 }  # fmt: skip
 CPC_AD = {
-    "size": (192, 192), "image_score": "top1", "steps": 800, "batch_size": 16, "grey": True, "exposure": True,
+    "size": (192, 192), "image_score": "top1", "steps": 800, "batch_size": 16, "grey": False, "exposure": True,
     "crop": 0.8, "flip": True, "patch_size": 64, "sub_patch_size": 16, "window": "patch", "encoder": "dense",
     "width": 16, "shared_encoder": True, "skip": 1, "steps_ahead": 5, "negatives": 16,
     "negatives_of": "batch", "bank": 256, "bank_seed": 0, "score": "infonce", "place_statistics": True,
@@ -65,8 +65,8 @@ def test_metal_is_what_its_page_says():
 def test_cpc_ad_is_what_its_page_says():
     check(CpcAdConfig(), CPC_AD)
     check(CpcAd.presets["default"], CPC_AD)
-    # half of the training, and the score without the density: the page's `compact`
-    compact = {"steps": 400, "place_density": False, "image_score": "top5"}
+    # half of the training, and the score without the density, in grey: the page's `compact`
+    compact = {"steps": 400, "grey": True, "place_density": False, "image_score": "top5"}
     check(CpcAd.presets["compact"], {**CPC_AD, **compact})
 
 

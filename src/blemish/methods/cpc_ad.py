@@ -66,8 +66,8 @@ class CpcAdConfig(TrainedConfig):
     """Optimiser steps when `epochs` is None."""
     batch_size: int = 16
     """Images in an optimiser step."""
-    grey: bool = True
-    """Turn RGB into grey first; images of one channel are grey already."""
+    grey: bool = False
+    """Turn RGB into grey first, as the paper does; images of one channel are grey already."""
     exposure: bool = True
     """Scale each image first, so that its brightest tenth is as bright as the training images'."""
     crop: float = 0.8
@@ -299,10 +299,11 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
     config_type = CpcAdConfig
     presets: ClassVar[dict[str, CpcAdConfig]] = {
         "default": CpcAdConfig(),
-        "compact": CpcAdConfig(steps=400, place_density=False, image_score="top5"),
+        "compact": CpcAdConfig(steps=400, grey=True, place_density=False, image_score="top5"),
         "paper": CpcAdConfig(
             image_size=768,
             image_score="top5",
+            grey=True,
             patch_size=256,
             sub_patch_size=64,
             encoder="resnet18",

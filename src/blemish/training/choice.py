@@ -2,7 +2,6 @@
 
     (1)  goodness = (planted image AUROC + planted pixel AUROC) / 2, and more for two methods, see `PAIR`
 
-
 Each candidate learns from good images, and scores other good images and copies of them with planted defects.
 The kinds planted here are those of the second family (`data.planting.FAMILIES`); a candidate that itself
 learns from planted defects learns from the first family alone, so it is judged by kinds that it never met.
@@ -206,8 +205,8 @@ def _goodness(row: Row) -> float:
     return ((row.image_auroc or 0.0) + (row.pixel_auroc or 0.0)) / 2 + (PAIR + MARGIN) * (len(methods) - 1)
 
 
-def image_scores(maps: np.ndarray) -> np.ndarray:
-    """Return the mean of the largest hundredth of each map: (n, h, w) -> (n,)."""
+def image_scores(maps: np.ndarray, one_in: int = LOUDEST) -> np.ndarray:
+    """Return the mean of the largest values of each map, one in so many: (n, h, w) -> (n,)."""
     flat = maps.reshape(len(maps), -1)
-    count = max(1, flat.shape[1] // LOUDEST)
+    count = max(1, flat.shape[1] // one_in)
     return np.partition(flat, flat.shape[1] - count, axis=1)[:, -count:].mean(axis=1)

@@ -1,0 +1,27 @@
+"""What the benchmarks that train outside of a run folder have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blemish.training.device import make_accelerator
+from blemish.training.learn import Lesson
+from blemish.training.watcher import Silent
+
+if TYPE_CHECKING:
+    from blemish.training.images import TrainingImages
+
+
+def lesson_of(images: TrainingImages, seed: int = 0) -> Lesson:
+    """Return how a network learns all training images here: on the CPU, in silence, with nothing kept."""
+    return Lesson(
+        train=images.train,
+        validation=None,
+        scored=images.scored,
+        accelerator=make_accelerator("cpu", "auto"),
+        seed=seed,
+        folder=None,
+        identity={},
+        resume=False,
+        on_progress=Silent().training,
+    )
