@@ -58,14 +58,25 @@ def ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def data_root() -> Path:
-    """The folder of the real data sets (BLEMISH_DATA, else ../shared/data beside the repository)."""
+def real_data() -> Path:
+    """Return the folder of the real data sets: BLEMISH_DATA, or ../shared/data beside the repository.
+
+    Raises FileNotFoundError where there is none.
+    """
     beside = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
     root = Path(os.environ.get("BLEMISH_DATA") or beside)
     if not root.is_dir():
-        pytest.skip(f"no real data sets at {root}; set BLEMISH_DATA")
+        raise FileNotFoundError(f"no real data sets at {root}; set BLEMISH_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the real data sets; who needs them is skipped where there are none."""
+    try:
+        return real_data()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 def tiny_image(seed: int) -> np.ndarray:

@@ -26,53 +26,10 @@ from blemish.export import onnx as exporting
 from blemish.export.onnx import export
 from blemish.inference import load
 from blemish.inference.onnx_backend import CALIBRATION, DESCRIPTION, load_exported
-from blemish.methods.config import DetectorConfig, TrainedConfig
 from blemish.methods.metal import MetalConfig
-from blemish.methods.registry import METHODS
 from blemish.training import fit
 
 pytestmark = pytest.mark.usefixtures("single_thread")
-
-TINY: dict[str, dict] = {
-    "metal": {"image_size": 32, "patch_size": 8, "embedding": 8, "hidden": 16, "heads": 2},
-    "cpc-ad": {"image_size": 64, "patch_size": 32, "sub_patch_size": 8, "width": 4, "bank": 16},
-    "auto": {"image_size": 64, "members": ("pca", "variation")},
-    "planted": {"image_size": 48, "crop_size": 32, "width": 0.25},
-    "filters": {"image_size": 64, "grid": 8},
-    "pca": {"image_size": 32, "components": 3},
-    "kde": {"image_size": 16},
-    "variation": {"image_size": 32},
-    "texture-inspection": {"image_size": 32, "levels": 2, "components": 2, "patches": 200},
-    "ae-l2": {"image_size": 32},
-    "ae-ssim": {"image_size": 32},
-    "cutpaste": {"image_size": 32, "patch_size": 16, "stride": 2, "width": 4},
-    "nsa": {"image_size": 48, "width": 4},
-    "padim": {"image_size": 32, "dimensions": 20},
-    "patchcore": {"image_size": 32, "bank": 50},
-}
-
-
-def tiny_config(method: str) -> DetectorConfig:
-    kind = METHODS[method].config_type
-    options = TINY[method] | {"calibration_fraction": 0.4}
-    if issubclass(kind, TrainedConfig):
-        options |= {"steps": 2, "batch_size": 4}
-    return kind(**options)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_answers_alike(method: str, tiny_category: Path, tmp_path: Path):
-    fit.fit(tiny_category, method=method, config=tiny_config(method), out=tmp_path / "run", device="cpu")
-    difference = export(tmp_path / "run", tmp_path / "model.onnx")
-    assert difference < 1e-4
-    images = sorted((tiny_category / "test").rglob("*.png"))
-    assert_same_answers(tmp_path / "run", tmp_path / "model.onnx", images)
-
-
-def test_every_method_is_here():
-    assert set(TINY) == set(METHODS)
-
 
 SHAPES = {
     "grey 16 bits, not square": lambda i: tiny_image(i)[:48, :, 0].astype(np.uint16) * 200,
@@ -88,7 +45,9 @@ def test_other_images_answer_alike(kind: str, tmp_path: Path):
         path.parent.mkdir(exist_ok=True)
         planar = {"planarconfig": "contig", "photometric": "minisblack"}
         tifffile.imwrite(path, SHAPES[kind](i), **planar)
-    config = MetalConfig(**TINY["metal"], steps=2, calibration_fraction=0.4)
+    config = MetalConfig(
+        image_size=32, patch_size=8, embedding=8, hidden=16, heads=2, steps=2, calibration_fraction=0.4
+    )
     options = fit.ImageOptions(value_range=(0.0, 1.0)) if "float" in kind else None
     fit.fit(tmp_path / "good", config=config, out=tmp_path / "run", device="cpu", image_options=options)
     export(tmp_path / "run", tmp_path / "model.onnx")

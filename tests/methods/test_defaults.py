@@ -26,9 +26,9 @@ METAL = {
     "schedule": "cosine", "validation_fraction": 0.0, "calibration_fraction": 0.1,
 }  # fmt: skip
 CPC_AD = {
-    "size": (192, 192), "image_score": "top1", "steps": 800, "batch_size": 16, "grey": False, "exposure": True,
-    "crop": 0.8, "flip": True, "patch_size": 64, "sub_patch_size": 16, "window": "patch", "encoder": "dense",
-    "width": 16, "shared_encoder": True, "skip": 1, "steps_ahead": 5, "negatives": 16,
+    "size": (192, 192), "image_score": "top1", "steps": 800, "batch_size": 16, "grey": False,
+    "exposure": True, "crop": 0.8, "flip": True, "patch_size": 64, "sub_patch_size": 16, "window": "patch",
+    "encoder": "dense", "width": 16, "shared_encoder": True, "skip": 1, "steps_ahead": 5, "negatives": 16,
     "negatives_of": "batch", "bank": 256, "bank_seed": 0, "score": "infonce", "place_statistics": True,
     "place_density": True,
     "combine": "mean", "interpolation": "linear", "calibration_fraction": 0.1,

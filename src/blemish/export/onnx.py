@@ -78,7 +78,7 @@ def _graph_of(network: Method[Any], model_file: ModelFile) -> onnx.ModelProto:
     example = torch.zeros(2, model_file.image_format.channels, *model_file.size)
     with torch.inference_mode():
         has_scores = isinstance(network(example), tuple)
-    with warnings.catch_warnings(), redirect_stdout(None), _quiet():
+    with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(None), _quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network,
