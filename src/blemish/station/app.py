@@ -7,17 +7,19 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from blemish.core.errors import BlemishError
 from blemish.station.engine import MAX_WAITING_BYTES
 from blemish.station.errors import handle_error
 from blemish.station.guard import Guard
 from blemish.station.prometheus import Meters
+from blemish.station.proxy import Place, RootPath
 from blemish.station.routes import health, inspections, models, pages, session, trainings
 from blemish.station.routes.access import RouteRoles
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from blemish.station.security import Tokens
     from blemish.station.station import Station
@@ -36,11 +38,12 @@ def create(
     station: Station,
     *,
     tokens: Tokens,
-    hosts: Sequence[str] = (),
+    place: Place | None = None,
     max_bytes: int = 64 * 2**20,
     time_limit: float = 30.0,
 ) -> FastAPI:
-    """Make the application. `hosts` are the names it answers to (none: any), `time_limit` in seconds."""
+    """Make the application. `place`: where it is found (None: by any name), `time_limit` in seconds."""
+    place = place or Place()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -64,9 +67,14 @@ def create(
     app.add_middleware(
         Guard,
         tokens=tokens,
-        hosts=hosts,
+        hosts=place.hosts,
+        names=place.names,
         max_bytes=max_bytes,
         max_held=MAX_WAITING_BYTES,
         role_for=RouteRoles(ROUTERS),
     )
+    if place.root_path:
+        app.add_middleware(RootPath, root_path=place.root_path)
+    if place.trusted:  # the outermost: what follows sees the client, not the proxy
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(place.trusted))
     return app

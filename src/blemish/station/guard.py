@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -44,16 +45,18 @@ class Guard:
         *,
         tokens: Tokens,
         hosts: Sequence[str],
+        names: Sequence[str] = (),
         max_bytes: int,
         max_held: int = 2**29,
         role_for: Callable[[Scope], Role | None],
     ) -> None:
         """Guard `app`.
 
-        `hosts` are the names it may be called by, `role_for` says which role a request needs. A body is
-        refused above `max_bytes`, and when the bodies of all open requests together are above `max_held`.
+        `hosts` are the names it may be called by, `names` what browsers call it, where a proxy tells it
+        another name; `role_for` says which role a request needs. A body is refused above `max_bytes`, and when the bodies of all open requests together are above `max_held`.
         """
-        self.app, self.tokens, self.hosts = app, tokens, frozenset(hosts)
+        self.app, self.tokens = app, tokens
+        self.hosts, self.names = frozenset(hosts), frozenset(names)
         self.max_bytes, self.max_held, self.role_for = max_bytes, max_held, role_for
         self.held = 0
 
@@ -75,9 +78,10 @@ class Guard:
                 _allow_head(message)
                 for name, value in HEADERS.items():
                     MutableHeaders(scope=message).setdefault(name, value)
-                if scope["path"].startswith("/v1"):
+                path = get_route_path(scope)
+                if path.startswith("/v1"):
                     MutableHeaders(scope=message).setdefault("Cache-Control", "no-store")
-                elif scope["path"].startswith("/static/"):  # a newer page is seen at once
+                elif path.startswith("/static/"):  # a newer page is seen at once
                     MutableHeaders(scope=message).setdefault("Cache-Control", "no-cache")
             await send(message)
 
@@ -97,7 +101,7 @@ class Guard:
             return _refused(400, f"this station is not called {name!r}")
         origin = headers.get("origin")
         writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        if writes and origin is not None and not _is_origin_of(origin, host):
+        if writes and origin is not None and not any(_is_origin_of(origin, n) for n in (host, *self.names)):
             return _refused(403, "requests from other sites are refused")
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length) > self.max_bytes:

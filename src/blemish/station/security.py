@@ -21,6 +21,7 @@ from blemish.core.errors import BlemishError, DataError, UsageError
 from blemish.core.files import write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 Role = Literal["operator", "viewer"]
@@ -177,11 +178,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_binding(host: str, tokens: Tokens) -> None:
-    """Refuse to listen to other machines without a token. Raises UsageError."""
-    if not is_loopback(host) and not tokens.known:
+def check_binding(host: str, tokens: Tokens, *, proxies: Sequence[str] = ()) -> None:
+    """Refuse to listen to other machines, also through a proxy, without a token. Raises UsageError."""
+    reached = proxies[0] if proxies else None if is_loopback(host) else f"--host {host}"
+    if reached is not None and not tokens.known:
         raise UsageError(
-            f"--host {host}: other machines reach it, so a token is required; make one with "
+            f"{reached}: other machines reach it, so a token is required; make one with "
             "`blemish token NAME --role operator`"
         )
 

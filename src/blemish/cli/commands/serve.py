@@ -19,11 +19,11 @@ from blemish.core.errors import UsageError
 from blemish.core.ownership import owned
 
 if TYPE_CHECKING:
+    from blemish.station.proxy import Place
     from blemish.station.security import Tokens
     from blemish.station.station import Station
 
 LOCK = ".serve.lock"
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,12 @@ class ServeOptions(DetectorOptions, StationOptions):
     """The address to listen on; any other than this machine's own requires a token (`blemish token`)."""
     port: int = 8000
     """The port to listen on; 0: a free one."""
+    name: tuple[str, ...] = ()
+    """A name by which browsers call it behind a proxy: NAME or NAME:PORT. It then answers to no other name."""
+    trusted_proxy: tuple[str, ...] = ()
+    """The address or network of a proxy that is believed who the client is, and that it came by https."""
+    root_path: str = ""
+    """The path below which a proxy shows the station, as /station."""
     database: str | None = None
     """The record's address, as postgresql://user@host/name; default a SQLite file in the folder."""
     capacity: int = 64
@@ -59,29 +65,40 @@ class ServeOptions(DetectorOptions, StationOptions):
 def serve(arguments: list[str]) -> int:
     """Run `blemish serve` until Ctrl-C or SIGTERM."""
     options = parse("serve", ServeOptions, arguments)
+    from blemish.station.proxy import place_of
     from blemish.station.security import Tokens, check_binding
 
     tokens = Tokens(options.folder)
-    check_binding(options.host, tokens)
+    place = place_of(
+        options.host, names=options.name, trusted=options.trusted_proxy, root_path=options.root_path
+    )
+    check_binding(options.host, tokens, proxies=_proxies(options))
     listening = _listen(options.host, options.port)
     with owned(
         options.folder, lock=LOCK, option="--folder"
     ):  # `watch` may keep its record in the same folder
-        return _serve(options, tokens, listening)
+        return _serve(options, tokens, place, listening)
 
 
-def _serve(options: ServeOptions, tokens: Tokens, listening: socket.socket) -> int:
+def _proxies(options: ServeOptions) -> list[str]:
+    """Return the options that say that other machines come through a proxy."""
+    from blemish.station.security import is_loopback
+
+    names = [f"--name {name}" for name in options.name if not is_loopback(name.rsplit(":", 1)[0])]
+    return names + [f"--trusted-proxy {address}" for address in options.trusted_proxy]
+
+
+def _serve(options: ServeOptions, tokens: Tokens, place: Place, listening: socket.socket) -> int:
     import uvicorn
 
     from blemish.inference.promise import Promise
     from blemish.station.app import create
-    from blemish.station.security import is_loopback
 
     station = _station(options)
     app = create(
         station,
         tokens=tokens,
-        hosts=LOOPBACK if is_loopback(options.host) else (),
+        place=place,
         max_bytes=options.max_megabytes * 10**6,
         time_limit=options.time_limit,
     )
@@ -93,7 +110,13 @@ def _serve(options: ServeOptions, tokens: Tokens, listening: socket.socket) -> i
             if (engine := station.engines.get(record.digest)) is not None:
                 said = Promise.of(engine.model.detector).describe()
                 write_line(sys.stdout, f"model {record.name}: {said}")
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30, server_header=False)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        timeout_graceful_shutdown=30,
+        server_header=False,
+        proxy_headers=False,  # the application does it, for the proxies that are trusted
+    )
     with StopSignals():  # the server ends by them, and then hands them on
         uvicorn.Server(config).run(sockets=[listening])
     return 0

@@ -120,7 +120,7 @@ async def inspect(
     answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it
     done, _ = await asyncio.wait([answer], timeout=request.app.state.time_limit)
     if not done:
-        return _waiting(taken.id)
+        return _waiting(request, taken.id)
     inspection = answer.result()
     if inspection.error is not None:
         raise ImageError(inspection.error)
@@ -146,10 +146,10 @@ def find(
 
 
 @router.get("/inspections/{id}", response_model=InspectionAnswer, responses={202: WAITING})
-def get(caller: Viewer, station: StationDep, id: Id) -> Any:
+def get(caller: Viewer, request: Request, station: StationDep, id: Id) -> Any:
     """Return one inspection with all of its verdicts; 202: it is not recorded yet."""
     if station.has_open(id):
-        return _waiting(id)
+        return _waiting(request, id)
     return _answer(station, _find(station, id))
 
 
@@ -284,8 +284,9 @@ def _name(filename: str | None) -> str | None:
     return "".join(c if c.isprintable() else "?" for c in filename)[-200:]
 
 
-def _waiting(id: str) -> JSONResponse:
-    headers = {"Location": f"/v1/inspections/{id}", "Retry-After": "1"}
+def _waiting(request: Request, id: str) -> JSONResponse:
+    root_path = request.scope.get("root_path", "")
+    headers = {"Location": f"{root_path}/v1/inspections/{id}", "Retry-After": "1"}
     return JSONResponse(WaitingAnswer(id=id).model_dump(), 202, headers)
 
 

@@ -37,4 +37,5 @@ def documentation(caller: Viewer) -> FileResponse:
 @router.get("/openapi.json")
 def description(caller: Viewer, request: Request) -> JSONResponse:
     """Return the description of the service."""
-    return JSONResponse(request.app.openapi())
+    root_path = request.scope.get("root_path", "")
+    return JSONResponse(request.app.openapi() | ({"servers": [{"url": root_path}]} if root_path else {}))

@@ -33,10 +33,13 @@ async function knock() {
   if (away) setTimeout(knock, HEARTBEAT);
 }
 
+/** The address of a path of the station, which a proxy may show below another path. */
+export const urlOf = (path) => new URL(path.replace(/^\//, ""), document.baseURI).href;
+
 /** Ask now whether the station is back. */
 export async function retry() {
   try {
-    if ((await fetch("/healthz", { cache: "no-store" })).ok) setAway(false);
+    if ((await fetch(urlOf("/healthz"), { cache: "no-store" })).ok) setAway(false);
   } catch {
     /* still away */
   }
@@ -46,7 +49,7 @@ export async function retry() {
 export async function ask(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(urlOf(path), options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     setAway(true);

@@ -1,5 +1,6 @@
 /** Writes /openapi.json out for people: routes, then the types they name. */
 
+import { urlOf } from "./api.js";
 import { at, h } from "./dom.js";
 
 const anchor = (text) => text.replace(/[^A-Za-z0-9]+/g, "-");
@@ -119,8 +120,8 @@ function typeSection([name, schema]) {
 }
 
 async function begin() {
-  at("example").textContent = `curl --data-binary @part.png '${location.origin}/v1/inspections?part=A-17'`;
-  const response = await fetch("/openapi.json");
+  at("example").textContent = `curl --data-binary @part.png '${urlOf("/v1/inspections")}?part=A-17'`;
+  const response = await fetch(urlOf("/openapi.json"));
   if (!response.ok) throw new Error((await response.json()).detail);
   const { paths, components } = await response.json();
   const routes = Object.entries(paths).flatMap(([path, methods]) =>

@@ -1,5 +1,6 @@
 /** Everything that is kept of an inspection, and its files. */
 
+import { urlOf } from "./api.js";
 import { h } from "./dom.js";
 import { seconds, when } from "./format.js";
 import { modelOf } from "./state.js";
@@ -18,7 +19,10 @@ export function detailsOf(inspection) {
     ["Took", seconds(inspection.seconds)],
     ["Number", inspection.id],
   ].filter(([, value]) => value);
-  const link = (href, text, name) => href && h("a", { href, download: name, class: "button small" }, text);
+  const link = (to, text, name) => {
+    const href = to?.startsWith("/") ? urlOf(to) : to;
+    return href && h("a", { href, download: name, class: "button small" }, text);
+  };
   return h(
     "div",
     {},

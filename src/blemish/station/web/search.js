@@ -1,6 +1,6 @@
 /** The view of the record: parts by time, decision, name, verdict and model. */
 
-import { get } from "./api.js";
+import { get, urlOf } from "./api.js";
 import { at, h, mark } from "./dom.js";
 import { DECISIONS, count, lastVerdict, nameOf, number, when } from "./format.js";
 import { station } from "./state.js";
@@ -46,7 +46,7 @@ export class SearchView {
     this.next = null;
     at("search-rows").replaceChildren();
     const given = Object.entries(this.filters()).filter(([, value]) => value);
-    at("export").href = `/v1/export.csv?${new URLSearchParams(given)}`;
+    at("export").href = urlOf(`/v1/export.csv?${new URLSearchParams(given)}`);
     return this.more();
   }
 

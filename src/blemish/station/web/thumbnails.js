@@ -1,5 +1,6 @@
 /** A row of small pictures, newest first, with their decisions; one of them is chosen. */
 
+import { urlOf } from "./api.js";
 import { h, mark } from "./dom.js";
 import { DECISIONS, lastVerdict, nameOf, when } from "./format.js";
 
@@ -8,7 +9,7 @@ export function thumbnail(inspection) {
   if (!inspection.image) return h("span", { class: "thumb blank" });
   return h("img", {
     class: "thumb",
-    src: `${inspection.image}?side=96`,
+    src: urlOf(`${inspection.image}?side=96`),
     alt: "",
     loading: "lazy",
     width: 96,
