@@ -53,7 +53,8 @@ class Guard:
         """Guard `app`.
 
         `hosts` are the names it may be called by, `names` what browsers call it, where a proxy tells it
-        another name; `role_for` says which role a request needs. A body is refused above `max_bytes`, and when the bodies of all open requests together are above `max_held`.
+        another name; `role_for` says which role a request needs. A body is refused above `max_bytes`, and
+        when the bodies of all open requests together are above `max_held`.
         """
         self.app, self.tokens = app, tokens
         self.hosts, self.names = frozenset(hosts), frozenset(names)

@@ -40,7 +40,9 @@ def place_of(host: str, *, names: Sequence[str], trusted: Sequence[str], root_pa
     """Check the options of `serve`, and return where the station is found. Raises UsageError."""
     for name in names:
         if not _NAME.fullmatch(name.lower()):
-            raise UsageError(f"--name {name}: must be NAME or NAME:PORT as browsers show it, without https://")
+            raise UsageError(
+                f"--name {name}: must be NAME or NAME:PORT as browsers show it, without https://"
+            )
     for address in trusted:
         try:
             ipaddress.ip_network(address)

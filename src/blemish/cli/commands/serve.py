@@ -37,7 +37,7 @@ class ServeOptions(DetectorOptions, StationOptions):
     port: int = 8000
     """The port to listen on; 0: a free one."""
     name: tuple[str, ...] = ()
-    """A name by which browsers call it behind a proxy: NAME or NAME:PORT. It then answers to no other name."""
+    """A name by which browsers call it behind a proxy: NAME or NAME:PORT. It answers to no other one."""
     trusted_proxy: tuple[str, ...] = ()
     """The address or network of a proxy that is believed who the client is, and that it came by https."""
     root_path: str = ""
