@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from blemish.core.errors import Interrupted, TrainingError
+from blemish.methods.base import TrainedMethod
 from blemish.methods.config import TrainedConfig
 from blemish.training import trainer as training
 from blemish.training.device import make_accelerator
@@ -37,7 +38,14 @@ class Numbers:
         return np.asarray(indices, np.float32).reshape(-1, 1, 1, 1)
 
 
-class Falling(nn.Module):
+class Follower(nn.Module):
+    """A network as the loop knows it, of a single phase."""
+
+    phases, begin_phase = TrainedMethod.phases, TrainedMethod.begin_phase
+    loss_of_turn = TrainedMethod.loss_of_turn
+
+
+class Falling(Follower):
     """Its loss is its weight, so that each Adam step lowers the weight by the learning rate.
 
     Adam with the constant gradient 1: m / sqrt(v) = 1 after bias correction. With rate 1 the weight after n
@@ -70,7 +78,7 @@ class Falling(nn.Module):
         assert sum(len(x) for x in batches()) > 0
 
 
-class Learner(nn.Module):
+class Learner(Follower):
     """A network whose weights depend on the order of the images and on every rounding."""
 
     def __init__(self) -> None:

@@ -35,6 +35,34 @@ class Start(NamedTuple):
     provenance: dict[str, Any]
 
 
+class Turn(NamedTuple):
+    """Whose turn it is: one loss, `loss_of_turn(x, name)`, and the parameters that follow its gradient.
+
+    The loop holds all other turns' parameters still while it computes this loss.
+    """
+
+    name: str
+    parameters: Iterable[nn.Parameter]
+    every: int = 1
+    """Taken at every so many steps of its phase."""
+    rate: float = 1.0
+    """Its learning rate as a multiple of the scheduled one."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay of both of its means."""
+
+
+class Phase(NamedTuple):
+    """A part of a training: the turns of each of its steps, one after the other on the same batch.
+
+    Its first turn is taken at every step; log.csv and validation show that one's loss.
+    """
+
+    name: str
+    turns: tuple[Turn, ...]
+    share: float = 1.0
+    """Of the training's steps, in proportion to the other phases'; each phase gets one step at least."""
+
+
 class Method(nn.Module, Generic[ConfigT]):
     """A method as a network: parameters and buffers are what a model file keeps."""
 
@@ -73,7 +101,17 @@ class Method(nn.Module, Generic[ConfigT]):
 
 
 class TrainedMethod(Method[ConfigT]):
-    """A method that follows a gradient: the training loop calls `prepare`, `loss` at each step, `finish`."""
+    """A method that follows a gradient: the training loop calls `prepare`, `loss` at each step, `finish`.
+
+    Several optimisers and phases: a method that overrides `phases` names parts of the training that follow
+    each other (a teacher, then students), and in each one the turns of a step (a critic, then a generator).
+    The loop then calls `prepare`; per step and turn `loss_of_turn`; `begin_phase` before each later phase;
+    `finish`. Each turn has its own state of Adam, each phase its own schedule of the learning rate. Best
+    epoch and early stopping are of the last phase. A checkpoint keeps all of it, so that a training that is
+    killed in any phase goes on to the same bytes. Several processes are refused.
+
+    A method whose training can collapse (a constant output) says so in `finish` by a TrainingError.
+    """
 
     @abstractmethod
     def loss(self, x: Tensor) -> Tensor:
@@ -85,6 +123,20 @@ class TrainedMethod(Method[ConfigT]):
 
     def prepare(self, batches: Batches) -> None:
         """Take statistics of the training images before the first step."""
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Name the phases of the training and their turns; a parameter belongs to one turn. Here one of all.
+
+        Every turn of every phase has a name of its own. Parameters of no turn stay as they are.
+        """
+        return (Phase("training", (Turn("loss", self.parameters()),)),)
+
+    def loss_of_turn(self, x: Tensor, turn: str) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> the mean loss of the turn of this name, a number."""
+        return self.loss(x)
+
+    def begin_phase(self, phase: str, batches: Batches) -> None:
+        """Take statistics with the weights of the phases before, or copy them; not called for the first."""
 
     def finish(self, batches: Batches) -> None:
         """Take statistics of the training images with the final weights."""

@@ -25,6 +25,7 @@ class State:
 
     epoch: int = 0
     step: int = 0  # within the epoch
+    phase: int = 0  # of those that the network names
     loss_sum: float = 0.0  # over the epoch's images so far
     images: int = 0
     best_loss: float = math.inf

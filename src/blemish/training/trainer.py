@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blemish.core.errors import Interrupted, TrainingError
 from blemish.core.files import temporary_for
@@ -26,33 +26,20 @@ from blemish.methods.config import TrainedConfig
 from blemish.training.batches import ImageBatches, in_order
 from blemish.training.checkpoint import CHECKPOINT_FOLDER, State, load_checkpoint, save_checkpoint
 from blemish.training.device import keep_freed_memory
-from blemish.training.optimizer import Adam
 from blemish.training.run_folder import Outcome
-from blemish.training.schedule import learning_rate_at
 from blemish.training.stop_signals import StopSignals
+from blemish.training.turns import Loss, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from accelerate import Accelerator
 
-    from blemish.methods.base import TrainedMethod
+    from blemish.methods.base import TrainedMethod, Turn
     from blemish.methods.components.distributed import Share
 
 CHECKPOINT_SECONDS = 30.0
 """A checkpoint is written when the last one is older than this."""
-
-
-class Loss(nn.Module):
-    """The network seen by accelerate: its forward is the loss, so that wrapping applies to training."""
-
-    def __init__(self, network: TrainedMethod[Any]) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, share: Share | None) -> Tensor:
-        """Images (B, C, H, W), or one process's share of them -> the mean loss."""
-        return self.network.loss(x) if share is None else self.network.loss_of_share(x, share)
 
 
 class Trainer:
@@ -83,8 +70,14 @@ class Trainer:
         self.state = State()
         self.best: dict[str, Tensor] | None = None
         fused = True if accelerator.device.type in ("cpu", "cuda") else None
-        optimizer = Adam(network.parameters(), lr=config.learning_rate, fused=fused)
-        self.loss, self.optimizer = accelerator.prepare(Loss(network), optimizer)
+        self.turns = Turns(
+            network,
+            config,
+            method=identity.get("method", type(network).__name__),
+            steps=self.epochs * self.steps_per_epoch,
+            processes=accelerator.num_processes,
+        )
+        self.loss, self.optimizer = accelerator.prepare(Loss(network), self.turns.optimizer(fused=fused))
         self._stop_asked = False
         self._saved_at = time.monotonic()
 
@@ -141,6 +134,8 @@ class Trainer:
         config, state = self.config, self.state
         if config.patience is None or self.validation is None:
             return False
+        if state.best_epoch < 0:
+            return False  # as in all phases but the last
         since_best = state.epoch - 1 - state.best_epoch
         return state.epoch > config.min_epochs and since_best >= config.patience
 
@@ -171,22 +166,33 @@ class Trainer:
     def _step(self, x: Tensor, share: Share | None) -> None:
         state = self.state
         done = state.epoch * self.steps_per_epoch + state.step
-        rate = learning_rate_at(done, self.epochs * self.steps_per_epoch, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self._begin_phase(self.turns.phase_at(done))
         self._seed_draws(state.epoch, state.step)
-        self.optimizer.zero_grad()
-        loss, mean, images = self._loss_of_batch(x, share)
-        value = self._finite(mean, "loss")
-        self.accelerator.backward(loss)
-        self.optimizer.step()
-        state.loss_sum, state.images = state.loss_sum + value * images, state.images + images
+        values: list[float] = []
+        for turn in self.turns.of_step(done, self.optimizer):
+            self.optimizer.zero_grad()
+            loss, mean, images = self._loss_of_batch(x, share, turn)
+            values.append(self._finite(mean, "loss" if self.turns.single else f"the {turn.name}'s loss"))
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+            if len(values) == 1:
+                state.loss_sum, state.images = state.loss_sum + mean * images, state.images + images
         state.step += 1
 
-    def _loss_of_batch(self, x: Tensor, share: Share | None) -> tuple[Tensor, float, int]:
+    def _begin_phase(self, phase: int) -> None:
+        """Tell the network once of each phase that begins with this step."""
+        while self.state.phase < phase:
+            self.state.phase += 1
+            self._seed_draws(self.epochs, self.state.phase)
+            self.network.eval()
+            name = self.turns.phases[self.state.phase].name
+            self.network.begin_phase(name, lambda: self._batches(self.scored))
+            self.network.train()
+
+    def _loss_of_batch(self, x: Tensor, share: Share | None, turn: Turn) -> tuple[Tensor, float, int]:
         """Return the loss to descend, the whole batch's mean loss, and its number of images."""
         with self.accelerator.autocast():
-            loss = self.loss(x, share)
+            loss = self.loss(x, share, turn.name)
         if share is not None:
             loss = loss * share.weight  # as the gradient is the mean of the processes'
         images = len(x) if share is None else share.total
@@ -221,7 +227,7 @@ class Trainer:
         self.network.eval()
         self._seed_draws(self.epochs)  # the same draws after every epoch, and none of an epoch's
         for x, share in self._shares(self.validation, np.arange(len(self.validation))):
-            _, mean, images = self._loss_of_batch(x, share)
+            _, mean, images = self._loss_of_batch(x, share, self.turns.phases[self.state.phase].turns[0])
             total += mean * images
         self.network.train()
         return self._finite(total / len(self.validation), "validation loss")
@@ -232,7 +238,7 @@ class Trainer:
         row = {"epoch": state.epoch + 1, "train_loss": state.loss_sum / state.images}
         if validation is not None:
             row["validation_loss"] = validation
-            if validation < state.best_loss:
+            if validation < state.best_loss and state.phase == len(self.turns.phases) - 1:
                 state.best_loss, state.best_epoch = validation, state.epoch
                 self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         state.rows.append(row | {"seconds": round(state.seconds, 3)})
