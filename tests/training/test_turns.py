@@ -72,7 +72,7 @@ class Pair(TrainedMethod[TrainedConfig]):
         return x[:, 0]
 
 
-def trainer(network: TrainedMethod, config: TrainedConfig = CONFIG, *, folder=None, validation=False) -> Trainer:
+def trainer(network: Pair, config: TrainedConfig = CONFIG, *, folder=None, validation=False) -> Trainer:
     return Trainer(
         network, config, Ones(), Ones() if validation else None, accelerator=make_accelerator("cpu", "fp32"),
         seed=0, folder=folder, identity={"method": "pair"},
@@ -159,7 +159,7 @@ def test_a_turn_that_is_not_a_number_is_named():
         def loss_of_turn(self, x: torch.Tensor, turn: str) -> torch.Tensor:
             return super().loss_of_turn(x, turn) * (float("nan") if turn == "b" else 1)
 
-    with pytest.raises(TrainingError, match=r"^the b's loss is nan at epoch 1, step 2: lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"^the b's loss is nan at epoch 1, step 2: lower"):
         trainer(Bad()).run(resume=False)
 
 

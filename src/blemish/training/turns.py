@@ -59,7 +59,7 @@ class Turns:
     ) -> None:
         """Ask the network for its phases.
 
-        Raises UsageError for fewer steps than phases, and for several processes where there are several turns.
+        Raises UsageError for fewer steps than phases, and for several turns in several processes.
         """
         self.config, self.steps = config, steps
         self.phases = network.phases()
