@@ -47,8 +47,8 @@ def test_what_another_process_records_counts_without_a_restart(tiny_model: Path,
         other = Store.open(None, tmp_path / "station")
         for _ in range(4):
             other.record(rows_of_another(first, 30, higher=1e3))
-        wait_for(lambda: station.drifts[digest].seen == 121)
-        assert station.drifts[digest].alarm
+        wait_for(lambda: station.following.drifts[digest].seen == 121)
+        assert station.following.drifts[digest].alarm
         wait_for(lambda: len(client.get("/v1/alarms").json()) == 1)
         (model,) = client.get("/v1/models").json()
         assert model["drift"]["alarm"]
@@ -59,10 +59,10 @@ def test_what_another_process_records_counts_without_a_restart(tiny_model: Path,
             if line.startswith("blemish_inspections_total")
         ]
         assert sum(counted) == 121
-        evidence = station.drifts[digest].evidence
+        evidence = station.following.drifts[digest].evidence
         other.close()
     again = Station([tiny_model], tmp_path / "station", device="cpu")
-    assert again.drifts[digest].evidence == evidence  # to the bit
+    assert again.following.drifts[digest].evidence == evidence  # to the bit
     again.close()
 
 
@@ -70,11 +70,11 @@ def test_a_row_whose_identifier_is_older_than_the_last_one_counts_too(tiny_model
     station = Station([tiny_model], tmp_path / "station", device="cpu")
     engine = station.engine()
     first = engine.submit(Upload(data=png(tiny_image(0)), source="api")).result(60)
-    wait_for(lambda: station.drifts[first.model].seen == 1)
+    wait_for(lambda: station.following.drifts[first.model].seen == 1)
     old = datetime(2020, 1, 1, tzinfo=UTC)
     station.store.record([replace(first, id=new_id(old), time=old)])
     station.following.follow()
-    assert station.drifts[first.model].seen == 2
+    assert station.following.drifts[first.model].seen == 2
     station.close()
 
 
@@ -126,7 +126,7 @@ def test_an_alarm_is_acknowledged_by_name(tiny_model: Path, tmp_path: Path):
     with TestClient(create(station, tokens=Tokens(tmp_path))) as client:
         client.headers["Authorization"] = f"Bearer {secret}"
         (alarm,) = client.get("/v1/alarms").json()
-        drift = station.drifts[row.model]
+        drift = station.following.drifts[row.model]
         assert alarm["peak"] == drift.peak > drift.evidence
         assert alarm["peak_time"] is not None
         assert (alarm["acknowledged"], alarm["acknowledged_by"], alarm["note"]) == (None, None, None)

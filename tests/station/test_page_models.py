@@ -49,7 +49,7 @@ def test_recalibrated_when_all_are_judged_and_back(here: Running, tab: Open):
     for i in range(40):
         here.inspect(dim(400 + i))
     (old,) = here.station.engines
-    assert here.station.drifts[old].alarm
+    assert here.station.following.drifts[old].alarm
     waiting = here.station.store.find(decision="rejected")
     page = tab(f"{here.address}/#models")
     page.locator("#drift-banner", has_text="has drifted").wait_for()

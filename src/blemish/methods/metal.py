@@ -410,13 +410,9 @@ class Metal(TrainedMethod[MetalConfig]):
         x = self.expose(x)
         x_hat = self.reconstruct(x).float()
         difference = x - x_hat
-        if self.config.error == "joint":
-            squared = difference.square()
-        else:
-            squared = difference.square().sum(dim=1, keepdim=True)
-        kinds = [squared]
-        if self.config.error == "joint":
-            kinds.insert(0, difference)
+        squared = difference.square()
+        joint = self.config.error == "joint"
+        kinds = [difference, squared] if joint else [squared.sum(dim=1, keepdim=True)]
         if self.config.error != "squared":
             kinds.append(1 - ssim_map(x, x_hat, self.same_rows, self.same_cols).mean(dim=1, keepdim=True))
         error = torch.cat(kinds, dim=1)  # (B, E, H, W)

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.data import planting
-from blemish.data.part import cells_of_part, draw_centres, views
+from blemish.data.part import background_of, cells_of_part, draw_centres, views
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.altered import count_of, draw_apart, filled, look_at
 from blemish.methods.components.functional import blur, smoothing_matrix
@@ -237,8 +237,9 @@ class Planted(TrainedMethod[PlantedConfig]):
         self.place_std.copy_(good.std)
         self.pixel_mean.copy_(good.mean.mean())
         self.pixel_spread.copy_(good.spread)
-        self.colour.copy_(good.colour)
-        self.apart.copy_(good.apart)
+        colour, apart = background_of(self.place_mean, self.place_std)
+        self.colour.copy_(colour)
+        self.apart.copy_(apart)
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:

@@ -206,6 +206,14 @@ def new_id(time: datetime) -> str:
     return str(_ids.generate(milliseconds(time)))
 
 
+def clock_advice(back: timedelta) -> str:
+    """Say that the clock went back, what that means for the record, and what to do."""
+    return (
+        f"the computer's clock went back by {back.total_seconds():.0f} s; parts keep the order in which they "
+        "came, but times of before and after overlap; check the clock"
+    )
+
+
 class IdSequence:
     """Identifiers that never go back, whatever the clock does: the order in which they were made."""
 

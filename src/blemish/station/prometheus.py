@@ -59,7 +59,7 @@ class Meters:
         for digest, engine in self.station.engines.items():
             name = self.station.name_of(digest)
             self.waiting.labels(name).set(engine.waiting)
-            drift = self.station.drifts.get(digest)
+            drift = self.station.following.drifts.get(digest)
             if drift is not None:
                 self.evidence.labels(name).set(drift.evidence)
                 self.alarm.labels(name).set(drift.alarm)

@@ -234,7 +234,7 @@ def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
 
 
 def _drift_of(digest: str, station: Station) -> DriftAnswer | None:
-    drift = station.drifts.get(digest)
+    drift = station.following.drifts.get(digest)
     if drift is None:
         return None
     since = station.following.since(digest)

@@ -17,7 +17,7 @@ from blemish.inference import load
 from blemish.inference.model_file import find_model
 from blemish.record.archive import Archive
 from blemish.record.retention import Policy, retain
-from blemish.record.rows import IdSequence, model_record
+from blemish.record.rows import IdSequence, clock_advice, model_record
 from blemish.record.store import Store
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.record.versions import Versions
@@ -32,15 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blemish.record.store import Alarm, Inspection, Verdict
-    from blemish.station.drift import Drift
 
 RETENTION_INTERVAL = 3600.0
 """Seconds between two removals of what the policy does not keep."""
 FOLLOWING_INTERVAL = 1.0
 """Seconds between two looks at what others have recorded."""
-CLOCK_ADVICE = (
-    "parts keep the order in which they came, but times of before and after overlap; check the clock"
-)
 
 
 @dataclass(frozen=True)
@@ -242,11 +238,6 @@ class Station:
         full = [self.name_of(d) for d, e in self.engines.items() if e.waiting >= e.capacity]
         return f"as many images wait as can, for {', '.join(full)}" if full else None
 
-    @property
-    def drifts(self) -> dict[str, Drift]:
-        """The drift of each version of a model that is, or was, in use here."""
-        return self.following.drifts
-
     def retain(self) -> None:
         """Remove the files that the policy does not keep."""
         retain(self.store, self.archive, self.policy, datetime.now(UTC))
@@ -281,7 +272,7 @@ class Station:
 
     def _tell_jump(self, back: timedelta) -> None:
         """Tell that the clock went back: on the console, and as an alarm of the model in use."""
-        text = f"the computer's clock went back by {back.total_seconds():.0f} s; {CLOCK_ADVICE}"
+        text = clock_advice(back)
         print(f"blemish serve: {text}", file=sys.stderr, flush=True)
         self.following.tell(
             next(iter(self.engines), ""), kind="clock", value=back.total_seconds(), message=text

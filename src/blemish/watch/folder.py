@@ -21,7 +21,7 @@ from blemish.core.ownership import owned
 from blemish.inference.load import load
 from blemish.inference.predict_folder import inspect, write_summary
 from blemish.inference.promise import Promise
-from blemish.record.rows import IdSequence
+from blemish.record.rows import IdSequence, clock_advice
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.watch.arrivals import Arrivals
 from blemish.watch.ledger import LEDGER_NAME, Arrival, Ledger
@@ -137,7 +137,7 @@ class _Inspector:
         self.folder, self.out, self.move_to = options.folder, options.out, options.move_to
         self.model, self.ledger, self.arrivals = model, ledger, arrivals
         self.on_scan, self.on_model, self.sync, self.say = on_scan, on_model, sync, say
-        self.make_id = IdSequence(ledger.last_id, self._say_jump)
+        self.make_id = IdSequence(ledger.last_id, lambda back: say(clock_advice(back)))
         self.folder_was_there = True
         self.model_in_use: str | None = None
 
@@ -165,12 +165,6 @@ class _Inspector:
             self.folder_was_there = not self.folder_was_there
             change = "is there again" if self.folder_was_there else "went away; waiting for it"
             self.say(f"{self.folder}: {change}")
-
-    def _say_jump(self, back: datetime.timedelta) -> None:
-        self.say(
-            f"the computer's clock went back by {back.total_seconds():.0f} s; rows keep their order, "
-            "but times of before and after overlap; check the clock"
-        )
 
     def _next_files(self) -> list[Arrival]:
         """Look at the folder; returns the files to inspect now, those first that wait longest."""

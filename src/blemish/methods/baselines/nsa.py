@@ -42,6 +42,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
+from blemish.data.part import background_of
 from blemish.data.planting import LEVELS
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.nsa_network import EncoderDecoder
@@ -228,8 +229,9 @@ class Nsa(TrainedMethod[NsaConfig]):
         self.white.copy_(good.white)
         self.pixel_mean.copy_(good.mean.mean(dim=(1, 2), keepdim=True))
         self.pixel_spread.copy_(good.spread)
-        self.colour.copy_(good.colour)
-        self.apart.copy_(good.apart)
+        colour, apart = background_of(good.mean, good.std)
+        self.colour.copy_(colour)
+        self.apart.copy_(apart)
         self.half_way.copy_(self._half_change(batches))
 
     def _half_change(self, batches: Batches) -> Tensor:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from blemish.data.part import background_of
 from blemish.methods.components.functional import mean_and_variance, white_point
 
 if TYPE_CHECKING:
@@ -32,20 +31,14 @@ class GoodImages(NamedTuple):
     """(C, H, W), float64."""
     spread: Tensor
     """The std of all their pixels together, a number."""
-    colour: Tensor
-    """The background's, (C,)."""
-    apart: Tensor
-    """How far from `colour` the part begins; below 0 there is no plain background."""
 
 
 def look_at(batches: Batches) -> GoodImages:
-    """Take white, mean, std and background of the training images: batches (B, C, H, W) in [0, 1]."""
+    """Take white, mean and std of the training images: batches (B, C, H, W) in [0, 1]."""
     white = torch.cat([white_point(x) for x in batches()]).mean().clamp(min=1e-3)
     mean, variance = mean_and_variance(x / white for x in batches())
     spread = (variance.mean() + mean.var(correction=0)).sqrt().clamp(min=1e-3)
-    std = variance.sqrt()
-    colour, apart = background_of(mean.float(), std.float())
-    return GoodImages(white, mean, std, spread, colour, apart)
+    return GoodImages(white, mean, variance.sqrt(), spread)
 
 
 def filled(x: Tensor, count: int) -> Tensor:
