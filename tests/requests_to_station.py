@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -22,6 +26,21 @@ def served(model: Path, folder: Path, **options) -> Iterator[TestClient]:
     station = Station([model], folder, device="cpu", **options)
     with TestClient(create(station, tokens=Tokens(folder), **limits)) as client:
         yield client
+
+
+@contextmanager
+def listening(app: Any, **options: Any) -> Iterator[int]:
+    """Answer on a port of this machine, in a thread; `options` are those of uvicorn."""
+    options = {"log_level": "warning", "lifespan": "off", "proxy_headers": False} | options
+    server = uvicorn.Server(uvicorn.Config(app, **options))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        thread.start()
+        try:
+            yield taken.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def png(image: np.ndarray) -> bytes:

@@ -7,9 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +15,8 @@ from conftest import tiny_image
 
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
-import uvicorn
 from fastapi.testclient import TestClient
-from requests_to_station import png
+from requests_to_station import listening, png
 from waiting import wait_for
 
 from blemish.core.errors import UsageError
@@ -157,27 +154,13 @@ def test_options_that_are_wrong_are_refused(tmp_path: Path):
 # --- with nginx itself ------------------------------------------------------------------------------------
 
 
-@contextmanager
-def listening(station: Station) -> Iterator[int]:
-    """The station's application on a port of this machine."""
-    app = create(station, tokens=Tokens(station.folder), place=PLACE)
-    taken = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", proxy_headers=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
-    thread.start()
-    try:
-        yield taken.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
 @pytest.mark.server
 def test_nginx_itself(station: Station, secret: str, tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with listening(station) as behind:
+    app = create(station, tokens=Tokens(station.folder), place=PLACE)
+    with listening(app) as behind:
         config = (EXAMPLES / "nginx.conf").read_text().replace(":8000;", f":{behind};")
         config = config.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};")  # without a certificate
         config = re.sub(r"ssl_certificate.*", "", config).replace("$scheme", "https")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,7 +185,9 @@ def test_a_length_that_is_too_large_is_refused_unread(tokens: Tokens):
     assert (status, said) == (413, {"detail": "101 bytes are more than the 100 that are taken"})
 
 
-def guarded(bodies: Sequence[Sequence[bytes | None]], **limits: int) -> list[int]:
+def guarded(
+    bodies: Sequence[Sequence[bytes | None]], *, paths: Sequence[str] = (), **limits: Any
+) -> list[int]:
     """Send several bodies at a time, a part of each in turn (None: nothing more comes); the statuses."""
     from fastapi import FastAPI
 
@@ -206,7 +209,8 @@ def guarded(bodies: Sequence[Sequence[bytes | None]], **limits: int) -> list[int
         async def send(message) -> None:
             statuses[n] = message.get("status", statuses[n])
 
-        scope = {"type": "http", "method": "POST", "path": "/x", "raw_path": b"/x", "query_string": b""}
+        path = paths[n] if paths else "/x"
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": b"/x", "query_string": b""}
         await guard(scope | {"headers": []}, receive, send)
 
     async def together() -> None:
@@ -228,6 +232,23 @@ def test_all_bodies_together_are_bounded():
 def test_a_sender_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("blemish.station.guard.BODY_TIMEOUT_S", 1.0)
     assert guarded([[b"x" * 20, None, b""], [b"x"]]) == [408, 200]
+
+
+def test_unfinished_bodies_of_strangers_do_not_stop_uploads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("blemish.station.guard.STRANGER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("blemish.station.guard.STRANGERS_BYTES", 250)
+    bodies = [[b"x" * 90, None, b""]] * 10 + [[b"x" * 20] * 4]
+    statuses = guarded(bodies, paths=["/"] * 10 + ["/x"], max_held=100)
+    assert statuses[-1] == 200  # the upload
+    assert set(statuses[:-1]) == {408, 503}
+    monkeypatch.setattr("blemish.station.guard.STRANGER_BYTES", 50)
+    assert guarded([[b"x" * 30] * 2] * 2, paths=["/", "/x"]) == [413, 200]
+
+
+def test_a_body_that_comes_drop_by_drop_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("blemish.station.guard.BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("blemish.station.guard.LEAST_RATE", 2**14)
+    assert guarded([[b"x"] * 90, [b"x"] * 3]) == [408, 200]
 
 
 def test_foreign_names_and_foreign_sites_are_refused(tokens: Tokens):

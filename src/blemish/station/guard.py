@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette._utils import get_route_path
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 BODY_TIMEOUT_S = 30.0
 """Seconds without a byte of a body after which its sender counts as gone."""
+LEAST_RATE = 2**14
+"""Bytes a second that a body must bring after that time, all in all."""
+STRANGER_TIMEOUT_S = 5.0
+STRANGER_BYTES, STRANGERS_BYTES = 2**12, 2**18
+"""What anyone may send who needs no token, such as a token to log in with; and all of them together."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -58,8 +65,14 @@ class Guard:
         """
         self.app, self.tokens = app, tokens
         self.hosts, self.names = frozenset(hosts), frozenset(names)
-        self.max_bytes, self.max_held, self.role_for = max_bytes, max_held, role_for
-        self.held = 0
+        self.role_for = role_for
+        self.uploads = _Purse(max_bytes, max_held)
+        self.strangers = _Purse(min(STRANGER_BYTES, max_bytes), STRANGERS_BYTES, STRANGER_TIMEOUT_S)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the bodies of all open requests."""
+        return self.uploads.held + self.strangers.held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 400, 401, 403, 408, 413 or 503, or hand the request on with `scope["caller"]`."""
@@ -70,7 +83,9 @@ class Guard:
         head_only = scope["method"] == "HEAD"
         if head_only:  # what GET says of itself, and no body; whoever called keeps its own scope
             scope = dict(scope, method="GET")
-        refusal = self._refusal(scope, headers)
+        role = self.role_for(scope)
+        purse = self.strangers if role is None else self.uploads
+        refusal = self._refusal(scope, headers, role, purse)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.body" and head_only:
@@ -89,13 +104,15 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, answer)
             return
-        body = _Body(self, receive)
+        body = _Body(purse, receive)
         try:
             await self.app(scope, body, answer)
         finally:
-            self.held -= body.size
+            purse.held -= body.size
 
-    def _refusal(self, scope: Scope, headers: dict[str, str]) -> JSONResponse | None:
+    def _refusal(
+        self, scope: Scope, headers: dict[str, str], role: Role | None, purse: _Purse
+    ) -> JSONResponse | None:
         host = headers.get("host", "").lower()
         name = (host.rsplit(":", 1)[0] if not host.endswith("]") else host).removesuffix(".")
         if self.hosts and name not in self.hosts:  # a foreign page that made its own name point here
@@ -105,37 +122,54 @@ class Guard:
         if writes and origin is not None and not any(_is_origin_of(origin, n) for n in (host, *self.names)):
             return _refused(403, "requests from other sites are refused")
         length = headers.get("content-length", "0")
-        if length.isascii() and length.isdigit() and int(length) > self.max_bytes:
-            return _refused(413, f"{length} bytes are more than the {self.max_bytes} that are taken")
+        if length.isascii() and length.isdigit() and int(length) > purse.max_bytes:
+            return _refused(413, f"{length} bytes are more than the {purse.max_bytes} that are taken")
         scope["caller"] = self.tokens.caller(_secret(headers))
         try:
-            check_role(scope["caller"], self.role_for(scope))
+            check_role(scope["caller"], role)
         except (Unauthorized, Forbidden) as error:
             return error_response(error)
         return None
 
 
-class _Body:
-    """Receives a body until it, or all bodies together, are too large."""
+@dataclass
+class _Purse:
+    """What bodies of one kind may take: bytes of one, bytes of all at once, and time."""
 
-    def __init__(self, guard: Guard, receive: Receive) -> None:
-        self.guard, self.receive = guard, receive
+    max_bytes: int
+    max_held: int
+    timeout_s: float | None = None
+    """Seconds without a byte; None: BODY_TIMEOUT_S."""
+    held: int = 0
+
+
+class _Body:
+    """Receives a body until it, or all bodies together, are too large, or it takes too long."""
+
+    def __init__(self, purse: _Purse, receive: Receive) -> None:
+        self.purse, self.receive = purse, receive
         self.size, self.complete = 0, False
+        self.begun = time.monotonic()
 
     async def __call__(self) -> Message:
+        purse = self.purse
+        silence = BODY_TIMEOUT_S if purse.timeout_s is None else purse.timeout_s
+        left = self.begun + silence + self.size / LEAST_RATE - time.monotonic()
         try:
-            async with asyncio.timeout(None if self.complete else BODY_TIMEOUT_S):
+            async with asyncio.timeout(None if self.complete else min(silence, left)):
                 message = await self.receive()
         except TimeoutError as error:
             raise HTTPException(
-                408, f"no data came for {BODY_TIMEOUT_S:g} s; send the request again", {"Connection": "close"}
+                408,
+                "the data came too slowly, or not at all; send the request again",
+                {"Connection": "close"},
             ) from error
-        size, guard = len(message.get("body", b"")), self.guard
+        size = len(message.get("body", b""))
         self.complete = not message.get("more_body", False)
-        self.size, guard.held = self.size + size, guard.held + size
-        if self.size > guard.max_bytes:
-            raise HTTPException(413, f"more than the {guard.max_bytes} bytes that are taken")
-        if guard.held > max(guard.max_held, self.size):  # one is taken, however large
+        self.size, purse.held = self.size + size, purse.held + size
+        if self.size > purse.max_bytes:
+            raise HTTPException(413, f"more than the {purse.max_bytes} bytes that are taken")
+        if purse.held > max(purse.max_held, self.size):  # one is taken, however large
             raise HTTPException(
                 503, "too many uploads arrive at once; send it again in a second", {"Retry-After": "1"}
             )

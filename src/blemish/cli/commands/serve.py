@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
 
@@ -19,6 +19,8 @@ from blemish.core.errors import UsageError
 from blemish.core.ownership import owned
 
 if TYPE_CHECKING:
+    import asyncio
+
     from blemish.station.proxy import Place
     from blemish.station.security import Tokens
     from blemish.station.station import Station
@@ -93,6 +95,7 @@ def _serve(options: ServeOptions, tokens: Tokens, place: Place, listening: socke
 
     from blemish.inference.promise import Promise
     from blemish.station.app import create
+    from blemish.station.connections import Room, connection_limit, spare_log_lines
 
     station = _station(options)
     app = create(
@@ -112,11 +115,13 @@ def _serve(options: ServeOptions, tokens: Tokens, place: Place, listening: socke
                 write_line(sys.stdout, f"model {record.name}: {said}")
     config = uvicorn.Config(
         app,
+        http=cast("type[asyncio.Protocol]", Room(connection_limit()).make),  # which is called like a class
         log_level="warning",
         timeout_graceful_shutdown=30,
         server_header=False,
         proxy_headers=False,  # the application does it, for the proxies that are trusted
     )
+    spare_log_lines()
     with StopSignals():  # the server ends by them, and then hands them on
         uvicorn.Server(config).run(sockets=[listening])
     return 0

@@ -1,0 +1,138 @@
+"""Connections that say nothing, or too slowly, are in nobody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import logging
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the station's packages are not installed")
+
+from requests_to_station import listening
+from waiting import wait_for
+
+from blemish.station.connections import REPEAT_S, Room, Sparing, connection_limit, spare_log_lines
+
+HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: "
+
+
+class App:
+    """Answers at once; a request for /wait when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.go = 0, False
+
+    async def __call__(self, scope, receive, send) -> None:
+        self.asked += 1
+        while scope["path"] == "/wait" and not self.go:
+            await asyncio.sleep(0.005)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@contextmanager
+def server(limit: int = 8, **options: Any) -> Iterator[tuple[App, Room, int]]:
+    app, room = App(), Room(limit, **options)
+    with listening(app, http=room.make) as port:
+        try:
+            yield app, room, port
+        finally:
+            app.go = True
+
+
+def opened(port: int, said: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.sendall(said)
+    return connection
+
+
+def status(port: int, path: str = "/healthz") -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_many_half_open_headers_stop_nobody():
+    with server(limit=4) as (_, room, port):
+        held = [opened(port, HALF) for _ in range(20)]
+        assert status(port) == 200
+        assert len(room.open) <= 4
+        assert is_closed(held[0])  # the one that waited longest has made room
+        for each in held:
+            each.close()
+        wait_for(lambda: not room.open)
+        assert not room.waiting
+
+
+def test_headers_have_a_deadline_also_on_a_connection_that_was_kept():
+    with server(header_timeout_s=0.1) as (_, room, port):
+        assert is_closed(opened(port))
+        assert is_closed(opened(port, HALF))
+        kept = opened(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(1000).endswith(b"ok")
+        kept.sendall(HALF)
+        assert is_closed(kept)
+        wait_for(lambda: not room.open)
+
+
+def test_what_is_answered_has_its_time_and_the_one_too_many_is_told():
+    turned_away: list[int] = []
+    with server(limit=2, header_timeout_s=0.05, on_full=lambda: turned_away.append(1)) as (app, room, port):
+        busy = [opened(port, b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") for _ in range(2)]
+        wait_for(lambda: app.asked == 2)
+        assert status(port) == 503
+        assert turned_away == [1]
+        app.go = True
+        for each in busy:
+            assert each.recv(1000).startswith(b"HTTP/1.1 200")
+        wait_for(lambda: not room.open)
+        assert status(port) == 200
+
+
+def test_a_line_is_logged_once_in_a_while(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    sparing = Sparing(clock=lambda: now)
+
+    def logged(text: str) -> str | None:
+        record = logging.LogRecord("asyncio", logging.ERROR, "", 0, text, None, None)
+        return record.getMessage() if sparing.filter(record) else None
+
+    assert [logged("no room") for _ in range(1000)] == ["no room", *[None] * 999]
+    assert logged("another") == "another"
+    now = REPEAT_S
+    assert logged("no room") == "no room (999 more such lines were left out)"
+    for name in ("asyncio", "uvicorn.error"):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+    spare_log_lines()
+    spare_log_lines()
+    for name in ("asyncio", "uvicorn.error"):
+        assert sum(isinstance(each, Sparing) for each in logging.getLogger(name).filters) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "room", "asked"),
+    [((256, 256), 160, None), ((256, 4096), 1000, (1096, 4096)), ((20_000, 20_000), 1000, None)],
+)
+def test_connections_leave_files_for_the_record(limits, room: int, asked, monkeypatch: pytest.MonkeyPatch):
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: given.append(new))
+    assert connection_limit() == room
+    assert given == ([asked] if asked else [])
