@@ -200,11 +200,11 @@ def test_defects_of_another_image_than_its_own_are_planted(monkeypatch):
 
 
 def test_crops_hardly_move_and_pieces_are_turned_and_resized(monkeypatch):
-    x, asked, draw = images(8), set(), planting.uniform
+    x, asked, draw = images(8), set(), planted.uniform
     network = prepared(x)
     monkeypatch.setattr(planting, "plant", lambda good, *_, **__: good)
     monkeypatch.setattr(
-        planting, "uniform", lambda low, high, *shape: asked.add((low, high)) or draw(low, high, *shape)
+        planted, "uniform", lambda low, high, *shape: asked.add((low, high)) or draw(low, high, *shape)
     )
     torch.manual_seed(0)
     network.draw_crops(x)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from blemish.data import planting
 from blemish.data.part import background_of, cells_of_part, draw_centres, views
+from blemish.data.shapes import Places, blob, box, line, uniform
 from blemish.images.preprocess import resize
 
 if TYPE_CHECKING:
@@ -136,10 +137,10 @@ def _plant_once(scene: Scene, other: Scene, defect: Defect, surface: Surface) ->
     cols = slice(max(0, int(col) - reach), min(width, int(col) + reach))
     good = surface.units(image[rows, cols])
     shapes, filling = FILLINGS[defect.kind]
-    places = planting.Places(
+    places = Places(
         centre=torch.tensor([[row - rows.start, col - cols.start]]),
         half=_half(size, shapes),
-        angle=planting.uniform(0, math.pi, 1),
+        angle=uniform(0, math.pi, 1),
         thick=torch.tensor([max(0.75, SCRATCH / 2 * side)]),
     )
     shape = shapes[int(torch.randint(len(shapes), (1,)))]
@@ -176,9 +177,9 @@ def _draw_place(scene: Scene) -> tuple[float, float]:
 
 def _half(size: float, shapes: Sequence[object]) -> Tensor:
     """Return the half sizes (1, 2) of a place: a line is four of them long, another shape two across."""
-    if planting.line in shapes:
+    if line in shapes:
         return torch.full((1, 2), size / 4)
-    return torch.cat([torch.ones(1, 1), planting.uniform(0.6, 1, 1, 1)], dim=1) * (size / 2)
+    return torch.cat([torch.ones(1, 1), uniform(0.6, 1, 1, 1)], dim=1) * (size / 2)
 
 
 def _signed(good: Tensor, mask: Tensor, contrast: float, limits: Sequence[float]) -> Tensor:
@@ -198,7 +199,7 @@ def _piece(other: Scene, size: Sequence[int], surface: Surface) -> Tensor:
     )
     piece = surface.units(other.image[top : top + h, left : left + w])
     image = (piece.shape[2], piece.shape[3])
-    turn, zoom = planting.uniform(-math.pi, math.pi, 1), planting.uniform(0.7, 1.3, 1)
+    turn, zoom = uniform(-math.pi, math.pi, 1), uniform(0.7, 1.3, 1)
     centre = torch.tensor([[image[0] / 2, image[1] / 2]])
     return planting.sample(piece, views(centre, (h, w), image, turn, zoom), (h, w))
 
@@ -227,10 +228,10 @@ def blurred(window: planting.Window, side: int) -> Tensor:
 
 
 FILLINGS: dict[str, tuple[tuple[Callable[..., Tensor], ...], Callable[[planting.Window, int], Tensor]]] = {
-    "scratch": ((planting.line,), contrasting),
-    "spot": ((planting.blob,), contrasting),
-    "missing piece": ((planting.blob, planting.box), missing),
-    "foreign piece": ((planting.blob, planting.box), foreign),
-    "blur": ((planting.blob,), blurred),
+    "scratch": ((line,), contrasting),
+    "spot": ((blob,), contrasting),
+    "missing piece": ((blob, box), missing),
+    "foreign piece": ((blob, box), foreign),
+    "blur": ((blob,), blurred),
 }
 """Of each kind: the shapes that it may have, and what stands there in an image of so many pixels a side."""

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from blemish.core.errors import UsageError
 from blemish.data import planting
 from blemish.data.part import background_of, cells_of_part, draw_centres, views
+from blemish.data.shapes import uniform
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.altered import count_of, draw_apart, filled, look_at
 from blemish.methods.components.functional import blur, smoothing_matrix
@@ -195,10 +196,10 @@ class Planted(TrainedMethod[PlantedConfig]):
         part = cells_of_part(x, self.colour, self.apart)
         centres = draw_centres(part, self.crop, image)
         corners = (centres - torch.tensor([h, w]) / 2).round().long()
-        centres = corners + torch.tensor([h, w]) / 2 + planting.uniform(-2, 2, B, 2)
-        turn, zoom = planting.uniform(-1, 1, B) * math.radians(1), planting.uniform(0.99, 1.01, B)
+        centres = corners + torch.tensor([h, w]) / 2 + uniform(-2, 2, B, 2)
+        turn, zoom = uniform(-1, 1, B) * math.radians(1), uniform(0.99, 1.01, B)
         good = planting.sample(x, views(centres, self.crop, image, turn, zoom).to(x.device), self.crop)
-        gain, offset = planting.uniform(0.97, 1.03, B, 1, 1, 1), planting.uniform(-3, 3, B, 1, 1, 1)
+        gain, offset = uniform(0.97, 1.03, B, 1, 1, 1), uniform(-3, 3, B, 1, 1, 1)
         good = good * gain.to(x.device) + offset.to(x.device) / planting.LEVELS
         planted = good.clone()
         count = torch.randint(1, 4, (B,)) * (torch.rand(B) < 0.85)
@@ -213,7 +214,7 @@ class Planted(TrainedMethod[PlantedConfig]):
         B, K, image = len(x), len(chosen), (x.shape[2], x.shape[3])
         others = (chosen + torch.randint(1, max(2, B), (K,))) % B
         centres = draw_centres(part[others], self.crop, image)
-        turn, zoom = planting.uniform(-math.pi, math.pi, K), planting.uniform(0.7, 1.3, K)
+        turn, zoom = uniform(-math.pi, math.pi, K), uniform(0.7, 1.3, K)
         seen = views(centres, self.crop, image, turn, zoom).to(x.device)
         other = planting.sample(x[others], seen, self.crop)
         names = self.config.kind_names

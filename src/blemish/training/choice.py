@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from blemish.data import planting
+from blemish.data import planting, shapes
 from blemish.data.part import background_of, cells_of_part, draw_centres, views
 from blemish.methods.components.functional import white_point
 from blemish.metrics.roc import Roc
@@ -109,11 +109,11 @@ def plant_trial(good: Tensor, train: Tensor, seed: int) -> Trial:
         torch.manual_seed(seed)
         for kind in [kind for kind in KINDS for _ in range(copies)]:
             numbers = torch.randint(len(train), (n,))
-            turn, zoom = planting.uniform(-3.14, 3.14, n), planting.uniform(0.7, 1.3, n)
+            turn, zoom = shapes.uniform(-3.14, 3.14, n), shapes.uniform(0.7, 1.3, n)
             centres = draw_centres(other_part[numbers], (1, 1), (H, W))
             other = planting.sample(train[numbers], views(centres, (H, W), (H, W), turn, zoom), (H, W))
-            places = planting.draw_places(n, H, W, min(H, W))
-            places = planting.Places(
+            places = shapes.draw_places(n, H, W, min(H, W))
+            places = shapes.Places(
                 centre=draw_centres(part, (1, 1), (H, W)), half=places.half, angle=places.angle
             )
             planted = planting.plant(

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blemish.data.part import cells_of_part
-from blemish.data.planting import uniform
 from blemish.data.poisson import solve_poisson, solve_poisson_mixed
+from blemish.data.shapes import uniform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
