@@ -126,7 +126,8 @@ def test_the_table_of_inspections():
         "part TEXT, path TEXT, model VARCHAR(64) NOT NULL, image VARCHAR(64), map VARCHAR(64), "
         "width INTEGER, height INTEGER, score DOUBLE, p_value DOUBLE, threshold DOUBLE, "
         "decision TEXT NOT NULL, regions TEXT NOT NULL, error TEXT, seconds DOUBLE NOT NULL, verdict TEXT, "
-        'files_removed BIGINT, number BIGINT, "key" TEXT, PRIMARY KEY (id) )'
+        'files_removed BIGINT, number BIGINT, "key" TEXT, product TEXT, line TEXT, shift TEXT, station TEXT, '
+        "sample DOUBLE, counts INTEGER, PRIMARY KEY (id) )"
     )
     row = tables.row_of(inspection_of(LEDGER_ROW))
     assert (row["score"], row["p_value"], row["threshold"], row["decision"]) == (0.5, 0.25, 0.375, "rejected")
@@ -134,26 +135,38 @@ def test_the_table_of_inspections():
 
 
 def test_exported_inspections(tmp_path: Path):
-    from blemish.record import table_export
+    from blemish.record import table_export, tables
 
-    table_export.write(tmp_path / "x.csv", [(inspection_of(LEDGER_ROW), "defect")])
+    said = {"verdict": "defect", "reason": "dent", "note": "deep", "by": "Ann"}
+    judged = tables.Judged(
+        inspection=inspection_of(LEDGER_ROW),
+        model_name="flange",
+        judged=datetime(2026, 1, 3, tzinfo=UTC),
+        **said,  # type: ignore[arg-type]
+    )
+    table_export.write(tmp_path / "x.csv", [judged])
     region = '[{"x0": 1, "y0": 2, "x1": 3, "y1": 4, "area_px": 4, "peak": 0.75}]'
     cells = ["01ARZ3NDEKTSV4RRFFQ69G5FAV", "2026-01-02T03:04:05.678+00:00", "watch", "", "a.png", "0" * 64]
     cells += ["1" * 64, "2" * 64, "8", "4", "0.5", "0.25", "0.375", "True", region, "", "1.5", ""]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([*cells, "rejected", "defect"])
+    cells += ["rejected", "defect", "flange", "dent", "deep", "Ann", "2026-01-03T00:00:00.000+00:00"]
+    csv.writer(text, lineterminator="\n").writerow([*cells, *[""] * 5])
     assert (tmp_path / "x.csv").read_text() == (
         "id,time,source,part,path,model,image,map,width,height,score,p_value,threshold,anomalous,regions,"
-        f"error,seconds,files_removed,decision,verdict\n{text.getvalue()}"
+        "error,seconds,files_removed,decision,verdict,model_name,reason,note,by,judged,"
+        f"product,line,shift,station,sample\n{text.getvalue()}"
     )
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    table_export.write(tmp_path / "x.parquet", [(inspection_of(LEDGER_ROW), None)])
+    table_export.write(tmp_path / "x.parquet", [judged])
     found = pq.read_schema(tmp_path / "x.parquet")
     assert [f"{name} {kind}" for name, kind in zip(found.names, found.types, strict=True)] == [
         *("id string", "time timestamp[ms, tz=UTC]", "source string", "part string", "path string"),
         *("model string", "image string", "map string", "width int32", "height int32", "score double"),
         *("p_value double", "threshold double", "anomalous bool", "regions string", "error string"),
         *("seconds double", "files_removed timestamp[ms, tz=UTC]", "decision string", "verdict string"),
+        *("model_name string", "reason string", "note string", "by string"),
+        *("judged timestamp[ms, tz=UTC]", "product string", "line string", "shift string"),
+        *("station string", "sample double"),
     ]
 
 
@@ -170,12 +183,13 @@ def test_the_answer_of_the_service():
     here = "/v1/inspections/01ARZ3NDEKTSV4RRFFQ69G5FAV"
     assert answer_of(inspection_of(LEDGER_ROW), [said]).model_dump_json() == (
         '{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","time":"2026-01-02T03:04:05.678000Z","source":"watch",'
-        f'"part":null,"path":"a.png","model":"{"0" * 64}","image_sha256":"{"1" * 64}","width":8,"height":4,'
+        f'"part":null,"product":null,"line":null,"shift":null,"station":null,"path":"a.png",'
+        f'"model":"{"0" * 64}","image_sha256":"{"1" * 64}","width":8,"height":4,'
         '"score":0.5,"p_value":0.25,"threshold":0.375,"anomalous":true,"decision":"rejected",'
-        '"regions":[{"x0":1,"y0":2,"x1":3,"y1":4,"area_px":4,"peak":0.75}],'
+        '"sample":null,"regions":[{"x0":1,"y0":2,"x1":3,"y1":4,"area_px":4,"peak":0.75}],'
         f'"image":"{here}/image","map":"{here}/map","overlay":"{here}/overlay","error":null,"seconds":1.5,'
         '"verdicts":[{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAW","time":"2026-01-02T00:00:00Z","verdict":"good",'
-        '"note":"","by":"","key":null}],"withdrawn":[]}'
+        '"note":"","by":"","key":null,"reason":null}],"withdrawn":[]}'
     )
     schema = InspectionAnswer.model_json_schema()
     assert schema["required"] == list(schema["properties"])

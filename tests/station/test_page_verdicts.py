@@ -193,3 +193,20 @@ def test_another_login_in_another_tab_does_not_sign_what_is_said_here(
         page.locator("#who", has_text="bob").wait_for()
         page.locator(".toast", has_text="1 verdict of ann").wait_for()
         assert said(here) == {}
+
+
+def test_a_reason_goes_with_a_defect_and_into_the_report(here: Running, tab: Open):
+    here.station.store.set_reasons(["scratch", "dent"])
+    page = queue_of(here, tab, 2)
+    page.locator("#queue-stage select[aria-label='Reason of a defect']").select_option("dent")
+    page.locator("#queue-stage .judge.defect").click()
+    page.get_by_text("1 left to judge").wait_for()
+    sent(page)
+    (found,) = here.station.store.verdicts([here.station.store.find(part="R-1")[0].id]).values()
+    assert [verdict.reason for verdict in found] == ["dent"]
+    page.goto(f"{here.address}/#search")
+    page.locator("#search-rows li").first.wait_for()
+    with page.expect_popup() as opened:
+        page.click("#report")
+    opened.value.get_by_role("cell", name="R-1").wait_for()
+    assert opened.value.get_by_role("cell", name="dent").count() == 2  # in the Pareto, and of the part

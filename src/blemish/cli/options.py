@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
     from blemish.inference.detector import Detector
+    from blemish.record.labels import Labelling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,26 @@ class StationOptions:
 
     folder: Path = Path("station")
     """The station's folder: its record, its images, its tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """Where parts belong, in each row of the record."""
+
+    station: str | None = None
+    """This station's name, in each row."""
+    product: str | None = None
+    """What is made here, in each row whose sender does not say it."""
+    line: str | None = None
+    """The line, as the product."""
+    shifts: Annotated[tuple[str, ...], Parameter(metavar="NAME=HH:MM [...]")] = ()
+    """When each shift begins, by this computer's clock: early=06:00 late=14:00 night=22:00."""
+
+    def labelling(self) -> Labelling:
+        """Return what labels parts. Raises UsageError for shifts of another form."""
+        from blemish.record.labels import Labelling, Labels
+
+        return Labelling(Labels(product=self.product, line=self.line, station=self.station), self.shifts)
 
 
 def resources(unit: str, *, cpus: int | None, gpus: int | None) -> dict[str, int]:

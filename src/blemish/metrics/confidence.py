@@ -88,6 +88,25 @@ def wilson_interval(found: int, n: int, *, level: float = 0.95) -> tuple[float, 
     return (0.0 if found == 0 else low), (1.0 if found == n else high)
 
 
+def exact_interval(found: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval (low, high) of a share, of which `found` of `n` was seen; both in [0, 1].
+
+    P(Bin(n, low) ≥ found) = P(Bin(n, high) ≤ found) = (1 - level) / 2: it holds the share with a chance of
+    `level` at least, whatever the share is.
+
+    Raises as `wilson_interval`. Source: Clopper and Pearson, Biometrika 26, 1934 (quantiles of beta laws).
+    """
+    if not 0 <= found <= n or n < 1:
+        raise UsageError(f"{found} of {n}: a share needs 0 <= found <= n, and n of 1 or larger")
+    check_resampling(1, level)
+    from scipy.stats import beta  # half a second to import
+
+    tail = (1 - level) / 2
+    low = 0.0 if found == 0 else float(beta.ppf(tail, found, n - found + 1))
+    high = 1.0 if found == n else float(beta.ppf(1 - tail, found + 1, n - found))
+    return low, high
+
+
 def structural_components(scores: ArrayLike, is_defect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Count, for every image, the images of the other kind that it is ranked rightly against.
 

@@ -11,6 +11,7 @@ import json
 import threading
 from collections import deque
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,7 @@ from blemish.core.types import Region, Result, field_types
 from blemish.data.hashing import file_digest
 from blemish.images.draw import encode_map
 from blemish.record.archive import Archive
+from blemish.record.labels import Labelling
 from blemish.record.rows import Inspection, ModelRecord, model_record
 from blemish.record.store import Store
 
@@ -41,7 +43,16 @@ _BATCH_SIZE = 200  # rows recorded together
 class LedgerSync:
     """Puts files into an archive, and records a ledger's rows in a store, in a thread of its own."""
 
-    def __init__(self, ledger: Path, store: Store, archive: Archive, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        ledger: Path,
+        store: Store,
+        archive: Archive,
+        say: Callable[[str], None],
+        *,
+        labelling: Labelling | None = None,
+    ) -> None:
+        self.labelling = labelling or Labelling()
         self.ledger, self.store, self.archive, self.say = ledger, store, archive, say
         self._known_models: set[str] = set()
         self._models: deque[ModelRecord] = deque()  # that are not in the store yet
@@ -133,7 +144,8 @@ class LedgerSync:
         found, end = self._unsynced_rows(_BATCH_SIZE)
         rows = [row for row in found if "id" in row]  # there were none at first
         known = self.store.existing_ids([row["id"] for row in rows])
-        self.store.record([inspection_of(row) for row in rows if row["id"] not in known])
+        found_new = [inspection_of(row) for row in rows if row["id"] not in known]
+        self.store.record([replace(each, **asdict(self.labelling.of(each.time))) for each in found_new])
         self._synced_to = end
         return bool(found)
 
@@ -171,14 +183,16 @@ def _read_unchanged(file: Path, about: tuple[int, int], read: Callable[[Path], T
 
 
 @contextmanager
-def sync_to_database(url: str, ledger: Path, say: Callable[[str], None]) -> Iterator[LedgerSync]:
+def sync_to_database(
+    url: str, ledger: Path, say: Callable[[str], None], *, labelling: Labelling | None = None
+) -> Iterator[LedgerSync]:
     """Open the store and the archive of a watch beside its ledger; at the end, say what the store lacks.
 
     `url`: as `Store.open` takes it, or `SQLITE`. Raises UsageError for a database that cannot be opened.
     """
     out = ledger.parent
     store = Store.open(None if url == SQLITE else url, out)
-    sync = LedgerSync(ledger, store, Archive(out / "archive"), say)
+    sync = LedgerSync(ledger, store, Archive(out / "archive"), say, labelling=labelling)
     try:
         yield sync
     finally:

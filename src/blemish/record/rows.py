@@ -59,6 +59,13 @@ class Inspection(Result):
     """When its image and map were removed to make room."""
     key: str | None = None
     """What its sender gave with it, so that it is recorded once however often it is sent."""
+    product: str | None = None
+    line: str | None = None
+    shift: str | None = None
+    station: str | None = None
+    """The name of the station that recorded it."""
+    sample: float | None = None
+    """Drawn at random for a person to judge, with this chance; None: not drawn. The record draws."""
 
     @property
     def decision(self) -> Decision:
@@ -82,6 +89,8 @@ class Verdict:
     by: str = ""
     key: str | None = None
     """What its sender gave with it, so that it is added once however often it is sent."""
+    reason: str | None = None
+    """Which kind of defect: one of the record's list."""
     withdrawn: datetime | None = None
     """When it was taken back."""
     withdrawn_by: str | None = None
@@ -146,6 +155,7 @@ class Recorded:
     decision: Decision
     score: float | None
     seconds: float
+    sample: float | None
 
 
 LATE = timedelta(minutes=1)

@@ -7,6 +7,7 @@ time, so that a row's place in the order and a page's cursor are the same thing,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 
 from blemish.core.errors import DataError
 from blemish.record import database, table_export, tables, trends
+from blemish.record.quality import Quality
 from blemish.record.rows import (
     Alarm,
     Bucket,
@@ -32,8 +34,7 @@ from blemish.record.rows import (
     standing,
     time_of,
 )
-from blemish.record.tables import rows
-from blemish.record.transactions import Transactions
+from blemish.record.tables import Search, rows
 
 __all__ = [
     "Alarm",
@@ -52,7 +53,7 @@ __all__ = [
 _BATCH_SIZE = 500  # identifiers in a query
 
 
-class Store(Transactions):
+class Store(Quality):
     """A database with the tables of a station; make one with `Store.open`.
 
     Every method raises StoreError, one line, when the database cannot be reached or refuses.
@@ -89,7 +90,11 @@ class Store(Transactions):
         with self._write_transaction() as connection:
             self._wait_for_turn(connection)
             last = connection.execute(sa.select(sa.func.max(rows.number))).scalar() or 0
-            added = [tables.row_of(each) | {"number": last + k} for k, each in enumerate(inspections, 1)]
+            plan = self._sampling(connection)
+            added = [
+                tables.row_of(each) | {"number": last + k, "sample": plan.draw(each)}
+                for k, each in enumerate(inspections, 1)
+            ]
             connection.execute(self._insert_once(tables.inspections, rows.id), added)
             self._note_lag(connection, max(map(_lag_of, inspections)))
 
@@ -107,9 +112,13 @@ class Store(Transactions):
             connection.execute(self._insert_once(tables.models), tables.model_row(model))
 
     def add_verdict(self, verdict: Verdict) -> None:
-        """Add a verdict, once, also by its key. Raises DataError for an inspection that is not there."""
+        """Add a verdict, once, also by its key.
+
+        Raises DataError for an inspection that is not there, and a reason that was never in the list.
+        """
         with self._write_transaction() as connection:
             self._lock_inspection(connection, verdict.inspection)
+            self._check_reason(connection, verdict.reason)
             connection.execute(self._insert_once(tables.verdicts).values(tables.verdict_row(verdict)))
             self._settle_verdict(connection, verdict.inspection)
 
@@ -139,9 +148,12 @@ class Store(Transactions):
         """Put the verdict that counts into the row of its inspection."""
         table = tables.verdicts
         given = sa.select(table).where(table.c.inspection == id).order_by(table.c.number)
-        left = standing(in_order(map(tables.verdict_of, connection.execute(given))))
+        all_given = connection.execute(given).all()
+        left = standing(in_order(map(tables.verdict_of, all_given)))
         found = left[-1].verdict if left else None
-        connection.execute(sa.update(tables.inspections).where(rows.id == id).values(verdict=found))
+        counts = next((row.number for row in all_given if left and row.id == left[-1].id), None)
+        change = sa.update(tables.inspections).where(rows.id == id)
+        connection.execute(change.values(verdict=found, counts=counts))
 
     def add_alarm(self, alarm: Alarm) -> None:
         """Add an alarm, once."""
@@ -207,7 +219,7 @@ class Store(Transactions):
             where.append(rows.number <= until)
         if model is not None:
             where.append(rows.model == model)
-        columns = (rows.number, rows.id, rows.time, rows.model, rows.decision, rows.score, rows.seconds)
+        columns = [rows[each.name] for each in fields(Recorded)]
         for row in self._stream(sa.select(*columns).where(*where).order_by(rows.number).limit(limit)):
             values: dict[str, Any] = dict(row._mapping)
             values["time"] = from_milliseconds(row.time)
@@ -232,15 +244,20 @@ class Store(Transactions):
     ) -> list[Inspection]:
         """Return inspections, newest first.
 
+        The filters are those of `Search`; the rest is as in `search`.
+        """
+        wanted = Search(since=since, until=until, model=model, decision=decision, part=part, verdict=verdict)
+        return self.search(wanted, before=before, limit=limit)
+
+    def search(self, wanted: Search, *, before: str | None = None, limit: int = 50) -> list[Inspection]:
+        """Return inspections, newest first.
+
         Args:
-            since, until: from `since` on, up to but without `until`.
-            model: the digest of one.
-            decision, part: as in the row.
-            verdict: the last one; none: nobody has judged it.
+            wanted: what they are restricted to.
             before: the identifier of the last inspection of the page before.
             limit: as many at most.
         """
-        where = tables.conditions(since, until, model, decision, part, verdict, lag=self._lag)
+        where = tables.conditions(wanted, lag=self._lag)
         if before is not None:
             where.append(rows.id < before)
         query = sa.select(tables.inspections).where(*where).order_by(rows.id.desc()).limit(limit)
@@ -292,28 +309,37 @@ class Store(Transactions):
         """
         starts = trends.span_starts(since, until, buckets)
         columns = (rows.time, rows.decision, rows.seconds, rows.score)
-        where = tables.conditions(since, until, model, lag=self._lag)
+        where = tables.conditions(Search(since=since, until=until, model=model), lag=self._lag)
         return trends.summarize(starts, self._stream(sa.select(*columns).where(*where).order_by(rows.id)))
 
     def export(
         self,
         path: Path,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        model: str | None = None,
-        decision: Decision | None = None,
-        part: str | None = None,
-        verdict: Judgement | Literal["none"] | None = None,
+        wanted: Search | None = None,
     ) -> int:
-        """Write inspections, oldest first, as CSV or Parquet, by the suffix; the filters are those of `find`.
+        """Write inspections, oldest first, as CSV or Parquet, by the suffix.
 
-        The last verdict is a column. Returns the number of rows. Raises UsageError for another suffix, and
-        for Parquet without pyarrow; OSError when the file cannot be written.
+        The verdict that counts stands in columns of its own. Returns the number of rows. Raises UsageError
+        for another suffix, and for Parquet without pyarrow; OSError when the file cannot be written.
         """
-        where = tables.conditions(since, until, model, decision, part, verdict, lag=self._lag)
-        each = self._stream(sa.select(tables.inspections).where(*where).order_by(rows.id))
-        return table_export.write(path, ((tables.inspection_of(row), row.verdict) for row in each))
+        return table_export.write(path, self.judged(wanted or Search()))
+
+    def judged(self, wanted: Search) -> Iterator[tables.Judged]:
+        """Yield inspections, oldest first, each with its model's name and the verdict that counts.
+
+        Read a batch at a time, so that a slow reader holds no transaction open.
+        """
+        self._read_lag()
+        verdicts, models = tables.verdicts, tables.models
+        given = (verdicts.c[name].label(f"said_{name}") for name in tables.SAID)
+        joined = tables.inspections.outerjoin(verdicts, verdicts.c.number == rows.counts)
+        joined = joined.outerjoin(models, models.c.digest == rows.model)
+        columns = (tables.inspections, models.c.name.label("model_name"), *given)
+        query = sa.select(*columns).select_from(joined).order_by(rows.id).limit(_BATCH_SIZE)
+        where, last = tables.conditions(wanted, lag=self._lag), ""
+        while found := self._fetch_all(query.where(*where, rows.id > last)):
+            yield from map(tables.judged_of, found)
+            last = found[-1].id
 
     # --- files ---
 
@@ -342,7 +368,7 @@ class Store(Transactions):
         """
         defect = sa.func.coalesce(rows.verdict, "") == "defect"
         wants = sa.or_(rows.decision.in_(("rejected", "failed")), defect)
-        old = tables.conditions(None, until, lag=self._lag)
+        old = tables.conditions(Search(until=until), lag=self._lag)
         where = [tables.has_files, wants if wanted else ~wants, *old]
         query = sa.select(tables.inspections).where(*where).order_by(rows.id).limit(limit)
         return [tables.inspection_of(row) for row in self._fetch_all(query)]

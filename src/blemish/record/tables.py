@@ -7,7 +7,7 @@ both can be searched for by an index.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import (
@@ -22,7 +22,9 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    literal_column,
     or_,
+    select,
 )
 
 from blemish.core.types import Region, Result, field_types
@@ -52,6 +54,9 @@ def _id() -> String:
 
 FIGURES = tuple(name for name, kind in field_types(Result).items() if kind is float)
 """The numbers of a result; `anomalous` is kept as the decision, `regions` as JSON."""
+
+LABELS = ("product", "line", "shift", "station")
+"""Texts that say where an inspection belongs."""
 
 _ALARM_TIMES = ("time", "peak_time", "acknowledged")
 
@@ -91,6 +96,9 @@ inspections = Table(
     Column("files_removed", BigInteger),
     Column("number", BigInteger),  # the order in which they were recorded
     Column("key", Text),
+    *(Column(name, Text) for name in LABELS),
+    Column("sample", Double),
+    Column("counts", Integer),  # the number of the verdict that counts
 )
 
 verdicts = Table(
@@ -106,6 +114,21 @@ verdicts = Table(
     Column("key", Text),
     Column("withdrawn", BigInteger),
     Column("withdrawn_by", Text),
+    Column("reason", Text),
+)
+
+sampling = Table(  # one row: the plan by which accepted parts are drawn for a person to judge
+    "sampling",
+    metadata,
+    Column("share", Double, primary_key=True),
+    Column("seed", BigInteger, nullable=False),
+)
+
+reasons = Table(  # kinds of defects; a place of None: not offered any more
+    "reasons",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("place", Integer),
 )
 
 alarms = Table(
@@ -136,6 +159,10 @@ for column in ("model", "decision", "part", "verdict"):
     Index(f"ix_inspections_{column}_id", rows[column], rows.id)
 for column in ("image", "map"):
     Index(f"ix_inspections_{column}", rows[column])
+to_judge = and_(
+    rows.verdict.is_(None), or_(rows.decision == literal_column("'rejected'"), rows.sample.is_not(None))
+)
+Index("ix_inspections_to_judge", rows.id, sqlite_where=to_judge, postgresql_where=to_judge)
 Index("ix_inspections_number", rows.number, unique=True)
 Index("ix_inspections_model_number", rows.model, rows.number)
 Index("ix_inspections_key", rows.key, unique=True)
@@ -148,20 +175,36 @@ def escape_text(text: str | None) -> str | None:
     return text and text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
-def conditions(
-    since: datetime | None = None,
-    until: datetime | None = None,
-    model: str | None = None,
-    decision: Decision | None = None,
-    part: str | None = None,
-    verdict: Judgement | Literal["none"] | None = None,
-    *,
-    lag: timedelta,
-) -> list[ColumnElement[bool]]:
-    """Return the conditions of a search; `until` itself is not included.
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What a list or a table is restricted to; None: not by this."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    """Not included."""
+    model: str | None = None
+    """The digest of one."""
+    decision: Decision | None = None
+    part: str | None = None
+    """The whole of it."""
+    verdict: Judgement | Literal["none"] | None = None
+    """The last one; none: nobody has judged it."""
+    text: str | None = None
+    """A fragment of the part, of the file's name or of a verdict's note; large and small letters are one."""
+    product: str | None = None
+    line: str | None = None
+    shift: str | None = None
+    station: str | None = None
+    to_judge: bool = False
+    """Only what waits for a person: rejected parts and drawn ones, without a verdict."""
+
+
+def conditions(search: Search, *, lag: timedelta) -> list[ColumnElement[bool]]:
+    """Return the conditions of a search.
 
     An identifier's time is that of its row, or up to `lag` later where the clock went back.
     """
+    since, until, verdict = search.since, search.until, search.verdict
     found: list[ColumnElement[bool]] = []
     if since is not None:
         found.append(rows.id >= first_id(since))
@@ -170,11 +213,21 @@ def conditions(
     if lag:  # else the identifiers say it all
         found += [rows.time >= milliseconds_up(since)] if since is not None else []
         found += [rows.time < milliseconds_up(until)] if until is not None else []
-    equal = ((rows.model, model), (rows.decision, decision), (rows.part, escape_text(part)))
-    found += [column == value for column, value in equal if value is not None]
+    for name in ("model", "decision", "part", *LABELS):
+        value = escape_text(getattr(search, name))
+        found += [] if value is None else [rows[name] == value]
     if verdict is not None:
         found.append(rows.verdict.is_(None) if verdict == "none" else rows.verdict == verdict)
-    return found
+    if search.text:
+        found.append(_has_text(search.text))
+    return [*found, to_judge] if search.to_judge else found
+
+
+def _has_text(text: str) -> ColumnElement[bool]:
+    text = escape_text(text) or ""
+    noted = select(verdicts.c.inspection).where(verdicts.c.note.icontains(text, autoescape=True))
+    named = (column.icontains(text, autoescape=True) for column in (rows.part, rows.path))
+    return or_(*named, rows.id.in_(noted))
 
 
 def regions_json(inspection: Inspection) -> str:
@@ -192,6 +245,7 @@ def row_of(inspection: Inspection) -> dict[str, Any]:
         "path": escape_text(inspection.path),
         "error": escape_text(inspection.error),
         "key": escape_text(inspection.key),
+        **{name: escape_text(getattr(inspection, name)) for name in LABELS},
         "decision": inspection.decision,
         "regions": regions_json(inspection),
         "files_removed": None,
@@ -214,13 +268,38 @@ def inspection_of(row: Row) -> Inspection:
         "files_removed": from_milliseconds(row.files_removed) if removed else None,
     }
     values = _values(row, changed)
-    del values["decision"], values["verdict"], values["number"]
-    return Inspection(**values)
+    return Inspection(**{each.name: values[each.name] for each in fields(Inspection)})
+
+
+SAID = ("verdict", "reason", "note", "by", "time")
+"""What a table says of the verdict that counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """An inspection, the name of its model, and what the verdict that counts says; None: there is none."""
+
+    inspection: Inspection
+    model_name: str | None
+    verdict: Judgement | None = None
+    reason: str | None = None
+    note: str | None = None
+    by: str | None = None
+    judged: datetime | None = None
+
+
+def judged_of(row: Row) -> Judged:
+    """Return the inspection of a row that was joined with its model and the verdict that counts."""
+    said = {name: row._mapping[f"said_{name}"] for name in SAID}
+    said["judged"] = _time_of(said.pop("time"))
+    return Judged(inspection=inspection_of(row), model_name=row.model_name, **said)
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """Return the row of a verdict."""
-    texts = {name: escape_text(getattr(verdict, name)) for name in ("note", "by", "key", "withdrawn_by")}
+    texts = {
+        name: escape_text(getattr(verdict, name)) for name in ("note", "by", "key", "withdrawn_by", "reason")
+    }
     times = {"time": milliseconds(verdict.time), "withdrawn": _milliseconds_of(verdict.withdrawn)}
     return vars(verdict) | times | texts
 

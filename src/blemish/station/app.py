@@ -15,7 +15,7 @@ from blemish.station.errors import handle_error
 from blemish.station.guard import Guard
 from blemish.station.prometheus import Meters
 from blemish.station.proxy import Place, RootPath
-from blemish.station.routes import health, inspections, models, pages, session, trainings
+from blemish.station.routes import health, inspections, models, pages, quality, session, trainings
 from blemish.station.routes.access import RouteRoles
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ROUTERS = (
     inspections.router,
     models.router,
+    quality.router,
     trainings.router,
     session.router,
     health.router,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import ImageError
 from blemish.core.types import Prediction
+from blemish.record.labels import Labels
 from blemish.record.store import Inspection
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Upload:
     part: str | None = None
     key: str | None = None
     """Sent again with it, the image is recorded once."""
+    labels: Labels = field(default_factory=Labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ def inspection_of(
         source=job.upload.source,
         part=job.upload.part,
         key=job.upload.key,
+        **asdict(job.upload.labels),
         model=job.model.digest,
         image=image_hash,
         map=map_hash,

@@ -29,6 +29,8 @@ Key = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^
 """What a sender gives with a request that may be sent again: visible ASCII, never the same for another."""
 Note = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 """What a person adds."""
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""A kind of defects."""
 Login = Annotated[str, StringConstraints(max_length=200)]
 """The name of a token; empty: none was needed."""
 
@@ -52,6 +54,7 @@ class VerdictAnswer(BaseModel):
     note: str
     by: str
     key: str | None = Field(None, description="what it was sent with")
+    reason: str | None = Field(None, description="which kind of defect")
 
 
 class WithdrawnAnswer(VerdictAnswer):
@@ -66,6 +69,10 @@ class _Origin(BaseModel):
     time: datetime
     source: str
     part: str | None
+    product: str | None
+    line: str | None
+    shift: str | None
+    station: str | None
     path: str | None
     model: Digest
     image_sha256: Digest | None
@@ -81,6 +88,7 @@ class InspectionAnswer(create_model("OriginAndFigures", __base__=_Origin, **_FIG
     """An inspection: the fields of predictions.jsonl, and where, when and by which model it was made."""
 
     decision: Decision
+    sample: float | None = Field(description="drawn for a person to judge, with this chance")
     regions: list[RegionAnswer]
     image: str | None = Field(description="path of the image as it was sent, while it is kept")
     map: str | None = Field(description="path of the anomaly map, while it is kept")
@@ -110,6 +118,7 @@ class VerdictRequest(BaseModel):
 
     verdict: Judgement
     note: Note = ""
+    reason: Reason | None = Field(None, description="which kind of defect: one of the list")
     key: Key | None = Field(None, description="of your choice: sent again with it, the verdict is one")
     age_seconds: float = Field(0, ge=0, le=10**9, description="how long ago it was given")
     by: Login | None = Field(None, description="who gave it: refused when another one is logged in")
@@ -189,6 +198,45 @@ class BucketAnswer(BaseModel):
     median_seconds: float | None
     p99_seconds: float | None
     score_quantiles: tuple[float, ...] | None = Field(description="at 5, 25, 50, 75 and 95 %")
+
+
+class EstimateAnswer(BaseModel):
+    """A share of `found` among `n`, null without any, with its exact 95 % interval."""
+
+    found: int
+    n: int
+    share: float | None
+    low: float
+    high: float
+
+
+class ReasonAnswer(BaseModel):
+    """How often a reason was given."""
+
+    reason: str = Field(description="empty: none was given")
+    n: int
+
+
+class QualityAnswer(BaseModel):
+    """What the machine and people decided in a time."""
+
+    n: int
+    accepted: int
+    rejected: int
+    unjudged: int
+    failed: int
+    sampled: int = Field(description="accepted parts that were drawn for a person")
+    escapes: EstimateAnswer = Field(description="defects among the drawn parts that were judged")
+    false_rejects: EstimateAnswer = Field(description="good parts among the rejected parts that were judged")
+    waiting: int = Field(description="rejected and drawn parts without a verdict")
+    reasons: list[ReasonAnswer]
+
+
+class SamplingPlanAnswer(BaseModel):
+    """Which share of the accepted parts is drawn for a person, by lots of this seed."""
+
+    share: Annotated[float, Field(ge=0, le=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class CalibrationAnswer(BaseModel):

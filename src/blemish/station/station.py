@@ -16,8 +16,10 @@ from blemish.images.limits import MAX_PIXELS
 from blemish.inference import load
 from blemish.inference.model_file import find_model
 from blemish.record.archive import Archive
+from blemish.record.labels import Labelling
 from blemish.record.retention import Policy, retain
 from blemish.record.rows import IdSequence, clock_advice, model_record
+from blemish.record.sampling import SamplingPlan
 from blemish.record.store import Store
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.record.versions import Versions
@@ -63,10 +65,15 @@ class Station:
         max_pixels: int = MAX_PIXELS,
         training_data: Path | None = None,
         policy: Policy | None = None,
+        labelling: Labelling | None = None,
+        sample: float | None = None,
     ) -> None:
         self.policy, self._closing = policy or Policy(), threading.Event()
         self.folder = folder
+        self.labelling = labelling or Labelling()
         self.store = Store.open(database, folder)
+        if sample is not None:
+            self.store.set_sampling(SamplingPlan(sample))
         self.archive = Archive(folder / "archive")
         self.engines: dict[str, Engine] = {}
         self.make_id = IdSequence(self.store.newest_id(), self._tell_jump)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from cyclopts import Parameter
 
 from blemish.cli.console import StopSignals
-from blemish.cli.options import DetectorOptions, StationOptions
+from blemish.cli.options import DetectorOptions, LabelOptions, StationOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import write_line
 from blemish.core.errors import UsageError
@@ -29,7 +29,7 @@ LOCK = ".serve.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(DetectorOptions, StationOptions):
+class ServeOptions(DetectorOptions, StationOptions, LabelOptions):
     """Run the inspection station: a page and a service that score images and keep a record of each."""
 
     model: Annotated[tuple[Path, ...], Parameter(metavar="RUN|FILE [...]")]
@@ -60,6 +60,8 @@ class ServeOptions(DetectorOptions, StationOptions):
     """Room for images and maps, in 10⁹ bytes; the oldest go first, accepted ones before rejected ones."""
     training_data: Path | None = None
     """A folder whose sub-folders of good images may be named as the images of a training."""
+    sample: float | None = None
+    """Share of accepted parts that are drawn at random for a person, 0.02 for 2 %; default: as it was."""
     time_limit: float = 30.0
     """Seconds that a request waits for its answer at most."""
 
@@ -141,6 +143,8 @@ def _station(options: ServeOptions) -> Station:
         capacity=options.capacity,
         max_pixels=options.max_megapixels * 10**6,
         training_data=options.training_data,
+        labelling=options.labelling(),
+        sample=options.sample,
         policy=Policy(
             accepted_days=options.keep_accepted_days,
             rejected_days=options.keep_rejected_days,

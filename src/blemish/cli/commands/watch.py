@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.cli.console import StopSignals
-from blemish.cli.options import ModelOptions
+from blemish.cli.options import LabelOptions, ModelOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import Lines
 from blemish.core.ownership import owned
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchOptions(ModelOptions):
+class WatchOptions(ModelOptions, LabelOptions):
     """Score what appears in a folder, each file once, until Ctrl-C; writes inspections.jsonl, maps, overlays.
 
     Start it again and it goes on where it was, also after a power cut. A changed model is loaded again.
@@ -128,7 +128,9 @@ def _database(options: WatchOptions, lines: Lines) -> AbstractContextManager[Led
     from blemish.record.ledger_sync import sync_to_database
     from blemish.watch.ledger import LEDGER_NAME
 
-    return sync_to_database(options.database, options.out / LEDGER_NAME, lines.say)
+    return sync_to_database(
+        options.database, options.out / LEDGER_NAME, lines.say, labelling=options.labelling()
+    )
 
 
 def _describe(row: dict[str, Any]) -> str:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
-from starlette.background import BackgroundTask
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from blemish.core.errors import DataError, ImageError, NotFoundError, UsageError
+from blemish.record import table_export
+from blemish.record.labels import Labels
 from blemish.record.rows import time_of
 from blemish.record.store import Verdict
+from blemish.record.tables import Search
 from blemish.station import render
 from blemish.station.engine_jobs import Upload
 from blemish.station.routes.access import Operator, Viewer
@@ -55,6 +57,7 @@ UPLOADS = {
                         "image": {"type": "string", "format": "binary"},
                         "part": {"type": "string", "minLength": 1, "maxLength": 200},
                         "model": {"type": "string"},
+                        **{name: {"type": "string"} for name in ("product", "line", "shift")},
                     },
                 }
             },
@@ -63,6 +66,8 @@ UPLOADS = {
 }
 
 WAITING = {"model": WaitingAnswer, "description": "Taken; it is recorded under this identifier later"}
+
+NOTHING_SAID = Labels()
 
 router = APIRouter(prefix="/v1", responses=REFUSALS)
 
@@ -75,19 +80,36 @@ def filters(
     part: Part | None = None,
     verdict: Judgement | None = None,
     unjudged: Annotated[bool, Query(description="only parts without a verdict")] = False,
-) -> dict[str, Any]:
-    """Take what a list or a table is restricted to, as `Store.find` takes it."""
-    return {
-        "since": since and with_zone(since),
-        "until": until and with_zone(until),
-        "model": model,
-        "decision": decision,
-        "part": part,
-        "verdict": "none" if unjudged else verdict,
-    }
+    to_judge: Annotated[bool, Query(description="only rejected and drawn parts without a verdict")] = False,
+    text: Annotated[Part | None, Query(description="a fragment of part, file name or note")] = None,
+    product: Part | None = None,
+    line: Part | None = None,
+    shift: Part | None = None,
+    station: Annotated[Part | None, Query(description="the station's name")] = None,
+) -> Search:
+    """Take what a list or a table is restricted to."""
+    return Search(
+        since=since and with_zone(since),
+        until=until and with_zone(until),
+        model=model,
+        decision=decision,
+        part=part,
+        verdict="none" if unjudged else verdict,
+        to_judge=to_judge,
+        text=text,
+        product=product,
+        line=line,
+        shift=shift,
+        station=station,
+    )
 
 
-Filters = Annotated[dict[str, Any], Depends(filters)]
+Filters = Annotated[Search, Depends(filters)]
+
+
+def labels(product: Part | None = None, line: Part | None = None, shift: Part | None = None) -> Labels:
+    """Take what a sender says of where a part belongs."""
+    return Labels(product=product, line=line, shift=shift)
 
 
 @router.post(
@@ -104,6 +126,7 @@ async def inspect(
     part: Annotated[Part | None, Query(description="what you call the part")] = None,
     model: Annotated[str | None, Query(description="a model's name or digest; the first one's")] = None,
     name: Annotated[Part | None, Query(description="what you call the file")] = None,
+    said: Annotated[Labels, Depends(labels)] = NOTHING_SAID,
     idempotency_key: Annotated[Key | None, Header(description="sent again with it, it is one row")] = None,
 ) -> Any:
     """Score an image. The answer is given when the image, its map and its row are on disk.
@@ -111,6 +134,7 @@ async def inspect(
     After the time limit the answer is 202 with the identifier under which it will be recorded.
     """
     upload, chosen = await _read_upload(request, part, name, idempotency_key)
+    upload = replace(upload, labels=station.labelling.of(datetime.now(UTC), upload.labels.or_else(said)))
     engine = station.engine(chosen or model)
     if upload.key is None:
         taken = station.deliveries.submit(engine, upload)
@@ -136,7 +160,7 @@ def find(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Inspections:
     """List inspections, newest first."""
-    found = station.store.find(**chosen, before=before, limit=limit + 1)
+    found = station.store.search(chosen, before=before, limit=limit + 1)
     shown = found[:limit]
     verdicts = station.store.verdicts([i.id for i in shown])
     return Inspections(
@@ -213,6 +237,7 @@ def judge(caller: Operator, station: StationDep, id: Id, verdict: VerdictRequest
             time=max(inspection.time, given),
             verdict=verdict.verdict,
             note=verdict.note,
+            reason=verdict.reason,
             by=caller.name or "",
             key=verdict.key,
         )
@@ -234,13 +259,13 @@ def withdraw(caller: Operator, station: StationDep, id: Id, wanted: WithdrawalRe
     return _answer(station, inspection)
 
 
-@router.get("/export.csv", response_class=FileResponse, responses={200: {"content": {"text/csv": {}}}})
-def export(caller: Viewer, station: StationDep, chosen: Filters) -> FileResponse:
-    """Write inspections as a table, oldest first, each with its last verdict."""
-    folder = tempfile.TemporaryDirectory()
-    path = Path(folder.name) / "inspections.csv"
-    station.store.export(path, **chosen)
-    return FileResponse(path, filename=path.name, background=BackgroundTask(folder.cleanup))
+@router.get("/export.csv", response_class=StreamingResponse, responses={200: {"content": {"text/csv": {}}}})
+def export(caller: Viewer, station: StationDep, chosen: Filters) -> StreamingResponse:
+    """Write inspections as a table, oldest first, each with the verdict that counts; sent as it is read."""
+    pieces = table_export.csv_pieces(station.store.judged(chosen))
+    first = next(pieces)  # what the record refuses is an answer, not a table that ends
+    headers = {"Content-Disposition": 'attachment; filename="inspections.csv"'}
+    return StreamingResponse(chain([first], pieces), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 # --- shared ---------------------------------------------------------------------------------------
@@ -258,18 +283,25 @@ async def _read_upload(
         if not data:
             raise UsageError("the body is empty; send an image file")
         return Upload(data=data, source="api", name=name, part=part, key=key), None
-    async with request.form(max_files=1, max_fields=4) as form:
+    async with request.form(max_files=1, max_fields=7) as form:
         file = form.get("image")
         if not isinstance(file, UploadFile):
             raise UsageError("the form has no file named `image`; send one")
-        given, model = form.get("part", part), form.get("model")
-        if not (given is None or isinstance(given, str)) or not (model is None or isinstance(model, str)):
-            raise UsageError("`part` and `model` are texts")
-        if given is not None and not (0 < len(given) <= 200 and given.isprintable()):
-            raise UsageError("`part`: give 1 to 200 printable characters")
+        given, model = _text(form.get("part", part), "part"), form.get("model")
+        if not (model is None or isinstance(model, str)):
+            raise UsageError("`model` is a text")
+        said = Labels(**{name: _text(form.get(name), name) for name in ("product", "line", "shift")})
         source = "page" if request.headers.get("x-blemish-page") else "api"
         name = name or _name(file.filename)
-        return Upload(data=await file.read(), source=source, name=name, part=given, key=key), model
+        upload = Upload(data=await file.read(), source=source, name=name, part=given, key=key, labels=said)
+        return upload, model
+
+
+def _text(given: UploadFile | str | None, field: str) -> str | None:
+    """Return a text of a form. Raises UsageError for a file and for characters that are not printable."""
+    if given is not None and not (isinstance(given, str) and 0 < len(given) <= 200 and given.isprintable()):
+        raise UsageError(f"`{field}`: give 1 to 200 printable characters")
+    return given
 
 
 def media_type(content_type: str) -> str:

@@ -95,8 +95,8 @@ export class InspectView {
       history.replaceState(null, "", place);
   }
 
-  judged(inspection, verdict, note) {
-    noteGiven(inspection, verdict, judge(inspection, verdict, note));
+  judged(inspection, verdict, note, reason) {
+    noteGiven(inspection, verdict, judge(inspection, verdict, note, reason));
     if (this.panel.inspection?.id === inspection.id) this.panel.show(withWaiting(this.panel.inspection));
   }
 

@@ -2,7 +2,7 @@
 
 import { urlOf } from "./api.js";
 import { h } from "./dom.js";
-import { seconds, when } from "./format.js";
+import { percent, seconds, when } from "./format.js";
 import { modelOf } from "./state.js";
 
 /** Return all that is known of an inspection, as a list with links to its files. */
@@ -12,6 +12,11 @@ export function detailsOf(inspection) {
     ["Time", when(inspection.time)],
     ["Part", inspection.part],
     ["File", inspection.path],
+    ["Product", inspection.product],
+    ["Line", inspection.line],
+    ["Shift", inspection.shift],
+    ["Station", inspection.station],
+    ["Drawn", inspection.sample && `at random, ${percent(inspection.sample)} of the accepted parts`],
     ["Image", inspection.width && `${inspection.width} × ${inspection.height} px`],
     ["Model", model ? `${model.name} (${model.method}, ${model.dataset})` : null],
     ["Model file", inspection.model.slice(0, 16)],

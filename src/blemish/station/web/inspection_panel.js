@@ -19,7 +19,7 @@ let made = 0;
 
 export class InspectionPanel {
   /**
-   * Build into `host`; `onjudge(inspection, verdict, note)` is told what a person says, `onback(inspection)`
+   * Build into `host`; `onjudge(inspection, verdict, note, reason)` is told what a person says, `onback(inspection)`
    * that the part which was here before is wanted again.
    */
   constructor(host, onjudge, onback) {

@@ -45,9 +45,9 @@ export function ofOthers() {
 }
 
 /** Give a verdict; it is sent now, or when the station is back. Returns its key. */
-export function judge(inspection, verdict, note) {
+export function judge(inspection, verdict, note, reason = null) {
   const key = newKey();
-  add({ key, inspection: inspection.id, verdict, note });
+  add({ key, inspection: inspection.id, verdict, note, reason });
   return key;
 }
 
@@ -71,7 +71,7 @@ export function withWaiting(inspection) {
   const known = new Set(there.map((verdict) => verdict.key));
   const coming = of
     .filter(({ key, verdict }) => verdict && !known.has(key) && !gone.has(key))
-    .map(({ key, verdict, note }) => ({ key, verdict, note, by: "", time: null }));
+    .map(({ key, verdict, note, reason }) => ({ key, verdict, note, reason, by: "", time: null }));
   return { ...inspection, verdicts: [...there, ...coming] };
 }
 
@@ -91,10 +91,10 @@ export async function send() {
 
 /** Send one; returns the event that tells of it, null: it waits on. */
 async function sent(entry) {
-  const { key, verdict, note, given, withdraws } = entry;
+  const { key, verdict, note, reason, given, withdraws } = entry;
   const body = withdraws
     ? { verdict: withdraws, by: entry.login }
-    : { verdict, note, key, by: entry.login, age_seconds: Math.max(0, Date.now() - given) / 1000 };
+    : { verdict, note, reason, key, by: entry.login, age_seconds: Math.max(0, Date.now() - given) / 1000 };
   try {
     const path = `/v1/inspections/${entry.inspection}/${withdraws ? "withdrawal" : "verdict"}`;
     return new CustomEvent("saved", { detail: await post(path, body) });

@@ -1,4 +1,4 @@
-/** The view of what waits for a person: rejected parts without a verdict, one after another. */
+/** The view of what waits for a person: rejected and drawn parts without a verdict, one after another. */
 
 import { Away, get } from "./api.js";
 import { announce, at, toast } from "./dom.js";
@@ -50,7 +50,7 @@ export class QueueView {
   async look() {
     if (station.role === null) return;
     try {
-      const filter = { decision: "rejected", unjudged: true, limit: PAGE };
+      const filter = { to_judge: true, limit: PAGE };
       const { items, next } = await get("/v1/inspections", filter);
       this.more = next !== null;
       this.thumbnails.update(items.filter((item) => !this.said.has(item.id)));
@@ -83,13 +83,13 @@ export class QueueView {
   }
 
   /** Send a verdict and open the next part. */
-  judged(inspection, verdict, note) {
+  judged(inspection, verdict, note, reason) {
     const { items } = this.thumbnails;
     const again = !items.some((item) => item.id === inspection.id);
     const place = items.findIndex((item) => item.id === inspection.id);
     this.said.add(inspection.id);
     if (this.returning === inspection.id) this.returning = null;
-    noteGiven(inspection, verdict, judge(inspection, verdict, note));
+    noteGiven(inspection, verdict, judge(inspection, verdict, note, reason));
     this.last = withWaiting(inspection);
     this.thumbnails.update(items.filter((item) => item.id !== inspection.id));
     const left = this.thumbnails.items;

@@ -34,10 +34,11 @@ export class SearchView {
   hide() {}
 
   filters() {
-    const { since, until, decision, part, verdict, model } = Object.fromEntries(new FormData(this.form));
+    const { since, until, decision, text, line, shift, product, verdict, model } = Object.fromEntries(new FormData(this.form));
     const time = (text) => text && new Date(text).toISOString();
     const judged = verdict === "none" ? { unjudged: true } : { verdict };
-    return { since: time(since), until: time(until), decision, part: part.trim(), model, ...judged };
+    const texts = { text: text.trim(), product: product.trim(), line: line.trim(), shift: shift.trim() };
+    return { since: time(since), until: time(until), decision, ...texts, model, ...judged };
   }
 
   /** Begin anew. */
@@ -47,6 +48,9 @@ export class SearchView {
     at("search-rows").replaceChildren();
     const given = Object.entries(this.filters()).filter(([, value]) => value);
     at("export").href = urlOf(`/v1/export.csv?${new URLSearchParams(given)}`);
+    const day = new Date(Date.now() - 24 * 3600e3).toISOString();
+    const reported = given.some(([name]) => name === "since") ? given : [["since", day], ...given];
+    at("report").href = urlOf(`/v1/report.html?${new URLSearchParams(reported)}`);
     return this.more();
   }
 

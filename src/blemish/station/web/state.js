@@ -4,7 +4,7 @@ import { get, inOrder } from "./api.js";
 
 const getModels = inOrder("/v1/models");
 
-export const station = { name: null, role: null, models: [] };
+export const station = { name: null, role: null, models: [], reasons: [] };
 
 /** Whether the one who is here may inspect and judge. */
 export const mayJudge = () => station.role === "operator";
@@ -21,6 +21,7 @@ export async function loadSession() {
 export async function loadModels() {
   const models = await getModels();
   if (models) station.models = models;
+  station.reasons = (await get("/v1/reasons")).reasons;
 }
 
 /** Keep a choice in this browser. */

@@ -1,16 +1,16 @@
-/** What a person says of a part: good or defect, with a note. */
+/** What a person says of a part: good or defect, with a reason and a note. */
 
 import { h, mark } from "./dom.js";
 import { lastVerdict, when } from "./format.js";
 import { listButton } from "./given.js";
-import { mayJudge } from "./state.js";
+import { mayJudge, station } from "./state.js";
 
 let made = 0;
 
 export class VerdictForm {
   /**
    * `subject()` returns {inspection, why}: the part that is on screen, and why it cannot be judged yet, or null;
-   * `ongive(inspection, verdict, note)` is told of every verdict, `onearly(inspection, why)` of one not taken.
+   * `ongive(inspection, verdict, note, reason)` is told of every verdict, `onearly(inspection, why)` of one not taken.
    */
   constructor({ subject, ongive, onearly }) {
     Object.assign(this, { subject, ongive, onearly });
@@ -42,11 +42,13 @@ export class VerdictForm {
       autocomplete: "off",
       onkeydown: (event) => event.key === "Escape" && this.note.blur(),
     });
+    this.reason = h("select", { "aria-label": "Reason of a defect" });
     this.said = h("div", { class: "said", role: "status" });
     this.element = h(
       "section",
       { class: "verdict", "aria-label": "Your verdict" },
       h("div", { class: "judges" }, this.good, this.defect),
+      this.reason,
       this.note,
       this.said,
       listButton(),
@@ -66,10 +68,13 @@ export class VerdictForm {
     const said = inspection.verdicts.map((v) => [v.verdict, v.time, v.note].join()).join(";");
     const news = [inspection.id, said, may].join();
     if (this.news === news) return; // what is said anew is read anew by a screen reader
-    if (this.shown !== inspection.id) this.note.value = "";
+    if (this.shown !== inspection.id) {
+      this.note.value = "";
+      this.offerReasons();
+    }
     this.shown = inspection.id;
     this.news = news;
-    for (const control of [this.good, this.defect, this.note]) control.disabled = !may;
+    for (const control of [this.good, this.defect, this.reason, this.note]) control.disabled = !may;
     this.element.classList.toggle("locked", !may);
     this.good.setAttribute("aria-pressed", last?.verdict === "good");
     this.defect.setAttribute("aria-pressed", last?.verdict === "defect");
@@ -80,6 +85,7 @@ export class VerdictForm {
         h("b", {}, v.verdict === "good" ? "Good" : "Defect"),
         v.time ? `, ${when(v.time)}` : ", being saved…",
         v.by ? `, ${v.by}` : "",
+        v.reason ? `, ${v.reason}` : "",
         v.note ? `: ${v.note}` : "",
       ),
     );
@@ -89,9 +95,16 @@ export class VerdictForm {
     this.said.replaceChildren(...lines);
   }
 
+  /** Offer the kinds of defects that the station knows; none is chosen. */
+  offerReasons() {
+    const options = station.reasons.map((name) => h("option", { value: name }, name));
+    this.reason.replaceChildren(h("option", { value: "" }, "Reason (optional)"), ...options);
+    this.reason.hidden = options.length === 0;
+  }
+
   /** Whether a note is being written. */
   get writing() {
-    return document.activeElement === this.note || this.note.value !== "";
+    return document.activeElement === this.note || this.note.value !== "" || this.reason.value !== "";
   }
 
   /** Begin a note. */
@@ -112,6 +125,8 @@ export class VerdictForm {
     const note = this.note.value.trim();
     this.note.value = "";
     this.note.blur();
-    this.ongive(subject.inspection, verdict, note);
+    const reason = (verdict === "defect" && this.reason.value) || null;
+    this.reason.value = "";
+    this.ongive(subject.inspection, verdict, note, reason);
   }
 }

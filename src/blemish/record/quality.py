@@ -1,0 +1,152 @@
+"""How well the station decides, as far as people have judged: sampling, reasons, and their figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from blemish.core.errors import UsageError
+from blemish.metrics.confidence import exact_interval
+from blemish.record import tables
+from blemish.record.sampling import SamplingPlan
+from blemish.record.tables import Search, rows
+from blemish.record.transactions import Transactions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_REASONS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A share of `found` among `n`, with its exact 95 % interval; the share is None where n is 0."""
+
+    found: int
+    n: int
+    share: float | None
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityFigures:
+    """What the machine and people decided in a time."""
+
+    n: int
+    accepted: int
+    rejected: int
+    unjudged: int
+    failed: int
+    sampled: int
+    """Accepted parts that were drawn for a person."""
+    escapes: Estimate
+    """Defects among the drawn parts that a person judged: the share of accepted parts that are defects."""
+    false_rejects: Estimate
+    """Good parts among the rejected parts that a person judged."""
+    waiting: int
+    """Rejected and drawn parts that nobody has judged yet."""
+    reasons: tuple[tuple[str, int], ...]
+    """Defects that people confirmed, by reason, the most frequent first; empty: none was given."""
+
+
+class Quality(Transactions):
+    """The part of a store that is about quality."""
+
+    _lag = timedelta()
+
+    def sampling(self) -> SamplingPlan:
+        """Return the plan by which whoever records into this record draws."""
+        found = self._fetch_all(sa.select(tables.sampling))
+        return SamplingPlan(found[0].share, found[0].seed) if found else SamplingPlan()
+
+    def set_sampling(self, plan: SamplingPlan) -> None:
+        """Draw by another plan from the next inspection on."""
+        with self._write_transaction() as connection:
+            connection.execute(sa.delete(tables.sampling))
+            connection.execute(sa.insert(tables.sampling).values(share=plan.share, seed=plan.seed))
+
+    def _sampling(self, connection: sa.Connection) -> SamplingPlan:
+        found = connection.execute(sa.select(tables.sampling)).first()
+        return SamplingPlan(found.share, found.seed) if found else SamplingPlan()
+
+    def reasons(self) -> list[str]:
+        """Return the kinds of defects that are offered, in their order."""
+        table = tables.reasons.c
+        query = sa.select(table.name).where(table.place.is_not(None)).order_by(table.place)
+        return [row.name for row in self._fetch_all(query)]
+
+    def set_reasons(self, names: Sequence[str]) -> None:
+        """Offer these kinds of defects; verdicts keep the reasons that they have.
+
+        Raises UsageError for the same name twice, and for more than MOST_REASONS.
+        """
+        texts = [tables.escape_text(name.strip()) or "" for name in names]
+        if len(set(texts)) < len(texts) or not all(texts) or len(texts) > MOST_REASONS:
+            raise UsageError(f"reasons: give up to {MOST_REASONS} names, each once and none empty")
+        with self._write_transaction() as connection:
+            connection.execute(sa.update(tables.reasons).values(place=None))
+            known = {row.name for row in connection.execute(sa.select(tables.reasons.c.name))}
+            for place, name in enumerate(texts):
+                if name in known:
+                    change = sa.update(tables.reasons).where(tables.reasons.c.name == name)
+                    connection.execute(change.values(place=place))
+                else:
+                    connection.execute(sa.insert(tables.reasons).values(name=name, place=place))
+
+    def _check_reason(self, connection: sa.Connection, reason: str | None) -> None:
+        """Refuse a reason that was never in the list; one that was is taken, as a verdict may come late."""
+        name = tables.reasons.c.name
+        if reason is not None and connection.execute(sa.select(name).where(name == reason)).first() is None:
+            raise UsageError(f"reason {reason!r}: is not in the list; add it to the reasons first")
+
+    def quality(self, wanted: Search) -> QualityFigures:
+        """Sum up what the machine and people decided."""
+        where = tables.conditions(wanted, lag=self._lag)
+        drawn = rows.sample.is_not(None)
+        kinds = (rows.decision, rows.verdict, drawn.label("drawn"))
+        count = sa.func.count().label("n")
+        found = Counter[tuple[str, str | None, bool]]()
+        for row in self._fetch_all(sa.select(*kinds, count).where(*where).group_by(*kinds)):
+            found[row.decision, row.verdict, bool(row.drawn)] += row.n
+
+        def number(
+            decision: str | None = None, verdicts: Sequence[str | None] = (), drawn: bool | None = None
+        ) -> int:
+            return sum(
+                n
+                for (d, v, s), n in found.items()
+                if decision in (None, d) and (not verdicts or v in verdicts) and drawn in (None, s)
+            )
+
+        both = ("good", "defect")
+        return QualityFigures(
+            n=number(),
+            accepted=number("accepted"),
+            rejected=number("rejected"),
+            unjudged=number("unjudged"),
+            failed=number("failed"),
+            sampled=number(drawn=True),
+            escapes=_estimate(number("accepted", ["defect"], True), number("accepted", both, True)),
+            false_rejects=_estimate(number("rejected", ["good"]), number("rejected", both)),
+            waiting=number("rejected", [None]) + number("accepted", [None], True),
+            reasons=self._pareto(replace(wanted, verdict="defect")),
+        )
+
+    def _pareto(self, wanted: Search) -> tuple[tuple[str, int], ...]:
+        where = tables.conditions(wanted, lag=self._lag)
+        reason, count = sa.func.coalesce(tables.verdicts.c.reason, ""), sa.func.count()
+        joined = tables.inspections.join(tables.verdicts, tables.verdicts.c.number == rows.counts)
+        query = sa.select(reason, count).select_from(joined).where(*where).group_by(reason)
+        return tuple(
+            sorted(((row[0], row[1]) for row in self._fetch_all(query)), key=lambda r: (-r[1], r[0]))
+        )
+
+
+def _estimate(found: int, n: int) -> Estimate:
+    low, high = exact_interval(found, n) if n else (0.0, 1.0)
+    return Estimate(found=found, n=n, share=found / n if n else None, low=low, high=high)
