@@ -52,7 +52,9 @@ def shift_report(store: Store, wanted: Search, *, now: datetime, by: str | None)
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Shift report</title>'
-        '<link rel="stylesheet" href="../static/report.css"></head><body>' + "\n".join(parts) + "</body></html>"
+        '<link rel="stylesheet" href="../static/report.css"></head><body>'
+        + "\n".join(parts)
+        + "</body></html>"
     )
 
 
