@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+from scipy.integrate import quad
 
 Tensors = dict[str, np.ndarray]
 
@@ -88,6 +89,49 @@ def pro_points(maps: list[np.ndarray], masks: list[np.ndarray]) -> list[tuple[fl
                 overlaps.append(sum(values[pixel] >= threshold for pixel in region) / len(region))
         points.append((false / good, sum(overlaps) / len(overlaps)))
     return points
+
+
+def spro_points(
+    maps: list[np.ndarray], regions: list[list[tuple[np.ndarray, float]]]
+) -> list[tuple[float, float]]:
+    """(fpr, mean saturated overlap) for every threshold; regions of an image with their saturations."""
+    sound = [
+        [pixel for pixel in np.ndindex(m.shape) if not any(mask[pixel] for mask, _ in of_image)]
+        for m, of_image in zip(maps, regions, strict=True)
+    ]
+    points = [(0.0, 0.0)]
+    for threshold in sorted({float(v) for m in maps for v in m.ravel()}, reverse=True):
+        false, overlaps = 0, []
+        for values, of_image, good in zip(maps, regions, sound, strict=True):
+            false += sum(bool(values[pixel] >= threshold) for pixel in good)
+            for mask, saturation in of_image:
+                found = sum(bool(mask[p] and values[p] >= threshold) for p in np.ndindex(mask.shape))
+                overlaps.append(min(found / min(saturation, int(mask.sum())), 1.0))
+        points.append((false / sum(map(len, sound)), sum(overlaps) / len(overlaps)))
+    return points
+
+
+def mean_over_log(points: list[tuple[float, float]], low: float, high: float) -> float:
+    """The mean height over ln(fpr): each piece between two points by numerical integration."""
+    total = 0.0
+    for (x0, y0), (x1, y1) in pairwise(points):
+        start, end = max(x0, low), min(x1, high)
+        if start < end:
+            slope = (y1 - y0) / (x1 - x0)
+            total += quad(lambda x, x0=x0, y0=y0, s=slope: (y0 + s * (x - x0)) / x, start, end)[0]
+    return total / (math.log(high) - math.log(low))
+
+
+def segmentation_f1(maps: list[np.ndarray], masks: list[np.ndarray], threshold: float) -> float:
+    """Pixel by pixel: true and false positives and negatives, then their F1."""
+    found = false = missed = 0
+    for values, mask in zip(maps, masks, strict=True):
+        for pixel in np.ndindex(mask.shape):
+            above, defective = float(values[pixel]) > threshold, bool(mask[pixel])
+            found += above and defective
+            false += above and not defective
+            missed += defective and not above
+    return 2 * found / (2 * found + false + missed)
 
 
 def masked_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, masking: str) -> np.ndarray:

@@ -46,7 +46,8 @@ CONTRACT = {
     "per_defect",
     "sensitivity",
 }
-PIXEL_FIELDS = ("pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish", "aupro_fpr30")
+PIXEL_FIELDS = ("pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish", "aupro_fpr30", "aupro_fpr5")
+PIXEL_FIELDS += ("pixel_average_precision", "seg_f1", "seg_precision", "seg_recall", "aupimo")
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,13 @@ def expected_of(detector: Detector, root: Path) -> dict[str, Any]:
         "pixel_auroc_fpr30": trapezoids_up_to(0.3, fpr, tpr) / 0.3,
         "pixel_auroc_fpr30_mcclish": sk.roc_auc_score(truth, pixels, max_fpr=0.3),
         "aupro_fpr30": trapezoids_up_to(0.3, false, pro) / 0.3,
+        "aupro_fpr5": trapezoids_up_to(0.05, false, pro) / 0.05,
+        "pixel_average_precision": sk.average_precision_score(truth, pixels),
+        "pixel_threshold": detector.pixel_threshold,
+        "seg_f1": sk.f1_score(truth, pixels > np.float64(detector.pixel_threshold or 0)),
+        "seg_precision": sk.precision_score(truth, pixels > np.float64(detector.pixel_threshold or 0)),
+        "seg_recall": sk.recall_score(truth, pixels > np.float64(detector.pixel_threshold or 0)),
+        "au_spro_fpr5": None,
         "false_alarm_rate": alarm[~bad].mean(),
         "detection_rate": alarm[bad].mean(),
         "n_good": (~bad).sum(),
@@ -142,7 +150,9 @@ def _pixels_of_one(chosen: np.ndarray, masks: np.ndarray, maps: np.ndarray) -> t
 
 def check(evaluation: dict[str, Any], expected: dict[str, Any]) -> None:
     for key, value in expected.items():
-        if key == "per_defect":
+        if value is None:
+            assert evaluation[key] is None, key
+        elif key == "per_defect":
             assert set(evaluation[key]) == set(value)
             for name, of_one in value.items():
                 assert evaluation[key][name] == pytest.approx(of_one, abs=1e-9), name
@@ -195,7 +205,7 @@ def test_without_masks_pixel_fields_are_null(noisy: Path, tmp_path: Path):
     shutil.copytree(noisy / "test", tmp_path / "data" / "test")
     detector = fake_detector(grey_levels=range(160, 179), side=40, false_alarm_rate=0.3)
     evaluation = evaluate(detector, opened(tmp_path / "data"), tmp_path / "out")
-    assert [evaluation[key] for key in PIXEL_FIELDS] == [None] * 4
+    assert [evaluation[key] for key in PIXEL_FIELDS] == [None] * len(PIXEL_FIELDS)
     assert [d["pixel_auroc"] for d in evaluation["per_defect"].values()] == [None, None]
     expected = expected_of(detector, noisy)
     for key in ("image_auroc", "image_f1max", "false_alarm_rate", "detection_rate"):

@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib", reason="blemish[report] is not installed")
 from matplotlib.patches import StepPatch
 
 from blemish.report import charts as charts
-from blemish.report.content import ReportCurve, ReportImage
+from blemish.report.content import ReportCurve, ReportImage, ReportOverlap
 
 CURVE = ReportCurve(name="image", fpr=np.array([0, 0, 0.5, 1]), tpr=np.array([0, 0.6, 1, 1]), area=0.9876)
 SCORES = {"good": (0.5, 1.5, 1.9), "hole": (3.0, 2.0), "crack": (1.0, 0.75, 2.5)}
@@ -42,6 +42,24 @@ def test_the_marks_in_the_charts_are_those_of_the_evaluation(monkeypatch: pytest
     assert histogram.lines[-1].get_xdata() == [1.25, 1.25]
     assert [chart.svg for chart in drawn] == ["<svg/>", "<svg/>", None]
     assert drawn[1].alt == "Scores of 3 good and 5 defective images"
+
+
+def test_the_overlap_has_a_line_for_each_image_their_mean_and_the_band() -> None:
+    overlap = ReportOverlap(
+        fpr=np.array([1e-6, 1e-5, 1e-4, 1]),
+        overlaps=np.array([[0, 0, 0.5, 1], [0.2, 0.4, 1, 1]]),
+        areas=np.array([0.25, 0.7]),
+        rates=(1e-5, 1e-4),
+    )
+    axes = charts.per_image(overlap).axes[0]
+    first, second, mean = axes.lines
+    assert [np.asarray(line.get_ydata()).tolist() for line in (first, second)] == overlap.overlaps.tolist()
+    assert np.asarray(mean.get_ydata()).tolist() == pytest.approx([0.1, 0.2, 0.75, 1])
+    assert mean.get_label() == "mean, AUPIMO 0.475"
+    assert (axes.get_xscale(), axes.patches[0].get_extents().width > 0) == ("log", True)
+    chart = charts.draw_overlap(overlap)
+    assert chart.svg is not None
+    assert "from 1e-05 to 0.0001" in chart.note
 
 
 def test_thinning_keeps_the_ends_and_stays_within_a_step() -> None:

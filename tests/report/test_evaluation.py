@@ -31,6 +31,13 @@ EVALUATION = {
     "pixel_auroc_fpr30": 0.9124,
     "pixel_auroc_fpr30_mcclish": 0.9556,
     "aupro_fpr30": 0.9012,
+    "aupro_fpr5": 0.7012,
+    "pixel_average_precision": 0.6123,
+    "seg_f1": 0.5123,
+    "seg_precision": 0.4321,
+    "seg_recall": 0.6321,
+    "aupimo": 0.3333,
+    "au_spro_fpr5": None,
     "image_f1max": 0.9533,
     "false_alarm_rate": 1 / 30,
     "false_alarm_p_value": 0.6,
@@ -560,3 +567,20 @@ def contrast(one: str, other: str) -> float:
 
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_numbers_of_where_are_shown_and_spro_where_a_data_set_has_it(tmp_path: Path):
+    text = page(tmp_path / "a").text["numbers"]
+    for said in (
+        "AUPRO, FPR up to 5 % 0.701",
+        "AUPIMO 0.333",
+        "Pixel average precision 0.612",
+        "SegF1 0.512",
+    ):
+        assert said in text
+    assert "precision 0.432, recall 0.632, at the promised rate" in text
+    assert "sPRO" not in text
+    loco = page(tmp_path / "b", EVALUATION | {"au_spro_fpr5": 0.4321}).text["numbers"]
+    assert "AU-sPRO, FPR up to 5 % 0.432" in loco
+    blind = page(tmp_path / "c", EVALUATION | {"seg_f1": None, "seg_precision": None, "seg_recall": None})
+    assert "SegF1 – no calibration" in blind.text["numbers"]

@@ -21,7 +21,8 @@ from blemish.core.files import write_whole
 from blemish.core.ownership import owned
 from blemish.core.spreadsheet import text_of
 from blemish.core.types import GOOD
-from blemish.evaluation.evaluate import LIMIT, PIXELS_NAME
+from blemish.evaluation.evaluate import PIXELS_NAME
+from blemish.evaluation.localisation import LIMIT
 from blemish.evaluation.pictures import overlay_name, thumbnail_name
 from blemish.metrics.confidence import Comparison, delong
 from blemish.metrics.resampler import PixelResampler, paired_bootstrap

@@ -18,12 +18,13 @@ from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage, read_mask
 from blemish.evaluation import sensitivity
+from blemish.evaluation.localisation import LIMIT, measure_pixels
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
 from blemish.metrics.confidence import bootstrap_interval
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.resampler import PixelResampler
 from blemish.metrics.roc import Roc, image_roc
-from blemish.report.content import ReportCurve, ReportImage
+from blemish.report.content import ReportCurve, ReportImage, ReportOverlap
 from blemish.report.evaluation import write_report
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 PIXELS_NAME = "pixels.npz"
 """What `blemish compare` needs to compare maps: a sample of each image's pixels."""
-LIMIT = 0.3
-"""The FPR up to which both papers' field reports partial areas."""
 RESAMPLES = 1000
 """So many draws make an interval."""
 
@@ -98,11 +97,11 @@ def _evaluate(
         if pool is not None:
             height, width = prediction.anomaly_map.shape
             mask = read_mask(sample, (height, width))
-            pool.add(prediction.anomaly_map, mask, sample.label)
+            pool.add(prediction.anomaly_map, mask, sample.label, is_good=not sample.is_defect)
             resampler.add(prediction.anomaly_map, mask)
         scored.append(_score_of(sample, prediction, dataset))
         on_image()
-    evaluation, curves = _measure(detector, scored, pool)
+    evaluation, curves, overlap = _measure(detector, scored, pool)
     evaluation |= _intervals(scored, resampler if pool else None)
     evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
     evaluation |= _identity(detector, dataset)
@@ -117,6 +116,7 @@ def _evaluate(
         evaluation=evaluation,
         images=[_report_image(s) for s in scored],
         curves=curves,
+        overlap=overlap,
         training_log=training_log if training_log and training_log.exists() else None,
         facts=_facts(detector),
         choice=detector.model_file.provenance.get("choice"),
@@ -167,17 +167,15 @@ def _score_of(sample: Sample, prediction: Prediction, dataset: Dataset) -> Score
 
 def _measure(
     detector: Detector, scored: list[Scored], pool: PixelPool | None
-) -> tuple[dict[str, Any], list[ReportCurve]]:
+) -> tuple[dict[str, Any], list[ReportCurve], ReportOverlap | None]:
     scores = np.array([s.score for s in scored])
     defective = np.array([s.sample.is_defect for s in scored])
     image = image_roc(scores, defective)
     pixel, pro = (pool.pixel_roc(), pool.pro_roc()) if pool else (None, None)
+    fields, overlap = measure_pixels(pool, pixel, pro, detector.pixel_threshold, saturated=False)
     evaluation: dict[str, Any] = {
         "image_auroc": image.auroc(),
-        "pixel_auroc": pixel and pixel.auroc(),
-        "pixel_auroc_fpr30": pixel and pixel.normalised_auroc(LIMIT),
-        "pixel_auroc_fpr30_mcclish": pixel and pixel.mcclish(LIMIT),
-        "aupro_fpr30": pro and pro.normalised_auroc(LIMIT),
+        **fields,
         "image_average_precision": image.average_precision(),
         "image_f1max": image.f1max()[0],
         "requested_false_alarm_rate": detector.rate,
@@ -191,10 +189,11 @@ def _measure(
     }
     curves = [("image", image, 1.0), ("pixel", pixel, 1.0), ("PRO", pro, LIMIT)]
     shown = [(name, roc, limit, roc.curve()) for name, roc, limit in curves if roc is not None]
-    return evaluation, [
+    drawn = [
         ReportCurve(name=name, fpr=fpr, tpr=tpr, area=roc.normalised_auroc(limit))
         for name, roc, limit, (fpr, tpr) in shown
     ]
+    return evaluation, drawn, overlap
 
 
 def _intervals(scored: list[Scored], resampler: PixelResampler | None) -> dict[str, list[float] | None]:

@@ -9,7 +9,7 @@ of a test set are sorted once and never leave float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,7 +66,7 @@ class Roc:
         fpr, tpr = self._vertices()
         inside = int(np.searchsorted(fpr, limit, side="right"))
         x, y = fpr[:inside], tpr[:inside]
-        cut = (limit - x[-1]) * (y[-1] + _height_at(fpr, tpr, limit))
+        cut = (limit - x[-1]) * (y[-1] + _heights_at(fpr, tpr, np.array([limit]))[0])
         twice = np.diff(x)
         twice *= y[1:] + y[:-1]
         return float(np.sum(twice) + cut) / 2
@@ -91,7 +91,35 @@ class Roc:
         """
         if not 0 <= fpr <= 1:
             raise UsageError(f"false positive rate {fpr}: it must lie in [0, 1]")
-        return _height_at(*self._vertices(), fpr)
+        return float(_heights_at(*self._vertices(), np.array([fpr]))[0])
+
+    def heights(self, fpr: ArrayLike) -> np.ndarray:
+        """Return `tpr_at` of many rates (k,) in [0, 1], for a plot. Raises UsageError for another rate."""
+        rates = np.asarray(fpr, dtype=np.float64)
+        if not ((rates >= 0) & (rates <= 1)).all():
+            raise UsageError("false positive rates of a plot: they must lie in [0, 1]")
+        return _heights_at(*self._vertices(), rates)
+
+    def mean_over_log_fpr(self, low: float, high: float) -> float:
+        """Return the mean height of the curve over log FPR between two rates, in [0, 1].
+
+        1 / ln(U / L) ∫ tpr(x) d ln(x) from x = L to U. On a straight piece a + b x this is
+        a ln(x2 / x1) + b (x2 - x1), so the area is exact. Raises UsageError unless 0 < `low` < `high` <= 1.
+        Source: Bertoldo et al., BMVC 2024 (AUPIMO), where tpr is that of one image.
+        """
+        if not 0 < low < high <= 1:
+            raise UsageError(f"rates {low} and {high}: give 0 < low < high <= 1, such as 1e-5 and 1e-4")
+        fpr, tpr = self._vertices()
+        inside = slice(np.searchsorted(fpr, low, side="right"), np.searchsorted(fpr, high, side="left"))
+        ends = _heights_at(fpr, tpr, np.array([low]))
+        # What is left of the high end there is the straight piece's, not the top of a rise at that very rate.
+        last = _left_heights_at(fpr, tpr, np.array([high]))
+        x = np.concatenate([[low], fpr[inside], [high]])
+        y = np.concatenate([ends, tpr[inside], last])
+        width = np.diff(x)
+        slope = np.diff(y) / np.where(width > 0, width, 1)
+        pieces = (y[:-1] - slope * x[:-1]) * np.log(x[1:] / x[:-1]) + slope * width
+        return float(np.sum(pieces[width > 0]) / np.log(high / low))
 
     def curve(self, max_points: int = 1000) -> tuple[np.ndarray, np.ndarray]:
         """Pick corners for a plot: (fpr, tpr), float64 (k,), k <= max_points, both ends included.
@@ -163,40 +191,70 @@ class Ranking:
     def of(cls, negatives: np.ndarray, positives: np.ndarray) -> Ranking:
         """Rank positives (m,) among negatives (n,), sorted already, of one floating type."""
         ascending, inverse = np.unique(positives, return_inverse=True)
-        ends = np.concatenate([negatives[:1], negatives[-1:], ascending[:1], ascending[-1:]])
-        if not np.isfinite(ends).all():  # sorted, NaN and the infinities stand at the ends
-            raise UsageError(
-                "scores hold NaN or infinity: metrics need finite scores; check the model's weights"
-            )
-        n = negatives.size
+        above, above_or_equal = _count_above(negatives, ascending)
         return cls(
             values=ascending[::-1],
-            above=n - np.searchsorted(negatives, ascending, side="right")[::-1],
-            above_or_equal=n - np.searchsorted(negatives, ascending, side="left")[::-1],
+            above=above,
+            above_or_equal=above_or_equal,
             rank=len(ascending) - 1 - inverse,
-            n_negatives=n,
+            n_negatives=negatives.size,
+        )
+
+    def with_more(self, negatives: np.ndarray) -> Ranking:
+        """Return the ranking among more negatives (n,), sorted: counts are added, nothing is ranked anew."""
+        above, above_or_equal = _count_above(negatives, self.values[::-1])
+        return replace(
+            self,
+            above=self.above + above,
+            above_or_equal=self.above_or_equal + above_or_equal,
+            n_negatives=self.n_negatives + negatives.size,
         )
 
     def roc(self, weights: np.ndarray | None = None, chosen: np.ndarray | slice = slice(None)) -> Roc:
-        """Build the curve of the positives, or of `chosen` ones, with `weights` (m,) above 0 or alike.
+        """Build the curve of the positives, or of `chosen` ones, with `weights` (m,) or alike.
+
+        Weights are at least 0, and not all of them 0.
 
         Raises UsageError without negatives or positives.
         """
         rank = self.rank[chosen]
-        if self.n_negatives == 0 or rank.size == 0:
-            raise UsageError(
-                f"{self.n_negatives} good and {rank.size} defective scores: the metric compares the two; "
-                "add what is missing"
-            )
-        rises = np.bincount(rank, None if weights is None else weights[chosen], len(self.values))
-        present = slice(None) if rises.all() else rises > 0
+        check_two_classes(self.n_negatives, rank.size)
+        if rank.size * 8 < len(self.values):  # few: their own scores alone are looked at
+            present, rank = np.unique(rank, return_inverse=True)
+            rises = np.bincount(rank, None if weights is None else weights[chosen])
+        else:
+            rises = np.bincount(rank, None if weights is None else weights[chosen], len(self.values))
+            present = slice(None)
+        if not rises.all():
+            kept = rises > 0
+            present = kept if isinstance(present, slice) else present[kept]
+            rises = rises[kept]
         return Roc(
             values=self.values[present],
             above=self.above[present],
             above_or_equal=self.above_or_equal[present],
-            weight=np.cumsum(rises[present]),
+            weight=np.cumsum(rises),
             n_negatives=self.n_negatives,
             n_positives=rank.size,
+        )
+
+
+def _count_above(negatives: np.ndarray, ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count negatives (n,), sorted, above and not below each of `ascending` (k,), from the highest down."""
+    ends = np.concatenate([negatives[:1], negatives[-1:], ascending[:1], ascending[-1:]])
+    if not np.isfinite(ends).all():  # sorted, NaN and the infinities stand at the ends
+        raise UsageError("scores hold NaN or infinity: metrics need finite scores; check the model's weights")
+    n = negatives.size
+    above = n - np.searchsorted(negatives, ascending, side="right")[::-1]
+    return above, n - np.searchsorted(negatives, ascending, side="left")[::-1]
+
+
+def check_two_classes(n_good: int, n_defective: int) -> None:
+    """Raise UsageError unless there are scores of good and of defective things."""
+    if n_good == 0 or n_defective == 0:
+        raise UsageError(
+            f"{n_good} good and {n_defective} defective scores: the metric compares the two; "
+            "add what is missing"
         )
 
 
@@ -215,14 +273,23 @@ def image_roc(scores: ArrayLike, is_defect: ArrayLike) -> Roc:
     return Roc.of(good, defective)
 
 
-def _height_at(fpr: np.ndarray, tpr: np.ndarray, x: float) -> float:
-    """Return the polyline's height at x, the upper one where it rises vertically."""
-    right = int(np.searchsorted(fpr, x, side="right"))
-    if right == len(fpr):
-        return float(tpr[-1])
+def _heights_at(fpr: np.ndarray, tpr: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return the polyline's heights at x (k,), the upper one where it rises vertically."""
+    right = np.searchsorted(fpr, x, side="right")
+    inside = np.minimum(right, len(fpr) - 1)
+    left = inside - 1
+    # Where x is beyond the last corner, left and right may share their rate: the height is the last one.
+    width = fpr[inside] - fpr[left]
+    share = np.where(width > 0, (x - fpr[left]) / np.where(width > 0, width, 1), 1.0)
+    return np.where(right == len(fpr), tpr[-1], tpr[left] + share * (tpr[inside] - tpr[left]))
+
+
+def _left_heights_at(fpr: np.ndarray, tpr: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return the polyline's heights at x (k,) above 0, the lower one where it rises vertically."""
+    right = np.searchsorted(fpr, x, side="left")
     left = right - 1
     share = (x - fpr[left]) / (fpr[right] - fpr[left])
-    return float(tpr[left] + share * (tpr[right] - tpr[left]))
+    return tpr[left] + share * (tpr[right] - tpr[left])
 
 
 def by_class(scores: ArrayLike, is_defect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

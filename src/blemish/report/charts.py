@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from blemish.report.content import ReportCurve, ReportImage
+    from blemish.report.content import ReportCurve, ReportImage, ReportOverlap
 
 # matplotlib writes fixed colours, the page needs variables that change with the scheme: each chart is
 # drawn in these stand-ins, which nothing else uses, and they are replaced in the SVG text.
@@ -100,6 +100,21 @@ def draw(
     ]
 
 
+def draw_overlap(overlap: ReportOverlap) -> Chart:
+    """Draw the overlap per image, from which AUPIMO comes."""
+    with style.context(["default", STYLE]):
+        svg = to_svg(per_image(overlap), "overlap")
+    low, high = (f"{rate:g}" for rate in overlap.rates)
+    return Chart(
+        title="Overlap per image",
+        alt=f"Overlap of {len(overlap.areas)} defective images over the share of false pixels on good images",
+        svg=svg,
+        note="One line for each defective image: the share of its defective pixels above a threshold, "
+        "against the share of pixels of good images above it. AUPIMO is the mean height in the shaded band, "
+        f"from {low} to {high}. A line at the bottom of the band is a defect whose place is not seen.",
+    )
+
+
 def _chart(title: str, alt: str, svg: str | None, note: str, otherwise: str) -> Chart:
     return Chart(title=title, alt=alt, svg=svg, note=otherwise if svg is None else note)
 
@@ -129,6 +144,20 @@ def roc(curves: list[ReportCurve], *, fpr: float | None, tpr: float | None) -> F
     if fpr is not None and tpr is not None:
         axes.plot([fpr], [tpr], "o", color=INK, markersize=7, label="at the threshold", clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="false-positive rate", ylabel="true-positive rate or overlap")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def per_image(overlap: ReportOverlap) -> Figure:
+    """Draw a line for each defective image, their mean, and the band whose mean height is AUPIMO."""
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvspan(*overlap.rates, color=GRID, linewidth=0)
+    axes.plot(overlap.fpr, overlap.overlaps.T, color=DEFECT, linewidth=0.8, alpha=0.35)
+    label = f"mean, AUPIMO {format_area(float(overlap.areas.mean()))}"
+    axes.plot(overlap.fpr, overlap.overlaps.mean(axis=0), color=INK, label=label)
+    axes.set(xscale="log", xlim=(overlap.fpr[0], overlap.fpr[-1]), ylim=(0, 1))
+    axes.set(xlabel="false pixels on good images", ylabel="overlap of one image")
     axes.legend(loc="lower right")
     return figure
 

@@ -36,3 +36,17 @@ class ReportCurve:
     fpr: np.ndarray
     tpr: np.ndarray
     area: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOverlap:
+    """The overlap of each defective image, over the rate of false positive pixels on good images.
+
+    `fpr` (k,) ascending, above 0; `overlaps` (n, k) in [0, 1]; `areas` (n,), AUPIMO of each image: the mean
+    overlap over the logarithm of the rate between the two `rates`.
+    """
+
+    fpr: np.ndarray
+    overlaps: np.ndarray
+    areas: np.ndarray
+    rates: tuple[float, float]

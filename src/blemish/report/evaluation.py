@@ -15,7 +15,7 @@ from blemish.core.errors import DataError, UsageError
 from blemish.core.types import GOOD
 from blemish.report import choice as choosing
 from blemish.report import sensitivity
-from blemish.report.content import ReportCurve, ReportImage
+from blemish.report.content import ReportCurve, ReportImage, ReportOverlap
 from blemish.report.html import (
     DASH,
     format_area,
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 KEYS = {
     *("image_auroc", "pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish", "aupro_fpr30"),
     *("image_f1max", "false_alarm_rate", "detection_rate", "requested_false_alarm_rate", "threshold"),
-    *("false_alarm_p_value", "seconds_per_image", "n_good", "n_defect", "per_defect", "leakage"),
-    "sensitivity",
+    *("aupro_fpr5", "pixel_average_precision", "seg_f1", "seg_precision", "seg_recall"),
+    *("aupimo", "au_spro_fpr5", "false_alarm_p_value", "seconds_per_image", "n_good", "n_defect"),
+    *("per_defect", "leakage", "sensitivity"),
 }
 """What a report reads of `evaluation.json`. All must be there; any may be None."""
 DEFECT_KEYS = {"n", "image_auroc", "pixel_auroc", "detection_rate"}
@@ -78,6 +79,7 @@ def write_report(
     curves: list[ReportCurve],
     training_log: Path | None,
     facts: Mapping[str, str],
+    overlap: ReportOverlap | None = None,
     choice: Mapping[str, Any] | None = None,
     choice_picture: str | None = None,
 ) -> Path:
@@ -86,8 +88,8 @@ def write_report(
     `evaluation` has the `KEYS` of `evaluation.json`: rates and areas in [0, 1], `leakage` a list of
     (training name, test name) pairs. `training_log` is a `log.csv` with the columns `epoch` and
     `train_loss`, and `validation_loss` if there was one. `facts` is shown as a table in its own order.
-    `choice` says how the method was chosen, as choice.json does; `choice_picture` is the path of its examples
-    relative to `out`.
+    `overlap` is drawn as a chart of its own. `choice` says how the method was chosen, as choice.json does;
+    `choice_picture` is the path of its examples relative to `out`.
 
     Raises `UsageError` without the packages of `blemish[report]` or for an absolute image path, and
     `DataError` for a missing key, a score that is not finite, or a training log that cannot be read.
@@ -97,6 +99,7 @@ def write_report(
 
     _check(evaluation, images)
     drawn = charts.draw(evaluation, images, curves, training_log)
+    drawn = drawn + ([charts.draw_overlap(overlap)] if overlap is not None else [])
     content = {"title": title, "charts": drawn, "facts": facts} | _content(evaluation, images)
     content |= sensitivity.content_of(evaluation["sensitivity"])
     content |= {"choice": None, "choice_rows": [], "choice_picture": choice_picture}
@@ -208,7 +211,7 @@ def broken_promise(evaluation: Mapping[str, Any]) -> str | None:
 def _why_missing(evaluation: Mapping[str, Any], key: str) -> str:
     if key in ("seconds_per_image", "n_good", "n_defect"):
         return "not measured"
-    if key == "threshold":
+    if key == "threshold" or (key == "seg_f1" and evaluation["aupro_fpr30"] is not None):
         return "no calibration"
     if key != "detection_rate" and evaluation["n_good"] == 0:
         return "no good test images"
@@ -216,7 +219,7 @@ def _why_missing(evaluation: Mapping[str, Any], key: str) -> str:
         return "no defective test images"
     if key in ("detection_rate", "false_alarm_rate"):
         return "no calibration"
-    return "no masks" if key.startswith(("pixel", "aupro")) else "not computed"
+    return "no masks" if key.startswith(("pixel", "aup", "seg")) else "not computed"
 
 
 def _figure(
@@ -246,14 +249,25 @@ def _tiles(evaluation: Mapping[str, Any]) -> list[_Figure]:
 
 def _numbers(evaluation: Mapping[str, Any]) -> list[_Figure]:
     e, partial = evaluation, "Pixel AUROC, FPR up to 30 %"
-    return [
+    precision, recall = e["seg_precision"], e["seg_recall"]
+    marked = ""
+    if precision is not None and recall is not None:
+        marked = f"precision {format_area(precision)}, recall {format_area(recall)}, at the promised rate"
+    numbers = [
         _figure(e, "pixel_auroc_fpr30", partial, format_area, "area / 0.3"),
         _figure(e, "pixel_auroc_fpr30_mcclish", partial, format_area, "McClish: 0.5 is chance"),
+        _figure(e, "aupro_fpr5", "AUPRO, FPR up to 5 %", format_area, "overlap per region, area / 0.05"),
+        _figure(e, "aupimo", "AUPIMO", format_area, "overlap per image, hardly a false pixel on good ones"),
+        _figure(e, "pixel_average_precision", "Pixel average precision", format_area, "over all thresholds"),
+        _figure(e, "seg_f1", "SegF1", format_area, marked),
         _figure(e, "image_f1max", "Best image F1", format_area, "at the best threshold in hindsight"),
         _figure(e, "threshold", "Threshold", format_number, "a higher score is rejected"),
         _figure(e, "n_good", "Good test images", str),
         _figure(e, "n_defect", "Defective test images", str),
     ]
+    if e["au_spro_fpr5"] is not None:  # data sets with saturations alone have it
+        numbers.insert(4, _figure(e, "au_spro_fpr5", "AU-sPRO, FPR up to 5 %", format_area, "area / 0.05"))
+    return numbers
 
 
 def _share(rate: float | None, n: int | None, noun: str) -> str:
