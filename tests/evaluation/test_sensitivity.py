@@ -16,9 +16,10 @@ from fakes import fake_detector
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.data.dataset import Dataset, open_dataset
-from blemish.evaluation import sensitivity
+from blemish.evaluation import sensitivity_plan
 from blemish.evaluation.evaluate import evaluate
-from blemish.evaluation.sensitivity import CONTRASTS, KINDS, SIZES, defects_of, measure, planned, untouched
+from blemish.evaluation.sensitivity import measure
+from blemish.evaluation.sensitivity_plan import CONTRASTS, KINDS, SIZES, defects_of, planned, untouched
 from blemish.inference import load
 from blemish.inference.detector import Detector
 
@@ -180,7 +181,7 @@ def test_evaluation_has_a_card_when_it_is_asked_for(tiny_model: Path, tiny_categ
 def test_evaluation_leaves_out_a_card_that_cannot_be(goods: Path, tmp_path: Path, monkeypatch):
     assert evaluate(fake_detector(side=96), opened(goods), tmp_path / "a", planted=60)["sensitivity"] is None
     assert evaluate(bright_finder(), opened(goods), tmp_path / "b")["sensitivity"] is None
-    monkeypatch.setattr(sensitivity.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(sensitivity_plan.importlib.util, "find_spec", lambda _name: None)
     assert evaluate(bright_finder(), opened(goods), tmp_path / "c", planted=60)["sensitivity"] is None
 
 
@@ -197,7 +198,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert "photos: no good test images that took no part in training or calibration; put some under" in said
     assert "--images 3: must be 20 or larger" in refused(capsys, *command, goods, "--images", "3")
     assert "--seed -1: must be at least 0" in refused(capsys, *command, goods, "--seed", "-1")
-    monkeypatch.setattr(sensitivity.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(sensitivity_plan.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UsageError, match=r"planting defects needs torch; pip install 'blemish\[train\]'"):
         planned(bright_finder(), opened(goods), 60)
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from blemish.evaluation.sensitivity import CONTRASTS, KINDS, SIZES, Defect
 from blemish.evaluation.sensitivity_defects import (
     FILLINGS,
     Planted,
@@ -18,6 +17,7 @@ from blemish.evaluation.sensitivity_defects import (
     scene_of,
     surface_of,
 )
+from blemish.evaluation.sensitivity_plan import CONTRASTS, KINDS, SIZES, Defect
 
 SIDE = 200
 

@@ -17,7 +17,7 @@ from blemish.core.ownership import owned
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage, read_mask
-from blemish.evaluation import sensitivity
+from blemish.evaluation import sensitivity, sensitivity_plan
 from blemish.evaluation.localisation import LIMIT, measure_pixels
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
 from blemish.metrics.confidence import bootstrap_interval
@@ -64,7 +64,7 @@ def evaluate(
     """Score the test split and write evaluation.json, scores.csv, report.html and its pictures below `out`.
 
     For the sensitivity card so many images with planted defects, at most, are scored as well; with 0, or
-    where there can be none (`sensitivity.why_not`), there is no card. `on_image` is called for each test
+    where there can be none (`sensitivity_plan.why_not`), there is no card. `on_image` is called for each test
     image, `on_planted` for each planted one. `training_log` and `choice_picture` are the run's log.csv and
     choice.png, shown where they are there.
 
@@ -137,9 +137,9 @@ def _sensitivity(
     detector: Detector, dataset: Dataset, scored: list[Scored], planted: int, on_planted: Callable[[], None]
 ) -> dict[str, Any] | None:
     """Measure the sensitivity card, or return None where there can be none."""
-    if planted == 0 or sensitivity.why_not(detector, dataset) is not None:
+    if planted == 0 or sensitivity_plan.why_not(detector, dataset) is not None:
         return None
-    paths = sensitivity.untouched(detector, dataset)
+    paths = sensitivity_plan.untouched(detector, dataset)
     good = [s.anomalous is True for s in scored if not s.sample.is_defect]
     card = sensitivity.measure(detector, paths, images=planted, on_image=on_planted)
     return card | {"good_scored": len(good), "good_rejected": sum(good)}

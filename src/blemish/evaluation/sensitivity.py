@@ -7,7 +7,6 @@ its interval. All of it is about planted defects: real ones may be easier or har
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish.core.errors import ImageError, UsageError
+from blemish.core.errors import ImageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import owned
-from blemish.data.hashing import file_digest
+from blemish.evaluation.sensitivity_plan import GOOD, KINDS, defects_of
 from blemish.images import decode
 from blemish.images.preprocess import convert, resize
 from blemish.images.preview import fit_size
@@ -29,43 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from blemish.data.dataset import Dataset
     from blemish.evaluation.sensitivity_defects import Planted
+    from blemish.evaluation.sensitivity_plan import Defect, Plan
     from blemish.inference.detector import Detector
 
-SIZES = (0.02, 0.05, 0.1, 0.2)
-"""Length or width of a planted defect, as a share of the image's shorter side."""
-CONTRASTS = (0.05, 0.15, 0.4)
-"""How much darker or brighter it is, as a share of the span of good pixels: faint, clear, strong."""
-USUAL = 0.15
-"""The contrast that is measured where there are too few images for all of them."""
-KINDS: dict[str, bool] = {
-    "scratch": True,
-    "spot": True,
-    "missing piece": False,
-    "foreign piece": False,
-    "blur": False,
-}
-"""The kinds that are planted, and whether a contrast means something for them."""
 IMAGES, IMAGES_OF_EVALUATE = 200, 60
 """Planted images that are scored at most: by `blemish sensitivity`, and by `blemish evaluate`."""
-GOOD = 20
-"""Good images that `blemish sensitivity` scores as they are, at most: what is rejected without a defect."""
-ENOUGH = 4
-"""With fewer images for each kind, size and contrast, only the usual contrast is measured."""
 LONGEST = 1024
 """Images with a longer side are reduced to it before a defect is planted, unless the model cuts tiles."""
 LEARNT_FROM = 24
 """Good images that say how bright the part is, and where it lies."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Defect:
-    """What is planted: a kind, its size as a share of the image's shorter side, its contrast in (0, 1]."""
-
-    kind: str
-    size: float
-    contrast: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,73 +60,6 @@ class Point:
     share: float
     low: float
     high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be scored: `total` images, of them at most `images` planted; `name` is the data set's."""
-
-    name: str
-    paths: list[Path]
-    images: int
-    seed: int
-    total: int
-
-
-def untouched(detector: Detector, dataset: Dataset) -> list[Path]:
-    """Return the good test images that are no copies of an image that the model was made with."""
-    good = [s.path for s in dataset.test if not s.is_defect]
-    lengths = {path.stat().st_size for path in good}
-    others = [s.path for s in [*dataset.train, *dataset.calibration] if s.path.stat().st_size in lengths]
-    used = set(detector.model_file.provenance.get("training_digests", {})) | set(map(file_digest, others))
-    return [path for path in good if file_digest(path) not in used]
-
-
-def why_not(detector: Detector, dataset: Dataset) -> str | None:
-    """Say in one line why there can be no card, or None."""
-    if detector.threshold is None:
-        return (
-            "this model has no calibration images and so no threshold; train with --calibration-fraction "
-            "above 0 or with a calibration/good folder"
-        )
-    if not untouched(detector, dataset):
-        return (
-            f"{dataset.root}: no good test images that took no part in training or calibration; put some "
-            "under test/good, or into the split test of the manifest"
-        )
-    if importlib.util.find_spec("torch") is None:
-        return "planting defects needs torch; pip install 'blemish[train]'"
-    return None
-
-
-def defects_of(images: int) -> list[Defect]:
-    """Return what is planted with so many images. Raises UsageError when they are too few for anything."""
-    every = [
-        Defect(kind=kind, size=size, contrast=contrast)
-        for kind, has_contrast in KINDS.items()
-        for contrast in (CONTRASTS if has_contrast else (None,))
-        for size in SIZES
-    ]
-    usual = [defect for defect in every if defect.contrast in (None, USUAL)]
-    if images < len(usual):
-        raise UsageError(f"--images {images}: must be {len(usual)} or larger, one for each kind and size")
-    return every if images >= ENOUGH * len(every) else usual
-
-
-def planned(detector: Detector, dataset: Dataset, images: int, seed: int = 0) -> Plan:
-    """Say what `measure_into` will score.
-
-    Raises UsageError where there can be no card, for too few images, and for a seed below 0.
-    """
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"--seed {seed}: must be at least 0 and below 2**63")
-    reason = why_not(detector, dataset)
-    if reason is not None:
-        raise UsageError(reason)
-    paths, defects = untouched(detector, dataset), len(defects_of(images))
-    planted = defects * min(len(paths), images // defects)
-    total = planted + min(len(paths), GOOD)
-    return Plan(name=dataset.name, paths=paths, images=images, seed=seed, total=total)
 
 
 def measure_into(

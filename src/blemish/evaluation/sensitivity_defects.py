@@ -26,7 +26,7 @@ from blemish.images.preprocess import resize
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from blemish.evaluation.sensitivity import Defect
+    from blemish.evaluation.sensitivity_plan import Defect
 
 SMALL = 128
 """Side in pixels of the small copies by which the part is told from what surrounds it."""

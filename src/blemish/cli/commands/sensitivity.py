@@ -32,7 +32,8 @@ def sensitivity(arguments: list[str]) -> int:
     """Run `blemish sensitivity`."""
     options = parse("sensitivity", SensitivityOptions, arguments)
     from blemish.data.dataset import open_dataset
-    from blemish.evaluation.sensitivity import measure_into, planned
+    from blemish.evaluation.sensitivity import measure_into
+    from blemish.evaluation.sensitivity_plan import planned
 
     run = options.model if options.model.is_dir() else options.model.parent
     out = options.out or run / "sensitivity"
