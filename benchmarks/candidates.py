@@ -31,7 +31,7 @@ from blemish.core.files import write_whole
 from blemish.data.dataset import open_dataset, split_good
 from blemish.methods.base import TrainedMethod
 from blemish.methods.registry import method_named, preset_named
-from blemish.training.auto import COSTS
+from blemish.training.costs import COSTS
 from blemish.training.images import ImageOptions, load_images
 from blemish.training.learn import learn, make_network
 from blemish.training.watcher import Silent

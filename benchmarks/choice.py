@@ -27,7 +27,7 @@ from real import image_area, pixel_area, test_images
 from blemish.core.files import write_whole
 from blemish.data.dataset import open_dataset, split_good
 from blemish.methods.auto import AutoConfig
-from blemish.training import auto, choice
+from blemish.training import auto, choice, costs
 from blemish.training.images import ImageOptions, load_images
 from blemish.training.watcher import Silent
 
@@ -69,7 +69,7 @@ def maps_of_trial(member: Any, run: auto.Run) -> tuple[np.ndarray, np.ndarray]:
 
 def learnt(run: auto.Run, minutes: float) -> tuple[dict[str, Any], dict]:
     """Have the candidates learn; returns the networks by name, and their maps of the trial."""
-    names, steps = auto.candidates(minutes, len(run.images.train))
+    names, steps = costs.candidates(minutes, len(run.images.train))
     networks: dict[str, Any] = {}
     maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name in names:

@@ -24,7 +24,7 @@ from blemish.methods.auto import AutoConfig
 from blemish.methods.baselines.pca import Pca
 from blemish.methods.components.functional import white_point
 from blemish.methods.registry import METHODS
-from blemish.training import auto, choice
+from blemish.training import auto, choice, costs
 from blemish.training.fit import fit
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -188,40 +188,11 @@ def test_who_failed_is_told_and_not_chosen():
     assert result.describe()["candidates"][0] == {"members": ("a",), "error": "no"}
 
 
-# --- the time ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("minutes", [0.1, 1, 3, 10, 30, 100])
-@pytest.mark.parametrize("images", [10, 200, 5000])
-def test_candidates_fit_into_their_share_of_the_time(minutes: float, images: int):
-    names, steps = auto.candidates(minutes, images)
-    assert names[0] == "pca"
-    assert names == [name for name in auto.COSTS if name in names]
-    spent = sum(auto.COSTS[n][0] + auto.COSTS[n][1] * min(images, auto.MOST_IMAGES) for n in names[1:])
-    assert spent + steps * auto.STEP <= auto.SHARE * 60 * minutes
-    assert ("planted" in names) == (steps > 0)
-
-
-def test_ten_minutes_try_filters_and_the_network_and_more_time_more():
-    ten, steps = auto.candidates(10, 200)
-    assert {"pca", "filters", "filters:position-rel", "planted"} <= set(ten)
-    assert steps >= 200
-    assert set(ten) < set(auto.candidates(40, 200)[0]) == set(auto.COSTS) - {"padim"}
-    assert set(auto.candidates(40, 200, backbone=True)[0]) == set(auto.COSTS)
-
-
-def test_a_longer_time_trains_longer():
-    steps = [auto.member_steps(replace(QUICK, minutes=m), 200) for m in (0.1, 5, 10, 20, 1000)]
-    assert steps == sorted(steps)
-    assert (steps[0], steps[-1]) == (auto.LEAST_STEPS, auto.MOST_STEPS)
-    named = auto.member_steps(replace(QUICK, minutes=10, members=("planted",)), 200)
-    assert named > steps[2]  # nothing is spent on candidates
-    beside_metal = auto.member_steps(replace(QUICK, minutes=10), 200, ("metal", "planted"))
-    assert auto.LEAST_STEPS <= beside_metal < steps[2]  # which takes its own share
+# --- learning ---------------------------------------------------------------------------------------------
 
 
 def test_metal_is_a_candidate_of_ten_minutes_and_makes_half_of_its_steps(monkeypatch: pytest.MonkeyPatch):
-    assert "metal" in auto.candidates(10, 200)[0]
+    assert "metal" in costs.candidates(10, 200)[0]
     learnt = []
     monkeypatch.setattr(auto, "_learn_member", lambda member, own, *_: learnt.append((member, own)))
     images = SimpleNamespace(train=Numbered(10), image_format=SimpleNamespace(channels=1))
@@ -265,7 +236,7 @@ def test_it_chooses_learns_and_says_why(tiny_category: Path, finished: tuple[Pat
     folder, detector = finished
     table = json.loads((folder / "choice.json").read_text())
     singles = [row["members"] for row in table["candidates"] if len(row["members"]) == 1]
-    assert singles == [[name] for name in auto.candidates(0.5, 6)[0]]
+    assert singles == [[name] for name in costs.candidates(0.5, 6)[0]]
     members = tuple(table["members"])
     assert members == tuple(detector.model_file.config["members"])
     best = max(row["pixel_auroc"] for row in table["candidates"])
@@ -285,7 +256,7 @@ def test_equal_runs_give_equal_files_and_a_stopped_one_goes_on(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = replace(QUICK, members=("pca", "planted"), minutes=0.01)
-    monkeypatch.setattr(auto, "LEAST_STEPS", 2)
+    monkeypatch.setattr(costs, "LEAST_STEPS", 2)
     chosen(tiny_category, tmp_path / "whole", config=config)
     real, calls = auto._learn_member, []
 

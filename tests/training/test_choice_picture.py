@@ -13,7 +13,7 @@ from commands import run
 from conftest import tiny_image
 from PIL import Image
 
-from blemish.training import auto
+from blemish.training import costs
 from blemish.training.choice import KINDS, Trial, plant_trial
 from blemish.training.choice_picture import CAPTION, FRAME, GAP, WIDTH, draw_choice, two_of_each_kind
 
@@ -99,7 +99,7 @@ def test_long_images_keep_their_shape(size: tuple[int, int], across: int):
 def test_a_run_of_auto_shows_how_it_chose(
     tiny_category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(auto, "COSTS", {"pca": (0.0, 0.0), "variation": (0.0, 0.0)})
+    monkeypatch.setattr(costs, "COSTS", {"pca": (0.0, 0.0), "variation": (0.0, 0.0)})
     options = ("--image-size", "32", "--device", "cpu", "--precision", "fp32")
     assert run("train", "--data", tiny_category, "--out", tmp_path / "run", *options) == 0
     table = json.loads((tmp_path / "run" / "choice.json").read_text())

@@ -5,9 +5,8 @@ trial's, are learnt by no candidate: on them, and on copies of them with planted
 compared (`training.choice`), and their maps are brought to one scale. Then the members that were chosen learn
 at their full length; those without a training loop learn the trial's images too.
 
-Which candidates there are, and how long a network trains, follows from the options and the number of images
-alone, never from a clock: so the same seed gives the same model, on a slow machine as well. `COSTS` says what
-work is thought to take.
+Which candidates there are, and how long a network trains (`training.costs`), follows from the options and the
+number of images alone, never from a clock: so the same seed gives the same model, on a slow machine as well.
 """
 
 from __future__ import annotations
@@ -25,18 +24,19 @@ from blemish.core.errors import BlemishError, Interrupted, TrainingError, UsageE
 from blemish.core.files import temporary_for, write_whole
 from blemish.images import decode
 from blemish.images.draw import write_pixels
-from blemish.methods.auto import ON_BACKBONE, SIZE, Auto, AutoConfig
+from blemish.methods.auto import SIZE, Auto, AutoConfig
 from blemish.methods.base import TrainedMethod
 from blemish.methods.config import TrainedConfig
 from blemish.methods.planted import PlantedConfig
 from blemish.training import choice as choosing
 from blemish.training.choice import Choice, Row, Trial
 from blemish.training.choice_picture import PICTURE, draw_choice
+from blemish.training.costs import MOST_IMAGES, candidates, member_steps
 from blemish.training.learn import Chosen, Lesson, Together, learn, make_network
 from blemish.training.run_folder import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -47,35 +47,6 @@ if TYPE_CHECKING:
     from blemish.training.images import TrainingImages
     from blemish.training.watcher import Watcher
 
-COSTS: dict[str, tuple[float, float]] = {
-    "pca": (2.0, 0.01),
-    "filters": (4.0, 0.05),
-    "padim": (10.0, 0.12),
-    "filters:position-rel": (4.0, 0.05),
-    "filters:neighbours": (12.0, 0.05),
-    "planted": (5.0, 0.0),
-    "filters:shared": (12.0, 0.05),
-    "filters:neighbours-rel": (12.0, 0.05),
-    "metal": (50.0, 0.02),
-    "cpc-ad": (200.0, 0.05),
-}
-"""Candidates, as they are tried: seconds of two cores that one takes, whatever the images and for each.
-
-`planted` without its steps, which take `STEP` each; those of `HALVED` with half of their steps, as candidates
-make them. Measured on two cores of 2026 (benchmarks/candidates.py).
-"""
-HALVED = ("metal", "cpc-ad")
-"""They make all of their steps as members, in twice the time."""
-STEP = 0.2
-"""Seconds of two cores that a step of `planted` takes."""
-TRIAL_STEPS, LEAST_STEPS, MOST_STEPS = 400, 600, 6000
-"""Steps of `planted` as a candidate, at most; and as a member, at least and at most."""
-LEAST_TRIAL_STEPS = 50
-"""With fewer steps `planted` would show nothing, and is no candidate."""
-MOST_IMAGES = 120
-"""Images that a candidate without a training loop learns, at most; a member learns all."""
-SHARE = 0.45
-"""Of the time, candidates take this share at most; members have the rest."""
 LONG = 1.5
 """Images longer than this, by width and height or the other way round, keep their shape."""
 SEEN_SIZES = 8
@@ -111,48 +82,6 @@ def shaped(config: AutoConfig, split: Split) -> AutoConfig:
     ratio = min(max(ratio, 1 / 8), 8.0)
     height, width = (max(64, 32 * round(SIZE * side / 32)) for side in (ratio**0.5, ratio**-0.5))
     return replace(config, image_size=(height, width))
-
-
-def _seconds(name: str, images: int) -> float:
-    """Return what a candidate takes of so many images, without the steps of `planted`."""
-    always, each = COSTS[name]
-    return always + each * min(images, MOST_IMAGES)
-
-
-def candidates(minutes: float, images: int, *, backbone: bool = False) -> tuple[list[str], int]:
-    """Name the candidates that fit into the time, as they are tried, and the steps that `planted` gets.
-
-    With a `backbone`, methods on it are among them.
-    """
-    left = SHARE * 60 * minutes
-    names, steps = [], 0
-    for name in COSTS:
-        if name in ON_BACKBONE and not backbone:
-            continue
-        seconds = _seconds(name, images)
-        if name == "planted":
-            affordable = int(min(TRIAL_STEPS, 0.6 * max(0.0, left - seconds) / STEP))
-            if affordable < LEAST_TRIAL_STEPS:
-                continue
-            steps = affordable
-            seconds += steps * STEP
-        if names and seconds > left:
-            continue
-        names.append(name)
-        left -= seconds
-    return names, steps
-
-
-def member_steps(config: AutoConfig, images: int, members: Sequence[str] = ()) -> int:
-    """Return the steps of `planted` as a member: what candidates and other members leave of the time."""
-    names, steps = (
-        ([], 0) if config.members else candidates(config.minutes, images, backbone=bool(config.backbone))
-    )
-    spent = sum(_seconds(name, images) for name in names) + STEP * steps
-    beside = 0.12 * images + 10  # reading, learning and scoring
-    trained = sum(2 * _seconds(name, images) for name in members if name in HALVED)
-    left = 60 * config.minutes - spent - beside - trained
-    return int(min(MOST_STEPS, max(LEAST_STEPS, left / STEP)))
 
 
 def fit_auto(
