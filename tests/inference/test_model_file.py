@@ -206,6 +206,8 @@ def test_damaged_description(tmp_path, description):
         {"image_format": {"dtype": "uint8"}},
         {"image_format": None},
         {"display_range": []},
+        {"display_range": [float("nan"), 1.0]},
+        {"display_range": [0.0, float("inf")]},
     ],
 )
 def test_damaged_entry(file, change):

@@ -59,6 +59,15 @@ def names(archive: Archive) -> list[str]:
 # --- the archive ---
 
 
+def test_bytes_that_were_exchanged_are_not_given_out_and_are_mended(archive: Archive):
+    hash = archive.put(b"a part", "image")
+    archive.path(hash, "image").write_bytes(b"a trap")
+    with pytest.raises(DataError, match=f"^image {hash}: the bytes on disk are no longer those"):
+        archive.read(hash, "image")
+    assert archive.put(b"a part", "image") == hash
+    assert archive.read(hash, "image") == b"a part"
+
+
 def test_files_lie_under_the_hash_of_their_bytes_and_the_same_ones_once(archive: Archive):
     found = hashlib.sha256(b"one").hexdigest()
     assert [archive.put(b"one", "image"), archive.put(b"one", "image")] == [found, found]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +89,27 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
         sync_folder(each.parent)
+
+
+def make_private_folder(folder: Path, *, ours: bool = False) -> None:
+    """Make a folder that nobody but its owner enters.
+
+    One that is there stays as it is; where it is `ours`, other users are locked out of it, its group is not.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if ours:
+            lock_others_out(folder)
+
+
+def lock_others_out(path: Path) -> None:
+    """Take the rights of other users, who are not of its group, to a file or folder of ours."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o007 and not mode & stat.S_ISVTX:  # a folder for everybody, such as /tmp, stays one
+        with suppress(PermissionError):  # it is another user's, who decides
+            path.chmod(mode & ~0o007)
 
 
 def remove_leftovers(folder: Path) -> None:

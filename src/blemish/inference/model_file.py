@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +190,8 @@ def _model_file_of(file: Path, header: dict[str, Any], tensors: dict[str, np.nda
             provenance=header["provenance"],
             tensors=tensors,
         )
+        if not all(map(isfinite, model_file.display_range)):
+            raise ValueError(f"display range {header['display_range']} is not of two numbers")
         if list(model_file.size) != list(header["size"]):
             raise ValueError(f"size {header['size']} is not its option's, {list(model_file.size)}")
         return model_file

@@ -51,7 +51,10 @@ class Archive:
         target = self.path(found, kind)
         try:
             os.utime(target)  # also says to whoever wants to remove it just now that it is needed
+            whole = target.stat().st_size == len(data) and target.read_bytes() == data
         except FileNotFoundError:
+            whole = False
+        if not whole:  # a file whose bytes were changed since is mended
             self._write(target, data)
         else:
             sync_folder(target.parent)  # another thread may have renamed it, but not forced it to disk yet
@@ -64,8 +67,18 @@ class Archive:
         return self.folder / _FOLDERS[kind] / hash[:2] / hash
 
     def read(self, hash: str, kind: Kind) -> bytes:
-        """Return a file's bytes. Raises FileNotFoundError when it is not, or no longer, there."""
-        return self.path(hash, kind).read_bytes()
+        """Return a file's bytes.
+
+        Raises FileNotFoundError when it is not, or no longer, there; DataError when they are not those that
+        were put.
+        """
+        data = self.path(hash, kind).read_bytes()
+        if hashlib.sha256(data).hexdigest() != hash:
+            raise DataError(
+                f"{kind} {hash}: the bytes on disk are no longer those that were recorded; "
+                "restore the file from a backup"
+            )
+        return data
 
     def delete(self, hash: str, kind: Kind, *, put_before: datetime | None = None) -> int:
         """Remove a file if it is there, and was last put before that time; returns the bytes freed."""

@@ -6,6 +6,7 @@ synchronous_commit. SQLite's readers and its one writer do not wait for each oth
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -14,10 +15,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from blemish.core.errors import UsageError
+from blemish.core.files import lock_others_out, make_private_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sqlalchemy import URL, Connection, Engine
 
 SQLITE_NAME = "station.db"
@@ -34,8 +34,10 @@ def open_database(url: str | None, folder: Path) -> Engine:
 
     Raises UsageError, one line, for a database that cannot be opened, is newer, or another program's.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder, ours=(folder / SQLITE_NAME).exists())
     place = sa.URL.create("sqlite", database=str(folder / SQLITE_NAME)) if url is None else _parse_url(url)
+    if place.get_backend_name() == "sqlite" and not str(place.database).startswith("file:"):
+        _make_private(Path(str(place.database)))
     try:
         engine = _engine(place)
     except ImportError as error:  # of the driver
@@ -57,6 +59,29 @@ def open_database(url: str | None, folder: Path) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def _make_private(file: Path) -> None:
+    """Make an empty SQLite file that its owner alone reads; its log gets the same rights from SQLite."""
+    try:
+        file.touch(0o600, exist_ok=False)
+    except FileExistsError:
+        lock_others_out(file)
+    except OSError:  # SQLite says what is wrong with it
+        pass
+
+
+def refuse_password(url: str | None, *, option: str = "--database") -> None:
+    """Refuse a URL with a password, which all users of the machine would see in the list of processes."""
+    try:
+        place = None if url is None else sa.make_url(url)
+    except (ArgumentError, ValueError):  # told when it is opened
+        return
+    if place is not None and (place.password is not None or "password" in place.query):
+        raise UsageError(
+            f"{option}: a password on the command line is seen by all users of the machine; leave it out, "
+            "and put it into the file ~/.pgpass or the variable PGPASSWORD"
+        )
 
 
 def _parse_url(url: str) -> URL:

@@ -39,9 +39,12 @@ class Policy:
     gigabytes: float | None = None
     """Room for all files, in 10⁹ bytes; None: as much as there is."""
 
+    trainings_days: float = 30.0
+    """Trainings that ended, and versions of models, to which nothing refers."""
+
     def __post_init__(self) -> None:
         """Refuse what contradicts itself. Raises UsageError."""
-        for name in ("accepted_days", "rejected_days", "gigabytes"):
+        for name in ("accepted_days", "rejected_days", "gigabytes", "trainings_days"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UsageError(f"--keep-{name.replace('_', '-')} {value}: must be 0 or larger")

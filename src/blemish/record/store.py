@@ -348,6 +348,11 @@ class Store(Quality):
         queries = (sa.select(rows.id).where(rows.id.in_(batch)) for batch in _batches(ids))
         return {row.id for query in queries for row in self._fetch_all(query)}
 
+    def models_in_use(self, digests: Iterable[str]) -> set[str]:
+        """Return those of the models that have scored a part which is on record."""
+        first = sa.select(rows.id).limit(1)
+        return {digest for digest in digests if self._fetch_all(first.where(rows.model == digest))}
+
     def files_in_use(self, hashes: Iterable[str], *, but: Sequence[str] = ()) -> set[str]:
         """Return those of the files that an inspection still has, other than the inspections `but`."""
         found: set[str] = set()

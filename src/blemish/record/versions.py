@@ -14,6 +14,7 @@ from blemish.data.hashing import file_digest
 from blemish.inference.model_file import find_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 FOLDER = "models"
@@ -39,8 +40,9 @@ class Versions:
     """Model files by digest: those a station was started with, and those made of them since.
 
     What was made lies in `folder`, with an index that says of which model each is a version, and which one is
-    in use; it is read at the next start. Nothing is ever removed. A file is on disk before the index names
-    it, and an index before a method that changes it returns. Methods that change it are called one at a time.
+    in use; it is read at the next start. Only what nothing refers to is ever removed. A file is on disk
+    before the index names it, and an index before a method that changes it returns. Methods that change it
+    are called one at a time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,6 +109,26 @@ class Versions:
         if digest not in index.origin:
             raise NotFoundError(f"model {digest}: is no version of a model of this station")
         self._write(replace(index, active=index.active | {index.origin[digest]: digest}))
+
+    def remove_unused(self, keep: Callable[[list[str]], set[str]], *, before: float) -> list[str]:
+        """Remove versions that were made here before a time (seconds since 1970); returns their digests.
+
+        Kept are those in use, those that another kept one was made of, and those that `keep` names of them.
+        """
+        index = self._index
+        used = {*index.active.values(), *index.adopted, *index.origin.values()}
+        old = [d for d, file in index.files.items() if d not in used and self._is_old(file, before)]
+        unused = [digest for digest in old if digest not in keep(old)]
+        if unused:
+            files = {digest: file for digest, file in index.files.items() if digest not in unused}
+            origin = {digest: of for digest, of in index.origin.items() if digest not in unused}
+            self._write(replace(index, files=files, origin=origin))
+            for digest in unused:
+                index.files[digest].unlink(missing_ok=True)
+        return unused
+
+    def _is_old(self, file: Path, before: float) -> bool:
+        return file.parent == self.folder and file.is_file() and file.stat().st_mtime < before
 
     def _place(self, digest: str, suffix: str) -> Path:
         make_folder(self.folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from blemish.core.errors import BlemishError, ConflictError, DataError, ModelError, NotFoundError
 from blemish.record.store import StoreError
@@ -49,3 +49,8 @@ def error_response(error: Exception) -> JSONResponse:
 async def handle_error(_: Request, error: Exception) -> JSONResponse:
     """Answer an error that a route has raised."""
     return error_response(error)
+
+
+async def answer_nobody(_: Request, __: Exception) -> Response:
+    """Answer a client that has hung up before its request was whole: nobody reads it."""
+    return Response(status_code=400)

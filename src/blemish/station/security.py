@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from blemish.core.errors import BlemishError, DataError, UsageError
-from blemish.core.files import write_whole
+from blemish.core.files import make_private_folder, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,7 +165,7 @@ class Tokens:
         return Caller(token.name, token.role) if token else Caller(None, None)
 
     def _write(self, tokens: list[Token]) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.file.parent)
         content = json.dumps([asdict(token) for token in tokens], indent=2) + "\n"
         write_whole(self.file, content, durable=True, mode=0o600)
 

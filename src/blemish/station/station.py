@@ -247,7 +247,17 @@ class Station:
 
     def retain(self) -> None:
         """Remove the files that the policy does not keep."""
-        retain(self.store, self.archive, self.policy, datetime.now(UTC))
+        now = datetime.now(UTC)
+        retain(self.store, self.archive, self.policy, now)
+        before = (now - timedelta(days=self.policy.trainings_days)).timestamp()
+        with self._models_lock:
+            self.versions.remove_unused(self.store.models_in_use, before=before)
+        self.trainings.remove_unused(self._needed_models, before=before)
+
+    def _needed_models(self, digests: list[str]) -> set[str]:
+        """Return those of the models that are in use, or have scored a part."""
+        used = {digest for digest in digests if digest in self.engines or digest in self.versions.adopted}
+        return used | self.store.models_in_use(digests)
 
     def _run_retention(self) -> None:
         while not self._closing.wait(RETENTION_INTERVAL):

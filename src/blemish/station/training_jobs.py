@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -145,7 +146,7 @@ class Trainings:
 
     def all(self) -> list[Training]:
         """Return the jobs, oldest first."""
-        places = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        places = sorted(self.folder.glob("[!.]*"))
         return [job for place in places if (job := self._read(place.name)) is not None]
 
     def progress(self, id: str) -> dict[str, Any]:
@@ -158,6 +159,26 @@ class Trainings:
     def images(self, id: str) -> int:
         """Return how many images were uploaded for a job."""
         return len(list_images(self._place(id) / "images"))
+
+    def remove_unused(self, keep: Callable[[list[str]], set[str]], *, before: float) -> list[str]:
+        """Remove jobs that last changed before a time (seconds since 1970), with their images.
+
+        Kept are those that wait or run, and those whose model `keep` names. Returns the identifiers.
+        """
+        with self._lock:
+            old = [job for job in self.all() if job.state not in ("waiting", "running")]
+            old = [job for job in old if self._changed(job.id) < before]
+            kept = keep([job.model for job in old if job.model is not None])
+            unused = [job.id for job in old if job.model not in kept]
+            for id in unused:
+                gone = self.folder / f".{id}"
+                self._place(id).rename(gone)  # from here on there is no such job
+                shutil.rmtree(gone)
+        return unused
+
+    def _changed(self, id: str) -> float:
+        place = self._place(id)
+        return max(each.stat().st_mtime for each in (place / "job.json", place / "images"))
 
     def close(self) -> None:
         """Stop the job in hand, whose checkpoint is saved, and the thread."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -58,6 +59,8 @@ class ServeOptions(DetectorOptions, StationOptions, LabelOptions):
     """The same for rejected parts and defects; not fewer."""
     keep_gigabytes: float | None = None
     """Room for images and maps, in 10⁹ bytes; the oldest go first, accepted ones before rejected ones."""
+    keep_trainings_days: float = 30.0
+    """Days after which trainings and versions of models are removed that no part and no use refers to."""
     training_data: Path | None = None
     """A folder whose sub-folders of good images may be named as the images of a training."""
     sample: float | None = None
@@ -69,10 +72,14 @@ class ServeOptions(DetectorOptions, StationOptions, LabelOptions):
 def serve(arguments: list[str]) -> int:
     """Run `blemish serve` until Ctrl-C or SIGTERM."""
     options = parse("serve", ServeOptions, arguments)
+    from blemish.record.database import refuse_password
     from blemish.station.proxy import place_of
     from blemish.station.security import Tokens, check_binding
 
     tokens = Tokens(options.folder)
+    refuse_password(options.database)
+    options = replace(options, folder=options.folder.resolve())
+    os.umask(os.umask(0) | 0o077)  # what the station writes is its owner's alone
     place = place_of(
         options.host, names=options.name, trusted=options.trusted_proxy, root_path=options.root_path
     )
@@ -111,6 +118,7 @@ def _serve(options: ServeOptions, tokens: Tokens, place: Place, listening: socke
     name = f"[{options.host}]" if ":" in options.host else options.host
     with suppress(OSError, ValueError):  # a station that nobody listens to inspects all the same
         write_line(sys.stdout, f"blemish station: http://{name}:{port} (Ctrl-C ends it)")
+        write_line(sys.stdout, record_line(options.folder, station.store.last_number()))
         for record in station.store.models():
             if (engine := station.engines.get(record.digest)) is not None:
                 said = Promise.of(engine.model.detector).describe()
@@ -127,6 +135,12 @@ def _serve(options: ServeOptions, tokens: Tokens, place: Place, listening: socke
     with StopSignals():  # the server ends by them, and then hands them on
         uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def record_line(folder: Path, number: int) -> str:
+    """Say where the record is, and whether it is an empty one, which may not be the one that is meant."""
+    found = f"{number} inspections" if number else "a new one, without an inspection"
+    return f"record: {folder.resolve()}: {found}"
 
 
 def _station(options: ServeOptions) -> Station:
@@ -149,6 +163,7 @@ def _station(options: ServeOptions) -> Station:
             accepted_days=options.keep_accepted_days,
             rejected_days=options.keep_rejected_days,
             gigabytes=options.keep_gigabytes,
+            trainings_days=options.keep_trainings_days,
         ),
     )
 

@@ -125,9 +125,11 @@ def _database(options: WatchOptions, lines: Lines) -> AbstractContextManager[Led
     """Return what opens the database, if there is one."""
     if options.database is None:
         return nullcontext()
+    from blemish.record.database import refuse_password
     from blemish.record.ledger_sync import sync_to_database
     from blemish.watch.ledger import LEDGER_NAME
 
+    refuse_password(options.database)
     return sync_to_database(
         options.database, options.out / LEDGER_NAME, lines.say, labelling=options.labelling()
     )

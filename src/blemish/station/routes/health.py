@@ -19,8 +19,10 @@ def alive(caller: Public) -> dict[str, str]:
 
 @router.get("/readyz")
 def ready(caller: Public, station: StationDep) -> JSONResponse:
-    """Say whether an image could be inspected now, and why not."""
+    """Say whether an image could be inspected now; and why not, to who has a token."""
     problem = station.problem()
+    if problem and caller.role is None:  # it may name a database, or a model
+        problem = "not ready"
     return JSONResponse({"status": problem or "ready"}, 503 if problem else 200)
 
 
