@@ -17,7 +17,8 @@ from pathlib import Path
 from blemish.data.dataset import open_dataset, read_mask
 from blemish.inference import torch_backend
 from blemish.inference.detector import Detector
-from blemish.methods.metal import Metal, MetalConfig
+from blemish.methods.metal import Metal
+from blemish.methods.metal_config import MetalConfig
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.roc import image_roc
 from blemish.training import fit

@@ -20,7 +20,8 @@ from blemish.data.dataset import open_dataset, read_mask, split_good
 from blemish.images import preprocess
 from blemish.images.decode import read
 from blemish.inference.model_file import ModelFile, load_model_file
-from blemish.methods.metal import Metal, MetalConfig
+from blemish.methods.metal import Metal
+from blemish.methods.metal_config import MetalConfig
 from blemish.metrics.roc import Roc, image_roc
 
 SQUARED, ROOTED, SSIM = "squared", "root of squared", "1 - SSIM"

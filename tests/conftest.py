@@ -154,7 +154,7 @@ def tiny_model(tiny_category: Path, made_once: MadeOnce) -> Path:
     """A run folder: MeTAL, 32 x 32, 5 steps on `tiny_category`, 5 calibration images. Read only."""
 
     def make(folder: Path) -> None:
-        from blemish.methods.metal import MetalConfig
+        from blemish.methods.metal_config import MetalConfig
         from blemish.training import fit
 
         config = MetalConfig(

@@ -341,7 +341,7 @@ def test_demo_generates_trains_and_evaluates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     from blemish.data import synthetic
-    from blemish.methods.metal import MetalConfig
+    from blemish.methods.metal_config import MetalConfig
 
     generate, fit = synthetic.generate, fitting.fit
     config = MetalConfig(image_size=32, patch_size=8, embedding=8, hidden=16, heads=2, steps=2)

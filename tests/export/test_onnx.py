@@ -26,7 +26,7 @@ from blemish.export import onnx as exporting
 from blemish.export.onnx import export
 from blemish.inference import load
 from blemish.inference.onnx_backend import CALIBRATION, DESCRIPTION, load_exported
-from blemish.methods.metal import MetalConfig
+from blemish.methods.metal_config import MetalConfig
 from blemish.training import fit
 
 pytestmark = pytest.mark.usefixtures("single_thread")

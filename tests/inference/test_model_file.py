@@ -29,7 +29,8 @@ from blemish.inference.model_file import (
     save_model_file,
 )
 from blemish.inference.torch_backend import detector_of
-from blemish.methods.metal import Metal, MetalConfig
+from blemish.methods.metal import Metal
+from blemish.methods.metal_config import MetalConfig
 
 MODEL_FILE = ModelFile(
     method="metal",

@@ -10,7 +10,8 @@ import torch
 from blemish.core.errors import UsageError
 from blemish.methods.components import functional
 from blemish.methods.cpc_ad import CpcAdConfig
-from blemish.methods.metal import Metal, MetalConfig
+from blemish.methods.metal import Metal
+from blemish.methods.metal_config import MetalConfig
 
 METAL = MetalConfig(image_size=32, patch_size=8, embedding=8, hidden=16, heads=2)
 CPC_AD = CpcAdConfig(image_size=64, patch_size=32, sub_patch_size=8, steps_ahead=2)

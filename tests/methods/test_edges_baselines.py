@@ -11,7 +11,8 @@ from blemish.methods.baselines import kde, pca
 from blemish.methods.baselines.cutpaste import CutPaste, CutPasteConfig
 from blemish.methods.components import functional
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
-from blemish.methods.metal import Metal, MetalConfig
+from blemish.methods.metal import Metal
+from blemish.methods.metal_config import MetalConfig
 
 METAL_BLURS = {f"{kind}_{side}" for kind in ("valid", "same") for side in ("rows", "cols")} | {
     f"smooth_{side}_{i}" for side in ("rows", "cols") for i in (0, 1)

@@ -11,8 +11,10 @@ import torch
 from skimage.metrics import structural_similarity
 
 from blemish.core.errors import UsageError
-from blemish.methods import metal
-from blemish.methods.metal import Metal, MetalConfig
+from blemish.methods import metal_equations as equations
+from blemish.methods.components.functional import white_point
+from blemish.methods.metal import Metal
+from blemish.methods.metal_config import MetalConfig
 
 STRIPES = ["none", "rows", "cols", "both", "only"]
 SMALL = MetalConfig(image_size=(32, 48), patch_size=8, embedding=8, hidden=16, heads=2, exposure=False)
@@ -57,14 +59,14 @@ def test_attention_by_hand():
     # One head, two tokens, d_k = 1: q = (1, 2), k = (1, -1), v = (10, 20).
     q, k, v = (torch.tensor(x).view(1, 1, 2, 1) for x in ([1.0, 2.0], [1.0, -1.0], [10.0, 20.0]))
     # QKᵀ = [[1, -1], [2, -2]]
-    none = metal.masked_attention(q, k, v, "none").flatten().tolist()
+    none = equations.masked_attention(q, k, v, "none").flatten().tolist()
     # row 1: weights e¹, e⁻¹ -> (10 e + 20 / e) / (e + 1 / e) = 11.19203; row 2: (10 e² + 20 e⁻²)/(e² + e⁻²)
     assert none == pytest.approx([11.19203, 10.17986], abs=1e-4)
-    paper = metal.masked_attention(q, k, v, "paper").flatten().tolist()
+    paper = equations.masked_attention(q, k, v, "paper").flatten().tolist()
     # own product 0: row 1: weights e⁰, e⁻¹ -> (10 + 20/e) / (1 + 1/e) = 12.68941
     # row 2: weights e², e⁰ -> (10 e² + 20) / (e² + 1) = 11.19203
     assert paper == pytest.approx([12.68941, 11.19203], abs=1e-4)
-    strict = metal.masked_attention(q, k, v, "strict").flatten().tolist()
+    strict = equations.masked_attention(q, k, v, "strict").flatten().tolist()
     assert strict == [20.0, 10.0]  # only the other token is left
 
 
@@ -73,7 +75,7 @@ def test_attention_divides_by_the_root_of_the_head_width():
     q = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0]]).view(1, 1, 2, 4)
     k = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0]]).view(1, 1, 2, 4)
     v = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]).view(1, 1, 2, 4)
-    share = metal.masked_attention(q, k, v, "none")[0, 0, 0, 0].item()
+    share = equations.masked_attention(q, k, v, "none")[0, 0, 0, 0].item()
     assert share == pytest.approx(math.e / (math.e + 1), abs=1e-6)
 
 
@@ -81,7 +83,7 @@ def test_attention_divides_by_the_root_of_the_head_width():
 def test_attention_equals_loops(masking):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 5, 4, generator=generator) for _ in range(3))
-    ours = metal.masked_attention(q, k, v, masking).numpy()
+    ours = equations.masked_attention(q, k, v, masking).numpy()
     slow = reference.masked_attention(q.numpy(), k.numpy(), v.numpy(), masking)
     np.testing.assert_allclose(ours, slow, atol=1e-5)
 
@@ -147,7 +149,7 @@ def test_whatever_a_patch_holds_strict_masking_reconstructs_it_alike():
 
 def test_tokens_are_cut_where_loops_cut_them():
     x = images(2, 3, (16, 24))
-    squares, rows, cols = metal.squares_of(x, 8), metal.rows_of(x, 8), metal.cols_of(x, 8)
+    squares, rows, cols = equations.squares_of(x, 8), equations.rows_of(x, 8), equations.cols_of(x, 8)
     assert (squares.shape, rows.shape, cols.shape) == ((2, 6, 192), (2, 2, 576), (2, 3, 384))
     for i in range(2):
         assert torch.equal(rows[:, i], x[:, :, 8 * i : 8 * i + 8, :].flatten(1))
@@ -155,18 +157,18 @@ def test_tokens_are_cut_where_loops_cut_them():
             patch = x[:, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
             assert torch.equal(squares[:, 3 * i + j], patch.flatten(1))
             assert torch.equal(cols[:, j], x[:, :, :, 8 * j : 8 * j + 8].flatten(1))
-    assert torch.equal(metal.image_of(squares, 3, 2, 3, 8), x)
+    assert torch.equal(equations.image_of(squares, 3, 2, 3, 8), x)
 
 
 def test_a_square_gets_its_own_segment_of_the_stripe_that_contains_it():
     # h = 2 rows of w = 3 squares, d = 2. Row stripe i is numbered 100 i + (0 .. 5): its segment j is
     # (100 i + 2 j, 100 i + 2 j + 1). Column stripe j is 100 j + (0 .. 3): segment i is (100 j + 2 i, ...).
     rows = torch.tensor([[0.0, 1, 2, 3, 4, 5], [100, 101, 102, 103, 104, 105]])[None]
-    assert metal.row_segments(rows, 3)[0].tolist() == [
+    assert equations.row_segments(rows, 3)[0].tolist() == [
         [0, 1], [2, 3], [4, 5], [100, 101], [102, 103], [104, 105],
     ]  # fmt: skip
     cols = torch.tensor([[0.0, 1, 2, 3], [100, 101, 102, 103], [200, 201, 202, 203]])[None]
-    assert metal.col_segments(cols, 2)[0].tolist() == [
+    assert equations.col_segments(cols, 2)[0].tolist() == [
         [0, 1], [100, 101], [200, 201], [2, 3], [102, 103], [202, 203],
     ]  # fmt: skip
 
@@ -178,8 +180,8 @@ def test_l1_by_hand():
     x = torch.tensor([[[[0.0, 0.5], [1.0, 0.25]]], [[[0.0, 0.0], [0.0, 0.0]]]])
     x_hat = torch.tensor([[[[0.5, 0.5], [0.0, 0.5]]], [[[0.0, 0.0], [0.0, 1.0]]]])
     # image 1: 0.5 + 0 + 1 + 0.25 = 1.75; image 2: 1; mean of the sums 1.375, of the means 1.375 / 4
-    assert metal.l1_loss(x, x_hat, "sum").item() == 1.375
-    assert metal.l1_loss(x, x_hat, "mean").item() == 1.375 / 4
+    assert equations.l1_loss(x, x_hat, "sum").item() == 1.375
+    assert equations.l1_loss(x, x_hat, "mean").item() == 1.375 / 4
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -217,7 +219,7 @@ def test_mean_image_and_place_statistics_are_those_of_the_training_images():
     network, x = small(exposure=True, error="combined", smoothing=(2.0, 8.0)), images(10)
     batches = lambda: x.split(4)  # noqa: E731
     network.prepare(batches)
-    white = metal.white_point(x)
+    white = white_point(x)
     scaled = x * (white.mean() / white)[:, None, None, None]
     assert network.mean_white.item() == pytest.approx(white.mean().item(), abs=1e-6)
     assert torch.allclose(network.mean_image, scaled.mean(0), atol=1e-6)
@@ -344,15 +346,15 @@ def test_white_point_by_hand():
     # 2 channels of 2×10 pixels: channel means 0, 0.05, ..., 0.95; the brightest tenth is 2 of 20 pixels
     values = torch.arange(20.0) / 20
     x = torch.stack([values - 0.1, values + 0.1]).view(1, 2, 2, 10)
-    assert metal.white_point(x).item() == pytest.approx((0.95 + 0.9) / 2)
+    assert white_point(x).item() == pytest.approx((0.95 + 0.9) / 2)
 
 
 def test_exposure_makes_light_not_matter():
     network, x = small(exposure=True), images(3)
     network.prepare(lambda: [x])
     with torch.no_grad():
-        white = metal.white_point(x)
-        assert torch.allclose(metal.white_point(network.expose(x)), white.mean().expand(3), atol=1e-5)
+        white = white_point(x)
+        assert torch.allclose(white_point(network.expose(x)), white.mean().expand(3), atol=1e-5)
         assert torch.allclose(network(0.5 * x), network(x), atol=1e-4)
         # darker than a tenth of the training images is amplified tenfold and no further
         assert torch.allclose(network.expose(0.01 * x), 0.1 * x, atol=1e-5)

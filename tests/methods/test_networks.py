@@ -15,7 +15,9 @@ from torch import nn
 from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18
 from blemish.methods.components.encoders import DenseEncoder, PointBlock, PreActivationBlock, ResNetEncoder
 from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
-from blemish.methods.metal import Block, Metal, MetalConfig, TokenEncoder
+from blemish.methods.metal import Metal
+from blemish.methods.metal_config import MetalConfig
+from blemish.methods.metal_encoders import Block, TokenEncoder
 
 TINY = MetalConfig(image_size=(16, 24), patch_size=8, embedding=4, hidden=5, heads=2)
 MASKINGS = ["strict", "paper", "none"]

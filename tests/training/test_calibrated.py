@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blemish.data.dataset import open_dataset, split_good
-from blemish.methods.metal import MetalConfig
+from blemish.methods.metal_config import MetalConfig
 from blemish.training.fit import fit
 
 # Maps of 32x32 are drawn at the images' 64x64, by straight lines: their highest points are lower there.

@@ -24,7 +24,8 @@ from blemish.images.preprocess import ImageFormat
 from blemish.inference import load
 from blemish.inference.model_file import load_model_file
 from blemish.methods.baselines.pca import PcaConfig
-from blemish.methods.metal import Metal, MetalConfig
+from blemish.methods.metal import Metal
+from blemish.methods.metal_config import MetalConfig
 from blemish.training.fit import ImageOptions, Watcher, fit
 
 SMALL = {"image_size": 32, "patch_size": 8, "embedding": 8, "hidden": 16, "heads": 2, "batch_size": 4}

@@ -7,10 +7,12 @@ Symbols (paper: here)
     X, X̂          image and its reconstruction: `x`, `x_hat`
     N, K           side of the image and of a square patch: `image_size`, `patch_size`
     p = N/K        squares in a stripe, and segments of a stripe's embedding: `p`
-    Q, K, V, d_k   queries, keys, values and their width in a head: `q`, `k`, `v`, `d_k`
 
 Shapes
     B images, C channels, H×W pixels, h×w squares, n tokens, d embedding width of a token.
+
+The network stands here; its equations in `metal_equations`, the encoders of its tokens in `metal_encoders`,
+and its options in `metal_config`.
 
 Differs from the paper: see `docs/papers/metal.md`. Every difference is an option of `MetalConfig`; the
 presets `paper-object` and `paper-texture` switch all of them off.
@@ -19,14 +21,13 @@ presets `paper-object` and `paper-texture` switch all of them off.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.functional import (
     SSIM_SIGMA,
@@ -41,247 +42,24 @@ from blemish.methods.components.functional import (
     valid_blur_matrix,
     white_point,
 )
-from blemish.methods.config import TrainedConfig
 from blemish.methods.density.densities import mahalanobis, shrink, whitener
+from blemish.methods.metal_config import PAPER, MetalConfig
+from blemish.methods.metal_encoders import TokenEncoder, mlp
+from blemish.methods.metal_equations import (
+    col_segments,
+    cols_of,
+    image_of,
+    l1_loss,
+    row_segments,
+    rows_of,
+    squares_of,
+    ssim_loss,
+)
 
-Masking = Literal["strict", "paper", "none"]
-Stripes = Literal["none", "rows", "cols", "both", "only"]
 POOL = 2
 """Pixels on a side of a place at which all kinds of error are looked at together."""
 RIDGE = 0.01
 """Added to each variance of the errors, which is 1 over all good images and places."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetalConfig(TrainedConfig):
-    """The options of MeTAL. The defaults measured best over several categories (docs/papers/metal.md)."""
-
-    patch_size: int = 16
-    """K: side of a square patch and short side of a stripe, in pixels."""
-    stripes: Stripes = "rows"
-    """Stripes beside the squares (Table 3): none, rows, cols, both; `only`: rows and cols without squares."""
-    masking: Masking = "strict"
-    """strict: nothing of a patch reaches its own reconstruction. paper: the diagonal of QKᵀ is set to 0."""
-    embedding: int = 128
-    """d: width of a square's embedding; a stripe's is p times as wide (Fig. 5)."""
-    hidden: int = 512
-    """Hidden width of the embedding and decoder MLPs."""
-    heads: int = 4
-    """Attention heads (Table 2)."""
-    blocks: int = 1
-    """Transformer blocks in each encoder (Table 2)."""
-    feed_forward_squares: int = 1
-    """Feed-forward width of the squares' blocks, in units of their embedding."""
-    feed_forward_stripes: int = 2
-    """Feed-forward width of the stripes' blocks, in units of their embedding."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """L1 of the loss: mean over pixels, or Eq. 2's literal sum."""
-    exposure: bool = True
-    """Scale each image first, so that its brightest tenth is as bright as the training images'."""
-    center: bool = True
-    """Subtract the mean good image first and add it back to the reconstruction."""
-    bounded_context: bool = True
-    """Show the network each pixel no darker and no brighter than the training images have it there."""
-    error: Literal["squared", "combined", "joint"] = "joint"
-    """What the map shows: the squared difference; the mean of its root and of 1 - SSIM; or how unlikely all
-    kinds of error together are among those of good images."""
-    smoothing: tuple[float, ...] = (2.0, 4.0, 8.0)
-    """σ of the errors' Gaussian filters in pixels of the resized image; of several, the largest value counts,
-    or all of them with `joint`."""
-    place_statistics: bool = True
-    """Standardise each error by its mean and std at each position over the good training images; with `joint`
-    there is a Gaussian at each position, without it one for all."""
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot be cut into patches, and widths that no layer can have."""
-        super().__post_init__()
-        self.check_counts("patch_size", "embedding", "hidden", "heads", "blocks")
-        H, W = self.size
-        K = self.patch_size
-        if H % K or W % K:
-            raise UsageError(
-                f"--image-size {H}x{W} cannot be cut into patches of {K}: "
-                f"choose multiples of {K}, or another --patch-size"
-            )
-        if self.masking == "strict" and min(H, W) < 2 * K:
-            raise UsageError(
-                f"--image-size {H}x{W} holds a single row or column of {K}-pixel patches: "
-                "strict masking needs two at least"
-            )
-        if min(H, W) < SSIM_WINDOW:
-            raise UsageError(f"--image-size {H}x{W} is under SSIM's window of {SSIM_WINDOW} pixels")
-        competing = self.error == "combined" or (self.error == "squared" and len(self.smoothing) > 1)
-        if competing and not self.place_statistics:
-            raise UsageError(
-                "--no-place-statistics needs --error joint, or --error squared and one --smoothing value: "
-                "errors of different kinds compare only when standardised"
-            )
-        if self.embedding % self.heads:
-            raise UsageError(f"--embedding {self.embedding} must be a multiple of --heads {self.heads}")
-
-
-_PAPER = MetalConfig(
-    hidden=1024,
-    blocks=1,
-    exposure=False,
-    center=False,
-    bounded_context=False,
-    error="squared",
-    smoothing=(4.0,),
-    place_statistics=False,
-    masking="paper",
-    image_score="max",
-    learning_rate=1e-4,
-    schedule="constant",
-    batch_size=64,
-    epochs=3000,
-    min_epochs=500,
-    patience=50,
-    validation_fraction=0.1,
-    calibration_fraction=0.0,
-)
-
-
-# --- the equations, one function each -------------------------------------------------------------
-
-
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, masking: Masking) -> Tensor:
-    """Attention that takes a token's own value out of its sum: Eq. (1) with Sec. 3.2.1's mask (Fig. 2).
-
-    Attention(Q, K, V) = softmax(mask(QKᵀ / √d_k)) V
-
-    `paper` sets the diagonal of QKᵀ to 0, to the letter; exp(0) = 1 keeps the token's own value in the sum.
-    `strict` sets it to -∞, so that the own value has the weight 0. `none` is plain attention.
-
-    Args:
-        q, k, v: (B, heads, n, d_k); q may have B = 1 and is then shared by the batch.
-        masking: "strict", "paper" or "none".
-
-    Returns:
-        (B, heads, n, d_k).
-    """
-    d_k = q.shape[-1]
-    scores = q @ k.transpose(-2, -1) / math.sqrt(d_k)  # (B, heads, n, n)
-    own = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    if masking == "paper":
-        scores = scores.masked_fill(own, 0.0)
-    elif masking == "strict":
-        scores = scores.masked_fill(own, float("-inf"))
-    return scores.softmax(dim=-1) @ v
-
-
-def l1_loss(x: Tensor, x_hat: Tensor, reduction: Literal["mean", "sum"]) -> Tensor:
-    """L1(X, X̂) = Σ_ij |X_ij - X̂_ij|, Eq. (2), the mean of it over a batch.
-
-    `sum` is the equation; `mean` divides it by the number of values, without which it drowns SSIM
-    (49,152 values of a 128×128 RGB image against one number in [-1, 1]).
-
-    Args:
-        x, x_hat: images (B, C, H, W) in [0, 1].
-        reduction: "mean" or "sum".
-    """
-    per_image = (x - x_hat).abs().flatten(1)
-    return (per_image.mean(1) if reduction == "mean" else per_image.sum(1)).mean()
-
-
-def ssim_loss(x: Tensor, x_hat: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """L_SSIM(X, X̂) = -SSIM(X, X̂), Eq. (3), averaged over places, channels and the batch; in [-1, 1]."""
-    return -ssim_map(x, x_hat, rows, cols).mean()
-
-
-# --- cutting an image into tokens, and back ---------------------------------------------------------
-
-
-def squares_of(x: Tensor, K: int) -> Tensor:
-    """Cut images (B, C, H, W) into squares, row by row: (B, h·w, C·K·K) with h = H/K, w = W/K."""
-    B, C, H, W = x.shape
-    h, w = H // K, W // K
-    return x.view(B, C, h, K, w, K).permute(0, 2, 4, 1, 3, 5).reshape(B, h * w, C * K * K)
-
-
-def rows_of(x: Tensor, K: int) -> Tensor:
-    """Cut images (B, C, H, W) into K-high row stripes, top to bottom: (B, h, C·K·W)."""
-    B, C, H, W = x.shape
-    return x.view(B, C, H // K, K, W).transpose(1, 2).reshape(B, H // K, C * K * W)
-
-
-def cols_of(x: Tensor, K: int) -> Tensor:
-    """Cut images (B, C, H, W) into K-wide column stripes, left to right: (B, w, C·H·K)."""
-    B, C, H, W = x.shape
-    return x.view(B, C, H, W // K, K).permute(0, 3, 1, 2, 4).reshape(B, W // K, C * H * K)
-
-
-def image_of(squares: Tensor, C: int, h: int, w: int, K: int) -> Tensor:
-    """Put squares (B, h·w, C·K·K) back where `squares_of` took them: (B, C, h·K, w·K)."""
-    x = squares.view(-1, h, w, C, K, K).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(-1, C, h * K, w * K)
-
-
-def row_segments(stripes: Tensor, p: int) -> Tensor:
-    """Give segment j of row stripe i to square (i, j), Fig. 5: (B, h, p·d) -> (B, h·p, d), here p = w."""
-    B, h, _ = stripes.shape
-    return stripes.reshape(B, h * p, -1)
-
-
-def col_segments(stripes: Tensor, p: int) -> Tensor:
-    """Give segment i of column stripe j to square (i, j): (B, w, p·d) -> (B, p·w, d), here p = h."""
-    B, w, _ = stripes.shape
-    return stripes.view(B, w, p, -1).transpose(1, 2).reshape(B, p * w, -1)
-
-
-# --- the network ------------------------------------------------------------------------------------
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block whose attention is masked (Sec. 2.1, 3.2.1)."""
-
-    def __init__(self, d: int, heads: int, feed_forward: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
-        self.out = nn.Linear(d, d)
-        self.feed_forward = _mlp(d, feed_forward, d)
-
-    def forward(self, x: Tensor, source: Tensor, masking: Masking) -> Tensor:
-        """Update tokens x (B or 1, n, d) by attending to `source` (B, n, d); returns (B, n, d).
-
-        With `source` equal to x this is self-attention.
-        """
-        normed = self.norm_attention(source)
-        q, k, v = self.query(self.norm_attention(x)), self.key(normed), self.value(normed)
-        a = masked_attention(self._split(q), self._split(k), self._split(v), masking)  # (B, heads, n, d_k)
-        x = x + self.out(a.transpose(1, 2).flatten(2))
-        return x + self.feed_forward(self.norm_feed_forward(x))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, n, d_k)
-
-
-class TokenEncoder(nn.Module):
-    """Embeds the tokens of one shape and lets each gather a context from the others (Fig. 3)."""
-
-    def __init__(self, n: int, pixels: int, d: int, feed_forward: int, config: MetalConfig) -> None:
-        super().__init__()
-        self.masking: Masking = config.masking
-        self.embed = _mlp(pixels, config.hidden, d)
-        self.position = nn.Parameter(0.02 * torch.randn(1, n, d))
-        self.blocks = nn.ModuleList(Block(d, config.heads, feed_forward) for _ in range(config.blocks))
-        self.norm = nn.LayerNorm(d)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, n, pixels) -> contexts (B, n, d).
-
-        Strict masking: what is updated starts from the position alone and never becomes a key or a value;
-        keys and values of every block come from the embedded tokens. So nothing of token i reaches its own
-        context, neither by the residual path nor, in deeper blocks, by way of the other tokens.
-        """
-        source = self.embed(tokens) + self.position  # (B, n, d)
-        strict = self.masking == "strict"
-        x = self.position if strict else source
-        for block in self.blocks:
-            x = block(x, source if strict else x, self.masking)
-        return self.norm(x)
 
 
 class Metal(TrainedMethod[MetalConfig]):
@@ -290,8 +68,8 @@ class Metal(TrainedMethod[MetalConfig]):
     config_type = MetalConfig
     presets: ClassVar[dict[str, MetalConfig]] = {
         "default": MetalConfig(),
-        "paper-object": _PAPER,  # Table 2, products
-        "paper-texture": replace(_PAPER, blocks=2),  # Table 2, textures
+        "paper-object": PAPER,  # Table 2, products
+        "paper-texture": replace(PAPER, blocks=2),  # Table 2, textures
     }
 
     # buffers; the blur matrices are made from the config and are not saved
@@ -326,7 +104,7 @@ class Metal(TrainedMethod[MetalConfig]):
             width = config.feed_forward_stripes * d_col
             encoders["cols"] = TokenEncoder(self.w, channels * H * K, d_col, width, config)
         self.encoders = encoders
-        self.decoder = _mlp(len(encoders) * d, config.hidden, channels * K * K)
+        self.decoder = mlp(len(encoders) * d, config.hidden, channels * K * K)
         self._make_buffers(H, W)
 
     def _make_buffers(self, H: int, W: int) -> None:
@@ -493,7 +271,3 @@ class Metal(TrainedMethod[MetalConfig]):
         self.error_scale.copy_(scale)
         self.error_mean.copy_(mean / scale)
         self.error_whitening.copy_(whitener(shrink(covariance, images, RIDGE)))
-
-
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
