@@ -1,7 +1,7 @@
 """The contract of a method: what training, inference and export may ask of it.
 
-A method is one file, or a few whose names begin alike: its paper, a symbol table, its config, its equations as
-pure functions, and one class that derives from `Method` or `TrainedMethod`. `registry` knows it by name.
+A method is one file, or a few whose names begin alike: its paper, a symbol table, its config, its equations
+as pure functions, and one class that derives from `Method` or `TrainedMethod`. `registry` knows it by name.
 
 Shapes: B images, C channels, H×W pixels of the resized image, h×w values of a map.
 """
