@@ -17,7 +17,9 @@ from blemish.methods.auto import Auto, AutoConfig
 from blemish.methods.base import Method
 from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.ae_ssim import AeSsim
+from blemish.methods.baselines.anogan import AnoGan
 from blemish.methods.baselines.cutpaste import CutPaste
+from blemish.methods.baselines.f_anogan import FAnoGan
 from blemish.methods.baselines.kde import Kde
 from blemish.methods.baselines.nsa import Nsa
 from blemish.methods.baselines.padim import Padim
@@ -47,6 +49,8 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ae-ssim": AeSsim,
     "cutpaste": CutPaste,
     "nsa": Nsa,
+    "f-anogan": FAnoGan,
+    "anogan": AnoGan,
     "padim": Padim,
     "patchcore": PatchCore,
 }

@@ -1,0 +1,168 @@
+"""f-AnoGAN: an image that a GAN of good images cannot draw again is anomalous; an encoder finds its code.
+
+Source: T. Schlegl, P. Seeböck, S. M. Waldstein, G. Langs, U. Schmidt-Erfurth, "f-AnoGAN: Fast Unsupervised
+Anomaly Detection with Generative Adversarial Networks", Medical Image Analysis 54 (2019). It is "f-AnoGAN" of
+MeTAL's Tables 4 and 6.
+
+Symbols (source: here)
+    G, D, E    generator, critic and encoder: `generator`, `critic`, `encoder`
+    z          code of d numbers: `latent`
+    f, n_d     last activations of the critic and their number: `critic.features`
+    κ          weight of the features' residual: `feature_weight`
+    λ          weight of the gradient penalty: `penalty`
+
+Two phases: the GAN (WGAN-GP, `gan.py`), several turns of the critic for one of the generator; then the
+encoder, with generator and critic as they are (izi_f, Eq. 3).
+
+Differs from the source: whole images (there patches of 64×64 of scans of the retina). Adam trains the encoder
+too, there RMSProp. A step of the loop is one of the critic, so that `paper` has 100,000 of those and 20,000
+of the generator, and 50,000 of the encoder; the source was not at hand for its own numbers. Images lie in
+[0, 1], not [-1, 1]. The map is |x - G(E(x))|, the mean over channels.
+
+Numbers that `paper` learns at 64×64 RGB: 24.4 million; MeTAL's Table 6 has 24.6.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from blemish.core.errors import UsageError
+from blemish.methods.base import Batches, Phase, TrainedMethod, Turn
+from blemish.methods.baselines.gan import critic_loss, gradient_penalty, refuse_collapse, residual_map
+from blemish.methods.baselines.gan_networks import ResidualDown, ResidualUp, check_size, codes
+from blemish.methods.config import TrainedConfig
+
+
+BETAS = (0.0, 0.9)
+"""Adam's decays, as WGAN-GP has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FAnoGanConfig(TrainedConfig):
+    """The options of f-AnoGAN."""
+
+    image_size: tuple[int, int] | int = 64
+    """Images are resized to this: one number for a square, or height and width; multiples of 16 pixels."""
+    image_score: Literal["max", "mean", "top1", "top5"] = "mean"
+    """The image score: `mean` is the source's A(x), with the features; the others take the map's largest."""
+    steps: int = 1500
+    """Steps of the critic and then of the encoder when `epochs` is None; the encoder has a third of them."""
+    batch_size: int = 16
+    """Images in an optimiser step."""
+    learning_rate: float = 5e-4
+    """Adam's learning rate (its peak when the schedule is cosine)."""
+    width: int = 8
+    """Channels of the networks at full size; 8 times as many at a 16th of it."""
+    latent: int = 64
+    """d: numbers of a code."""
+    critic_steps: int = 3
+    """Steps of the critic for one of the generator."""
+    penalty: float = 10.0
+    """λ: weight of the gradient penalty."""
+    feature_weight: float = 1.0
+    """κ: weight of the residual of the critic's features."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and weights that the networks cannot use. Raises UsageError."""
+        super().__post_init__()
+        check_size(self.size, "f-anogan")
+        self.check_counts("width", "latent", "critic_steps")
+        for option in ("penalty", "feature_weight"):
+            if not 0 <= getattr(self, option) < math.inf:
+                raise UsageError(
+                    f"--{option.replace('_', '-')} {getattr(self, option)}: must be a finite number, 0 or larger"
+                )
+
+
+def anomaly_score(x: Tensor, x_hat: Tensor, f: Tensor, f_hat: Tensor, kappa: float) -> Tensor:
+    """A(x) = 1/n |x - G(E(x))|² + κ/n_d |f(x) - f(G(E(x)))|²; its mean over images is izi_f's loss (Eq. 3, 4).
+
+    Args:
+        x, x_hat: images (B, C, H, W) of n numbers.
+        f, f_hat: the critic's features (B, n_d).
+        kappa: κ ≥ 0.
+
+    Returns:
+        (B,) ≥ 0.
+    """
+    return (x - x_hat).square().flatten(1).mean(dim=1) + kappa * (f - f_hat).square().mean(dim=1)
+
+
+class FAnoGan(TrainedMethod[FAnoGanConfig]):
+    """f-AnoGAN. `forward` maps images to what the GAN does not draw again."""
+
+    config_type = FAnoGanConfig
+    presets: ClassVar[dict[str, FAnoGanConfig]] = {
+        "default": FAnoGanConfig(),
+        "paper": FAnoGanConfig(
+            steps=150_000,
+            batch_size=64,
+            learning_rate=1e-4,
+            schedule="constant",
+            width=64,
+            latent=128,
+            critic_steps=5,
+            calibration_fraction=0.0,
+        ),
+    }
+
+    def __init__(self, config: FAnoGanConfig, channels: int) -> None:
+        super().__init__(config, channels)
+        self.generator = ResidualUp(config.latent, channels, config.width, config.size)
+        self.critic = ResidualDown(channels, 1, config.width, config.size)
+        self.encoder = ResidualDown(channels, config.latent, config.width, config.size)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The GAN, critic and generator in turn; then the encoder alone."""
+        critic = Turn("critic", self.critic.parameters(), betas=BETAS)
+        generator = Turn(
+            "generator", self.generator.parameters(), every=self.config.critic_steps, betas=BETAS
+        )
+        encoder = Turn("encoder", self.encoder.parameters(), rate=0.5)
+        return Phase("GAN", (critic, generator), share=2.0), Phase("encoder", (encoder,))
+
+    def loss_of_turn(self, x: Tensor, turn: str) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> the loss of the critic, of the generator or of the encoder."""
+        if turn == "encoder":
+            self.generator.eval()  # it draws each image by itself, as when it scores
+            return self.loss(x)
+        # as many as always, for batch normalisation
+        drawn = self.generator(codes(max(self.config.batch_size, len(x)), self.config.latent, x))
+        if turn == "generator":
+            return -self.critic(drawn).mean()
+        drawn = drawn[: len(x)].detach()
+        penalty = x.new_zeros(())
+        if self.training:
+            penalty = gradient_penalty(self._say, x, drawn, torch.rand(len(x)).to(x.device))
+        return critic_loss(self._say(x), self._say(drawn), penalty, self.config.penalty)
+
+    def loss(self, x: Tensor) -> Tensor:
+        """izi_f's loss: the mean of A(x) over images (B, C, H, W) in [0, 1]."""
+        return self._residuals(x)[1].mean()
+
+    def _say(self, x: Tensor) -> Tensor:
+        return self.critic(x)[:, 0]
+
+    def _residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """G(E(x)), and A(x)."""
+        x_hat = self.generator(self.encoder(x))
+        f, f_hat = self.critic.features(x).float(), self.critic.features(x_hat).float()
+        return x_hat, anomaly_score(x, x_hat.float(), f, f_hat, self.config.feature_weight)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in [0, 1] -> maps (B, H, W) ≥ 0, and A(x) (B,) where `mean` is the score."""
+        x_hat, scores = self._residuals(x)
+        maps = residual_map(x, x_hat)
+        return (maps, scores) if self.config.image_score == "mean" else maps
+
+    @torch.no_grad()
+    def finish(self, batches: Batches) -> None:
+        """Refuse to be saved when generator or critic have collapsed. Raises TrainingError."""
+        x = next(iter(batches()))
+        drawn = self.generator(codes(16, self.config.latent, x))
+        refuse_collapse("f-anogan", drawn, torch.cat([self._say(x), self._say(drawn)]))
