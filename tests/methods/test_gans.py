@@ -122,7 +122,7 @@ def test_f_anogan_has_as_many_numbers_as_table_6_says():
     config = FAnoGan.presets["paper"]
     with torch.device("meta"):
         network = FAnoGan(config, 3)
-    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(24.6, abs=0.3)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 24.6
 
 
 # --- training ---
@@ -181,7 +181,12 @@ def stopped_and_resumed(method: str, data: Path, out: Path, at: int) -> bytes:
 @pytest.mark.parametrize(("method", "stops"), [("f-anogan", (3, 10)), ("anogan", (3,))])
 def test_a_gan_stopped_and_resumed_gives_the_same_bytes(method, stops, tiny_category, tmp_path):
     fit.fit(
-        tiny_category, method=method, config=TINY[method], out=tmp_path / "whole", device="cpu", precision="fp32"
+        tiny_category,
+        method=method,
+        config=TINY[method],
+        out=tmp_path / "whole",
+        device="cpu",
+        precision="fp32",
     )
     whole = (tmp_path / "whole" / "model.safetensors").read_bytes()
     for at in stops:

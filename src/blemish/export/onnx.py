@@ -49,7 +49,9 @@ def export(model: Path, out: Path) -> float:
     model_file = load_model_file(model)
     network = network_of(model_file, name=str(model))
     if network.not_exported is not None:
-        raise ModelError(f"{model}: a model of {model_file.method} cannot be exported: {network.not_exported}")
+        raise ModelError(
+            f"{model}: a model of {model_file.method} cannot be exported: {network.not_exported}"
+        )
     size = sum(values.nbytes for values in model_file.tensors.values())
     if size >= LARGEST_BYTES:
         raise ModelError(

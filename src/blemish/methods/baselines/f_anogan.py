@@ -19,7 +19,7 @@ too, there RMSProp. A step of the loop is one of the critic, so that `paper` has
 of the generator, and 50,000 of the encoder; the source was not at hand for its own numbers. Images lie in
 [0, 1], not [-1, 1]. The map is |x - G(E(x))|, the mean over channels.
 
-Numbers that `paper` learns at 64×64 RGB: 24.4 million; MeTAL's Table 6 has 24.6.
+Numbers that `paper` learns at 64×64 RGB: 24.6 million, as in MeTAL's Table 6.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from blemish.methods.base import Batches, Phase, TrainedMethod, Turn
 from blemish.methods.baselines.gan import critic_loss, gradient_penalty, refuse_collapse, residual_map
 from blemish.methods.baselines.gan_networks import ResidualDown, ResidualUp, check_size, codes
 from blemish.methods.config import TrainedConfig
-
 
 BETAS = (0.0, 0.9)
 """Adam's decays, as WGAN-GP has them."""

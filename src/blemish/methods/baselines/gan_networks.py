@@ -117,9 +117,7 @@ class ResidualUp(nn.Module):
         self.blocks = nn.Sequential(
             *(ResidualBlock(a, b, nn.BatchNorm2d, up=True) for a, b in zip(widths, widths[1:], strict=False))
         )
-        self.last = nn.Sequential(
-            nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 3, padding=1)
-        )
+        self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
         """Draw an image of each code."""
