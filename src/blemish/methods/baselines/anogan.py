@@ -81,8 +81,8 @@ class AnoGanConfig(TrainedConfig):
             raise UsageError(f"--search-rate {self.search_rate}: must be a finite number above 0")
         if self.validation_fraction:
             raise UsageError(
-                f"--validation-fraction {self.validation_fraction}: no loss of anogan says which epoch is best; "
-                "leave it at 0"
+                f"--validation-fraction {self.validation_fraction}: no loss of anogan says which epoch is "
+                "best; leave it at 0"
             )
 
 

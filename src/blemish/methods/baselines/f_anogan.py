@@ -74,12 +74,13 @@ class FAnoGanConfig(TrainedConfig):
         for option in ("penalty", "feature_weight"):
             if not 0 <= getattr(self, option) < math.inf:
                 raise UsageError(
-                    f"--{option.replace('_', '-')} {getattr(self, option)}: must be a finite number, 0 or larger"
+                    f"--{option.replace('_', '-')} {getattr(self, option)}: must be a finite number, 0 or "
+                    "larger"
                 )
 
 
 def anomaly_score(x: Tensor, x_hat: Tensor, f: Tensor, f_hat: Tensor, kappa: float) -> Tensor:
-    """A(x) = 1/n |x - G(E(x))|² + κ/n_d |f(x) - f(G(E(x)))|²; its mean over images is izi_f's loss (Eq. 3, 4).
+    """A(x) = 1/n |x - G(E(x))|² + κ/n_d |f(x) - f(G(E(x)))|²; its mean is izi_f's loss (Eq. 3, 4).
 
     Args:
         x, x_hat: images (B, C, H, W) of n numbers.

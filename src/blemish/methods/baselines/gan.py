@@ -38,7 +38,7 @@ def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
 
 
 def generator_loss(drawn: Tensor) -> Tensor:
-    """-log D(G(z)), the mean over logits (B,): what a generator descends (the form that does not saturate)."""
+    """-log D(G(z)), the mean over logits (B,): what a generator descends, which does not saturate."""
     return F.softplus(-drawn).mean()
 
 

@@ -10,6 +10,7 @@ All halve or double an image four times; a generator ends in [0, 1]. Of each net
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,7 +32,8 @@ def check_size(size: tuple[int, int], method: str) -> None:
     unit = 2**HALVINGS
     if size[0] % unit or size[1] % unit:
         raise UsageError(
-            f"--image-size {size[0]}x{size[1]}: {method} halves it {HALVINGS} times; choose multiples of {unit}"
+            f"--image-size {size[0]}x{size[1]}: {method} halves it {HALVINGS} times; choose multiples "
+            f"of {unit}"
         )
 
 
@@ -44,7 +46,7 @@ class Up(nn.Module):
         self.first = nn.Linear(latent, self.grid[0] * self.grid[1] * self.grid[2])
         widths = [8 * width, 4 * width, 2 * width, width]
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU()]
-        for before, now in zip(widths, widths[1:], strict=False):
+        for before, now in pairwise(widths):
             up = nn.ConvTranspose2d(before, now, 4, 2, padding=1, bias=False)
             layers += [up, nn.BatchNorm2d(now), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, channels, 4, 2, padding=1))
@@ -61,7 +63,7 @@ class Down(nn.Module):
         super().__init__()
         widths = [width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, padding=1), nn.LeakyReLU(SLOPE)]
-        for before, now in zip(widths, widths[1:], strict=False):
+        for before, now in pairwise(widths):
             down = nn.Conv2d(before, now, 4, 2, padding=1, bias=False)
             layers += [down, nn.BatchNorm2d(now), nn.LeakyReLU(SLOPE)]
         self.layers = nn.Sequential(*layers)
@@ -115,7 +117,7 @@ class ResidualUp(nn.Module):
         self.grid = (widths[0], size[0] >> HALVINGS, size[1] >> HALVINGS)
         self.first = nn.Linear(latent, self.grid[0] * self.grid[1] * self.grid[2])
         self.blocks = nn.Sequential(
-            *(ResidualBlock(a, b, nn.BatchNorm2d, up=True) for a, b in zip(widths, widths[1:], strict=False))
+            *(ResidualBlock(a, b, nn.BatchNorm2d, up=True) for a, b in pairwise(widths))
         )
         self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 3, padding=1))
 
@@ -132,7 +134,7 @@ class ResidualDown(nn.Module):
         widths = [width, 2 * width, 4 * width, 8 * width, 8 * width]
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.blocks = nn.Sequential(
-            *(ResidualBlock(a, b, _layer_norm, up=False) for a, b in zip(widths, widths[1:], strict=False))
+            *(ResidualBlock(a, b, _layer_norm, up=False) for a, b in pairwise(widths))
         )
         self.last = nn.Linear(widths[-1] * (size[0] >> HALVINGS) * (size[1] >> HALVINGS), outputs)
 
