@@ -24,7 +24,8 @@ from blemish.inference.backend import Output
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import options_of
 from blemish.inference.torch_backend import TorchBackend
-from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
+from blemish.methods.cpc_ad import CpcAd
+from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.roc import image_roc
 from blemish.training import fit

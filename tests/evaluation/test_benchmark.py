@@ -258,6 +258,8 @@ def test_the_folder_follows_seed_options_and_libraries(tmp_path: Path, monkeypat
         *(("pca", file, False) for file in ("methods/cpc_ad.py", "report/evaluation.py", "cli/main.py")),
         *(("pca", file, False) for file in ("cli/commands/demo.py", "station/app.py", "__init__.py")),
         *(("metal", f"methods/{file}.py", moves) for file, moves in (("metal", True), ("cpc_ad", False))),
+        *(("metal", f"methods/metal_{part}.py", True) for part in ("config", "encoders", "equations")),
+        *(("cpc-ad", f"methods/cpc_ad_{part}.py", True) for part in ("config", "equations", "pairs")),
         *(("pca+kde", f"methods/{file}.py", True) for file in ("baselines/pca", "baselines/kde", "auto")),
         *(("pca+kde", f"methods/{file}.py", False) for file in ("metal", "baselines/variation")),
         *(("anomalib", file, True) for file in ("evaluation/anomalib.py",)),

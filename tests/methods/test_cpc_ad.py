@@ -17,10 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from blemish.core.errors import UsageError
 from blemish.images import preprocess as pictures
 from blemish.inference import postprocess
-from blemish.methods import cpc_ad
+from blemish.methods import cpc_ad_equations as equations
+from blemish.methods import cpc_ad_pairs
 from blemish.methods.components import functional
 from blemish.methods.components.encoders import DenseEncoder, PointBlock, PreActivationBlock, ResNetEncoder
-from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
+from blemish.methods.cpc_ad import CpcAd
+from blemish.methods.cpc_ad_config import CpcAdConfig
 
 # The paper's geometry at an eighth of its size: 5x5 patches of 7x7 sub-patches, 23x23 different ones.
 EIGHTH = CpcAdConfig(
@@ -132,32 +134,32 @@ def test_encoding_once_equals_cutting_every_patch(channels, changes):
 
 def test_prediction_and_its_agreement_by_hand():
     # W = [[1, 2], [3, 4]] and z_t = (1, 10): W z_t = (1 + 20, 3 + 40); with z = (1, 0) and (2, -1): 21, -1
-    predicted = cpc_ad.predict(torch.tensor([[[1.0, 2], [3, 4]]]), torch.tensor([[1.0, 10]]))
+    predicted = equations.predict(torch.tensor([[[1.0, 2], [3, 4]]]), torch.tensor([[1.0, 10]]))
     assert predicted.tolist() == [[21, 43]]
-    assert cpc_ad.log_f(torch.tensor([[1.0, 0], [2, -1]]), predicted).tolist() == [[21, -1]]
+    assert equations.log_f(torch.tensor([[1.0, 0], [2, -1]]), predicted).tolist() == [[21, -1]]
 
 
 def test_info_nce_and_margin_by_hand():
     # exp(log f) of the positive is 2, of the negatives 1 and 3: -log(2 / (2 + 1 + 3)) = log 3
     positive, negatives = torch.tensor(2.0).log(), torch.tensor([1.0, 3.0]).log()
-    assert cpc_ad.info_nce(positive, negatives).item() == pytest.approx(math.log(3), abs=1e-6)
-    assert cpc_ad.margin(positive, negatives).item() == pytest.approx(math.log(3 / 2), abs=1e-6)
+    assert equations.info_nce(positive, negatives).item() == pytest.approx(math.log(3), abs=1e-6)
+    assert equations.margin(positive, negatives).item() == pytest.approx(math.log(3 / 2), abs=1e-6)
     # a batch: each row has its own negatives; -log(4 / (4 + 1 + 1)) = log 1.5
-    batch = cpc_ad.info_nce(torch.tensor([2.0, 4]).log(), torch.tensor([[1.0, 3], [1, 1]]).log())
+    batch = equations.info_nce(torch.tensor([2.0, 4]).log(), torch.tensor([[1.0, 3], [1, 1]]).log())
     assert batch.tolist() == pytest.approx([math.log(3), math.log(1.5)], abs=1e-6)
 
 
 @pytest.mark.parametrize("m", [1, 16, 256])
 def test_info_nce_of_equals_is_the_log_of_their_number(m):
     for level in (0.0, -7.0, 200.0):
-        loss = cpc_ad.info_nce(torch.tensor(level), torch.full((m,), level))
+        loss = equations.info_nce(torch.tensor(level), torch.full((m,), level))
         assert loss.item() == pytest.approx(math.log(1 + m), rel=1e-5)
 
 
 def test_huge_scores_do_not_overflow():
     positive = torch.tensor([1e4, -1e4, 3e38, -1e30], requires_grad=True)
     negatives = torch.tensor([[-1e4, 0], [1e4, 0], [0, 0], [0, -1e30]])
-    loss = cpc_ad.info_nce(positive, negatives)
+    loss = equations.info_nce(positive, negatives)
     assert loss.tolist() == pytest.approx([0, 2e4, 0, 1e30])
     loss.sum().backward()
     # d/dp -log(e^p / (e^p + ...)) = the positive's share - 1
@@ -169,13 +171,13 @@ def test_huge_scores_do_not_overflow():
 
 def test_grid_and_pairs_of_the_paper():
     assert PAPER.grid == (23, 23)  # 768 / 32 - 1
-    windows = cpc_ad._windows(PAPER)
+    windows = cpc_ad_pairs._windows(PAPER)
     assert len(windows) == 25
     assert {(bottom - top, right - left) for top, bottom, left, right in windows} == {(7, 7)}
     # 128 pixels are 4 steps of 32
     assert {top for top, *_ in windows} == {0, 4, 8, 12, 16}
     # k = 1..5 lies 2..6 away: 7 columns x (5 + 4 + 3 + 2 + 1) rows = 105 in a window, 25 x 4 x 105 in all
-    _, weights = cpc_ad.targets_of(PAPER)
+    _, weights = cpc_ad_pairs.targets_of(PAPER)
     assert weights.shape == (20, 529)
     assert weights.sum() == 10_500
     assert weights.sum(1).tolist() == [25 * 7 * rows for rows in (5, 4, 3, 2, 1)] * 4
@@ -193,7 +195,7 @@ def test_grid_and_pairs_of_the_paper():
 )
 def test_sources_and_weights_equal_counting_every_patch(changes):
     config = replace(EIGHTH, **changes)
-    sources, weights = cpc_ad.targets_of(config)
+    sources, weights = cpc_ad_pairs.targets_of(config)
     (h, w), step = config.grid, config.sub_patch_size // 2
     counts, contexts = Counter(), {}
     for pair in reference.all_pairs(config):
@@ -403,7 +405,7 @@ def test_training_loss_equals_loops_over_the_same_negatives(training, shared, si
     torch.manual_seed(5)
     if training:
         assert x.shape[2:] == (40, 40)
-        x = cpc_ad.random_crops(x, size, 0.8, flip=True)
+        x = equations.random_crops(x, size, 0.8, flip=True)
     drawn = torch.randint(n * g, (n * g * 3,)).view(n, h, w, 3).numpy()
     assert {number // g for number in drawn[0].flatten()} == set(range(n))  # from across the batch
     corners = reference.corners(0, 0, *size, 8)
@@ -450,7 +452,7 @@ def test_random_crops_equal_pillow_of_a_box_that_the_pixels_tell():
     draws = []
     for size in ((h, w), (2 * h, 2 * w)):
         torch.manual_seed(0)
-        draws.append(cpc_ad.random_crops(x, size, 0.8, flip=True).numpy())
+        draws.append(equations.random_crops(x, size, 0.8, flip=True).numpy())
     assert [d.shape for d in draws] == [(n, 3, h, w), (n, 3, 2 * h, 2 * w)]
     sides, boxes, mirrored = [], [], 0
     for small, large in zip(*draws, strict=True):
@@ -486,7 +488,7 @@ def test_random_crops_equal_pillow_of_a_box_that_the_pixels_tell():
 def test_half_of_the_images_are_mirrored():
     n = 3000
     torch.manual_seed(0)
-    crops = cpc_ad.random_crops(torch.tensor([0.0, 1]).expand(n, 1, 2, 2), (2, 2), 1.0, flip=True)
+    crops = equations.random_crops(torch.tensor([0.0, 1]).expand(n, 1, 2, 2), (2, 2), 1.0, flip=True)
     assert set(crops[:, 0, 0, 0].tolist()) == {0, 1}
     assert abs(crops[:, 0, 0, 0].sum().item() - n / 2) < 4 * math.sqrt(n) / 2
 
@@ -494,7 +496,7 @@ def test_half_of_the_images_are_mirrored():
 @pytest.mark.parametrize("size", [(32, 48), (20, 31), (40, 60), (64, 96)])
 def test_without_crop_and_flip_it_is_the_resize_of_scoring(size):
     x = images(2, 2, (40, 60))
-    ours = cpc_ad.random_crops(x, size, 1.0, flip=False).numpy()
+    ours = equations.random_crops(x, size, 1.0, flip=False).numpy()
     for image, resized in zip(x.numpy(), ours, strict=True):
         np.testing.assert_allclose(resized, pictures.resize(image, size), atol=1e-5)
 
@@ -822,7 +824,7 @@ def test_grey_needs_one_or_three_channels():
 def test_the_smallest_sizes_that_are_allowed_have_a_context_everywhere():
     # two sub-patches' side and no skip; a window of 3x3
     smallest = replace(EIGHTH, image_size=16, patch_size=16, skip=0)
-    assert (cpc_ad.targets_of(smallest)[1].sum(0) > 0).all()
+    assert (cpc_ad_pairs.targets_of(smallest)[1].sum(0) > 0).all()
     wide = replace(EIGHTH, image_size=(8, 12), window="image", skip=0)  # 1x2 sub-patches
     assert network(wide)(images(1, 3, (8, 12))).shape == (1, 1, 2)
 

@@ -14,7 +14,8 @@ from commands import refused, run
 import blemish
 from blemish.inference import postprocess
 from blemish.inference.model_file import load_model_file
-from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
+from blemish.methods.cpc_ad import CpcAd
+from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.training.trainer import Trainer
 
 SMALL = (

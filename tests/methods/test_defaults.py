@@ -13,7 +13,8 @@ from blemish.methods.baselines.patchcore import PatchCoreConfig
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.methods.baselines.texture_inspection import TextureInspectionConfig
 from blemish.methods.baselines.variation import VariationConfig
-from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
+from blemish.methods.cpc_ad import CpcAd
+from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.methods.metal import Metal
 from blemish.methods.metal_config import MetalConfig
 from blemish.methods.registry import METHODS

@@ -9,7 +9,7 @@ import torch
 
 from blemish.core.errors import UsageError
 from blemish.methods.components import functional
-from blemish.methods.cpc_ad import CpcAdConfig
+from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.methods.metal import Metal
 from blemish.methods.metal_config import MetalConfig
 

@@ -10,7 +10,8 @@ from blemish.core.errors import UsageError
 from blemish.methods.baselines import kde, pca
 from blemish.methods.baselines.cutpaste import CutPaste, CutPasteConfig
 from blemish.methods.components import functional
-from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
+from blemish.methods.cpc_ad import CpcAd
+from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.methods.metal import Metal
 from blemish.methods.metal_config import MetalConfig
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18
 from blemish.methods.components.encoders import DenseEncoder, PointBlock, PreActivationBlock, ResNetEncoder
-from blemish.methods.cpc_ad import CpcAd, CpcAdConfig
+from blemish.methods.cpc_ad import CpcAd
+from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.methods.metal import Metal
 from blemish.methods.metal_config import MetalConfig
 from blemish.methods.metal_encoders import Block, TokenEncoder

@@ -15,6 +15,9 @@ Shapes
     B images, C channels, H×W pixels; h×w sub-patches, g = h·w of them; d width of an encoding;
     E encoders; p pairs that end in a sub-patch (directions × steps); m negatives.
 
+The network stands here; its equations in `cpc_ad_equations`, which sub-patches are a pair in `cpc_ad_pairs`,
+and its options in `cpc_ad_config`.
+
 Differs from the paper: see `docs/papers/cpc_ad.md`. Every difference is an option of `CpcAdConfig`; the
 preset `paper` switches all of them off.
 """
@@ -22,12 +25,10 @@ preset `paper` switches all of them off.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
@@ -41,256 +42,16 @@ from blemish.methods.components.functional import (
     white_point,
     whitening,
 )
-from blemish.methods.config import TrainedConfig
+from blemish.methods.cpc_ad_config import CpcAdConfig
+from blemish.methods.cpc_ad_equations import info_nce, log_f, margin, predict, random_crops
+from blemish.methods.cpc_ad_pairs import DIRECTIONS, targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from blemish.methods.components.distributed import Share
 
-DIRECTIONS = {"above": (-1, 0), "below": (1, 0), "left": (0, -1), "right": (0, 1)}
-"""Where the context lies, seen from the sub-patch that it predicts (rows, columns)."""
-
 _ENCODERS = {"resnet18": ResNetEncoder, "dense": DenseEncoder}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CpcAdConfig(TrainedConfig):
-    """The options of CPC-AD. The defaults measured best over several categories (docs/papers/cpc_ad.md)."""
-
-    image_size: tuple[int, int] | int = 192
-    """Images are resized to this: one number for a square, or height and width, in pixels."""
-    image_score: Literal["max", "mean", "top1", "top5"] = "top1"
-    """The image score: largest value, mean, or mean of the top 1 % or 5 % of the sub-patches."""
-    steps: int = 800
-    """Optimiser steps when `epochs` is None."""
-    batch_size: int = 16
-    """Images in an optimiser step."""
-    grey: bool = False
-    """Turn RGB into grey first, as the paper does; images of one channel are grey already."""
-    exposure: bool = True
-    """Scale each image first, so that its brightest tenth is as bright as the training images'."""
-    crop: float = 0.8
-    """Training images are cropped to between this share of their sides and the whole; 1: never."""
-    flip: bool = True
-    """Mirror half of the training images left to right."""
-    patch_size: int = 64
-    """Side of a patch in pixels: the sub-patches of a pair lie in one patch. Patches overlap by half."""
-    sub_patch_size: int = 16
-    """Side of a sub-patch in pixels, a power of 2 from 8; sub-patches overlap by half."""
-    window: Literal["patch", "image"] = "patch"
-    """What holds a pair: a patch, or the whole image."""
-    encoder: Literal["resnet18", "dense"] = "dense"
-    """resnet18: the paper's, on each sub-patch by itself. dense: overlapping sub-patches share arithmetic."""
-    width: int = 16
-    """Channels of the encoder's first stage; an encoding has 4 times as many (dense of 8 pixels: twice)."""
-    shared_encoder: bool = True
-    """One encoder for the four directions, or one for each."""
-    skip: int = 1
-    """Sub-patches between a context and the first that it predicts."""
-    steps_ahead: int = 5
-    """K: sub-patches that a context predicts in each direction."""
-    negatives: int = 16
-    """Negatives of each sub-patch in training, from across the batch."""
-    negatives_of: Literal["batch", "process"] = "batch"
-    """Trained by several processes: negatives from the whole batch, or from each process's own part of it."""
-    bank: int = 256
-    """Negatives in testing: encodings of good training images, kept in the model."""
-    bank_seed: int = 0
-    """Fixes which encodings make the bank."""
-    score: Literal["infonce", "margin"] = "infonce"
-    """infonce: the loss of a pair. margin: how far its best negative beats the positive."""
-    place_statistics: bool = True
-    """Standardise each score by its mean and std at its position over the good training images."""
-    place_density: bool = True
-    """Add how unlikely each encoding is at its position: a Gaussian over the good training images."""
-    combine: Literal["mean", "sum"] = "mean"
-    """Of the pairs that end in a sub-patch: mean or sum."""
-    interpolation: Literal["nearest", "linear"] = "linear"
-    """nearest: the map has blocks of half a sub-patch, as in the paper; linear: their edges are smoothed."""
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that the grid does not fit, and numbers that no training can use."""
-        super().__post_init__()
-        self.check_counts("patch_size", "width", "steps_ahead", "negatives", "bank")
-        if self.skip < 0:
-            raise UsageError(f"--skip {self.skip}: must be 0 or larger")
-        if not 0.1 <= self.crop <= 1:
-            raise UsageError(f"--crop {self.crop}: must be from 0.1 to 1 (whole images)")
-        (H, W), P, S = self.size, self.patch_size, self.sub_patch_size
-        if S < 8 or S & (S - 1):
-            raise UsageError(f"--sub-patch-size {S}: must be a power of 2, 8 or larger")
-        if self.window == "patch":
-            if P % S or P < 2 * S:
-                raise UsageError(
-                    f"--patch-size {P}: must be a multiple of --sub-patch-size {S}, twice it at least"
-                )
-            if min(H, W) < P or H % (P // 2) or W % (P // 2):
-                raise UsageError(
-                    f"--image-size {H}x{W} does not fit patches of {P} that overlap by half: "
-                    f"choose multiples of {P // 2}, {P} at least, or another --patch-size"
-                )
-        elif H % (S // 2) or W % (S // 2) or min(H, W) < S:
-            raise UsageError(
-                f"--image-size {H}x{W} does not fit sub-patches of {S} that overlap by half: "
-                f"choose multiples of {S // 2}"
-            )
-        if (targets_of(self)[1].sum(0) == 0).any():
-            side = f"--patch-size {P}" if self.window == "patch" else f"--image-size {H}x{W}"
-            raise UsageError(
-                f"{side}: with --sub-patch-size {S} and --skip {self.skip} some sub-patches have no context: "
-                "enlarge it, or lower the others"
-            )
-        if self.place_density and not self.place_statistics:
-            raise UsageError(
-                "--no-place-statistics needs --no-place-density: scores of different kinds compare only "
-                "when standardised"
-            )
-
-    @property
-    def loading_size(self) -> tuple[int, int]:
-        """Height and width at which training images are kept: the smallest crop of them has `size`."""
-        return math.ceil(self.size[0] / self.crop), math.ceil(self.size[1] / self.crop)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows h and columns w of sub-patches of an image: 23×23 for the paper's 768×768."""
-        step = self.sub_patch_size // 2
-        return self.size[0] // step - 1, self.size[1] // step - 1
-
-
-# --- the equations, one function each -------------------------------------------------------------
-
-
-def predict(W: Tensor, z_t: Tensor) -> Tensor:
-    """Return W_k z_t, the prediction of Eq. (2) for each direction and step.
-
-    Args:
-        W: (p, d, d).
-        z_t: (..., p, d), the contexts.
-
-    Returns:
-        (..., p, d).
-    """
-    return torch.einsum("pfd,...pd->...pf", W, z_t)
-
-
-def log_f(z: Tensor, prediction: Tensor) -> Tensor:
-    """Return log f_k = z_{t+k}ᵀ W_k z_t, the exponent of Eq. (2), of each prediction and each encoding.
-
-    Args:
-        z: (..., n, d).
-        prediction: W_k z_t, (..., p, d).
-
-    Returns:
-        (..., p, n), unbounded.
-    """
-    return prediction @ z.transpose(-2, -1)
-
-
-def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:
-    """Return L_k = -log( exp(log f_k) / Σ_X exp(log f_j) ), Eq. (2); X is the positive and its negatives.
-
-    Args:
-        positive: (...), log f_k of each pair.
-        negatives: (..., m), log f_j of its negatives.
-
-    Returns:
-        (...), ≥ 0; log(1 + m) when all are alike.
-    """
-    return F.softplus((negatives - positive[..., None]).logsumexp(dim=-1))
-
-
-def margin(positive: Tensor, negatives: Tensor) -> Tensor:
-    """Return max_j log f_j - log f_k: by how much the best negative beats the positive (ours).
-
-    InfoNCE grows with the number of negatives that look like the positive, as many do on a plain background;
-    the largest alone does not. But it has no lower bound: a blemish far from all good ones may have a huge
-    encoding, and pass for the best of positives.
-    """
-    return negatives.amax(dim=-1) - positive
-
-
-# --- which sub-patches predict which -----------------------------------------------------------------
-
-
-def targets_of(config: CpcAdConfig) -> tuple[Tensor, Tensor]:
-    """Find the pairs of an image: for each target sub-patch, its context in each direction and step.
-
-    A pair counts once for each patch that contains it, as the paper's patches overlap.
-
-    Returns:
-        sources: (p, g) int64, the context's place in the grid; the target's own where there is none.
-        weights: (p, g) float32, the number of patches that contain the pair; 0 where there is none.
-    """
-    h, w = config.grid
-    reach = range(1 + config.skip, 1 + config.skip + config.steps_ahead)
-    offsets = [(dy * k, dx * k) for dy, dx in DIRECTIONS.values() for k in reach]
-    weights = torch.zeros(len(offsets), h, w)
-    rows, cols = torch.arange(h)[:, None], torch.arange(w)[None, :]
-    sources = torch.zeros(len(offsets), h, w, dtype=torch.int64)
-    # Patches lie in rows and columns: those that hold a pair are those rows of them times those columns.
-    patches = _windows(config)
-    heights, widths = {patch[:2] for patch in patches}, {patch[2:] for patch in patches}
-    for p, (dy, dx) in enumerate(offsets):
-        weights[p] = _holding(rows, dy, heights) * _holding(cols, dx, widths)
-        sources[p] = torch.where(weights[p] > 0, (rows + dy) * w + cols + dx, rows * w + cols)
-    return sources.flatten(1), weights.flatten(1)
-
-
-def _holding(places: Tensor, step: int, ranges: set[tuple[int, int]]) -> Tensor:
-    """Count, for each place, the half-open ranges that hold it and the place `step` further on."""
-    held = torch.zeros(places.shape)
-    for start, end in ranges:
-        held += (places >= max(start, start - step)) & (places < min(end, end - step))
-    return held
-
-
-def _windows(config: CpcAdConfig) -> list[tuple[int, int, int, int]]:
-    """Patches as half-open ranges of the grid: top, bottom, left, right. 5×5 of 7×7 at 768×768."""
-    h, w = config.grid
-    if config.window == "image":
-        return [(0, h, 0, w)]
-    step = config.sub_patch_size // 2
-    side, stride = config.patch_size // step - 1, config.patch_size // 2 // step
-    starts = [(y, x) for y in range(0, h - side + 1, stride) for x in range(0, w - side + 1, stride)]
-    return [(y, y + side, x, x + side) for y, x in starts]
-
-
-def random_crops(
-    x: Tensor, size: tuple[int, int], smallest: float, flip: bool, share: Share | None = None
-) -> Tensor:
-    """Crop each image to a random share of its sides, resize it, and mirror half of them (Sec. 5).
-
-    Both sides shrink by the same share, so the shape stays. Drawn from torch's generator.
-
-    Args:
-        x: (B, C, H, W), or the part of them that `share` says.
-        size: height and width of the result in pixels.
-        smallest: the share is drawn from [smallest, 1].
-        flip: whether to mirror left to right with probability 1/2.
-        share: which part of a batch x is; None: all of it.
-
-    Returns:
-        (B, C, *size), with the filter of `blemish.images.preprocess.resize`.
-    """
-    H, W = x.shape[2:]
-    drawn = own_part(torch.rand(share.total if share else len(x), 4), share)
-    crops = []
-    for image, (scale, down, across, coin) in zip(x, drawn.tolist(), strict=True):
-        scale = smallest + (1 - smallest) * scale
-        h, w = max(1, round(scale * H)), max(1, round(scale * W))
-        top, left = int(down * (H - h + 1)), int(across * (W - w + 1))
-        crop = _resize(image[None, :, top : top + h, left : left + w], size)
-        crops.append(crop.flip(3) if flip and coin < 0.5 else crop)
-    return torch.cat(crops)
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
-
-
-# --- the network ------------------------------------------------------------------------------------
 
 
 class CpcAd(TrainedMethod[CpcAdConfig]):
