@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+TRIED_BYTES = 2**16
+"""Size of a file that is written to see whether the disk takes one."""
 Kind = Literal["image", "map"]
 
 _FOLDERS: dict[Kind, str] = {"image": "images", "map": "maps"}
@@ -59,6 +61,15 @@ class Archive:
         else:
             sync_folder(target.parent)  # another thread may have renamed it, but not forced it to disk yet
         return found
+
+    def try_to_write(self) -> None:
+        """Write a file to the disk, and remove it at once. Raises OSError when the disk refuses."""
+        make_folder(self.folder)
+        tried = self.folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            write_whole(tried, bytes(TRIED_BYTES), durable=True)
+        finally:
+            tried.unlink(missing_ok=True)
 
     def path(self, hash: str, kind: Kind) -> Path:
         """Return where a file lies, whether it is there or not. Raises DataError for what is no hash."""

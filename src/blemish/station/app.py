@@ -75,6 +75,7 @@ def create(
         max_bytes=max_bytes,
         max_held=MAX_WAITING_BYTES,
         role_for=RouteRoles(ROUTERS),
+        on_refusal=app.state.meters.refuse,
     )
     if place.root_path:
         app.add_middleware(RootPath, root_path=place.root_path)

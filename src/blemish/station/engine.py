@@ -69,12 +69,15 @@ class Engine:
         max_bytes: int = MAX_WAITING_BYTES,
         max_pixels: int = MAX_PIXELS,
         on_recorded: Callable[[Sequence[Inspection]], None] = lambda _: None,
+        on_failed: Callable[[BaseException], None] = lambda _: None,
         make_id: Callable[[datetime], str] = new_id,
     ) -> None:
-        """Start the threads. `on_recorded` gets rows that are on disk, in order; it must be quick."""
+        """Start the threads. `on_recorded` gets rows that are on disk, in order, `on_failed` what an upload
+        ended with that was not recorded; both must be quick.
+        """
         self.model, self.store, self.archive = model, store, archive
         self.capacity, self.max_bytes, self.max_pixels = capacity, max_bytes, max_pixels
-        self.on_recorded, self.make_id = on_recorded, make_id
+        self.on_recorded, self.on_failed, self.make_id = on_recorded, on_failed, make_id
         self._open: dict[str, Job] = {}
         self._free_places, self._one_large = threading.Semaphore(capacity), threading.Lock()
         self._waiting, self._bytes, self._counting = 0, 0, threading.Lock()
@@ -146,6 +149,9 @@ class Engine:
         with self._counting:
             self._waiting, self._bytes = self._waiting - 1, self._bytes - size
         self._free_places.release()
+        error = None if job.answer.cancelled() else job.answer.exception()
+        if error is not None:
+            self.on_failed(error)
 
     def _decode(self, job: Job) -> None:
         detector = job.model.detector

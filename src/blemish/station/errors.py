@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
 
-from blemish.core.errors import BlemishError, ConflictError, DataError, ModelError, NotFoundError
+from blemish.core.errors import (
+    BlemishError,
+    ConflictError,
+    DataError,
+    ImageError,
+    ModelError,
+    NotFoundError,
+)
 from blemish.record.store import StoreError
 from blemish.station.engine import Busy
 from blemish.station.security import Forbidden, Unauthorized
@@ -33,6 +40,38 @@ HEADERS: dict[type[Exception], dict[str, str]] = {
 }
 
 
+_REASONS: dict[type[Exception], str] = {
+    Busy: "busy",
+    ImageError: "image",
+    Unauthorized: "token",
+    Forbidden: "role",
+    ModelError: "model",
+    StoreError: "record",
+    OSError: "disk",
+}
+_REASONS_BY_STATUS = {
+    401: "token",
+    403: "role",
+    404: "not_found",
+    408: "slow",
+    409: "conflict",
+    413: "too_large",
+    422: "value",
+    503: "uploads",
+}
+REASONS = (
+    *dict.fromkeys((*_REASONS.values(), *_REASONS_BY_STATUS.values())),
+    *("name", "origin", "connections", "other"),
+)
+"""Why requests are refused, as they are counted."""
+
+
+def reason_of(status: int, error: Exception | None = None) -> str:
+    """Return the reason under which a refusal is counted."""
+    known = (_REASONS[kind] for kind in type(error).__mro__ if kind in _REASONS)
+    return next(known, _REASONS_BY_STATUS.get(status, "other"))
+
+
 def status_of(error: Exception) -> int:
     """Return the HTTP status of an error; 500 for one that is not in STATUS."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
@@ -46,8 +85,9 @@ def error_response(error: Exception) -> JSONResponse:
     return JSONResponse({"detail": detail}, status_of(error), HEADERS.get(type(error)))
 
 
-async def handle_error(_: Request, error: Exception) -> JSONResponse:
-    """Answer an error that a route has raised."""
+async def handle_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer an error that a route has raised; its reason is left in the scope, where it is counted."""
+    request.scope["refusal"] = reason_of(status_of(error), error)
     return error_response(error)
 
 

@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from blemish.station.errors import error_response
+from blemish.station.errors import error_response, reason_of
 from blemish.station.security import COOKIE, Forbidden, Unauthorized, check_role
 
 if TYPE_CHECKING:
@@ -56,16 +56,18 @@ class Guard:
         max_bytes: int,
         max_held: int = 2**29,
         role_for: Callable[[Scope], Role | None],
+        on_refusal: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Guard `app`.
 
         `hosts` are the names it may be called by, `names` what browsers call it, where a proxy tells it
         another name; `role_for` says which role a request needs. A body is refused above `max_bytes`, and
-        when the bodies of all open requests together are above `max_held`.
+        when the bodies of all open requests together are above `max_held`. `on_refusal` hears the reason
+        of each answer that is a refusal.
         """
         self.app, self.tokens = app, tokens
         self.hosts, self.names = frozenset(hosts), frozenset(names)
-        self.role_for = role_for
+        self.role_for, self.on_refusal = role_for, on_refusal
         self.uploads = _Purse(max_bytes, max_held)
         self.strangers = _Purse(min(STRANGER_BYTES, max_bytes), STRANGERS_BYTES, STRANGER_TIMEOUT_S)
 
@@ -91,14 +93,9 @@ class Guard:
             if message["type"] == "http.response.body" and head_only:
                 message = {**message, "body": b""}
             if message["type"] == "http.response.start":
-                _allow_head(message)
-                for name, value in HEADERS.items():
-                    MutableHeaders(scope=message).setdefault(name, value)
-                path = get_route_path(scope)
-                if path.startswith("/v1"):
-                    MutableHeaders(scope=message).setdefault("Cache-Control", "no-store")
-                elif path.startswith("/static/"):  # a newer page is seen at once
-                    MutableHeaders(scope=message).setdefault("Cache-Control", "no-cache")
+                if message["status"] >= 400:
+                    self.on_refusal(scope.get("refusal") or reason_of(message["status"]))
+                _add_headers(message, get_route_path(scope))
             await send(message)
 
         if refusal is not None:
@@ -116,10 +113,12 @@ class Guard:
         host = headers.get("host", "").lower()
         name = (host.rsplit(":", 1)[0] if not host.endswith("]") else host).removesuffix(".")
         if self.hosts and name not in self.hosts:  # a foreign page that made its own name point here
+            scope["refusal"] = "name"
             return _refused(400, f"this station is not called {name!r}")
         origin = headers.get("origin")
         writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if writes and origin is not None and not any(_is_origin_of(origin, n) for n in (host, *self.names)):
+            scope["refusal"] = "origin"
             return _refused(403, "requests from other sites are refused")
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length) > purse.max_bytes:
@@ -192,6 +191,18 @@ def _is_origin_of(origin: str, host: str) -> bool:
     scheme, _, authority = origin.lower().partition("://")
     usual = {"http": ":80", "https": ":443"}.get(scheme, "")
     return bool(authority) and authority.removesuffix(usual) == host.removesuffix(usual)
+
+
+def _add_headers(message: Message, path: str) -> None:
+    """Give the start of an answer the headers that all have, and what its path may be kept for."""
+    _allow_head(message)
+    headers = MutableHeaders(scope=message)
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
+    if path.startswith("/v1"):
+        headers.setdefault("Cache-Control", "no-store")
+    elif path.startswith("/static/"):  # a newer page is seen at once
+        headers.setdefault("Cache-Control", "no-cache")
 
 
 def _allow_head(message: Message) -> None:

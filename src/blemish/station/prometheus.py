@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -12,6 +14,9 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+
+from blemish.station.errors import REASONS
+from blemish.station.readiness import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +50,21 @@ class Meters:
             "blemish_drift_evidence", "log10 of the drift martingale", ["model"], registry=self.registry
         )
         self.alarm = Gauge("blemish_drift_alarm", "1 after a drift alarm", ["model"], registry=self.registry)
+        self.refusals = Counter(
+            "blemish_refusals", "Requests that were refused, by reason", ["reason"], registry=self.registry
+        )
+        for reason in REASONS:
+            self.refusals.labels(reason)  # a rate is of what has been there before
+        self.ready = Gauge("blemish_ready", "1: an image could be inspected now", registry=self.registry)
+        self.free = Gauge(
+            "blemish_free_bytes", "Free room on the disk of the station's folder", registry=self.registry
+        )
+        self.trouble = Gauge(
+            "blemish_trouble",
+            "1 while it goes wrong: record, disk, inspection",
+            ["kind"],
+            registry=self.registry,
+        )
         station.following.listeners.append(self.count)
 
     def count(self, rows: Sequence[Recorded]) -> None:
@@ -54,8 +74,17 @@ class Meters:
             self.inspections.labels(name, row.decision).inc()
             self.seconds.labels(name).observe(row.seconds)
 
+    def refuse(self, reason: str) -> None:
+        """Count a request that was refused."""
+        self.refusals.labels(reason).inc()
+
     def text(self) -> bytes:
         """Return everything in the exposition format."""
+        self.ready.set(self.station.problem() is None)
+        with suppress(OSError):
+            self.free.set(shutil.disk_usage(self.station.folder).free)
+        for kind in KINDS:
+            self.trouble.labels(kind).set(kind in self.station.troubles.open)
         for digest, engine in self.station.engines.items():
             name = self.station.name_of(digest)
             self.waiting.labels(name).set(engine.waiting)

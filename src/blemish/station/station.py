@@ -27,6 +27,7 @@ from blemish.station.deliveries import Deliveries
 from blemish.station.engine import Engine
 from blemish.station.engine_jobs import Model
 from blemish.station.following import Following
+from blemish.station.readiness import KINDS, Readiness, Troubles
 from blemish.station.recalibration import recalibrated, version_bytes
 from blemish.station.training_jobs import Trainings
 
@@ -75,6 +76,8 @@ class Station:
         if sample is not None:
             self.store.set_sampling(SamplingPlan(sample))
         self.archive = Archive(folder / "archive")
+        self.troubles = Troubles()
+        self.readiness = Readiness(self.store, self.archive, self.troubles)
         self.engines: dict[str, Engine] = {}
         self.make_id = IdSequence(self.store.newest_id(), self._tell_jump)
         self.following = Following(self.store, self.make_id)
@@ -107,6 +110,7 @@ class Station:
             self.store,
             self.archive,
             on_recorded=self._recorded,
+            on_failed=self.troubles.note,
             make_id=self.make_id,
             **self._limits,
         )
@@ -238,10 +242,9 @@ class Station:
 
     def problem(self) -> str | None:
         """Return why no inspection could be made now, or None."""
-        try:
-            self.store.models()
-        except Exception as error:  # whatever a database raises
-            return f"the record cannot be read: {' '.join(str(error).split())[:200]}"
+        problem = self.readiness.problem()
+        if problem is not None:
+            return problem
         full = [self.name_of(d) for d, e in self.engines.items() if e.waiting >= e.capacity]
         return f"as many images wait as can, for {', '.join(full)}" if full else None
 
@@ -279,13 +282,19 @@ class Station:
         self.store.close()
 
     def _recorded(self, _: Sequence[Inspection]) -> None:
+        for kind in KINDS:
+            self.troubles.end(kind)
         self.following.follow()
 
     def _run_following(self) -> None:
         """Take what others record, such as a watch into the same record."""
         while not self._closing.wait(FOLLOWING_INTERVAL):
-            with suppress(BlemishError):  # the record is away: `problem` says so, and the next look takes it
+            if self.troubles.open:
+                self.readiness.problem()  # which says when they are over
+            try:
                 self.following.follow()
+            except BlemishError as error:  # the record is away; the next look takes it
+                self.troubles.note(error)
 
     def _tell_jump(self, back: timedelta) -> None:
         """Tell that the clock went back: on the console, and as an alarm of the model in use."""

@@ -7,6 +7,7 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -123,9 +124,10 @@ def _serve(options: ServeOptions, tokens: Tokens, place: Place, listening: socke
             if (engine := station.engines.get(record.digest)) is not None:
                 said = Promise.of(engine.model.detector).describe()
                 write_line(sys.stdout, f"model {record.name}: {said}")
+    room = Room(connection_limit(), on_full=partial(app.state.meters.refuse, "connections"))
     config = uvicorn.Config(
         app,
-        http=cast("type[asyncio.Protocol]", Room(connection_limit()).make),  # which is called like a class
+        http=cast("type[asyncio.Protocol]", room.make),  # which is called as a class is
         log_level="warning",
         timeout_graceful_shutdown=30,
         server_header=False,
