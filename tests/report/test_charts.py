@@ -59,7 +59,9 @@ def test_the_overlap_has_a_line_for_each_image_their_mean_and_the_band() -> None
     assert (axes.get_xscale(), axes.patches[0].get_extents().width > 0) == ("log", True)
     chart = charts.draw_overlap(overlap)
     assert chart.svg is not None
-    assert "from 1e-05 to 0.0001" in chart.note
+    assert "math" not in chart.svg  # no formula's source stands in the place of a number
+    assert chart.svg is not None
+    assert "from 0.001 % to 0.01 %" in chart.note
 
 
 def test_thinning_keeps_the_ends_and_stays_within_a_step() -> None:
@@ -117,3 +119,12 @@ def test_training_curve_is_that_of_the_log(tmp_path: Path) -> None:
     narrow = {"epoch": [1.0, 2.0], "train_loss": [2.0, -1.0], "validation_loss": [float("nan")] * 2}
     axes = charts.training(narrow).axes[0]
     assert (axes.get_yscale(), len(axes.lines)) == ("linear", 1)
+
+
+def test_rates_are_written_as_people_read_them():
+    assert [charts.as_percent(rate) for rate in (1e-6, 1e-5, 0.01, 1.0)] == [
+        "0.0001 %",
+        "0.001 %",
+        "1 %",
+        "100 %",
+    ]

@@ -57,6 +57,10 @@ RESOLUTION = 400
 """A curve is thinned to steps of 1 / `RESOLUTION`. Our choice: finer than the pixels it is drawn with."""
 
 
+RATE_TICKS = (1e-6, 1e-4, 1e-2, 1.0)
+"""Rates that the axis of `per_image` names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chart:
     """A chart for the page: `svg` is trusted markup, or None if there is nothing to draw."""
@@ -104,7 +108,7 @@ def draw_overlap(overlap: ReportOverlap) -> Chart:
     """Draw the overlap per image, from which AUPIMO comes."""
     with style.context(["default", STYLE]):
         svg = to_svg(per_image(overlap), "overlap")
-    low, high = (f"{rate:g}" for rate in overlap.rates)
+    low, high = (as_percent(rate) for rate in overlap.rates)
     return Chart(
         title="Overlap per image",
         alt=f"Overlap of {len(overlap.areas)} defective images over the share of false pixels on good images",
@@ -157,9 +161,16 @@ def per_image(overlap: ReportOverlap) -> Figure:
     label = f"mean, AUPIMO {format_area(float(overlap.areas.mean()))}"
     axes.plot(overlap.fpr, overlap.overlaps.mean(axis=0), color=INK, label=label)
     axes.set(xscale="log", xlim=(overlap.fpr[0], overlap.fpr[-1]), ylim=(0, 1))
+    axes.set_xticks(RATE_TICKS, [as_percent(rate) for rate in RATE_TICKS])
+    axes.xaxis.set_minor_formatter("")
     axes.set(xlabel="false pixels on good images", ylabel="overlap of one image")
     axes.legend(loc="lower right")
     return figure
+
+
+def as_percent(rate: float) -> str:
+    """Write a rate in [0, 1] as people read it: 1e-05 is 0.001 %."""
+    return f"{100 * rate:.10f}".rstrip("0").rstrip(".") + " %"
 
 
 def thin(x: np.ndarray, y: np.ndarray) -> np.ndarray:
