@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from inspected import BEGIN, part
 
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
@@ -21,21 +22,12 @@ from blemish.record.store import Store
 from blemish.record.tables import Search
 from blemish.station.shift_report import shift_report
 
-BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     store = Store.open(None, tmp_path)
     yield store
     store.close()
-
-
-def part(k: int, *, rejected: bool = False, **given) -> Inspection:
-    time = BEGIN + timedelta(seconds=k)
-    shared = {"score": 0.5, "p_value": 0.5, "threshold": 0.6, "anomalous": rejected, "regions": []}
-    names = {"id": new_id(time), "time": time, "source": "api", "model": "0" * 64, "seconds": 0.1}
-    return Inspection(**shared | names | {"part": f"P-{k}"} | given)
 
 
 def say(store: Store, inspection: Inspection, verdict, **given) -> None:

@@ -111,6 +111,20 @@ class LabelOptions:
         return Labelling(Labels(product=self.product, line=self.line, station=self.station), self.shifts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HookOptions:
+    """Who is told of rejected parts."""
+
+    on_reject: str | None = None
+    """A command to run for each rejected part; gets the row as JSON on its standard input."""
+    webhook: str | None = None
+    """An address to POST rejects to, and a station's other events, as JSON, until it gets through."""
+    webhook_secret: Path | None = None
+    """A file with a secret by which each POST is signed (HMAC-SHA256)."""
+    mqtt: str | None = None
+    """mqtt://HOST/TOPIC to publish rejects to, and a station's other events, until it gets through."""
+
+
 def resources(unit: str, *, cpus: int | None, gpus: int | None) -> dict[str, int]:
     """Return the CPUs and GPUs of a `unit` of work on a cluster, given or usual. Raises UsageError."""
     share = {}

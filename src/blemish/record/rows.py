@@ -156,6 +156,8 @@ class Recorded:
     score: float | None
     seconds: float
     sample: float | None
+    part: str | None
+    station: str | None
 
 
 LATE = timedelta(minutes=1)

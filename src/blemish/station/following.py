@@ -36,6 +36,7 @@ class Following:
         self.drifts: dict[str, Drift] = {}
         self.peak_times: dict[str, datetime] = {}
         self.listeners: list[Callable[[Sequence[Recorded]], None]] = []
+        self.alarm_listeners: list[Callable[[Alarm], None]] = []
         self._lock = threading.Lock()
         self._number = store.last_number()
         self._since: dict[str, str] = {}
@@ -65,8 +66,11 @@ class Following:
                 for listener in self.listeners:
                     listener(rows)
             while self._alarms:
-                self.store.add_alarm(self._alarms[0])
+                alarm = self._alarms[0]
+                self.store.add_alarm(alarm)
                 del self._alarms[0]
+                for listener in self.alarm_listeners:
+                    listener(alarm)
 
     def note_peaks(self) -> None:
         """Put the largest evidence of each alarm on record."""

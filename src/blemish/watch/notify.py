@@ -1,4 +1,4 @@
-"""Notifying other machines of a rejected part: a command, a webhook, an MQTT topic.
+"""Notifying other machines of a rejected part, or another event: a command, a webhook, an MQTT topic.
 
 Each hook has a thread and a queue of its own, so that one that hangs or fails holds up neither the inspection
 nor the others. Webhook and MQTT try again until they get through; what does not fit the queue is dropped,
@@ -7,29 +7,82 @@ the oldest first, and said so.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import shlex
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 QUEUE_SIZE = 1000
 """Rows that wait for one hook at most."""
 TIMEOUT_S = 10.0
 """Seconds that a command or a connection may take."""
+SHORTEST_SECRET = 16
+"""Bytes of the secret of a webhook."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 """Seconds between two tries: doubled from the first to the longest."""
 CLOSE_TIMEOUT_S = 5.0
 """Seconds that each hook has to deliver its waiting rows when the watch ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receivers:
+    """Who is to be told; None: not this one."""
+
+    on_reject: str | None = None
+    """A command, of rejects alone."""
+    on_event: str | None = None
+    """A command, of every event."""
+    webhook: str | None = None
+    webhook_secret: Path | None = None
+    """A file with the secret by which requests are signed."""
+    mqtt: str | None = None
+
+    @contextmanager
+    def telling(self, say: Callable[[str], None]) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Give what tells a row to all of them; at the end, say what they missed. Raises UsageError."""
+        if self.webhook_secret is not None and self.webhook is None:
+            raise UsageError("--webhook-secret: is for a webhook; add --webhook, or leave it out")
+        secret = None if self.webhook_secret is None else read_secret(self.webhook_secret)
+        makers: dict[str, tuple[str | None, Callable[[str], Callable[[dict[str, Any]], None]]]] = {
+            "on-reject": (self.on_reject, command),
+            "on-event": (self.on_event, partial(command, option="--on-event")),
+            "webhook": (self.webhook, webhook if secret is None else partial(webhook, secret=secret)),
+            "mqtt": (self.mqtt, mqtt),
+        }
+        senders = {name: make(given) for name, (given, make) in makers.items() if given is not None}
+        only, again = {"on-reject": "reject"}, ("webhook", "mqtt")
+        hooks = [
+            Hook(name, send, say, retry=name in again, only=only.get(name)) for name, send in senders.items()
+        ]
+
+        def tell(row: dict[str, Any]) -> None:
+            for hook in hooks:
+                hook.enqueue(row)
+
+        try:
+            yield tell
+        finally:
+            for hook in hooks:
+                lost = hook.close(CLOSE_TIMEOUT_S)
+                if lost:
+                    say(f"{hook.name}: {lost} rejects were not delivered")
 
 
 class Hook:
@@ -42,7 +95,10 @@ class Hook:
         say: Callable[[str], None],
         *,
         retry: bool = True,
+        only: str | None = None,
     ) -> None:
+        """Start the thread. `only`: the one `event` whose rows are taken; those without one are, too."""
+        self.only = only
         self.name, self.send, self.say, self.retry = name, send, say, retry
         self.waiting: deque[dict[str, Any]] = deque()
         self.changed, self.ending = threading.Condition(), False
@@ -52,10 +108,14 @@ class Hook:
 
     def enqueue(self, row: dict[str, Any]) -> None:
         """Queue a row; never waits."""
+        if self.only is not None and row.get("event", self.only) != self.only:
+            return
         with self.changed:
             if len(self.waiting) >= QUEUE_SIZE:
                 lost = self.waiting.popleft()
-                self.say(f"{self.name}: too many rejects wait, {lost['path']} is dropped")
+                self.say(
+                    f"{self.name}: too many rejects wait, {lost.get('path') or lost.get('id')} is dropped"
+                )
             self.waiting.append(row)
             self.changed.notify()
 
@@ -104,14 +164,14 @@ class Hook:
         return True
 
 
-def command(line: str) -> Callable[[dict[str, Any]], None]:
+def command(line: str, option: str = "--on-reject") -> Callable[[dict[str, Any]], None]:
     """Run a command with the row as JSON on its standard input. Raises UsageError for an empty one."""
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise UsageError(f"--on-reject {line}: {error}; close the quotation") from error
+        raise UsageError(f"{option} {line}: {error}; close the quotation") from error
     if not words:
-        raise UsageError("--on-reject: is empty; give a command")
+        raise UsageError(f"{option}: is empty; give a command")
 
     def send(row: dict[str, Any]) -> None:
         done = subprocess.run(
@@ -124,15 +184,42 @@ def command(line: str) -> Callable[[dict[str, Any]], None]:
     return send
 
 
-def webhook(url: str) -> Callable[[dict[str, Any]], None]:
-    """POST the row as JSON; any answer below 300 is a delivery. Raises UsageError for what is no URL."""
+def signature(secret: bytes, time: str, body: bytes) -> str:
+    """Return the HMAC-SHA256 of `TIME.BODY` in hexadecimal, by which a receiver knows the sender."""
+    return hmac.new(secret, time.encode() + b"." + body, hashlib.sha256).hexdigest()
+
+
+def read_secret(file: Path) -> bytes:
+    """Read the secret of a webhook. Raises UsageError for a file without one."""
+    try:
+        secret = file.read_bytes().strip()
+    except OSError as error:
+        raise UsageError(f"--webhook-secret {file}: cannot be read ({error.strerror})") from error
+    if len(secret) < SHORTEST_SECRET:
+        raise UsageError(f"--webhook-secret {file}: is too short; give {SHORTEST_SECRET} characters or more")
+    return secret
+
+
+def webhook(url: str, secret: bytes | None = None) -> Callable[[dict[str, Any]], None]:
+    """POST the row as JSON; any answer below 300 is a delivery.
+
+    With a secret the request is signed: X-Blemish-Time, in seconds since 1970, and X-Blemish-Signature,
+    "sha256=" and the `signature`. Raises UsageError for what is no URL.
+    """
     if not _is_url_of(url, "http", "https"):
         raise UsageError(f"--webhook {url}: must be an http:// or https:// address")
     opener = urllib.request.build_opener(_NoRedirect)
 
     def send(row: dict[str, Any]) -> None:
         headers = {"Content-Type": "application/json", "User-Agent": "blemish"}
-        request = urllib.request.Request(url, json.dumps(row).encode(), headers, method="POST")
+        body = json.dumps(row).encode()
+        if secret is not None:
+            now = str(int(time.time()))
+            headers |= {
+                "X-Blemish-Time": now,
+                "X-Blemish-Signature": f"sha256={signature(secret, now, body)}",
+            }
+        request = urllib.request.Request(url, body, headers, method="POST")
         try:
             with opener.open(request, timeout=TIMEOUT_S) as answer:
                 answer.read()

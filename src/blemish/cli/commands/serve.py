@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from cyclopts import Parameter
 
 from blemish.cli.console import StopSignals
-from blemish.cli.options import DetectorOptions, LabelOptions, StationOptions
+from blemish.cli.options import DetectorOptions, HookOptions, LabelOptions, StationOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import write_line
 from blemish.core.errors import UsageError
@@ -22,6 +22,7 @@ from blemish.core.ownership import owned
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterator
 
     from blemish.station.proxy import Place
     from blemish.station.security import Tokens
@@ -31,7 +32,7 @@ LOCK = ".serve.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(DetectorOptions, StationOptions, LabelOptions):
+class ServeOptions(DetectorOptions, StationOptions, LabelOptions, HookOptions):
     """Run the inspection station: a page and a service that score images and keep a record of each."""
 
     model: Annotated[tuple[Path, ...], Parameter(metavar="RUN|FILE [...]")]
@@ -66,6 +67,12 @@ class ServeOptions(DetectorOptions, StationOptions, LabelOptions):
     """A folder whose sub-folders of good images may be named as the images of a training."""
     sample: float | None = None
     """Share of accepted parts that are drawn at random for a person, 0.02 for 2 %; default: as it was."""
+    on_event: str | None = None
+    """A command to run for each event: a reject, a part that was drawn for a person, an alarm."""
+    opcua: str | None = None
+    """Serve the state for a PLC by OPC UA: opc.tcp://HOST:PORT, read only and without a login."""
+    modbus: str | None = None
+    """The same by Modbus TCP: HOST:PORT."""
     time_limit: float = 30.0
     """Seconds that a request waits for its answer at most."""
 
@@ -134,7 +141,7 @@ def _serve(options: ServeOptions, tokens: Tokens, place: Place, listening: socke
         proxy_headers=False,  # the application does it, for the proxies that are trusted
     )
     spare_log_lines()
-    with StopSignals():  # the server ends by them, and then hands them on
+    with _outgoing(options, station), StopSignals():  # the server ends by them, and then hands them on
         uvicorn.Server(config).run(sockets=[listening])
     return 0
 
@@ -143,6 +150,32 @@ def record_line(folder: Path, number: int) -> str:
     """Say where the record is, and whether it is an empty one, which may not be the one that is meant."""
     found = f"{number} inspections" if number else "a new one, without an inspection"
     return f"record: {folder.resolve()}: {found}"
+
+
+@contextmanager
+def _outgoing(options: ServeOptions, station: Station) -> Iterator[None]:
+    """Tell others what happens here: by hooks, and what a PLC reads."""
+    from blemish.station.plc import Plc
+    from blemish.station.telling import Telling
+    from blemish.watch.notify import Receivers
+
+    def say(text: str) -> None:
+        with suppress(OSError, ValueError):
+            write_line(sys.stderr, f"blemish serve: {text}")
+
+    receivers = Receivers(
+        on_reject=options.on_reject,
+        on_event=options.on_event,
+        webhook=options.webhook,
+        webhook_secret=options.webhook_secret,
+        mqtt=options.mqtt,
+    )
+    with receivers.telling(say) as tell, ExitStack() as stack:
+        Telling(station, tell)
+        if options.opcua or options.modbus:
+            plc = Plc(station, opcua=options.opcua, modbus=options.modbus)
+            stack.callback(plc.close)
+        yield
 
 
 def _station(options: ServeOptions) -> Station:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.cli.console import StopSignals
-from blemish.cli.options import LabelOptions, ModelOptions
+from blemish.cli.options import HookOptions, LabelOptions, ModelOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import Lines
 from blemish.core.ownership import owned
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchOptions(ModelOptions, LabelOptions):
+class WatchOptions(ModelOptions, HookOptions, LabelOptions):
     """Score what appears in a folder, each file once, until Ctrl-C; writes inspections.jsonl, maps, overlays.
 
     Start it again and it goes on where it was, also after a power cut. A changed model is loaded again.
@@ -36,12 +36,6 @@ class WatchOptions(ModelOptions, LabelOptions):
     """Where to write."""
     move_to: Path | None = None
     """Move recorded files to accepted/, rejected/ or failed/ below this folder; default: they stay."""
-    on_reject: str | None = None
-    """A command to run for each rejected part; gets the row as JSON on its standard input."""
-    webhook: str | None = None
-    """An address to POST the row of each rejected part to, as JSON, until it gets through."""
-    mqtt: str | None = None
-    """mqtt://HOST/TOPIC to publish the row of each rejected part to, until it gets through."""
     database: str | None = None
     """Keep rows in a database too, and images and maps in OUT/archive: postgresql://..., sqlite:///FILE, or
     sqlite for a file in OUT."""
@@ -87,29 +81,22 @@ def watch(arguments: list[str]) -> int:
 @contextmanager
 def _notifying(options: WatchOptions, lines: Lines) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Give what prints a row and tells whoever is to know of a reject; at the end, say what they missed."""
-    from blemish.watch import notify
+    from blemish.watch.notify import Receivers
 
-    makers = {
-        "on-reject": (options.on_reject, notify.command),
-        "webhook": (options.webhook, notify.webhook),
-        "mqtt": (options.mqtt, notify.mqtt),
-    }
-    senders = {name: make(given) for name, (given, make) in makers.items() if given is not None}
-    hooks = [notify.Hook(name, send, lines.say, retry=name != "on-reject") for name, send in senders.items()]
+    receivers = Receivers(
+        on_reject=options.on_reject,
+        webhook=options.webhook,
+        webhook_secret=options.webhook_secret,
+        mqtt=options.mqtt,
+    )
+    with receivers.telling(lines.say) as tell:
 
-    def on_row(row: dict[str, Any]) -> None:
-        lines.out(_describe(row))
-        if row["anomalous"]:
-            for hook in hooks:
-                hook.enqueue(row)
+        def on_row(row: dict[str, Any]) -> None:
+            lines.out(_describe(row))
+            if row["anomalous"]:
+                tell(row)
 
-    try:
         yield on_row
-    finally:
-        for hook in hooks:
-            lost = hook.close(notify.CLOSE_TIMEOUT_S)
-            if lost:
-                lines.say(f"{hook.name}: {lost} rejects were not delivered")
 
 
 def _camera(options: WatchOptions, lines: Lines) -> AbstractContextManager[Callable[[int], None]]:
