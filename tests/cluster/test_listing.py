@@ -14,7 +14,7 @@ from blemish.cluster import listing, predict, storage
 from blemish.cluster.storage import OutputFolder, StoreError, with_retries
 from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.images.folders import LeftOut
-from blemish.inference.predict_folder import find_inputs
+from blemish.inference.inputs import find_inputs
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")

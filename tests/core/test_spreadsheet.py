@@ -63,7 +63,8 @@ def cells(file: Path) -> list[dict[str, str]]:
 
 
 def test_predictions_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from blemish.inference.predict_folder import find_inputs, predict_to_folder
+    from blemish.inference.inputs import find_inputs
+    from blemish.inference.predict_folder import predict_to_folder
 
     monkeypatch.chdir(tmp_path)  # so that paths are as a user types them
     for name in NAMES:

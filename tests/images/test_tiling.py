@@ -232,7 +232,8 @@ def test_a_hundred_million_pixels_fit_in_two_gigabytes(tmp_path: Path):
 import json, re
 from pathlib import Path
 import blemish
-from blemish.inference.predict_folder import find_inputs, predict_to_folder
+from blemish.inference.predict_folder import predict_to_folder
+from blemish.inference.inputs import find_inputs
 detector = blemish.load({str(tmp_path / "model.onnx")!r}, false_alarm_rate=0.5)
 inputs, out = find_inputs([{str(tmp_path / "large")!r}]), Path({str(tmp_path / "out")!r})
 counts = predict_to_folder(detector, inputs, out)

@@ -20,9 +20,11 @@ from films import SIDE, arrays, cut, film, level, number_of, write
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.images import video
-from blemish.images.decode import Frame, as_image, name_of
+from blemish.images.decode import as_image
+from blemish.images.sources import Frame, name_of
 from blemish.inference import load, predict_folder
-from blemish.inference.predict_folder import find_inputs, predict_to_folder
+from blemish.inference.inputs import find_inputs
+from blemish.inference.predict_folder import predict_to_folder
 
 LEVELS = (51, 102, 153, 204)
 

@@ -12,7 +12,7 @@ from fakes import fake_detector, grey
 from PIL import Image
 
 from blemish.core.errors import ImageError, UsageError
-from blemish.images.decode import Frame
+from blemish.images.sources import Frame
 from blemish.inference.detector import Detector
 
 PART = np.full((32, 32, 3), 51, np.uint8)

@@ -14,13 +14,9 @@ from onnx import TensorProto
 
 from blemish.core.errors import ImageError
 from blemish.inference.backend import Output
+from blemish.inference.inputs import find_inputs
 from blemish.inference.onnx_backend import PORTION, attach, portion_of
-from blemish.inference.predict_folder import (
-    MAX_ERRORS_KEPT,
-    PredictionCounts,
-    find_inputs,
-    predict_to_folder,
-)
+from blemish.inference.predict_folder import MAX_ERRORS_KEPT, PredictionCounts, predict_to_folder
 
 
 class OwnScores:

@@ -17,7 +17,8 @@ from watched import Place, check
 
 from blemish.core.files import fit_name, temporary_for
 from blemish.images import draw
-from blemish.inference.predict_folder import find_inputs, predict_to_folder
+from blemish.inference.inputs import find_inputs
+from blemish.inference.predict_folder import predict_to_folder
 
 LEVELS = (51, 102, 153, 204)
 LONG = {

@@ -20,7 +20,8 @@ from PIL import Image
 from blemish.core.errors import UsageError
 from blemish.images import decode, draw
 from blemish.inference import load
-from blemish.inference.predict_folder import COLUMNS, find_inputs, predict_to_folder, write_overlay
+from blemish.inference.inputs import find_inputs
+from blemish.inference.predict_folder import COLUMNS, predict_to_folder, write_overlay
 
 FIELDS = ["path", "score", "p_value", "threshold", "anomalous", "regions", "map", "overlay", "error"]
 LEVELS = (51, 102, 153, 204)

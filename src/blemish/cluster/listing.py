@@ -25,10 +25,10 @@ from blemish.cluster.storage import (
 )
 from blemish.core.errors import DataError, UsageError
 from blemish.images import decode, folders, video
-from blemish.images.decode import Stored
 from blemish.images.folders import LeftOut
 from blemish.images.limits import refusal
-from blemish.inference.predict_folder import make_no_image_error, match_pattern
+from blemish.images.sources import Stored
+from blemish.inference.inputs import make_no_image_error, match_pattern
 
 if TYPE_CHECKING:
     import pyarrow as pa

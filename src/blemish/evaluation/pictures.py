@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from blemish.core.errors import ImageError
 from blemish.core.files import fit_name
-from blemish.images.decode import Observed
 from blemish.images.draw import write_thumbnail
 from blemish.images.preview import OVERLAY_SIDE, THUMBNAIL_SIDE, Previews
+from blemish.images.sources import Observed
 from blemish.inference.predict_folder import exceeds_waiting_limit, write_overlay
 
 if TYPE_CHECKING:

@@ -20,9 +20,8 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import imagecodecs
@@ -35,6 +34,7 @@ from blemish.images.decode_tiff import decode_tiff
 from blemish.images.foreign import format_of_head
 from blemish.images.limits import check_array, check_size, drop_alpha, exif_orientation, orient, refusal
 from blemish.images.own import refuse_own
+from blemish.images.sources import Frame, Observed, Stored, name_of
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -51,56 +51,6 @@ _BMP_HEADERS = {size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 
 # for an image of 100 megapixels. Larger blocks go back to the system.
 Image.core.set_block_size(64 * 2**20)
 _MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Frame:
-    """A frame of a film or a camera; its `path`, as `clip.mp4#000012`, names it in rows and errors.
-
-    `image` is uint8 (H, W, C), or the error that stands in its place: a film that could not be read on.
-    """
-
-    path: str
-    image: np.ndarray | ImageError
-
-    def __str__(self) -> str:
-        """Return the path, as a file's name does."""
-        return self.path
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Stored:
-    """An image file in any storage, read by `fetch`; its `path` names it in rows and errors.
-
-    `fetch` gets its bytes when it is decoded, once. An ImageError that it raises is the image's own; whatever
-    else it raises is not, and stops the scoring.
-    """
-
-    path: str
-    fetch: Callable[[], bytes]
-
-    def __str__(self) -> str:
-        """Return the path, as a file's name does."""
-        return self.path
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Observed:
-    """A file or frame whose image (H, W, C) is also given to `observe` when it is decoded.
-
-    It is called by whichever thread decodes, and must not change the image.
-    """
-
-    source: Path | Frame | Stored
-    observe: Callable[[np.ndarray], None]
-
-    def __str__(self) -> str:
-        """Return the path, as a file's name does."""
-        return str(self.source)
-
-
-Named = Path | Frame | Stored | Observed
-"""Images that have a path, which names them in rows."""
 
 
 @contextmanager
@@ -281,11 +231,6 @@ def as_image(obj: object) -> np.ndarray:
     return check_array(array, name)
 
 
-def path_of(obj: object) -> str | None:
-    """Return the path of an image as rows name it; None: it has none, as an array."""
-    return str(obj) if isinstance(obj, str | os.PathLike | Frame | Stored | Observed) else None
-
-
 def _check_unread_jpeg(image: Image.Image, name: str) -> None:
     """Refuse damage in a JPEG that Pillow has opened and not yet read: Pillow does not tell of it."""
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile and image.fp is not None:
@@ -293,12 +238,3 @@ def _check_unread_jpeg(image: Image.Image, name: str) -> None:
         image.fp.seek(0)
         decode_jpeg(image.fp.read(), name)
         image.fp.seek(place)
-
-
-def name_of(obj: object) -> str:
-    """Return the name of an image in errors: its path, or "image"."""
-    if isinstance(obj, str | os.PathLike):
-        return str(os.fspath(obj))
-    if isinstance(obj, Frame | Stored | Observed):
-        return str(obj)
-    return str(getattr(obj, "filename", "") or "image")

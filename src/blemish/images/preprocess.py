@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from blemish.core.errors import DataError, UsageError
-from blemish.images.decode import as_image, name_of
+from blemish.images.decode import as_image
 from blemish.images.limits import refusal
+from blemish.images.sources import name_of
 
 _BIT_DEPTHS = {8: "uint8", 10: "uint16", 12: "uint16", 14: "uint16", 16: "uint16"}
 LARGE_PIXELS = 2**24

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import ImageError, UsageError
-from blemish.images.decode import Frame
 from blemish.images.limits import refusal
+from blemish.images.sources import Frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -23,7 +23,8 @@ from PIL import Image
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.types import Prediction
 from blemish.images import preprocess
-from blemish.images.decode import Frame, Observed, Stored, as_image, name_of, path_of
+from blemish.images.decode import as_image
+from blemish.images.sources import Frame, Observed, Stored, name_of, path_of
 from blemish.images.tiling import Grid
 from blemish.inference import postprocess
 

@@ -7,12 +7,11 @@ the run, every row written is complete.
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
 import re
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,13 +20,11 @@ from typing import IO, TYPE_CHECKING, Any, get_origin
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.files import fit_name, name_limit, write_whole
 from blemish.core.ownership import owned
-from blemish.core.spelling import Spellings
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, ResultRow, field_types
-from blemish.images import draw, folders, video
-from blemish.images.decode import Observed
-from blemish.images.folders import LeftOut
+from blemish.images import draw
 from blemish.images.preview import OVERLAY_SIDE, Previews
+from blemish.images.sources import Observed
 from blemish.inference.promise import Promise
 
 if TYPE_CHECKING:
@@ -35,8 +32,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from blemish.images.decode import Frame
     from blemish.images.preview import Preview
+    from blemish.images.sources import Frame
     from blemish.inference.detector import Detector
 
 SUMMARY_NAME = "summary.json"
@@ -73,61 +70,6 @@ class PredictionCounts:
             failed=self.failed + other.failed,
             errors=[*self.errors, *other.errors][:MAX_ERRORS_KEPT],
         )
-
-
-def find_inputs(patterns: Sequence[str], left_out: LeftOut | None = None) -> list[tuple[Path, Path]]:
-    """Expand images, films, folders and globs into (file, its place below the output folder), in order.
-
-    Each file comes once. Folders are searched for images only: a film is named itself, or matched by a glob.
-    Places keep the inputs' sub-folders below the deepest folder that all inputs share, so that equal names
-    never collide. Files of folders that are no image are added to `left_out`. Raises UsageError for a pattern
-    that matches nothing, DataError for a folder that cannot be searched.
-    """
-    if not patterns:
-        raise UsageError("PATH: none given; give images, films, folders or globs")
-    others = LeftOut() if left_out is None else left_out
-    files: dict[str, Path] = {}  # by absolute path, as one file may be spelled in several ways
-    roots: list[Path] = []
-    for pattern in patterns:
-        hits = match_pattern(pattern)
-        found = [f for p in hits for f in (folders.list_images(p, others) if p.is_dir() else [p])]
-        if not found:
-            raise make_no_image_error(pattern, others)
-        for file in found:
-            files.setdefault(_absolute(file), file)
-        roots += [p if p.is_dir() else p.parent for p in hits]
-    root = os.path.commonpath([_absolute(r) for r in roots])
-    places = [Path(absolute).relative_to(root) for absolute in files]
-    # Names without suffix that are not unique, as of part.png and part.jpg, keep theirs; nor may a name
-    # that lost it, as of part.png.tiff, be one that kept it.
-    twins = Counter([p.with_suffix("") for p in places] + [p for p in places if p.suffix])
-    parents = {parent for p in places for parent in p.parents}  # as the place of a film will be
-    return [
-        (f, p if twins[stem := p.with_suffix("")] > 1 or (video.is_film(f) and stem in parents) else stem)
-        for f, p in zip(files.values(), places, strict=True)
-    ]
-
-
-def match_pattern(pattern: str) -> list[Path]:
-    """Return the file or folder of this name, in any Unicode form, or what it matches as a glob, in order."""
-    path = Path(pattern)
-    if os.path.exists(path):  # noqa: PTH110  also of names that no file can have
-        return [path]
-    found = sorted(Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207
-    same = None if found else Spellings().same(path)
-    return found if same is None else [same]
-
-
-def make_no_image_error(pattern: str, left_out: LeftOut | None = None) -> UsageError:
-    """Make the error for an input without any image."""
-    what = "holds no image" if Path(pattern).is_dir() else "no such file or folder, and no match as a glob"
-    what += f" but {left_out}" if left_out else ""
-    return UsageError(f"{pattern}: {what}; give images, films, folders or globs")
-
-
-def _absolute(path: Path) -> str:
-    """Spell a path from the root without `..`; links stay links, so that their names and places count."""
-    return os.path.abspath(path)  # noqa: PTH100
 
 
 def predict_to_folder(

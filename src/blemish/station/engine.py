@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from blemish.core.errors import BlemishError, ImageError
 from blemish.core.types import Prediction
-from blemish.images.decode import Frame, decode
+from blemish.images.decode import decode
 from blemish.images.draw import encode_map
 from blemish.images.limits import MAX_PIXELS, TooLarge, limit_pixels
 from blemish.images.preprocess import LARGE_PIXELS
+from blemish.images.sources import Frame
 from blemish.record.rows import new_id, utc_now
 from blemish.station.engine_jobs import Job, Model, Upload, inspection_of
 

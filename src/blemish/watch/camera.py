@@ -20,11 +20,10 @@ from PIL import Image
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.files import temporary_for
 from blemish.images import decode, video
+from blemish.images.sources import Frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from blemish.images.decode import Frame
 
 MAX_WAITING_FILES = 100
 """Files that wait to be scored at most; then frames are dropped until only half as many wait."""
@@ -130,7 +129,7 @@ class Grabber:
                 if image is not None:
                     now = time.monotonic()
                     due = due + self.every if due + self.every > now else now + self.every
-                    yield decode.Frame(path=f"{self.name}#{number:06d}", image=video.rgb(image))
+                    yield Frame(path=f"{self.name}#{number:06d}", image=video.rgb(image))
                 number += 1
         finally:
             self.capture.release()

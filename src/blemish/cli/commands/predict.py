@@ -54,7 +54,8 @@ def predict(arguments: list[str]) -> int:
         raise UsageError(f"{named}: is for scoring on a cluster; give --cluster too, or leave it out")
     from blemish.images import video
     from blemish.images.folders import LeftOut
-    from blemish.inference.predict_folder import find_inputs, predict_to_folder
+    from blemish.inference.inputs import find_inputs
+    from blemish.inference.predict_folder import predict_to_folder
     from blemish.inference.promise import Promise
 
     left_out, out = LeftOut(), Path(options.out)
