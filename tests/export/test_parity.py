@@ -39,7 +39,7 @@ AUTO = {"members": ("filters", "variation"), "validation_fraction": 0.3}
 """Auto has nothing to choose then, and images that set its members' scales."""
 LEFT_OUT = {("cpc-ad", "paper"), ("cutpaste", "paper"), ("ae-l2", "paper"), ("ae-ssim", "paper")}
 LEFT_OUT |= {("padim", "paper"), ("padim", "paper-wide"), ("patchcore", "paper")}
-LEFT_OUT |= {("f-anogan", "paper")}
+LEFT_OUT |= {("f-anogan", "paper"), ("gt", "paper")}
 LEFT_OUT |= {("planted", "quick"), ("nsa", "paper"), ("filters", "neighbours-rel"), ("filters", "shared-rel")}
 LIGHT = {"steps": 2, "epochs": None, "batch_size": 4, "min_epochs": 0, "patience": None}
 LIGHT |= {"iterations": 5}  # of EM, in texture inspection

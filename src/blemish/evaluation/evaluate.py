@@ -91,7 +91,7 @@ def _evaluate(
     leaks = find_leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
     pool = PixelPool() if dataset.has_masks else None
     resampler = PixelResampler()
-    scored, seconds = [], 0.0
+    scored, seconds, drawn = [], 0.0, False
     for sample, prediction, elapsed in predict_and_draw(detector, dataset, out):
         seconds += elapsed
         if pool is not None:
@@ -99,8 +99,11 @@ def _evaluate(
             mask = read_mask(sample, (height, width))
             pool.add(prediction.anomaly_map, mask, sample.label, is_good=not sample.is_defect)
             resampler.add(prediction.anomaly_map, mask)
+            drawn = drawn or bool(prediction.anomaly_map.any())
         scored.append(_score_of(sample, prediction, dataset))
         on_image()
+    if not drawn:
+        pool = None  # a method that scores images and draws nothing has no figures of pixels
     evaluation, curves, overlap = _measure(detector, scored, pool)
     evaluation |= _intervals(scored, resampler if pool else None)
     evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}

@@ -127,7 +127,9 @@ def _differences(network: Method[Any], file: Path, model_file: ModelFile) -> dic
     }
     exported, exact = load_exported(file).backend, TorchBackend(network, torch.device("cpu"))
     theirs, ours = ({kind: one.run(x) for kind, x in images.items()} for one in (exported, exact))
-    width = max(float(np.ptp(ours["noise"].maps)), 1e-12)
+    maps, scores = ours["noise"]
+    # a method that only scores images draws nothing
+    width = max(float(np.ptp(maps)) or (0.0 if scores is None else float(np.abs(scores).max())), 1e-12)
 
     def largest(kind: str) -> float:
         pairs = zip(ours[kind], theirs[kind], strict=True)  # maps, and scores if there are any

@@ -95,6 +95,7 @@ class Method(nn.Module, Generic[ConfigT]):
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, h, w), unbounded, larger is more anomalous.
 
         A method with image scores of its own returns (maps, scores (B,)); else they are read off the maps.
+        One that only scores images returns maps of 0; it has no figures of pixels then.
         """
 
     @abstractmethod

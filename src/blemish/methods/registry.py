@@ -20,6 +20,7 @@ from blemish.methods.baselines.ae_ssim import AeSsim
 from blemish.methods.baselines.anogan import AnoGan
 from blemish.methods.baselines.cutpaste import CutPaste
 from blemish.methods.baselines.f_anogan import FAnoGan
+from blemish.methods.baselines.gt import Gt
 from blemish.methods.baselines.kde import Kde
 from blemish.methods.baselines.nsa import Nsa
 from blemish.methods.baselines.padim import Padim
@@ -51,6 +52,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "nsa": Nsa,
     "f-anogan": FAnoGan,
     "anogan": AnoGan,
+    "gt": Gt,
     "padim": Padim,
     "patchcore": PatchCore,
 }

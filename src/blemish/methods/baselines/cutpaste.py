@@ -38,6 +38,7 @@ from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste_augment import draw_jitter, jitter, random_crops, three_ways
 from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18
+from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import blur, mean_and_variance, whitening
 from blemish.methods.config import TrainedConfig
 
@@ -217,9 +218,7 @@ class CutPaste(TrainedMethod[CutPasteConfig]):
 
     def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
         """Refuse to train on a part of a batch. Raises UsageError."""
-        raise UsageError(
-            "--method cutpaste: batch normalisation needs whole batches; train it in one process"
-        )
+        raise whole_batches_only("cutpaste")
 
     def encode(self, x: Tensor) -> Tensor:
         """Return f of each square: images (B, C, H, W) in [0, 1] -> (B, g, d)."""
