@@ -14,7 +14,8 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from blemish.data.dataset import open_dataset, read_mask
+from blemish.data.dataset import open_dataset
+from blemish.data.masks import read_mask
 from blemish.inference import torch_backend
 from blemish.inference.detector import Detector
 from blemish.methods.metal import Metal

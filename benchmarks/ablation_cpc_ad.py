@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from blemish.data.cache import ImageFiles
-from blemish.data.dataset import open_dataset, read_mask, split_good
+from blemish.data.dataset import open_dataset, split_good
+from blemish.data.masks import read_mask
 from blemish.inference import postprocess
 from blemish.inference.backend import Output
 from blemish.inference.detector import Detector

@@ -26,7 +26,8 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from blemish.core.errors import ImageError
-from blemish.data.dataset import open_dataset, read_mask
+from blemish.data.dataset import open_dataset
+from blemish.data.masks import read_mask
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.resampler import PixelResampler
 from blemish.training import fit

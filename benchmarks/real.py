@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from blemish.data.dataset import Dataset, read_mask
+from blemish.data.dataset import Dataset
+from blemish.data.masks import read_mask
 from blemish.images import decode, preprocess
 from blemish.metrics.roc import Roc
 from blemish.training.choice import LOUDEST, image_scores

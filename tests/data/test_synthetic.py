@@ -11,7 +11,8 @@ from scipy.ndimage import uniform_filter
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import GOOD
 from blemish.data import synthetic
-from blemish.data.dataset import open_dataset, read_mask
+from blemish.data.dataset import open_dataset
+from blemish.data.masks import read_mask
 
 SMALL = {"n_train": 3, "n_good": 2, "n_defect": 2, "size": 64}
 

@@ -14,7 +14,8 @@ from conftest import tiny_image
 from torch import Tensor
 
 from blemish.core.errors import ImageError, ModelError, UsageError
-from blemish.data.dataset import open_dataset, read_mask
+from blemish.data.dataset import open_dataset
+from blemish.data.masks import read_mask
 from blemish.export import onnx as exporting
 from blemish.inference import load
 from blemish.inference.model_file import MODEL_NAME

@@ -31,6 +31,15 @@ class Sample:
     split: Literal["train", "calibration", "test"]
     label: str = GOOD
     mask: Path | None = None
+    more_masks: tuple[Path, ...] = ()
+    """Further masks of the same image, where a data set has one for each defect."""
+    any_value: bool = False
+    """Whether all that is not 0 in the masks is defective, as in data sets that number their defects."""
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All masks of the image."""
+        return (*((self.mask,) if self.mask is not None else ()), *self.more_masks)
 
     @property
     def is_defect(self) -> bool:

@@ -18,13 +18,14 @@ import numpy as np
 from blemish.core.errors import DataError, UsageError
 from blemish.core.spelling import Spellings
 from blemish.core.types import Sample
-from blemish.data import manifest, mvtec
+from blemish.data import layouts, manifest, mvtec
 from blemish.data.hashing import file_digest, fingerprint
-from blemish.images import decode
 from blemish.images.folders import LeftOut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from blemish.data.masks import Saturation
 
 FOLDERS_NAMED = 5
 """The most folders that `describe_training` names."""
@@ -38,7 +39,9 @@ class Dataset:
 
     `name` is the folder's (or the manifest's) name, `root` the folder that relative names refer to.
     `has_masks` is True if the test split has defective images and every one of them has a mask.
-    `train` and `calibration` hold good images only. `left_out` counts the files beside them that are none.
+    `train` and `calibration` hold good images only. `saturations` say by the values of masks how much of a
+    defect is enough to have found it, where the data set has that. `left_out` counts the files beside the
+    images that are none.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Dataset:
     test: list[Sample]
     has_masks: bool
     left_out: LeftOut = field(default_factory=LeftOut, compare=False, repr=False)
+    saturations: Mapping[int, Saturation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,7 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
       bears. Without a `ground_truth` folder there are no masks; with one, each defective image has
       exactly one;
     - a folder of good images, with or without sub-folders;
+    - a folder in the layout of another data set, one of `layouts.LAYOUTS`, recognised by its folders;
     - a CSV manifest `path,split,label,mask`: paths absolute or relative to the manifest, `split` one of
       train, calibration, test; an empty label means good; blanks around a cell do not count. Either
       every defective row has a mask or none has.
@@ -83,7 +88,7 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
     """
     data = Spellings().same(Path(data)) or Path(data)
     left_out = LeftOut()
-    samples = _find_samples(data, need_train, left_out)
+    samples, saturations = _find_samples(data, need_train, left_out)
     parts = {
         split: sorted((s for s in samples if s.split == split), key=_path_key) for split in manifest.SPLITS
     }
@@ -102,6 +107,7 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
         root=data if is_folder else data.parent,
         has_masks=bool(defects) and all(s.mask is not None for s in defects),
         left_out=left_out,
+        saturations=saturations,
         **parts,
     )
 
@@ -110,11 +116,16 @@ def _named(left_out: LeftOut) -> str:
     return f", and {left_out} that are not read" if left_out else ""
 
 
-def _find_samples(data: Path, need_train: bool, left_out: LeftOut) -> list[Sample]:
+def _find_samples(
+    data: Path, need_train: bool, left_out: LeftOut
+) -> tuple[list[Sample], Mapping[int, Saturation]]:
+    known = layouts.recognised(data) if data.is_dir() else None
+    if known is not None:
+        return known.read(data, left_out), known.saturations(data)
     if data.is_dir():
-        return mvtec.read(data, need_train=need_train, left_out=left_out)
+        return mvtec.read(data, need_train=need_train, left_out=left_out), {}
     if data.is_file() and data.suffix.lower() == ".csv":
-        return manifest.read(data)
+        return manifest.read(data), {}
     if data.exists():
         raise DataError(f"{data}: not a data set; give a folder, or a manifest named *.csv")
     raise DataError(f"{data}: no such file or folder; give a folder of images or a CSV manifest")
@@ -122,42 +133,6 @@ def _find_samples(data: Path, need_train: bool, left_out: LeftOut) -> list[Sampl
 
 def _path_key(sample: Sample) -> str:
     return sample.path.as_posix()
-
-
-def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
-    """Return the ground truth of a sample as bool (H, W), True where defective; `size` is (H, W) in pixels.
-
-    A good image gives all False without reading a file. The mask must have the image's size, one channel,
-    and only the values {0, 1} or {0, 255}; a mask of zeros alone is taken at its word. Raises `DataError`,
-    and `ImageError` if the file cannot be read.
-    """
-    if not sample.is_defect:
-        return np.zeros(size, dtype=bool)
-    if sample.mask is None:
-        raise DataError(
-            f"{sample.path}: {sample.label!r} has no mask; pixel measures need one per defective image"
-        )
-    mask = decode.read(sample.mask)
-    height, width, channels = mask.shape
-    if channels != 1:
-        raise DataError(f"{sample.mask}: {channels} channels, a mask has 1; save it as a grey PNG")
-    if (height, width) != tuple(size):
-        raise DataError(
-            f"{sample.mask}: {width}x{height} px but {sample.path} is {size[1]}x{size[0]}; sizes must match"
-        )
-    values = np.unique(mask)
-    if not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
-        raise DataError(f"{sample.mask}: {_why_no_mask(sample.mask, values)}")
-    return mask[:, :, 0] > 0
-
-
-def _why_no_mask(path: Path, values: np.ndarray) -> str:
-    """Say which values of an image make it no mask, what brought them there, and what to do."""
-    odd = next((v for v in values if v not in (0, 1, 255)), None)
-    found = "value 1; beside 255" if odd is None else f"value {odd:g}"
-    shades = " (JPEG turns edges into shades)" if decode.container_of(path) == "JPEG" else ""
-    cure = "set what is defective to 255 and all else to 0, and save it as a PNG of 8 bits"
-    return f"{found}; a mask has only 0 and 1, or 0 and 255{shades}: {cure}"
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
@@ -169,7 +144,7 @@ def dataset_fingerprint(dataset: Dataset) -> str:
     samples = [*dataset.train, *dataset.calibration, *dataset.test]
     return fingerprint(
         [
-            f"{s.split} {s.label} {file_digest(s.path)} {file_digest(s.mask) if s.mask else '-'}"
+            f"{s.split} {s.label} {file_digest(s.path)} {' '.join(map(file_digest, s.masks)) or '-'}"
             for s in samples
         ]
     )

@@ -16,7 +16,8 @@ from blemish.core.files import write_whole
 from blemish.core.ownership import owned
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, Sample
-from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage, read_mask
+from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage
+from blemish.data.masks import read_mask, read_regions
 from blemish.evaluation import sensitivity, sensitivity_plan
 from blemish.evaluation.localisation import LIMIT, measure_pixels
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
@@ -97,14 +98,17 @@ def _evaluate(
         if pool is not None:
             height, width = prediction.anomaly_map.shape
             mask = read_mask(sample, (height, width))
-            pool.add(prediction.anomaly_map, mask, sample.label, is_good=not sample.is_defect)
+            saturations = dataset.saturations
+            regions = read_regions(sample, (height, width), saturations) if saturations else ()
+            good = not sample.is_defect
+            pool.add(prediction.anomaly_map, mask, sample.label, regions, is_good=good)
             resampler.add(prediction.anomaly_map, mask)
             drawn = drawn or bool(prediction.anomaly_map.any())
         scored.append(_score_of(sample, prediction, dataset))
         on_image()
     if not drawn:
         pool = None  # a method that scores images and draws nothing has no figures of pixels
-    evaluation, curves, overlap = _measure(detector, scored, pool)
+    evaluation, curves, overlap = _measure(detector, scored, pool, saturated=bool(dataset.saturations))
     evaluation |= _intervals(scored, resampler if pool else None)
     evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
     evaluation |= _identity(detector, dataset)
@@ -169,13 +173,13 @@ def _score_of(sample: Sample, prediction: Prediction, dataset: Dataset) -> Score
 
 
 def _measure(
-    detector: Detector, scored: list[Scored], pool: PixelPool | None
+    detector: Detector, scored: list[Scored], pool: PixelPool | None, *, saturated: bool
 ) -> tuple[dict[str, Any], list[ReportCurve], ReportOverlap | None]:
     scores = np.array([s.score for s in scored])
     defective = np.array([s.sample.is_defect for s in scored])
     image = image_roc(scores, defective)
     pixel, pro = (pool.pixel_roc(), pool.pro_roc()) if pool else (None, None)
-    fields, overlap = measure_pixels(pool, pixel, pro, detector.pixel_threshold, saturated=False)
+    fields, overlap = measure_pixels(pool, pixel, pro, detector.pixel_threshold, saturated=saturated)
     evaluation: dict[str, Any] = {
         "image_auroc": image.auroc(),
         **fields,

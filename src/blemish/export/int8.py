@@ -24,8 +24,9 @@ import numpy as np
 
 from blemish.core.errors import DataError, ImageError, ModelError
 from blemish.core.files import write_whole
-from blemish.data.dataset import open_dataset, read_mask, split_good
+from blemish.data.dataset import open_dataset, split_good
 from blemish.data.hashing import file_digest, fingerprint
+from blemish.data.masks import read_mask
 from blemish.export.onnx import export
 from blemish.inference import torch_backend
 from blemish.inference.backend import Output
