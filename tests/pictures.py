@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,31 @@ def mask_of(path: Path, values: tuple[int, ...] = (0, 255), *, shape: tuple[int,
     array = np.resize(np.array(values, dtype=np.uint8), shape)
     Image.fromarray(array).save(path)
     return path
+
+
+def pictures(folder: Path, *names: str, start: int = 0) -> None:
+    """A `picture` for each name."""
+    for i, name in enumerate(names):
+        picture(folder / name, start + i)
+
+
+def mvtec_loco(root: Path) -> Path:
+    """A category of MVTec LOCO: one image has two overlapping masks, another one of another defect."""
+    data = root / "pushpins"
+    pictures(data / "train" / "good", "000.png", "001.png")
+    pictures(data / "validation" / "good", "000.png", start=10)
+    pictures(data / "test" / "good", "000.png", start=20)
+    pictures(data / "test" / "logical_anomalies", "000.png", start=30)
+    pictures(data / "test" / "structural_anomalies", "000.png", start=31)
+    mask_of(data / "ground_truth" / "logical_anomalies" / "000" / "000.png", (0, 255))
+    mask_of(data / "ground_truth" / "logical_anomalies" / "000" / "001.png", (255, 0, 0, 0, 0, 0, 0, 0))
+    mask_of(data / "ground_truth" / "structural_anomalies" / "000" / "000.png", (0, 0, 254, 254))
+    entries = [
+        {"defect_name": "extra", "pixel_value": 255, "saturation_threshold": 5, "relative_saturation": False},
+        {"defect_name": "bent", "pixel_value": 254, "saturation_threshold": 0.5, "relative_saturation": True},
+    ]
+    (data / "defects_config.json").write_text(json.dumps(entries))
+    return data
 
 
 def refusal(data: Path, *, need_train: bool = True) -> str:

@@ -9,17 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import mask_of, picture, refusal
+from pictures import mask_of, mvtec_loco, picture, pictures, refusal
 
+from blemish.core.errors import DataError, UsageError
 from blemish.core.types import Sample
-from blemish.data.dataset import Dataset, dataset_fingerprint, open_dataset
-from blemish.data.layouts import LAYOUTS, recognised
+from blemish.data.dataset import Dataset, dataset_fingerprint, describe_training, open_dataset
+from blemish.data.layouts import LAYOUTS, find_categories, recognised
 from blemish.data.masks import Saturation, read_mask, read_regions
-
-
-def pictures(folder: Path, *names: str, start: int = 0) -> None:
-    for i, name in enumerate(names):
-        picture(folder / name, start + i)
 
 
 def mvtec_ad_2(root: Path) -> Path:
@@ -32,24 +28,6 @@ def mvtec_ad_2(root: Path) -> Path:
         mask_of(data / "test_public" / "ground_truth" / "bad" / f"{stem}_mask.png")
     for split in ("test_private", "test_private_mixed"):
         pictures(data / split, "000_regular.png", start=40)
-    return data
-
-
-def mvtec_loco(root: Path) -> Path:
-    data = root / "pushpins"
-    pictures(data / "train" / "good", "000.png", "001.png")
-    pictures(data / "validation" / "good", "000.png", start=10)
-    pictures(data / "test" / "good", "000.png", start=20)
-    pictures(data / "test" / "logical_anomalies", "000.png", start=30)
-    pictures(data / "test" / "structural_anomalies", "000.png", start=31)
-    mask_of(data / "ground_truth" / "logical_anomalies" / "000" / "000.png", (0, 255))
-    mask_of(data / "ground_truth" / "logical_anomalies" / "000" / "001.png", (255, 0, 0, 0, 0, 0, 0, 0))
-    mask_of(data / "ground_truth" / "structural_anomalies" / "000" / "000.png", (0, 0, 254, 254))
-    entries = [
-        {"defect_name": "extra", "pixel_value": 255, "saturation_threshold": 5, "relative_saturation": False},
-        {"defect_name": "bent", "pixel_value": 254, "saturation_threshold": 0.5, "relative_saturation": True},
-    ]
-    (data / "defects_config.json").write_text(json.dumps(entries))
     return data
 
 
@@ -84,6 +62,8 @@ def ksdd2(root: Path) -> Path:
             picture(data / split / f"{number}.png", number)
             defective = number in (10002, 20001)
             mask_of(data / split / f"{number}_GT.png", (0, 255) if defective else (0,))
+    for name in ("10000 (copy).png", "10000_GT (copy).png"):  # as in the published archive
+        picture(data / "train" / name, 10000)
     return data
 
 
@@ -138,7 +118,7 @@ def defective(dataset: Dataset) -> list[Sample]:
 
 
 def test_every_layout_is_tested():
-    assert set(MADE) == set(LAYOUTS)
+    assert set(MADE) == {name for name in LAYOUTS if not name.startswith("real-iad-c")}
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -161,7 +141,10 @@ def test_a_tree_is_recognised_and_read_with_its_splits_and_masks(name: str, tmp_
 def test_no_tree_is_taken_for_another(tmp_path: Path):
     for name, (make, _) in MADE.items():
         data = make(tmp_path / name)
-        assert [each.name for each in LAYOUTS.values() if each.recognises(data)] == [name]
+        found = [each.name for each in LAYOUTS.values() if each.recognises(data)]
+        assert found == [name, *(each for each in LAYOUTS if each.startswith(f"{name}-c"))]
+        assert find_categories(tmp_path / name) == [data]
+    assert len(find_categories(tmp_path)) == len(MADE) - 1  # Real-IAD's are a level deeper
 
 
 def test_a_usual_category_is_in_no_other_layout(tiny_category: Path):
@@ -190,13 +173,36 @@ def test_a_further_mask_is_part_of_what_a_figure_stands_for(tmp_path: Path):
 
 
 def test_defective_training_images_are_left_out(tmp_path: Path):
-    assert [s.path.stem for s in opened("ksdd2", tmp_path).train] == ["10000", "10001"]
-    assert [s.path.stem for s in opened("dagm", tmp_path).train] == ["0001", "0002"]
+    for name, stems in (("ksdd2", ["10000", "10001"]), ("dagm", ["0001", "0002"])):
+        dataset = opened(name, tmp_path)
+        assert [s.path.stem for s in dataset.train] == stems
+        assert describe_training(dataset)[-1] == "leaving out 1 defective images of the training split"
 
 
 def test_a_view_without_the_defect_is_good(tmp_path: Path):
     dataset = opened("real-iad", tmp_path)
     assert {s.path.stem.split("_")[-2]: s.label for s in dataset.test} == {"C1": "good", "C2": "BX"}
+
+
+def test_one_view_alone(tmp_path: Path):
+    data = real_iad(tmp_path)
+    (second,) = open_dataset(data, need_train=False, layout="real-iad-c2").test
+    assert (second.label, "_C2_" in second.path.name) == ("BX", True)
+
+
+def test_a_layout_by_name(tmp_path: Path):
+    data = mvtec_loco(tmp_path)
+    assert open_dataset(data, layout="mvtec-loco") == open_dataset(data)
+    with pytest.raises(DataError, match="is no category of visa, which has Data/Images/Normal"):
+        open_dataset(data, layout="visa")
+    with pytest.raises(DataError, match=r"000\.png: has no mask"):
+        open_dataset(data, layout="mvtec")
+    with pytest.raises(UsageError, match="--layout loco: is unknown; choose auto, mvtec, mvtec-ad-2"):
+        open_dataset(data, layout="loco")
+    table = tmp_path / "list.csv"
+    table.write_text("path,split\n")
+    with pytest.raises(UsageError, match=r"is for a folder, and .*list\.csv is a file"):
+        open_dataset(table, layout="visa")
 
 
 @pytest.mark.parametrize(

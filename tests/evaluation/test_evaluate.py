@@ -17,13 +17,16 @@ pytest.importorskip("matplotlib", reason="blemish[report] is not installed")
 
 from conftest import save
 from fakes import fake_detector, grey
+from pictures import mvtec_loco
 from PIL import Image
+from reference import area_up_to, spro_points
 from scipy import ndimage
 from scipy.integrate import trapezoid
 from sklearn import metrics as sk
 
 from blemish.core.errors import DataError, ImageError
 from blemish.data.dataset import Dataset, open_dataset
+from blemish.data.masks import read_regions
 from blemish.evaluation.evaluate import RESAMPLES, evaluate
 from blemish.inference import load
 from blemish.inference.detector import Detector
@@ -201,6 +204,17 @@ def test_the_numbers_where_the_detector_errs(noisy: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.usefixtures("no_report")
+def test_regions_count_as_found_by_the_data_sets_saturations(tmp_path: Path):
+    dataset = opened(mvtec_loco(tmp_path / "loco"))
+    detector = fake_detector(grey_levels=range(160, 179), side=16)
+    evaluation = evaluate(detector, dataset, tmp_path / "out")
+    maps = [detector.predict(sample.path).anomaly_map for sample in dataset.test]
+    regions = [read_regions(sample, (16, 16), dataset.saturations) for sample in dataset.test]
+    area = area_up_to(spro_points(maps, regions), 0.05)
+    assert evaluation["au_spro_fpr5"] == pytest.approx(area / 0.05)
+    assert list(evaluation["au_spro_fpr5_per_defect"]) == ["logical_anomalies", "structural_anomalies"]
+
+
 def test_without_masks_pixel_fields_are_null(noisy: Path, tmp_path: Path):
     shutil.copytree(noisy / "test", tmp_path / "data" / "test")
     detector = fake_detector(grey_levels=range(160, 179), side=40, false_alarm_rate=0.3)

@@ -23,6 +23,15 @@ class OutOption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayoutOption:
+    """How a data set lies on the disk."""
+
+    layout: str = "auto"
+    """auto, mvtec, mvtec-ad-2, mvtec-loco, visa, btad, ksdd2, dagm, real-iad, or one view of the latter:
+    real-iad-c1 to real-iad-c5."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
     """Where a network runs."""
 

@@ -1,4 +1,4 @@
-"""Data sets on disk: the MVTec layout, a plain folder of good images, or a CSV manifest.
+"""Data sets on disk: the MVTec layout and others, a plain folder of good images, or a CSV manifest.
 
 A data set is a list of `Sample`s in three splits. Nothing is decoded here but masks; images are read by
 `blemish.images`. Whatever contradicts itself is refused, because a wrong pairing of image and mask, or a
@@ -40,8 +40,8 @@ class Dataset:
     `name` is the folder's (or the manifest's) name, `root` the folder that relative names refer to.
     `has_masks` is True if the test split has defective images and every one of them has a mask.
     `train` and `calibration` hold good images only. `saturations` say by the values of masks how much of a
-    defect is enough to have found it, where the data set has that. `left_out` counts the files beside the
-    images that are none.
+    defect is enough to have found it, where the data set has that. `n_set_aside` counts defective training
+    images: no method here learns from defects. `left_out` counts the files beside the images that are none.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Dataset:
     has_masks: bool
     left_out: LeftOut = field(default_factory=LeftOut, compare=False, repr=False)
     saturations: Mapping[int, Saturation] = field(default_factory=dict)
+    n_set_aside: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Split:
     digests: Mapping[Path, str] = field(compare=False, repr=False)
 
 
-def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
+def open_dataset(data: Path, *, need_train: bool = True, layout: str = "auto") -> Dataset:
     """Find the images, labels and masks of a data set.
 
     `data` is one of
@@ -78,17 +79,20 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
       bears. Without a `ground_truth` folder there are no masks; with one, each defective image has
       exactly one;
     - a folder of good images, with or without sub-folders;
-    - a folder in the layout of another data set, one of `layouts.LAYOUTS`, recognised by its folders;
+    - a category in the layout of another data set, one of `layouts.LAYOUTS`, recognised by its folders, or
+      as `layout` says;
     - a CSV manifest `path,split,label,mask`: paths absolute or relative to the manifest, `split` one of
       train, calibration, test; an empty label means good; blanks around a cell do not count. Either
       every defective row has a mask or none has.
 
     `need_train=False` also accepts a folder that has `test` but no `train`, and any number of training
-    images; otherwise at least `MIN_TRAIN` are needed. Raises `DataError`.
+    images; otherwise at least `MIN_TRAIN` are needed. `layout` is auto, mvtec, or a name in `LAYOUTS`.
+    Raises `DataError`, and `UsageError` for an unknown layout, or for one of a manifest.
     """
     data = Spellings().same(Path(data)) or Path(data)
     left_out = LeftOut()
-    samples, saturations = _find_samples(data, need_train, left_out)
+    found, saturations = _find_samples(data, need_train, left_out, layout)
+    samples = [s for s in found if s.split == "test" or not s.is_defect]
     parts = {
         split: sorted((s for s in samples if s.split == split), key=_path_key) for split in manifest.SPLITS
     }
@@ -108,6 +112,7 @@ def open_dataset(data: Path, *, need_train: bool = True) -> Dataset:
         has_masks=bool(defects) and all(s.mask is not None for s in defects),
         left_out=left_out,
         saturations=saturations,
+        n_set_aside=len(found) - len(samples),
         **parts,
     )
 
@@ -117,13 +122,15 @@ def _named(left_out: LeftOut) -> str:
 
 
 def _find_samples(
-    data: Path, need_train: bool, left_out: LeftOut
+    data: Path, need_train: bool, left_out: LeftOut, layout: str
 ) -> tuple[list[Sample], Mapping[int, Saturation]]:
-    known = layouts.recognised(data) if data.is_dir() else None
-    if known is not None:
-        return known.read(data, left_out), known.saturations(data)
     if data.is_dir():
+        known = layouts.chosen(layout, data)
+        if known is not None:
+            return known.read(data, left_out), known.saturations(data)
         return mvtec.read(data, need_train=need_train, left_out=left_out), {}
+    if layout != "auto" and data.exists():
+        raise UsageError(f"--layout {layout}: is for a folder, and {data} is a file; leave it out")
     if data.is_file() and data.suffix.lower() == ".csv":
         return manifest.read(data), {}
     if data.exists():
@@ -160,6 +167,8 @@ def describe_training(dataset: Dataset) -> list[str]:
         if samples:
             rest = f" and {more} more folder{'s' if more > 1 else ''}" if more > 0 else ""
             lines.append(f"{split} {len(samples)} images: {named}{rest}")
+    if dataset.n_set_aside:
+        lines.append(f"leaving out {dataset.n_set_aside} defective images of the training split")
     return lines
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
-from blemish.data import mvtec
+from blemish.data import layouts, mvtec
 from blemish.data.dataset import check_evaluable, dataset_fingerprint, open_dataset
 from blemish.data.hashing import file_digest, fingerprint, source_digest
 from blemish.evaluation import anomalib
@@ -111,15 +111,15 @@ def label_of(method: str, preset: str) -> str:
 
 
 def categories_in(root: Path, wanted: Sequence[str] = ()) -> dict[str, Path]:
-    """Find categories in MVTec layout by name: `root` itself, or folders one or two levels below it.
+    """Find categories in a known layout by name: `root` itself, or folders one or two levels below it.
 
     With `wanted`, only those, each by its whole name or its last part. Raises DataError when there are none,
     or when one that is wanted is not there or not the only one of that name.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one that holds categories in MVTec layout")
-    found = {folder.relative_to(root).as_posix(): folder for folder in mvtec.find_categories(root)}
-    if (root / "train").is_dir():
+    found = {folder.relative_to(root).as_posix(): folder for folder in _categories_below(root)}
+    if (root / "train").is_dir() or layouts.recognised(root):
         found = {root.resolve().name: root}
     if not found:
         raise DataError(f"{root}: holds no category; one has the folders train/good and test")
@@ -131,6 +131,10 @@ def categories_in(root: Path, wanted: Sequence[str] = ()) -> dict[str, Path]:
             raise DataError(f"{root}: category {name} {why}; there are {', '.join(found)}")
         chosen[hits[0]] = found[hits[0]]
     return chosen
+
+
+def _categories_below(root: Path) -> list[Path]:
+    return sorted({*mvtec.find_categories(root), *layouts.find_categories(root)})
 
 
 def plan(methods: Sequence[str], categories: dict[str, Path], seeds: Sequence[int], out: Path) -> list[Cell]:

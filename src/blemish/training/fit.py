@@ -42,6 +42,7 @@ def fit(
     method: str | None = None,
     preset: str = "default",
     config: DetectorConfig | None = None,
+    layout: str = "auto",
     out: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -58,6 +59,7 @@ def fit(
             METHOD:PRESET; None: the one that `config` belongs to, or auto.
         preset: a preset of the method; `config`, if given, replaces its options.
         config: the method's options.
+        layout: how `data` lies on the disk: auto, mvtec, or a name in `blemish.data.layouts.LAYOUTS`.
         out: run folder for model.safetensors, run.json, log.csv and checkpoints; None keeps nothing.
         seed: fixes the split, the initial weights and the order of images.
         device: auto, cpu or cuda.
@@ -76,7 +78,7 @@ def fit(
     config = start.config
     if folder is not None and not resume:
         refuse_to_overwrite(folder)
-    dataset = open_dataset(Path(data))
+    dataset = open_dataset(Path(data), layout=layout)
     split = split_good(
         dataset,
         validation_fraction=config.validation_share,

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from blemish.cli.console import print_left_out, progress_bar
-from blemish.cli.options import ModelOptions
+from blemish.cli.options import LayoutOption, ModelOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import complain
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ModelOptions):
+class EvaluateOptions(ModelOptions, LayoutOption):
     """Measure a model on a labelled test set; writes evaluation.json, scores.csv and report.html."""
 
     data: Path
-    """A category in MVTec layout, or a CSV manifest with a test split."""
+    """A category in MVTec layout or another that is known, or a CSV manifest with a test split."""
     out: Path | None = None
     """Where to write; default <run>/evaluation."""
     sensitivity: bool = True
@@ -40,7 +40,7 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
     from blemish.report.evaluation import broken_promise
 
     detector = options.load()
-    dataset = open_dataset(options.data, need_train=False)
+    dataset = open_dataset(options.data, need_train=False, layout=options.layout)
     print_left_out(dataset.left_out)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=len(dataset.test))

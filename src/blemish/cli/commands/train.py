@@ -16,7 +16,7 @@ from blemish.cli.console import (
     print_summary,
     progress_bar,
 )
-from blemish.cli.options import CategoryOptions, DeviceOptions, resources
+from blemish.cli.options import CategoryOptions, DeviceOptions, LayoutOption, resources
 from blemish.cli.parser import parse_known, parse_with_config
 from blemish.core.errors import BlemishError
 
@@ -54,7 +54,7 @@ class DriverOptions(CategoryOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(DeviceOptions, MethodOptions, DriverOptions):
+class TrainOptions(DeviceOptions, LayoutOption, MethodOptions, DriverOptions):
     """Learn what good looks like from the good images of a data set.
 
     The options of the method are below; --preset sets their defaults. With --cluster it trains a model for
@@ -88,6 +88,7 @@ def train(arguments: list[str]) -> int:
         method=options.method,
         preset=options.preset,
         config=config,
+        layout=options.layout,
         seed=options.seed,
         precision=options.precision,
         image_options=fitting.ImageOptions(
@@ -98,7 +99,7 @@ def train(arguments: list[str]) -> int:
         return _train_on_cluster(options, options.cluster, what_makes_a_model(arguments), out, fit)
     options.refuse_without_cluster("categories", "cpus_per_model", "gpus_per_model")
     if is_first_process():
-        print_what_is_learnt(options.data)
+        print_what_is_learnt(options.data, options.layout)
     with progress_bar() as progress:
         watcher = TrainingBar(progress)
         detector = fit(options.data, out=out, device=options.device, resume=options.resume, watcher=watcher)
@@ -107,12 +108,12 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-def print_what_is_learnt(data: Path) -> None:
+def print_what_is_learnt(data: Path, layout: str = "auto") -> None:
     """Print how many images of which folders are learnt, and what is left out; `fit` says what is wrong."""
     from blemish.data.dataset import describe_training, open_dataset
 
     with suppress(BlemishError):
-        dataset = open_dataset(data)
+        dataset = open_dataset(data, layout=layout)
         print("\n".join(describe_training(dataset)), flush=True)
         print_left_out(dataset.left_out)
 

@@ -1,20 +1,22 @@
 """The folders of other data sets, read as they come: one reader for each, in one list.
 
 A reader is given the folder of one category and returns its samples, not sorted. It changes and copies
-nothing. What a data set calls its validation images of good parts calibrates here. Its defective training
-images are left out, as no method here learns from defects.
+nothing. What a data set calls its validation images of good parts calibrates here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blemish.core.errors import DataError, UsageError
 from blemish.data.layouts import btad, dagm, ksdd2, mvtec_ad_2, mvtec_loco, real_iad, visa
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
     from blemish.core.types import Sample
     from blemish.data.masks import Saturation
@@ -29,60 +31,91 @@ def _no_saturations(_data: Path) -> Mapping[int, Saturation]:
 class Layout:
     """How a data set lies on the disk.
 
-    `recognises` looks at the names of a few folders and files alone; `read` raises DataError for what
-    contradicts the layout; `saturations` are those of `blemish.data.masks.read_regions`.
+    `holds` says in words what a category has; `recognises` looks at the names of a few folders and files
+    alone; `read` raises DataError for what contradicts the layout; `saturations` are those of
+    `blemish.data.masks.read_regions`.
     """
 
     name: str
+    holds: str
     recognises: Callable[[Path], bool]
     read: Callable[[Path, LeftOut], list[Sample]]
     saturations: Callable[[Path], Mapping[int, Saturation]] = _no_saturations
 
 
-LAYOUTS = {
-    each.name: each
-    for each in (
-        Layout(
-            name="mvtec-ad-2",
-            recognises=mvtec_ad_2.recognises,
-            read=mvtec_ad_2.read,
-        ),
-        Layout(
-            name="mvtec-loco",
-            recognises=mvtec_loco.recognises,
-            read=mvtec_loco.read,
-            saturations=mvtec_loco.read_saturations,
-        ),
-        Layout(
-            name="visa",
-            recognises=visa.recognises,
-            read=visa.read,
-        ),
-        Layout(
-            name="btad",
-            recognises=btad.recognises,
-            read=btad.read,
-        ),
-        Layout(
-            name="ksdd2",
-            recognises=ksdd2.recognises,
-            read=ksdd2.read,
-        ),
-        Layout(
-            name="dagm",
-            recognises=dagm.recognises,
-            read=dagm.read,
-        ),
-        Layout(
-            name="real-iad",
-            recognises=real_iad.recognises,
-            read=real_iad.read,
-        ),
-    )
-}
-"""The layouts by name, beside those that `blemish.data.mvtec` and `blemish.data.manifest` read."""
+_MVTEC_AD_2 = Layout(
+    name="mvtec-ad-2",
+    holds="train/good and test_public",
+    recognises=mvtec_ad_2.recognises,
+    read=mvtec_ad_2.read,
+)
+_MVTEC_LOCO = Layout(
+    name="mvtec-loco",
+    holds="train/good and defects_config.json",
+    recognises=mvtec_loco.recognises,
+    read=mvtec_loco.read,
+    saturations=mvtec_loco.read_saturations,
+)
+_VISA = Layout(name="visa", holds="Data/Images/Normal", recognises=visa.recognises, read=visa.read)
+_BTAD = Layout(name="btad", holds="train/ok and test/ko", recognises=btad.recognises, read=btad.read)
+_KSDD2 = Layout(
+    name="ksdd2",
+    holds="train and test, both with *_GT.png",
+    recognises=ksdd2.recognises,
+    read=ksdd2.read,
+)
+_DAGM = Layout(
+    name="dagm",
+    holds="Train/Label and Test/Label",
+    recognises=dagm.recognises,
+    read=dagm.read,
+)
+_REAL_IAD = Layout(
+    name="real-iad",
+    holds="OK and NG, and two levels above it realiad_jsons with a JSON file of its name",
+    recognises=real_iad.recognises,
+    read=real_iad.read,
+)
+_ONE_VIEW = [
+    replace(_REAL_IAD, name=f"real-iad-{view.lower()}", read=partial(real_iad.read_view, view=view))
+    for view in real_iad.VIEWS
+]
+_ALL = (_MVTEC_AD_2, _MVTEC_LOCO, _VISA, _BTAD, _KSDD2, _DAGM, _REAL_IAD, *_ONE_VIEW)
+LAYOUTS = {layout.name: layout for layout in _ALL}
+"""The layouts by name, beside those that `blemish.data.mvtec` and `blemish.data.manifest` read. Where several
+recognise a folder, the first one is meant."""
 
 
 def recognised(data: Path) -> Layout | None:
     """Return the layout that a folder is recognisably in, or None."""
     return next((layout for layout in LAYOUTS.values() if layout.recognises(data)), None)
+
+
+def chosen(name: str, data: Path) -> Layout | None:
+    """Return the layout that `--layout` names for a folder; None means that of MVTec AD, or good images.
+
+    Raises UsageError for an unknown name, DataError for a folder that is in another layout.
+    """
+    if name == "auto":
+        return recognised(data)
+    if name == "mvtec":
+        return None
+    if name not in LAYOUTS:
+        raise UsageError(f"--layout {name}: is unknown; choose auto, mvtec, {', '.join(LAYOUTS)}")
+    if not LAYOUTS[name].recognises(data):
+        raise DataError(
+            f"{data}: is no category of {name}, which has {LAYOUTS[name].holds}; give such a folder"
+        )
+    return LAYOUTS[name]
+
+
+def find_categories(root: Path) -> list[Path]:
+    """Find the folders in one of the layouts, one or two levels below `root`, sorted."""
+    below = list(_folders_in(root))
+    below += [folder for each in below for folder in _folders_in(each)]
+    return sorted(folder for folder in below if recognised(folder))
+
+
+def _folders_in(folder: Path) -> Iterator[Path]:
+    with os.scandir(folder) as entries:
+        yield from (Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())

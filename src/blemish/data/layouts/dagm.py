@@ -1,6 +1,6 @@
 """DAGM 2007, a class: `Train` and `Test` with `NUMBER.PNG`, and masks in their `Label/NUMBER_label.PNG`.
 
-An image without a mask is good; the masks are coarse ellipses. Defective training images are left out.
+An image without a mask is good; the masks are coarse ellipses.
 Source: Wieler and Hahn, DAGM symposium 2007, and the data set's folders.
 """
 
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from blemish.core.errors import DataError
 from blemish.core.types import Sample
-from blemish.data.layouts.pairs import DEFECT, by_stem, images_in
+from blemish.data.layouts.pairs import DEFECT, SPLITS, by_stem, images_in
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Literal
 
     from blemish.images.folders import LeftOut
 
@@ -27,11 +26,11 @@ def recognises(data: Path) -> bool:
 def read(data: Path, left_out: LeftOut) -> list[Sample]:
     """Return the samples of a class. Raises DataError for a mask without an image."""
     samples = []
-    splits: tuple[tuple[Path, Literal["train", "test"]], ...]
-    splits = ((data / "Train", "train"), (data / "Test", "test"))
-    for folder, split in splits:
-        masks = by_stem(images_in(folder / "Label", left_out), "_label")
-        paths = [p for p in images_in(folder, left_out) if p.parent == folder]
+    for split in SPLITS:
+        folder = data / split.capitalize()
+        found = images_in(folder, left_out)
+        masks = by_stem((p for p in found if p.parent != folder), "_label")
+        paths = [p for p in found if p.parent == folder]
         alone = masks.keys() - {p.stem for p in paths}
         if alone:
             raise DataError(f"{masks[min(alone)]}: a mask without an image; unpack all of the data set")
@@ -39,6 +38,6 @@ def read(data: Path, left_out: LeftOut) -> list[Sample]:
             mask = masks.get(path.stem)
             if mask is None:
                 samples.append(Sample(path=path, split=split))
-            elif split == "test":
+            else:
                 samples.append(Sample(path=path, split=split, label=DEFECT, mask=mask, any_value=True))
     return samples

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blemish.core.types import Sample
-from blemish.data.layouts.pairs import DEFECT, by_stem, images_in, mask_of
+from blemish.data.layouts.pairs import DEFECT, SPLITS, by_stem, images_in, mask_of
 from blemish.images import decode
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ ENDING = "_GT"
 
 def recognises(data: Path) -> bool:
     """Whether a folder looks like KolektorSDD2."""
-    return all(next((data / split).glob(f"*{ENDING}.png"), None) is not None for split in ("train", "test"))
+    return all(next((data / split).glob(f"*{ENDING}.png"), None) is not None for split in SPLITS)
 
 
 def read(data: Path, left_out: LeftOut) -> list[Sample]:
     """Return the samples; every mask is read, as it alone says whether an image is good."""
     samples = []
-    for split in ("train", "test"):
+    for split in SPLITS:
         paths = images_in(data / split, left_out)
         masks = by_stem(paths, ENDING)
         for path in paths:
@@ -37,6 +37,6 @@ def read(data: Path, left_out: LeftOut) -> list[Sample]:
             mask = mask_of(path, masks, path.with_name(f"{path.stem}{ENDING}.png"))
             if not decode.read(mask).any():
                 samples.append(Sample(path=path, split=split))
-            elif split == "test":
-                samples.append(Sample(path=path, split="test", label=DEFECT, mask=mask, any_value=True))
+            else:
+                samples.append(Sample(path=path, split=split, label=DEFECT, mask=mask, any_value=True))
     return samples

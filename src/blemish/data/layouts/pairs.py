@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from blemish.core.errors import DataError
 from blemish.core.types import Sample
@@ -11,12 +11,13 @@ from blemish.images import folders
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-    from typing import Literal
 
     from blemish.images.folders import LeftOut
 
 DEFECT = "defect"
 """The label of defective images in a data set that does not say which defect it is."""
+SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
+"""The splits of data sets that have no images to calibrate on."""
 
 
 def good_samples(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.core.errors import DataError
 from blemish.core.types import Sample
+from blemish.data.layouts.pairs import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from blemish.images.folders import LeftOut
 
-SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
+VIEWS = ("C1", "C2", "C3", "C4", "C5")
+"""The five cameras, as they are in the names of images."""
 
 
 def recognises(data: Path) -> bool:
@@ -28,7 +30,7 @@ def recognises(data: Path) -> bool:
     return (data / "OK").is_dir() and (data / "NG").is_dir() and _find_table(data) is not None
 
 
-def read(data: Path, left_out: LeftOut) -> list[Sample]:
+def read(data: Path, _left_out: LeftOut) -> list[Sample]:
     """Return the samples of a category, all its views. Raises DataError for a table of another form."""
     table = _find_table(data)
     if table is None:
@@ -43,6 +45,11 @@ def read(data: Path, left_out: LeftOut) -> list[Sample]:
             f"{table}: {type(error).__name__} {error}; must have train and test, lists of image_path, "
             "mask_path and anomaly_class; take the data set's own file"
         ) from error
+
+
+def read_view(data: Path, left_out: LeftOut, view: str) -> list[Sample]:
+    """Return the samples of one of `VIEWS`. Raises as `read`."""
+    return [sample for sample in read(data, left_out) if f"_{view}_" in sample.path.name]
 
 
 def _find_table(data: Path) -> Path | None:
@@ -60,6 +67,4 @@ def _sample(data: Path, table: Path, split: Literal["train", "test"], row: Mappi
             raise DataError(f"{table}: {file} is not a file; unpack all of the category")
     if label == "OK":
         return Sample(path=path, split=split)
-    if split == "train":
-        raise DataError(f"{table}: {path} is {label} among the training images; use a table of good ones")
     return Sample(path=path, split=split, label=label, mask=mask, any_value=True)

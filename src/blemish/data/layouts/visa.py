@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from blemish.core.errors import DataError
 from blemish.core.types import Sample
-from blemish.data.layouts.pairs import DEFECT
+from blemish.data.layouts.pairs import DEFECT, SPLITS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,15 +49,15 @@ def read(data: Path, left_out: LeftOut) -> list[Sample]:
 
 def _sample(root: Path, table: Path, number: int, row: dict[str, str]) -> Sample:
     where = f"{table}, row {number}"
-    split, is_good = row["split"], row["label"] == "normal"
-    if split not in ("train", "test") or (split == "train" and not is_good):
-        raise DataError(f"{where}: split {split!r} of label {row['label']!r}; train has normal images only")
+    split, is_good = next((s for s in SPLITS if s == row["split"]), None), row["label"] == "normal"
+    if split is None:
+        raise DataError(f"{where}: split {row['split']!r}; must be train or test")
     paths = [root / name for name in (row["image"], "" if is_good else row["mask"]) if name]
     for path in paths:
         if not path.is_file():
             raise DataError(f"{where}: {path} is not a file; unpack all of the data set")
     if is_good:
-        return Sample(path=paths[0], split="train" if split == "train" else "test")
+        return Sample(path=paths[0], split=split)
     if len(paths) < 2:
         raise DataError(f"{where}: a defective image without a mask; take the data set's own table")
-    return Sample(path=paths[0], split="test", label=DEFECT, mask=paths[1], any_value=True)
+    return Sample(path=paths[0], split=split, label=DEFECT, mask=paths[1], any_value=True)
