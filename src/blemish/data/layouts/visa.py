@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from blemish.core.errors import DataError
 from blemish.core.types import Sample
-from blemish.data.layouts.pairs import DEFECT, SPLITS
+from blemish.data import manifest
+from blemish.data.layouts.pairs import DEFECT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,7 @@ def read(data: Path, left_out: LeftOut) -> list[Sample]:
 
 def _sample(root: Path, table: Path, number: int, row: dict[str, str]) -> Sample:
     where = f"{table}, row {number}"
-    split, is_good = next((s for s in SPLITS if s == row["split"]), None), row["label"] == "normal"
+    split, is_good = manifest.SPLITS.get(row["split"]), row["label"] == "normal"
     if split is None:
         raise DataError(f"{where}: split {row['split']!r}; must be train or test")
     paths = [root / name for name in (row["image"], "" if is_good else row["mask"]) if name]
