@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,27 @@ def test_bytes_that_were_exchanged_are_not_given_out_and_are_mended(archive: Arc
         archive.read(hash, "image")
     assert archive.put(b"a part", "image") == hash
     assert archive.read(hash, "image") == b"a part"
+
+
+def test_a_picture_is_made_once_and_goes_with_its_image(archive: Archive):
+    hash = archive.put(b"a part", "image")
+    made: list[int] = []
+
+    def make() -> bytes:
+        made.append(1)
+        return b"a picture"
+
+    with ThreadPoolExecutor(4) as pool:
+        shown = list(pool.map(lambda _: archive.picture(hash, "96.png", make), range(8)))
+    assert shown == [b"a picture"] * 8
+    assert len(made) == 1
+    assert sum(file.size for file in archive.files()) == len(b"a part" + b"a picture")
+    assert {file.hash for file in archive.files()} == {hash}
+    assert archive.delete(hash, "image") == len(b"a part" + b"a picture")
+    assert names(archive) == []
+    archive.picture(hash, "96.png", make)  # which came too late
+    assert archive.delete(hash, "image") == len(b"a picture")
+    assert names(archive) == []
 
 
 def test_files_lie_under_the_hash_of_their_bytes_and_the_same_ones_once(archive: Archive):

@@ -1,6 +1,8 @@
 """Files by the SHA-256 of their bytes: images as they came, and maps. The same bytes are kept once.
 
-    folder/images/ab/abcdef...    folder/maps/ab/abcdef...
+    folder/images/ab/abcdef...    folder/maps/ab/abcdef...    folder/images/ab/abcdef....NAME
+
+The last ones are pictures of an image, which are made of it when they are first asked for, and go with it.
 
 A file is there whole or not at all, and on disk when `put` returns. Threads and processes that put and remove
 files need no lock: a file that is put while it is being removed stays.
@@ -12,6 +14,8 @@ import hashlib
 import os
 import re
 import secrets
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +24,7 @@ from blemish.core.errors import DataError
 from blemish.core.files import make_folder, sync_folder, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
 TRIED_BYTES = 2**16
@@ -29,6 +33,9 @@ Kind = Literal["image", "map"]
 
 _FOLDERS: dict[Kind, str] = {"image": "images", "map": "maps"}
 _HASH = re.compile("[0-9a-f]{64}")
+_NAME = re.compile(r"([0-9a-f]{64})(?:\.[^.].*)?")
+MAKERS = 64
+"""Threads that may make pictures at a time, of different images."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Archive:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._makers = [threading.Lock() for _ in range(MAKERS)]
 
     def put(self, data: bytes, kind: Kind) -> str:
         """Keep some bytes and return their SHA-256, 64 hex digits. Raises OSError when the disk refuses."""
@@ -91,6 +99,19 @@ class Archive:
             )
         return data
 
+    def picture(self, hash: str, name: str, make: Callable[[], bytes]) -> bytes:
+        """Return the picture `name` of an image; it is made once, by one thread at a time, and then kept."""
+        path = self.path(hash, "image")
+        kept = path.with_name(f"{hash}.{name}")
+        with self._makers[int(hash[:4], 16) % MAKERS]:
+            try:
+                return kept.read_bytes()
+            except FileNotFoundError:
+                made = make()
+            with suppress(OSError):  # a full disk keeps no pictures, and shows them all the same
+                write_whole(kept, made)
+        return made
+
     def delete(self, hash: str, kind: Kind, *, put_before: datetime | None = None) -> int:
         """Remove a file if it is there, and was last put before that time; returns the bytes freed."""
         target = self.path(hash, kind)
@@ -98,21 +119,29 @@ class Archive:
         try:
             target.rename(aside)  # from here on, whoever puts it writes it anew
         except FileNotFoundError:
-            return 0
+            return self._delete_pictures(target)
         about = aside.stat()
         if put_before is not None and about.st_mtime >= put_before.timestamp():
             aside.replace(target)
             return 0
         aside.unlink()
-        return about.st_size
+        return about.st_size + self._delete_pictures(target)
+
+    def _delete_pictures(self, target: Path) -> int:
+        """Remove the pictures of an image; returns the bytes freed."""
+        freed = 0
+        for picture in target.parent.glob(f"{target.name}.*"):
+            freed += picture.stat().st_size
+            picture.unlink(missing_ok=True)
+        return freed
 
     def files(self) -> Iterator[StoredFile]:
-        """Yield every file, in no order that means something."""
+        """Yield every file, in no order that means something; a picture under the hash of its image."""
         for kind in _FOLDERS:
             for entry in self._entries(kind):
-                if _HASH.fullmatch(entry.name):
+                if found := _NAME.fullmatch(entry.name):
                     about = entry.stat()
-                    yield StoredFile(kind, entry.name, about.st_size, about.st_mtime)
+                    yield StoredFile(kind, found[1], about.st_size, about.st_mtime)
 
     def remove_leftovers(self, before: datetime) -> None:
         """Remove the unfinished files of writers that were killed before that time."""

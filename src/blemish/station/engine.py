@@ -32,7 +32,7 @@ from blemish.images.limits import MAX_PIXELS, TooLarge, limit_pixels
 from blemish.images.preprocess import LARGE_PIXELS
 from blemish.images.sources import Frame
 from blemish.record.rows import new_id, utc_now
-from blemish.station.engine_jobs import Job, Model, Upload, inspection_of
+from blemish.station.engine_jobs import ONE_LARGE, Job, Model, Upload, inspection_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +80,7 @@ class Engine:
         self.capacity, self.max_bytes, self.max_pixels = capacity, max_bytes, max_pixels
         self.on_recorded, self.on_failed, self.make_id = on_recorded, on_failed, make_id
         self._open: dict[str, Job] = {}
-        self._free_places, self._one_large = threading.Semaphore(capacity), threading.Lock()
+        self._free_places = threading.Semaphore(capacity)
         self._waiting, self._bytes, self._counting = 0, 0, threading.Lock()
         self._ready: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._written: queue.SimpleQueue[tuple[Job, Inspection] | None] = queue.SimpleQueue()
@@ -178,7 +178,7 @@ class Engine:
         except TooLarge:
             if self.max_pixels <= LARGE_PIXELS:
                 raise
-        with self._one_large, limit_pixels(self.max_pixels):
+        with ONE_LARGE, limit_pixels(self.max_pixels):
             return decoded()
 
     def _score(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from blemish.inference.detector import Detector, Prepared
+
+
+ONE_LARGE = threading.Lock()
+"""Held while an image of more than LARGE_PIXELS is decoded, which takes gigabytes, by whoever does it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,27 +1,49 @@
-"""Pictures of stored inspections, made when they are asked for."""
+"""Pictures of stored inspections, made when they are first asked for."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blemish.images import draw
 from blemish.images.decode import decode
-from blemish.images.preprocess import resize
+from blemish.images.preprocess import LARGE_PIXELS, resize
 from blemish.images.preview import fit_size
 from blemish.inference import postprocess
+from blemish.station.engine_jobs import ONE_LARGE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from blemish.record.store import Inspection
+    from blemish.station.station import MapStyle
 
 SIDE = 1024
 """Sides of a map that is sent to a browser, in values at most."""
+KEPT_SIDES = (96, 512, 1024, 2048, 4096)
+"""Sides of pictures that the page asks for, which are kept."""
 FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """What is of one inspection does not change."""
 OPENAPI_IMAGE: dict[str, Any] = {"content": {"image/png": {}, "application/octet-stream": {}}}
 OPENAPI_MAP: dict[str, Any] = {"content": {"application/octet-stream": {}, "image/tiff": {}}}
+
+
+@contextmanager
+def room_for(inspection: Inspection) -> Iterator[None]:
+    """Wait until an image may be decoded: of large ones, one at a time."""
+    pixels = (inspection.width or 0) * (inspection.height or 0)
+    with ONE_LARGE if pixels > LARGE_PIXELS else nullcontext():
+        yield
+
+
+def overlay_name(inspection: Inspection, style: MapStyle) -> str:
+    """Name an overlay by all that it is made of besides the image."""
+    drawn_of = f"{inspection.map} {style.display_range} {style.pixel_threshold}"
+    return f"overlay-{hashlib.sha256(drawn_of.encode()).hexdigest()[:16]}.png"
 
 
 def shown(data: bytes, side: int) -> bytes:

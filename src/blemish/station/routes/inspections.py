@@ -40,6 +40,8 @@ from blemish.station.schemas import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blemish.record.store import Inspection
     from blemish.station.station import Station
 
@@ -186,10 +188,17 @@ def image(
 ) -> Response:
     """Return the image as it was sent, or a picture of it that every browser shows."""
     inspection = _find(station, id)
-    data = _read_file(station, inspection.image, "image")
     if side is None:
+        data = _read_file(station, inspection.image, "image")
         return Response(data, media_type="application/octet-stream", headers=_download(inspection))
-    return Response(render.shown(data, side), media_type="image/png", headers=render.FOR_EVER)
+
+    def make() -> bytes:
+        data = _read_file(station, inspection.image, "image")
+        with render.room_for(inspection):
+            return render.shown(data, side)
+
+    name = f"{side}.png" if side in render.KEPT_SIDES else None
+    return _picture(station, inspection, name, make)
 
 
 @router.get("/inspections/{id}/map", response_class=Response, responses={200: render.OPENAPI_MAP})
@@ -203,7 +212,8 @@ def anomaly_map(
     inspection = _find(station, id)
     data = _read_file(station, inspection.map, "map")
     if full:
-        return Response(render.full_map(data, inspection), media_type="image/tiff")
+        with render.room_for(inspection):
+            return Response(render.full_map(data, inspection), media_type="image/tiff")
     rows, height, width = render.raw_map(data)
     size = {"X-Map-Height": str(height), "X-Map-Width": str(width)}
     return Response(rows, media_type="application/octet-stream", headers=size | render.FOR_EVER)
@@ -214,13 +224,16 @@ def overlay(caller: Viewer, station: StationDep, id: Id) -> Response:
     """Return the image with its map over it, as `predict` draws it, 1024 px at most."""
     inspection = _find(station, id)
     style = station.map_style(inspection.model)
-    data = render.overlay(
-        _read_file(station, inspection.image, "image"),
-        _read_file(station, inspection.map, "map"),
-        display_range=style.display_range,
-        level=style.pixel_threshold,
-    )
-    return Response(data, media_type="image/png", headers=render.FOR_EVER)
+
+    def make() -> bytes:
+        image_data = _read_file(station, inspection.image, "image")
+        map_data = _read_file(station, inspection.map, "map")
+        with render.room_for(inspection):
+            return render.overlay(
+                image_data, map_data, display_range=style.display_range, level=style.pixel_threshold
+            )
+
+    return _picture(station, inspection, render.overlay_name(inspection, style), make)
 
 
 @router.post("/inspections/{id}/verdict", status_code=201, response_model=InspectionAnswer)
@@ -336,6 +349,17 @@ def _read_file(station: Station, digest: str | None, kind: Literal["image", "map
     except FileNotFoundError:
         pass
     raise NotFoundError(f"the {kind} of this inspection is not kept")
+
+
+def _picture(
+    station: Station, inspection: Inspection, name: str | None, make: Callable[[], bytes]
+) -> Response:
+    """Answer a picture of an image: the kept one of that name, or a new one; None: it is not kept."""
+    if name is None or inspection.image is None:
+        data = make()
+    else:
+        data = station.archive.picture(inspection.image, name, make)
+    return Response(data, media_type="image/png", headers=render.FOR_EVER)
 
 
 def _answer(station: Station, inspection: Inspection) -> InspectionAnswer:
