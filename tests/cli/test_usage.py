@@ -30,6 +30,7 @@ ENOUGH: dict[str, tuple[str, ...]] = {
     "train": ("--data", "x"),
     "evaluate": ("--model", "x", "--data", "x"),
     "sensitivity": ("--model", "x", "--data", "x"),
+    "audit": ("--data", "x"),
     "predict": ("--model", "x", "x.png"),
     "watch": ("--model", "x", "--folder", "x"),
     "serve": ("--model", "x"),

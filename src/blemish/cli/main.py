@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "learn what good looks like from good images",
     "evaluate": "measure a model on a labelled test set",
     "sensitivity": "which planted defects a model finds, by kind, size and contrast",
+    "audit": "find defects, odd pictures and near-copies among images said to be good",
     "predict": "score images: rows, heat maps, overlays",
     "watch": "score what cameras write into a folder, each file once",
     "serve": "the inspection station: a service and its page",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import Dataset, open_dataset, split_good
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import MODEL_NAME, ModelFile, save_model_file
 from blemish.inference.torch_backend import TorchBackend
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @owns_run_folder
 def fit(
-    data: str | Path,
+    data: str | Path | Dataset,
     *,
     method: str | None = None,
     preset: str = "default",
@@ -54,7 +54,7 @@ def fit(
     """Learn what good looks like from the good images of `data`, and return the detector.
 
     Args:
-        data: a category in MVTec layout, a folder of good images, or a CSV manifest.
+        data: a category in MVTec layout, a folder of good images, a CSV manifest, or what was found there.
         method: a name in METHODS, or several that one model combines, METHOD+METHOD, each METHOD or
             METHOD:PRESET; None: the one that `config` belongs to, or auto.
         preset: a preset of the method; `config`, if given, replaces its options.
@@ -78,7 +78,7 @@ def fit(
     config = start.config
     if folder is not None and not resume:
         refuse_to_overwrite(folder)
-    dataset = open_dataset(Path(data), layout=layout)
+    dataset = data if isinstance(data, Dataset) else open_dataset(Path(data), layout=layout)
     split = split_good(
         dataset,
         validation_fraction=config.validation_share,

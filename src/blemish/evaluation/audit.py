@@ -1,0 +1,230 @@
+"""Whether "good" images can be trusted: each is scored by a model that never saw it, and its looks measured.
+
+A defect among the training images hides itself, as the model learns it. So the images are cut into folds, and
+each fold is scored by a model of the others. Near-copies stay in one fold, else a defect's twin would hide it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blemish.core.errors import DataError, UsageError
+from blemish.core.files import write_whole
+from blemish.core.ownership import owned
+from blemish.evaluation.looks import Copy, Looks, find_copies, group_copies, look_at, modified_z
+from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
+from blemish.inference.calibration import calibrate
+from blemish.training.fit import fit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from blemish.core.types import Sample
+    from blemish.data.dataset import Dataset
+
+SUSPECT = 3.5
+"""A modified z-score beyond this makes a suspect; the cutoff of Iglewicz and Hoaglin 1993."""
+LEAST_EXPOSURE, LEAST_SHARPNESS = 0.001, 0.01
+"""Differences that nobody sees, in the units of `Looks`: what varies less is taken to vary so much (ours)."""
+FEWEST = 10
+"""The fewest images to audit: with fewer, there is no telling what is usual (our choice)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What was found of one image.
+
+    `score` is that of a model that did not learn the image, unbounded. `score_z`, `exposure_z` and
+    `sharpness_z` say how far the image is from the median of all, as modified z-scores; `suspicion` is the
+    largest of `score_z` and the sizes of the others. `reasons` name what lies beyond `SUSPECT`, none for an
+    image that is not suspected. `overlay` and `thumbnail` are paths relative to the page.
+    """
+
+    path: str
+    split: str
+    fold: int
+    score: float
+    score_z: float
+    exposure: float
+    exposure_z: float
+    sharpness: float
+    sharpness_z: float
+    suspicion: float
+    reasons: list[str]
+    overlay: str
+    thumbnail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """All findings, the most suspicious first, the near-copies, and what would change without the suspects.
+
+    The thresholds are those of the scores at `false_alarm_rate`: of all images, and without the suspects; the
+    latter is None where so few are left that the rate cannot be promised.
+    """
+
+    method: str
+    folds: int
+    seed: int
+    false_alarm_rate: float
+    findings: list[Finding]
+    copies: list[Copy]
+    threshold: float
+    threshold_without_suspects: float | None
+
+    @property
+    def suspects(self) -> list[Finding]:
+        """The findings that have a reason."""
+        return [finding for finding in self.findings if finding.reasons]
+
+
+def audit(
+    dataset: Dataset,
+    out: Path,
+    *,
+    method: str = "filters",
+    folds: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    false_alarm_rate: float | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> Audit:
+    """Audit the training and calibration images, and write audit.json, audit.html and pictures below `out`.
+
+    `on_image` is called for each image that was scored. Raises DataError with fewer than `FEWEST` images,
+    UsageError for fewer than 2 folds or when another process writes `out`, and as `fit`.
+    """
+    from blemish.report.audit import write_audit
+
+    samples = [*dataset.train, *dataset.calibration]
+    if len(samples) < FEWEST:
+        raise DataError(f"{dataset.root}: {len(samples)} good images; an audit needs {FEWEST} or more")
+    with owned(out):
+        looks = [look_at(sample.path) for sample in samples]
+        names = [name_of_sample(sample, dataset) for sample in samples]
+        copies = find_copies(looks, names, [sample.split for sample in samples])
+        fold = assign_folds(group_copies(names, copies), folds, seed)
+        scores = _cross_fit(dataset, samples, fold, out, method, seed, device, on_image)
+        found = _audit_of(samples, names, looks, copies, fold, scores, false_alarm_rate)
+        found = replace(found, method=method, seed=seed)
+        write_whole(out / "audit.json", json.dumps(content_of(found), indent=2) + "\n")
+        write_audit(out, content_of(found), title=f"{dataset.name}: audit of the good images")
+    return found
+
+
+def content_of(found: Audit) -> dict[str, Any]:
+    """Return what audit.json has."""
+    content = asdict(found)
+    return {"images": len(found.findings), "suspects": len(found.suspects)} | content
+
+
+def assign_folds(groups: list[list[int]], folds: int, seed: int) -> np.ndarray:
+    """Give each of n images a fold, int (n,): groups stay whole, the folds are as even as they allow.
+
+    Drawn by numpy's PCG64. Raises UsageError for fewer than 2 folds, DataError for fewer groups than folds.
+    """
+    if folds < 2:
+        raise UsageError(f"--folds {folds}: must be 2 or larger, so that others can judge each image")
+    if len(groups) < folds:
+        raise DataError(f"{len(groups)} different images for {folds} folds; give more images, or fewer folds")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    fold = np.empty(sum(map(len, groups)), dtype=np.int64)
+    sizes = np.zeros(folds, dtype=np.int64)
+    for i in sorted(rng.permutation(len(groups)).tolist(), key=lambda i: -len(groups[i])):
+        smallest = int(np.argmin(sizes))
+        fold[groups[i]] = smallest
+        sizes[smallest] += len(groups[i])
+    return fold
+
+
+def _cross_fit(
+    dataset: Dataset,
+    samples: list[Sample],
+    fold: np.ndarray,
+    out: Path,
+    method: str,
+    seed: int,
+    device: str,
+    on_image: Callable[[], None],
+) -> np.ndarray:
+    """Score each image by a model of the other folds, (n,), and draw its map over it."""
+    scores = np.empty(len(samples))
+    for k in range(int(fold.max()) + 1):
+        others = [replace(samples[i], split="train") for i in np.flatnonzero(fold != k)]
+        held_out = [replace(samples[i], split="test") for i in np.flatnonzero(fold == k)]
+        part = replace(dataset, train=others, calibration=[], test=held_out, has_masks=False)
+        detector = fit(part, method=method, seed=seed, device=device)
+        for i, (_, prediction, _) in zip(
+            np.flatnonzero(fold == k), predict_and_draw(detector, part, out), strict=True
+        ):
+            scores[i] = prediction.score
+            on_image()
+    return scores
+
+
+def _audit_of(
+    samples: list[Sample],
+    names: list[str],
+    looks: list[Looks],
+    copies: list[Copy],
+    fold: np.ndarray,
+    scores: np.ndarray,
+    rate: float | None,
+) -> Audit:
+    """Put the findings together from what was measured of each image."""
+    exposure, sharpness = np.array([x.exposure for x in looks]), np.array([x.sharpness for x in looks])
+    z = {
+        "score": modified_z(scores, 1e-6 * float(np.abs(scores).max() + 1e-6)),
+        "exposure": modified_z(exposure, LEAST_EXPOSURE),
+        "sharpness": modified_z(sharpness, LEAST_SHARPNESS),
+    }
+    findings = [
+        Finding(
+            path=names[i],
+            split=sample.split,
+            fold=int(fold[i]),
+            score=float(scores[i]),
+            score_z=float(z["score"][i]),
+            exposure=float(exposure[i]),
+            exposure_z=float(z["exposure"][i]),
+            sharpness=float(sharpness[i]),
+            sharpness_z=float(z["sharpness"][i]),
+            suspicion=float(max(z["score"][i], abs(z["exposure"][i]), abs(z["sharpness"][i]))),
+            reasons=_reasons({name: float(values[i]) for name, values in z.items()}),
+            overlay=overlay_name(names[i]),
+            thumbnail=thumbnail_name(names[i]),
+        )
+        for i, sample in enumerate(samples)
+    ]
+    kept = np.array([f.score for f in findings if not f.reasons])
+    lowest = 1 / (len(scores) + 1)
+    rate = max(0.05, lowest) if rate is None else rate
+    return Audit(
+        method="",
+        folds=int(fold.max()) + 1,
+        seed=0,
+        false_alarm_rate=rate,
+        findings=sorted(findings, key=lambda f: (-f.suspicion, f.path)),
+        copies=copies,
+        threshold=calibrate(scores, scores).threshold(rate),
+        threshold_without_suspects=(
+            calibrate(kept, kept).threshold(rate) if rate >= 1 / (len(kept) + 1) else None
+        ),
+    )
+
+
+def _reasons(z: dict[str, float]) -> list[str]:
+    """Say in plain words what is beyond `SUSPECT`."""
+    said = {
+        "unlike the others": z["score"] > SUSPECT,
+        "brighter than the others": z["exposure"] > SUSPECT,
+        "darker than the others": z["exposure"] < -SUSPECT,
+        "sharper than the others": z["sharpness"] > SUSPECT,
+        "less sharp than the others": z["sharpness"] < -SUSPECT,
+    }
+    return [reason for reason, is_so in said.items() if is_so]

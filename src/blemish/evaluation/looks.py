@@ -1,0 +1,118 @@
+"""How pictures look, whatever they show: exposure, sharpness, and which are nearly copies of each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.images.decode import read
+from blemish.images.preprocess import resize
+from blemish.images.preview import preview_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+SIDE = 512
+"""The longer side, at most, at which exposure and sharpness are measured, in pixels."""
+SMALL = 64
+"""The side of the small grey picture by which copies are found, in pixels."""
+COPY_SHARE = 0.3
+"""Two images are near-copies if they differ by less than this share of the usual difference of neighbours."""
+COPY_FLOOR = 0.002
+"""The same in standard deviations of a picture, where most images are copies: what a new encoding does."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Looks:
+    """Of one image: its mean grey in [0, 1], log10 of its Laplacian's variance, and a small grey picture.
+
+    `small` is float32 (SMALL²,), of mean 0 and standard deviation 1, or all 0 for a plain image. Sources:
+    the variance of the Laplacian as sharpness is that of Pech-Pacheco et al., ICPR 2000.
+    """
+
+    exposure: float
+    sharpness: float
+    small: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """Two images that are nearly the same.
+
+    `difference` is the root mean square difference of their small pictures, in standard deviations.
+    `across` says that one is a training image and the other a calibration image, which makes a promised rate
+    look better than it is.
+    """
+
+    a: str
+    b: str
+    difference: float
+    across: bool
+
+
+def look_at(path: Path) -> Looks:
+    """Measure how an image looks. Raises ImageError if it cannot be read."""
+    grey = preview_of(read(path), side=SIDE).rgb().mean(axis=0)
+    inner = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    small = resize(grey[None], (SMALL, SMALL)).astype(np.float32).ravel()
+    spread = float(small.std())
+    return Looks(
+        exposure=float(grey.mean()),
+        sharpness=float(np.log10(inner.var() + 1e-12)),
+        small=(small - small.mean()) / spread if spread > 1e-6 else np.zeros_like(small),
+    )
+
+
+def modified_z(values: np.ndarray, least: float) -> np.ndarray:
+    """Say how far each of (n,) values lies from their median: 0.6745 (x - median) / MAD.
+
+    MAD is the median of the distances from the median, so a few odd values do not hide themselves; it is taken
+    to be `least`, above 0, where it is less. Source: Iglewicz and Hoaglin 1993; `least` is ours.
+    """
+    distance = values - np.median(values)
+    return 0.6745 * distance / max(float(np.median(np.abs(distance))), least)
+
+
+def find_copies(looks: Sequence[Looks], names: Sequence[str], splits: Sequence[str]) -> list[Copy]:
+    """Find the pairs of near-copies, the closest first.
+
+    A pair counts if it differs by at most `COPY_SHARE` of the median, over the images, of the difference to
+    the nearest other image, or by at most `COPY_FLOOR` (our choice).
+    """
+    differences = _differences(np.stack([each.small for each in looks]))
+    np.fill_diagonal(differences, np.inf)
+    limit = max(COPY_FLOOR, COPY_SHARE * float(np.median(differences.min(axis=1))))
+    rows, cols = np.nonzero(np.triu(differences <= limit, k=1))
+    pairs = [
+        Copy(a=names[i], b=names[j], difference=float(differences[i, j]), across=splits[i] != splits[j])
+        for i, j in zip(rows.tolist(), cols.tolist(), strict=True)
+    ]
+    return sorted(pairs, key=lambda pair: (pair.difference, pair.a, pair.b))
+
+
+def _differences(pictures: np.ndarray) -> np.ndarray:
+    """Root mean square differences of all pairs of pictures (n, k), float64 (n, n)."""
+    pictures = pictures.astype(np.float64)
+    squares = (pictures**2).sum(axis=1)
+    squared = squares[:, None] + squares[None] - 2 * pictures @ pictures.T
+    return np.sqrt(np.maximum(squared, 0) / pictures.shape[1])
+
+
+def group_copies(names: Sequence[str], copies: Sequence[Copy]) -> list[list[int]]:
+    """Join copies, and copies of copies: each image, by its index, is in one group, most of them alone."""
+    root = {name: name for name in names}
+
+    def root_of(name: str) -> str:
+        while root[name] != name:
+            name = root[name]
+        return name
+
+    for pair in copies:
+        root[root_of(pair.b)] = root_of(pair.a)
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        groups.setdefault(root_of(name), []).append(i)
+    return list(groups.values())

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import save
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blemish.evaluation.looks import Copy, find_copies, group_copies, look_at, modified_z
+
+
+def noise(seed: int, side: int = 96) -> np.ndarray:
+    """Smooth noise: what is left of it in a small picture tells images apart."""
+    coarse = np.random.default_rng(seed).integers(40, 200, (12, 12, 3)).astype(np.uint8)
+    return np.kron(coarse, np.ones((side // 12, side // 12, 1), np.uint8))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-50, 50), min_size=3, max_size=9))
+def test_modified_z_is_that_of_two_medians(values: list[int]):
+    x = np.array(values, dtype=float)
+    middle = sorted(values)[len(values) // 2] if len(values) % 2 else float(np.median(x))
+    mad = float(np.median([abs(v - middle) for v in values]))
+    for value, z in zip(values, modified_z(x, least=0.25), strict=True):
+        assert z == pytest.approx(0.6745 * (value - middle) / max(mad, 0.25))
+
+
+def test_exposure_and_sharpness_follow_the_picture(tmp_path: Path):
+    from scipy.ndimage import gaussian_filter
+
+    image = noise(1)
+    darker = (image * 0.5).astype(np.uint8)
+    blurred = np.stack([gaussian_filter(image[..., c].astype(float), 2) for c in range(3)], axis=2)
+    usual, dark, soft = (
+        look_at(save(tmp_path / f"{name}.png", picture.astype(np.uint8)))
+        for name, picture in (("usual", image), ("dark", darker), ("soft", blurred))
+    )
+    assert dark.exposure == pytest.approx(usual.exposure / 2, abs=0.01)
+    assert soft.sharpness < usual.sharpness - 0.5
+    assert usual.small.mean() == pytest.approx(0, abs=1e-4)
+    assert np.abs(dark.small - usual.small).max() < 0.1  # darker alone is the same picture
+    plain = look_at(save(tmp_path / "plain.png", np.full((32, 32, 3), 9, np.uint8)))
+    assert not plain.small.any()
+
+
+def test_near_copies_are_found_and_others_are_not(tmp_path: Path):
+    images = [noise(seed) for seed in range(8)]
+    rng = np.random.default_rng(0)
+    images.append(np.clip(images[2] + rng.normal(0, 4, images[2].shape), 0, 255).astype(np.uint8))
+    images.append((images[5] * 0.9).astype(np.uint8))
+    looks = [look_at(save(tmp_path / f"{i}.png", image)) for i, image in enumerate(images)]
+    names, splits = [str(i) for i in range(10)], ["train"] * 9 + ["calibration"]
+    copies = find_copies(looks, names, splits)
+    assert {(pair.a, pair.b): pair.across for pair in copies} == {("2", "8"): False, ("5", "9"): True}
+    assert all(0 <= pair.difference < 0.3 for pair in copies)
+
+
+def test_copies_of_copies_are_one_group():
+    pairs = [Copy(a=a, b=b, difference=0.0, across=False) for a, b in ("ab", "cd", "bd")]
+    assert group_copies(list("abcde"), pairs) == [[0, 1, 2, 3], [4]]
+    assert group_copies(list("ab"), []) == [[0], [1]]
