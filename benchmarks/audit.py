@@ -3,9 +3,8 @@
     python benchmarks/audit.py --data CATEGORY [CATEGORY ...] [--shares 0.05 0.1] [--seeds 0] [--out FILE]
 
 Of each category, in MVTec layout, defective test images are drawn and put among the good training images, so
-that they are the given share of all. `blemish audit` is not told. Recall: the share of them that are suspects;
-precision: the share of suspects that are of them. A share of 0 says how many good images are suspects. Magnetic
-tile has several images of a part: those are near-copies, and stay in one fold.
+that they are the given share of all. `blemish audit` is not told. Recall: the share of them that are
+suspects; precision: the share of suspects that are of them. A share of 0 says how many good are suspects.
 """
 
 from __future__ import annotations
@@ -28,11 +27,8 @@ def planted(data: Path, share: float, seed: int, most: int | None) -> dict[str, 
     """Plant, audit, count."""
     dataset = open_dataset(data)
     rng = np.random.default_rng(seed)
-    good = (
-        dataset.train
-        if most is None
-        else [dataset.train[i] for i in sorted(rng.permutation(len(dataset.train))[:most])]
-    )
+    kept = sorted(rng.permutation(len(dataset.train))[:most].tolist())
+    good = [dataset.train[i] for i in kept]
     defective = [s for s in dataset.test if s.is_defect]
     n = round(share * len(good) / (1 - share))
     chosen = [defective[i] for i in sorted(rng.permutation(len(defective))[:n])]
@@ -60,9 +56,8 @@ def planted(data: Path, share: float, seed: int, most: int | None) -> dict[str, 
 
 def main() -> None:
     """Run all of it, a line each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

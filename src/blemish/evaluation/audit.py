@@ -1,7 +1,7 @@
 """Whether "good" images can be trusted: each is scored by a model that never saw it, and its looks measured.
 
-A defect among the training images hides itself, as the model learns it. So the images are cut into folds, and
-each fold is scored by a model of the others. Near-copies stay in one fold, else a defect's twin would hide it.
+A defect among the training images hides itself, as the model learns it. So the images are cut into folds,
+and each fold is scored by a model of the others. Near-copies stay in one fold: a twin would hide a defect.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def look_at(path: Path) -> Looks:
 def modified_z(values: np.ndarray, least: float) -> np.ndarray:
     """Say how far each of (n,) values lies from their median: 0.6745 (x - median) / MAD.
 
-    MAD is the median of the distances from the median, so a few odd values do not hide themselves; it is taken
-    to be `least`, above 0, where it is less. Source: Iglewicz and Hoaglin 1993; `least` is ours.
+    MAD is the median of the distances from the median, so a few odd values do not hide themselves. Where it
+    is less than `least`, above 0, that is taken. Source: Iglewicz and Hoaglin 1993; `least` is ours.
     """
     distance = values - np.median(values)
     return 0.6745 * distance / max(float(np.median(np.abs(distance))), least)
