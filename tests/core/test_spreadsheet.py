@@ -111,12 +111,13 @@ def test_an_export_of_the_record_runs_nothing(tmp_path: Path):
     from databases import inspection
 
     from blemish.record.table_export import write
+    from blemish.record.tables import Judged
 
     texts = {"part": RUN, "path": "-a.png", "source": "+api", "error": "@x: is no image"}
-    rows = [(inspection(k, **texts, score=-1.5), None) for k in range(2)]
+    rows = [Judged(inspection=inspection(k, **texts, score=-1.5), model_name=None) for k in range(2)]
     write(tmp_path / "x.csv", rows)
     for row in cells(tmp_path / "x.csv"):
         assert {name: row[name] for name in texts} == {name: f"'{text}" for name, text in texts.items()}
         assert row["score"] == "-1.5"
-    write(tmp_path / "y.csv", [(inspection(0, part="-1.5"), None)])
+    write(tmp_path / "y.csv", [Judged(inspection=inspection(0, part="-1.5"), model_name=None)])
     assert cells(tmp_path / "y.csv")[0]["part"] == "-1.5"  # a number of a part is a number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -56,8 +55,6 @@ class QualityFigures:
 
 class Quality(Transactions):
     """The part of a store that is about quality."""
-
-    _lag = timedelta()
 
     def sampling(self) -> SamplingPlan:
         """Return the plan by which whoever records into this record draws."""

@@ -6,7 +6,7 @@ time, so that a row's place in the order and a page's cursor are the same thing,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from blemish.core.errors import DataError
 from blemish.record import database, table_export, tables, trends
-from blemish.record.quality import Quality
+from blemish.record.kept_files import KeptFiles
 from blemish.record.rows import (
     Alarm,
     Bucket,
@@ -28,13 +28,13 @@ from blemish.record.rows import (
     StoreError,
     Verdict,
     from_milliseconds,
-    in_order,
     milliseconds,
     new_id,
-    standing,
     time_of,
 )
 from blemish.record.tables import Search, rows
+from blemish.record.transactions import BATCH_SIZE
+from blemish.record.verdicts import Verdicts
 
 __all__ = [
     "Alarm",
@@ -50,10 +50,8 @@ __all__ = [
     "new_id",
 ]
 
-_BATCH_SIZE = 500  # identifiers in a query
 
-
-class Store(Quality):
+class Store(Verdicts, KeptFiles):
     """A database with the tables of a station; make one with `Store.open`.
 
     Every method raises StoreError, one line, when the database cannot be reached or refuses.
@@ -117,50 +115,6 @@ class Store(Quality):
         with self._write_transaction() as connection:
             connection.execute(self._insert_once(tables.models), tables.model_row(model))
 
-    def add_verdict(self, verdict: Verdict) -> None:
-        """Add a verdict, once, also by its key.
-
-        Raises DataError for an inspection that is not there, and a reason that was never in the list.
-        """
-        with self._write_transaction() as connection:
-            self._lock_inspection(connection, verdict.inspection)
-            self._check_reason(connection, verdict.reason)
-            connection.execute(self._insert_once(tables.verdicts).values(tables.verdict_row(verdict)))
-            self._settle_verdict(connection, verdict.inspection)
-
-    def withdraw_verdict(self, inspection: str, verdict: str, *, time: datetime, by: str) -> None:
-        """Take a verdict back, by its identifier or key: the one before counts again. It is kept.
-
-        Raises DataError for an inspection or a verdict that is not there.
-        """
-        table = tables.verdicts.c
-        named = sa.and_(table.inspection == inspection, sa.or_(table.id == verdict, table.key == verdict))
-        with self._write_transaction() as connection:
-            self._lock_inspection(connection, inspection)
-            if connection.execute(sa.select(table.id).where(named)).first() is None:
-                raise DataError(f"verdict {verdict}: inspection {inspection} has none of that name")
-            change = sa.update(tables.verdicts).where(named, table.withdrawn.is_(None))
-            connection.execute(
-                change.values(withdrawn=milliseconds(time), withdrawn_by=tables.escape_text(by))
-            )
-            self._settle_verdict(connection, inspection)
-
-    def _lock_inspection(self, connection: sa.Connection, id: str) -> None:
-        """Lock a row, so that the last verdict in the table is the one in the inspection's row."""
-        if connection.execute(sa.select(rows.id).where(rows.id == id).with_for_update()).first() is None:
-            raise DataError(f"inspection {id}: there is none; name one that was recorded")
-
-    def _settle_verdict(self, connection: sa.Connection, id: str) -> None:
-        """Put the verdict that counts into the row of its inspection."""
-        table = tables.verdicts
-        given = sa.select(table).where(table.c.inspection == id).order_by(table.c.number)
-        all_given = connection.execute(given).all()
-        left = standing(in_order(map(tables.verdict_of, all_given)))
-        found = left[-1].verdict if left else None
-        counts = next((row.number for row in all_given if left and row.id == left[-1].id), None)
-        change = sa.update(tables.inspections).where(rows.id == id)
-        connection.execute(change.values(verdict=found, counts=counts))
-
     def add_alarm(self, alarm: Alarm) -> None:
         """Add an alarm, once."""
         with self._write_transaction() as connection:
@@ -184,13 +138,6 @@ class Store(Quality):
         with self._write_transaction() as connection:
             change = sa.update(tables.alarms).where(table.model == model, table.kind == "drift", lower)
             connection.execute(change.values(peak=peak, peak_time=milliseconds(time)))
-
-    def forget_files(self, ids: Iterable[str], *, time: datetime) -> None:
-        """Note that the files of inspections were removed, at `time`; what was noted before stays."""
-        with self._write_transaction() as connection:
-            for batch in _batches(ids):
-                change = sa.update(tables.inspections).where(rows.id.in_(batch), rows.files_removed.is_(None))
-                connection.execute(change.values(files_removed=milliseconds(time)))
 
     # --- reading ---
 
@@ -269,16 +216,6 @@ class Store(Quality):
         query = sa.select(tables.inspections).where(*where).order_by(rows.id.desc()).limit(limit)
         return [tables.inspection_of(row) for row in self._fetch_all(query)]
 
-    def verdicts(self, ids: Iterable[str]) -> dict[str, list[Verdict]]:
-        """Return the verdicts of inspections, in the order in which they were given."""
-        found: dict[str, list[Verdict]] = {id: [] for id in ids}
-        table = tables.verdicts
-        for batch in _batches(found):
-            query = sa.select(table).where(table.c.inspection.in_(batch)).order_by(table.c.number)
-            for row in self._fetch_all(query):
-                found[row.inspection].append(tables.verdict_of(row))
-        return {id: in_order(given) for id, given in found.items()}
-
     def models(self) -> list[ModelRecord]:
         """Return the models in the order of their first use."""
         table = tables.models
@@ -341,53 +278,11 @@ class Store(Quality):
         joined = tables.inspections.outerjoin(verdicts, verdicts.c.number == rows.counts)
         joined = joined.outerjoin(models, models.c.digest == rows.model)
         columns = (tables.inspections, models.c.name.label("model_name"), *given)
-        query = sa.select(*columns).select_from(joined).order_by(rows.id).limit(_BATCH_SIZE)
+        query = sa.select(*columns).select_from(joined).order_by(rows.id).limit(BATCH_SIZE)
         where, last = tables.conditions(wanted, lag=self._lag), ""
         while found := self._fetch_all(query.where(*where, rows.id > last)):
             yield from map(tables.judged_of, found)
             last = found[-1].id
-
-    # --- files ---
-
-    def existing_ids(self, ids: Iterable[str]) -> set[str]:
-        """Return those of the identifiers that are recorded."""
-        queries = (sa.select(rows.id).where(rows.id.in_(batch)) for batch in _batches(ids))
-        return {row.id for query in queries for row in self._fetch_all(query)}
-
-    def models_in_use(self, digests: Iterable[str]) -> set[str]:
-        """Return those of the models that have scored a part which is on record."""
-        first = sa.select(rows.id).limit(1)
-        return {digest for digest in digests if self._fetch_all(first.where(rows.model == digest))}
-
-    def files_in_use(self, hashes: Iterable[str], *, but: Sequence[str] = ()) -> set[str]:
-        """Return those of the files that an inspection still has, other than the inspections `but`."""
-        found: set[str] = set()
-        for batch in _batches(hashes):
-            for column in (rows.image, rows.map):
-                kept = [column.in_(batch), rows.files_removed.is_(None)]
-                if but:
-                    kept.append(rows.id.not_in(but))
-                found |= {row[0] for row in self._fetch_all(sa.select(column).where(*kept).distinct())}
-        return found
-
-    def oldest_with_files(
-        self, *, wanted: bool, until: datetime | None = None, limit: int
-    ) -> list[Inspection]:
-        """Return the oldest inspections whose files are kept, of those before `until`.
-
-        `wanted`: of rejected and failed parts and those that a person called a defect; else of the others.
-        """
-        defect = sa.func.coalesce(rows.verdict, "") == "defect"
-        wants = sa.or_(rows.decision.in_(("rejected", "failed")), defect)
-        old = tables.conditions(Search(until=until), lag=self._lag)
-        where = [tables.has_files, wants if wanted else ~wants, *old]
-        query = sa.select(tables.inspections).where(*where).order_by(rows.id).limit(limit)
-        return [tables.inspection_of(row) for row in self._fetch_all(query)]
-
-
-def _batches(values: Iterable[str]) -> Iterator[list[str]]:
-    several = list(values)
-    yield from (several[i : i + _BATCH_SIZE] for i in range(0, len(several), _BATCH_SIZE))
 
 
 def _lag_of(inspection: Inspection) -> int:

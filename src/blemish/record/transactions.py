@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -14,6 +15,8 @@ from blemish.record import database
 from blemish.record.rows import StoreError
 
 _ORDER_LOCK = 0x6F726465  # "orde": a number that all processes which record into one database agree on
+BATCH_SIZE = 500
+"""Identifiers in a query, and rows that are read together."""
 
 
 class Transactions:
@@ -23,6 +26,7 @@ class Transactions:
         self._engine = engine
         self._writer = threading.Lock()
         self._place = database.without_password(engine.url)
+        self._lag = timedelta()  # how far times lag behind identifiers, at most
 
     def close(self) -> None:
         """Close the connections."""
@@ -58,3 +62,9 @@ class Transactions:
         """Insert a row unless one with the same value of the columns is there; of none: of any unique one."""
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         return dialect.insert(table).on_conflict_do_nothing(index_elements=unless or None)
+
+
+def batches(values: Iterable[str]) -> Iterator[list[str]]:
+    """Cut values into lists that a query takes."""
+    several = list(values)
+    yield from (several[i : i + BATCH_SIZE] for i in range(0, len(several), BATCH_SIZE))
