@@ -19,6 +19,10 @@ too, there RMSProp. A step of the loop is one of the critic, so that `paper` has
 of the generator, and 50,000 of the encoder; the source was not at hand for its own numbers. Images lie in
 [0, 1], not [-1, 1]. The map is |x - G(E(x))|, the mean over channels.
 
+Measured on MVTec AD's bottle with `default`, one seed: pixel AUROC 0.68, its part up to an FPR of 0.3 0.33
+(published 0.42), image AUROC 0.55 by A(x) and 0.83 by its first term alone. So short a training draws bottles
+with a grid on them, and the critic's features tell nothing yet: the method wants a GPU and `paper`.
+
 Numbers that `paper` learns at 64×64 RGB: 24.6 million, as in MeTAL's Table 6.
 """
 
