@@ -93,9 +93,8 @@ def serve(arguments: list[str]) -> int:
     )
     check_binding(options.host, tokens, proxies=_proxies(options))
     listening = _listen(options.host, options.port)
-    with owned(
-        options.folder, lock=LOCK, option="--folder"
-    ):  # `watch` may keep its record in the same folder
+    # a lock of its own, as `watch` may keep its record in the same folder
+    with owned(options.folder, lock=LOCK, option="--folder"):
         return _serve(options, tokens, place, listening)
 
 
