@@ -8,8 +8,8 @@ Where there are no real data sets, generated images stand for them.
 Left out: `paper` of `cpc-ad` and `cutpaste`, whose ResNet-18 sees hundreds of crops of each image (minutes);
 `paper` of the autoencoders and `quick` of `planted`, which train otherwise but are the same networks; `paper`
 of `nsa`, the same network but wider; variants of `filters` that combine a density and a light which others
-have; those of `padim` and `patchcore`, whose weights no package carries (networks of a file:
-`tests/methods/test_patchcore.py`).
+have; `paper` of the methods on pre-trained features, whose weights no package carries (networks of a file:
+`tests/methods/test_patchcore.py` and its neighbours).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ AUTO = {"members": ("filters", "variation"), "validation_fraction": 0.3}
 LEFT_OUT = {("cpc-ad", "paper"), ("cutpaste", "paper"), ("ae-l2", "paper"), ("ae-ssim", "paper")}
 LEFT_OUT |= {("padim", "paper"), ("padim", "paper-wide"), ("patchcore", "paper")}
 LEFT_OUT |= {("f-anogan", "paper"), ("gt", "paper")}
+LEFT_OUT |= {("feature-dictionary", "paper")}
 LEFT_OUT |= {("planted", "quick"), ("nsa", "paper"), ("filters", "neighbours-rel"), ("filters", "shared-rel")}
 LIGHT = {"steps": 2, "epochs": None, "batch_size": 4, "min_epochs": 0, "patience": None}
 LIGHT |= {"iterations": 5}  # of EM, in texture inspection

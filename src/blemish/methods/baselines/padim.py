@@ -31,12 +31,10 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches
-from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod
-from blemish.methods.components.functional import blur, smoothing_matrix
+from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod, spread_of
 from blemish.methods.density.densities import mahalanobis, whitener
 
 PORTION = 64
@@ -161,8 +159,6 @@ class Padim(FeatureMethod[PadimConfig]):
     spread: Tensor
     mean: Tensor
     whitening: Tensor
-    smooth_rows: Tensor
-    smooth_cols: Tensor
 
     def __init__(self, config: PadimConfig, channels: int) -> None:
         super().__init__(config, channels)
@@ -172,8 +168,6 @@ class Padim(FeatureMethod[PadimConfig]):
         self.register_buffer("spread", torch.ones(d))
         self.register_buffer("mean", torch.zeros(places, d))
         self.register_buffer("whitening", torch.zeros(places, d, d))
-        for name, n in zip(("smooth_rows", "smooth_cols"), config.size, strict=True):
-            self.register_buffer(name, smoothing_matrix(n, config.smoothing), persistent=False)
 
     def embedding(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> x_ij, (B, g, d), of the drawn features."""
@@ -200,9 +194,7 @@ class Padim(FeatureMethod[PadimConfig]):
     def _standardise(self) -> None:
         """Divide means and covariances by the spread that each feature has over all places and images."""
         within = self.whitening.diagonal(dim1=1, dim2=2).mean(dim=0)
-        spread = (within + self.mean.var(dim=0, correction=0)).sqrt()
-        # a feature that never varies holds rounding alone, which is not to be made large
-        self.spread.copy_(torch.maximum(spread, 1e-3 * spread.max() + 1e-6))
+        self.spread.copy_(spread_of(within + self.mean.var(dim=0, correction=0)))
         self.mean.div_(self.spread)
         self.whitening.div_(self.spread).div_(self.spread[:, None])
 
@@ -210,6 +202,4 @@ class Padim(FeatureMethod[PadimConfig]):
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W) ≥ 0, larger is more anomalous."""
         M2 = mahalanobis(self.embedding(x) / self.spread, self.mean, self.whitening)
         score = M2.sqrt() if self.config.score == "distance" else M2.log1p()
-        coarse = score.unflatten(1, self.config.grid)[:, None]
-        whole = F.interpolate(coarse, size=self.config.size, mode="bilinear", align_corners=False)
-        return blur(whole[:, 0], self.smooth_rows, self.smooth_cols)
+        return self.whole_maps(score)

@@ -32,12 +32,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches
-from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod
-from blemish.methods.components.functional import blur, mean_and_variance, smoothing_matrix
+from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod, spread_of
+from blemish.methods.components.functional import mean_and_variance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,16 +152,12 @@ class PatchCore(FeatureMethod[PatchCoreConfig]):
 
     spread: Tensor
     bank: Tensor
-    smooth_rows: Tensor
-    smooth_cols: Tensor
 
     def __init__(self, config: PatchCoreConfig, channels: int) -> None:
         super().__init__(config, channels)
         d = sum(self.backbone.channels)
         self.register_buffer("spread", torch.ones(d))
         self.register_buffer("bank", torch.zeros(1, d))
-        for name, n in zip(("smooth_rows", "smooth_cols"), config.size, strict=True):
-            self.register_buffer(name, smoothing_matrix(n, config.smoothing), persistent=False)
         self.register_load_state_dict_pre_hook(_make_room)
 
     @torch.no_grad()
@@ -171,8 +166,7 @@ class PatchCore(FeatureMethod[PatchCoreConfig]):
         candidates = self._candidates(batches)
         if self.config.standardise:
             _, variance = mean_and_variance([candidates])
-            spread = variance.sqrt()
-            self.spread.copy_(torch.maximum(spread, 1e-3 * spread.max() + 1e-6))
+            self.spread.copy_(spread_of(variance))
             candidates.div_(self.spread)
         n, d = candidates.shape
         wanted = self.config.bank or round(self.config.bank_share * n)
@@ -183,13 +177,7 @@ class PatchCore(FeatureMethod[PatchCoreConfig]):
 
     def _candidates(self, batches: Batches) -> Tensor:
         """Features of places drawn at random, as many of each image: (n, d)."""
-        g, limit = self.config.grid[0] * self.config.grid[1], self.config.candidates
-        images = 0 if limit is None else sum(len(x) for x in batches())
-        each = g if limit is None else min(g, max(1, limit // images))
-        kept = []
-        for x in self.each_features(batches()):
-            kept += [z if each == g else z[torch.randperm(g)[:each].to(z.device)] for z in x]
-        return torch.cat(kept)
+        return self.draw_features(batches, self.config.candidates)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W) ≥ 0, larger is more anomalous.
@@ -200,9 +188,7 @@ class PatchCore(FeatureMethod[PatchCoreConfig]):
         members = nearest_members(features, self.bank)
         # anew, as a difference of large numbers says little of a place that is nearly in the bank
         distances = (features - self.bank[members]).square().sum(dim=2).sqrt()
-        coarse = distances.unflatten(1, self.config.grid)[:, None]
-        whole = F.interpolate(coarse, size=self.config.size, mode="bilinear", align_corners=False)
-        maps = blur(whole[:, 0], self.smooth_rows, self.smooth_cols)
+        maps = self.whole_maps(distances)
         if not self.config.reweighting:
             return maps
         b = min(self.config.reweighting, len(self.bank))

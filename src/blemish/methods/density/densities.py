@@ -126,7 +126,7 @@ def fit_mixture(z: Tensor, k: int, *, rounds: int, ridge: float) -> tuple[Tensor
         log_weights (k,), means (k, d) and whitenings (k, d, d) of `minus_log_mixture`.
     """
     m, d = z.shape
-    means = _spread_out(z, k)
+    means = spread_out(z, k)
     floor = ridge * torch.eye(d, dtype=z.dtype, device=z.device)
     covariance = torch.cov(z.T, correction=0) + floor
     whitenings = whitener(covariance).expand(k, d, d)
@@ -150,7 +150,7 @@ def _log_weights(weights: Tensor, whitenings: Tensor) -> Tensor:
     return weights.log() + whitenings.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
 
 
-def _spread_out(z: Tensor, k: int) -> Tensor:
+def spread_out(z: Tensor, k: int) -> Tensor:
     """Draw k features, each far from those before it: by chance in proportion to the squared distance."""
     chosen = [int(torch.randint(len(z), ()))]
     distance = z.new_full((len(z),), math.inf)

@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
-from blemish.methods.base import Method, Start
+from blemish.methods.base import Batches, Method, Start
 from blemish.methods.components.backbones.network import (
     PACKAGED,
     Backbone,
@@ -20,6 +22,7 @@ from blemish.methods.components.backbones.network import (
     grid_of,
     local_mean,
 )
+from blemish.methods.components.functional import blur, smoothing_matrix
 from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
@@ -71,6 +74,9 @@ FeatureConfigT = TypeVar("FeatureConfigT", bound=FeatureConfig)
 class FeatureMethod(Method[FeatureConfigT]):
     """A method on frozen features. The model keeps the layers it needs, and needs no package or file then."""
 
+    smooth_rows: Tensor
+    smooth_cols: Tensor
+
     def __init__(self, config: FeatureConfigT, channels: int) -> None:
         super().__init__(config, channels)
         if channels not in (1, 3):
@@ -79,6 +85,8 @@ class FeatureMethod(Method[FeatureConfigT]):
                 f"{channels} channels; choose a --method that learns from scratch, such as pca"
             )
         self.backbone = Backbone(architecture_name(config.backbone), config.strides)
+        for name, n in zip(("smooth_rows", "smooth_cols"), config.size, strict=True):
+            self.register_buffer(name, smoothing_matrix(n, config.smoothing), persistent=False)
 
     @classmethod
     def start(cls, config: DetectorConfig) -> Start:
@@ -107,3 +115,28 @@ class FeatureMethod(Method[FeatureConfigT]):
         for x in batches:
             for part in x.split(self.scoring_batch):
                 yield self.features(part)
+
+    def draw_features(self, batches: Batches, limit: int | None) -> Tensor:
+        """Features of places drawn at random, as many of each image: (n, d), n about `limit`; None: all."""
+        images = 0 if limit is None else sum(len(x) for x in batches())
+        kept = []
+        for x in self.each_features(batches()):
+            g = x.shape[1]
+            each = g if limit is None else min(g, max(1, limit // images))
+            kept += [z if each == g else z[torch.randperm(g)[:each].to(z.device)] for z in x]
+        return torch.cat(kept)
+
+    def whole_maps(self, scores: Tensor) -> Tensor:
+        """Scores of the grid's places (B, g), row by row -> smoothed maps of the image's size (B, H, W)."""
+        coarse = scores.unflatten(1, self.config.grid)[:, None]
+        whole = F.interpolate(coarse, size=self.config.size, mode="bilinear", align_corners=False)
+        return blur(whole[:, 0], self.smooth_rows, self.smooth_cols)
+
+
+def spread_of(variance: Tensor) -> Tensor:
+    """Return what features are divided by, from their variances (d,): their std, or hardly less.
+
+    A feature that never varies holds rounding alone, which is not to be made large.
+    """
+    spread = variance.sqrt()
+    return torch.maximum(spread, 1e-3 * spread.max() + 1e-6)
