@@ -243,8 +243,10 @@ def test_without_calibration_rates_and_threshold_are_null(noisy: Path, tmp_path:
 def test_metrics_are_of_raw_scores_and_ignore_the_threshold(noisy: Path, tmp_path: Path):
     strict = fake_detector(grey_levels=range(160, 179), side=40, false_alarm_rate=0.05)
     results = [evaluate(strict.at_rate(rate), opened(noisy), tmp_path / str(rate)) for rate in (0.05, 0.9)]
-    for key in ("image_auroc", "image_average_precision", "image_f1max", *PIXEL_FIELDS):
+    at_the_rate = {"pixel_threshold", "seg_f1", "seg_precision", "seg_recall"}
+    for key in ("image_auroc", "image_average_precision", "image_f1max", *(set(PIXEL_FIELDS) - at_the_rate)):
         assert results[0][key] == results[1][key]
+    assert results[0]["pixel_threshold"] > results[1]["pixel_threshold"]
     assert results[0]["detection_rate"] < results[1]["detection_rate"]
 
 
