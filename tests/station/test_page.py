@@ -337,7 +337,7 @@ const real = fetch;
 window.held = [];
 window.fetch = async (path, options) => {
   const response = await real(path, options);
-  if (!String(path).startsWith("/v1/inspections?")) return response;
+  if (!String(path).includes("v1/inspections?")) return response;
   const content = await response.json();
   await new Promise((go) => held.push(go));
   return { ok: true, json: async () => content };
@@ -350,7 +350,7 @@ def test_a_part_that_arrives_at_a_click_does_not_undo_it(here: Running, tab: Ope
     page = tab(here.address)
     page.add_init_script(HOLD)
     page.reload()
-    page.evaluate("async () => { while (!held.length) await new Promise((go) => setTimeout(go, 10)); }")
+    page.wait_for_function("() => held.length")
     page.evaluate("() => { location.hash = '#trends'; held.splice(0).forEach((go) => go()); }")
     page.locator("#view-trends").wait_for()
     page.get_by_text("in the last hour").wait_for()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, Field
 
 from blemish.record.sampling import SamplingPlan
@@ -34,8 +34,8 @@ def quality(caller: Viewer, station: StationDep, chosen: Filters) -> QualityAnsw
     return QualityAnswer.model_validate(found)
 
 
-@router.get("/report.html", response_class=HTMLResponse)
-def report(caller: Viewer, station: StationDep, chosen: Filters) -> HTMLResponse:
+@router.get("/report.html", response_class=Response, responses={200: {"content": {"text/html": {}}}})
+def report(caller: Viewer, station: StationDep, chosen: Filters) -> Response:
     """Write a report of a time, to be printed: figures, the Pareto of reasons, and confirmed defects."""
     return HTMLResponse(shift_report(station.store, chosen, now=datetime.now(UTC), by=caller.name))
 
