@@ -133,7 +133,7 @@ def test_a_store_that_fails_is_503_for_every_method(client: TestClient, monkeypa
         raise StoreError("the database is away")
 
     store = client.app.state.station.store
-    for name in ("find", "get", "models", "record", "alarms", "summary", "export", "add_verdict"):
+    for name in ("search", "get", "models", "record", "alarms", "summary", "judged", "add_verdict"):
         monkeypatch.setattr(store, name, away)
     spans = {"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"}
     for answer in (
