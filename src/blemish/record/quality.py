@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -58,8 +58,7 @@ class Quality(Transactions):
 
     def sampling(self) -> SamplingPlan:
         """Return the plan by which whoever records into this record draws."""
-        found = self._fetch_all(sa.select(tables.sampling))
-        return SamplingPlan(found[0].share, found[0].seed) if found else SamplingPlan()
+        return _plan_of(next(iter(self._fetch_all(sa.select(tables.sampling))), None))
 
     def set_sampling(self, plan: SamplingPlan) -> None:
         """Draw by another plan from the next inspection on."""
@@ -68,8 +67,7 @@ class Quality(Transactions):
             connection.execute(sa.insert(tables.sampling).values(share=plan.share, seed=plan.seed))
 
     def _sampling(self, connection: sa.Connection) -> SamplingPlan:
-        found = connection.execute(sa.select(tables.sampling)).first()
-        return SamplingPlan(found.share, found.seed) if found else SamplingPlan()
+        return _plan_of(connection.execute(sa.select(tables.sampling)).first())
 
     def reasons(self) -> list[str]:
         """Return the kinds of defects that are offered, in their order."""
@@ -142,6 +140,11 @@ class Quality(Transactions):
         return tuple(
             sorted(((row[0], row[1]) for row in self._fetch_all(query)), key=lambda r: (-r[1], r[0]))
         )
+
+
+def _plan_of(row: sa.Row[Any] | None) -> SamplingPlan:
+    """Return the plan of a record; one that has none draws nothing."""
+    return SamplingPlan() if row is None else SamplingPlan(row.share, row.seed)
 
 
 def _estimate(found: int, n: int) -> Estimate:

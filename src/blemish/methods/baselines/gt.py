@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from blemish.core.errors import TrainingError, UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.distributed import whole_batches_only
+from blemish.methods.components.functional import mirrored_line
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -87,14 +88,10 @@ def transformed(x: Tensor, kind: int) -> Tensor:
     x = x.flip(3) if mirror else x
     for dim, move in ((2, rows), (3, columns)):
         if move:
-            x = x[(slice(None),) * dim + (_seen(x.shape[dim], 1 if move == 1 else -1).to(x.device),)]
+            n = x.shape[dim]
+            by = torch.tensor(-(n // 4) if move == 1 else n // 4)
+            x = x.index_select(dim, mirrored_line(n, by).to(x.device))
     return x.rot90(turns, dims=(2, 3))
-
-
-def _seen(n: int, sign: int) -> Tensor:
-    """Return the pixels that a line of n shows after a move by a quarter of it, mirrored at its ends."""
-    at = (torch.arange(n) - sign * (n // 4)).abs()
-    return torch.minimum(at, 2 * (n - 1) - at)
 
 
 def dirichlet(log_mean: Tensor, mean: Tensor, steps: int = 100) -> Tensor:

@@ -48,6 +48,7 @@ from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.nsa_network import EncoderDecoder
 from blemish.methods.baselines.nsa_patches import OBJECT, TEXTURE, Habit, alter_each, part_pixels
 from blemish.methods.components.altered import count_of, draw_apart, filled, look_at
+from blemish.methods.components.functional import mirrored_line
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -254,13 +255,7 @@ class Nsa(TrainedMethod[NsaConfig]):
 def moved(x: Tensor) -> Tensor:
     """Move each image by a 64th of its side at most, mirrored at its border: (B, C, H, W), the same shape."""
     (B, _, H, W) = x.shape
-    rows, cols = (_mirrored(n, torch.randint(-(n // 64), n // 64 + 1, (B,))) for n in (H, W))
+    rows, cols = (mirrored_line(n, torch.randint(-(n // 64), n // 64 + 1, (B,))[:, None]) for n in (H, W))
     rows, cols = rows.to(x.device), cols.to(x.device)
     images = torch.arange(B, device=x.device)[:, None, None]
     return x.permute(0, 2, 3, 1)[images, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _mirrored(n: int, by: Tensor) -> Tensor:
-    """Return the pixels of a line of n that are seen from `by` (B,) pixels on: (B, n)."""
-    seen = (torch.arange(n) + by[:, None]).abs()
-    return torch.minimum(seen, 2 * (n - 1) - seen)

@@ -92,6 +92,12 @@ def grey(x: Tensor) -> Tensor:
     return (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True) if x.shape[1] == 3 else x
 
 
+def mirrored_line(n: int, by: Tensor) -> Tensor:
+    """Return what a line of n pixels shows from `by` (..., 1) pixels on, mirrored at its ends: (..., n)."""
+    seen = (torch.arange(n) + by).abs()
+    return torch.minimum(seen, 2 * (n - 1) - seen)
+
+
 def white_point(x: Tensor) -> Tensor:
     """Mean of the brightest tenth of each image's pixels (channels averaged): (B, C, H, W) -> (B,).
 
