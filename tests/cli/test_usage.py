@@ -31,6 +31,7 @@ ENOUGH: dict[str, tuple[str, ...]] = {
     "evaluate": ("--model", "x", "--data", "x"),
     "sensitivity": ("--model", "x", "--data", "x"),
     "audit": ("--data", "x"),
+    "card": ("x",),
     "predict": ("--model", "x", "x.png"),
     "watch": ("--model", "x", "--folder", "x"),
     "serve": ("--model", "x"),

@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": "measure a model on a labelled test set",
     "sensitivity": "which planted defects a model finds, by kind, size and contrast",
     "audit": "find defects, odd pictures and near-copies among images said to be good",
+    "card": "write a model card: data, figures, limits, sensitivity, licence of weights",
     "predict": "score images: rows, heat maps, overlays",
     "watch": "score what cameras write into a folder, each file once",
     "serve": "the inspection station: a service and its page",
