@@ -27,16 +27,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from blemish.core.errors import UsageError
-from blemish.methods.base import Batches, Phase, TrainedMethod, Turn
-from blemish.methods.baselines.gan import discriminator_loss, generator_loss, refuse_collapse, residual_map
-from blemish.methods.baselines.gan_networks import Down, Up, check_size, codes
-from blemish.methods.config import TrainedConfig
+from blemish.methods.base import Phase, Turn
+from blemish.methods.baselines.gan import Gan, GanConfig, discriminator_loss, generator_loss, residual_map
+from blemish.methods.baselines.gan_networks import Down, Up, codes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,23 +47,13 @@ PORTION = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnoGanConfig(TrainedConfig):
+class AnoGanConfig(GanConfig):
     """The options of AnoGAN."""
 
-    image_size: tuple[int, int] | int = 64
-    """Images are resized to this: one number for a square, or height and width; multiples of 16 pixels."""
-    image_score: Literal["max", "mean", "top1", "top5"] = "mean"
-    """The image score: `mean` is the source's A(x), with the features; the others take the map's largest."""
-    steps: int = 1500
-    """Optimiser steps when `epochs` is None."""
-    batch_size: int = 16
-    """Images in an optimiser step."""
+    name: ClassVar[str] = "anogan"
+
     learning_rate: float = 2e-4
     """Adam's learning rate (its peak when the schedule is cosine)."""
-    width: int = 16
-    """Channels of the networks at half of the size; 8 times as many at a 16th of it."""
-    latent: int = 100
-    """Numbers of a code."""
     search_steps: int = 100
     """Γ: steps of the search for an image's code; the time that an image takes grows with it."""
     search_rate: float = 0.05
@@ -75,8 +64,7 @@ class AnoGanConfig(TrainedConfig):
     def __post_init__(self) -> None:
         """Refuse what the networks cannot use. Raises UsageError."""
         super().__post_init__()
-        check_size(self.size, "anogan")
-        self.check_counts("width", "latent", "search_steps")
+        self.check_counts("search_steps")
         if not 0 <= self.feature_weight <= 1:
             raise UsageError(f"--feature-weight {self.feature_weight}: must be in [0, 1]")
         if not 0 < self.search_rate < math.inf:
@@ -123,7 +111,7 @@ def search(loss: Callable[[Tensor], Tensor], z: Tensor, *, steps: int, rate: flo
     return z.detach()
 
 
-class AnoGan(TrainedMethod[AnoGanConfig]):
+class AnoGan(Gan[AnoGanConfig]):
     """AnoGAN. `forward` maps images to what the GAN does not draw, after a search for each."""
 
     config_type = AnoGanConfig
@@ -163,10 +151,12 @@ class AnoGan(TrainedMethod[AnoGanConfig]):
         count = max(self.config.batch_size, len(x))  # as many as always, for batch normalisation
         drawn = self.generator(codes(count, self.config.latent, x))
         if turn == "generator":
-            return generator_loss(self.discriminator(drawn)[:, 0].float())
-        return discriminator_loss(
-            self.discriminator(x)[:, 0].float(), self.discriminator(drawn.detach())[:, 0].float()
-        )
+            return generator_loss(self.answers(drawn).float())
+        return discriminator_loss(self.answers(x).float(), self.answers(drawn.detach()).float())
+
+    def answers(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> the discriminator's logits (B,)."""
+        return self.discriminator(x)[:, 0]
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the generator's loss."""
@@ -187,12 +177,4 @@ class AnoGan(TrainedMethod[AnoGanConfig]):
             z = search(loss, start, steps=self.config.search_steps, rate=self.config.search_rate)
             with torch.no_grad():
                 maps, scores = residual_map(x, self.generator(z)), loss(z)
-        return (maps, scores) if self.config.image_score == "mean" else maps
-
-    @torch.no_grad()
-    def finish(self, batches: Batches) -> None:
-        """Refuse to be saved when generator or discriminator have collapsed. Raises TrainingError."""
-        x = next(iter(batches()))
-        drawn = self.generator(codes(16, self.config.latent, x))
-        answers = torch.cat([self.discriminator(x), self.discriminator(drawn)])[:, 0]
-        refuse_collapse("anogan", drawn, answers)
+        return self.maps_and_scores(maps, scores)

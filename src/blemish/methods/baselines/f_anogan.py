@@ -30,33 +30,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from blemish.core.errors import UsageError
-from blemish.methods.base import Batches, Phase, TrainedMethod, Turn
-from blemish.methods.baselines.gan import critic_loss, gradient_penalty, refuse_collapse, residual_map
-from blemish.methods.baselines.gan_networks import ResidualDown, ResidualUp, check_size, codes
-from blemish.methods.config import TrainedConfig
+from blemish.methods.base import Phase, Turn
+from blemish.methods.baselines.gan import Gan, GanConfig, critic_loss, gradient_penalty, residual_map
+from blemish.methods.baselines.gan_networks import ResidualDown, ResidualUp, codes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BETAS = (0.0, 0.9)
 """Adam's decays, as WGAN-GP has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FAnoGanConfig(TrainedConfig):
+class FAnoGanConfig(GanConfig):
     """The options of f-AnoGAN."""
 
-    image_size: tuple[int, int] | int = 64
-    """Images are resized to this: one number for a square, or height and width; multiples of 16 pixels."""
-    image_score: Literal["max", "mean", "top1", "top5"] = "mean"
-    """The image score: `mean` is the source's A(x), with the features; the others take the map's largest."""
+    name: ClassVar[str] = "f-anogan"
+
     steps: int = 1500
     """Steps of the critic and then of the encoder when `epochs` is None; the encoder has a third of them."""
-    batch_size: int = 16
-    """Images in an optimiser step."""
     learning_rate: float = 5e-4
     """Adam's learning rate (its peak when the schedule is cosine)."""
     width: int = 8
@@ -73,8 +70,7 @@ class FAnoGanConfig(TrainedConfig):
     def __post_init__(self) -> None:
         """Refuse sizes and weights that the networks cannot use. Raises UsageError."""
         super().__post_init__()
-        check_size(self.size, "f-anogan")
-        self.check_counts("width", "latent", "critic_steps")
+        self.check_counts("critic_steps")
         for option in ("penalty", "feature_weight"):
             if not 0 <= getattr(self, option) < math.inf:
                 raise UsageError(
@@ -97,7 +93,7 @@ def anomaly_score(x: Tensor, x_hat: Tensor, f: Tensor, f_hat: Tensor, kappa: flo
     return (x - x_hat).square().flatten(1).mean(dim=1) + kappa * (f - f_hat).square().mean(dim=1)
 
 
-class FAnoGan(TrainedMethod[FAnoGanConfig]):
+class FAnoGan(Gan[FAnoGanConfig]):
     """f-AnoGAN. `forward` maps images to what the GAN does not draw again."""
 
     config_type = FAnoGanConfig
@@ -142,14 +138,15 @@ class FAnoGan(TrainedMethod[FAnoGanConfig]):
         drawn = drawn[: len(x)].detach()
         penalty = x.new_zeros(())
         if self.training:
-            penalty = gradient_penalty(self._say, x, drawn, torch.rand(len(x)).to(x.device))
-        return critic_loss(self._say(x), self._say(drawn), penalty, self.config.penalty)
+            penalty = gradient_penalty(self.answers, x, drawn, torch.rand(len(x)).to(x.device))
+        return critic_loss(self.answers(x), self.answers(drawn), penalty, self.config.penalty)
 
     def loss(self, x: Tensor) -> Tensor:
         """izi_f's loss: the mean of A(x) over images (B, C, H, W) in [0, 1]."""
         return self._residuals(x)[1].mean()
 
-    def _say(self, x: Tensor) -> Tensor:
+    def answers(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> what the critic says of them (B,)."""
         return self.critic(x)[:, 0]
 
     def _residuals(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,12 +158,4 @@ class FAnoGan(TrainedMethod[FAnoGanConfig]):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Images (B, C, H, W) in [0, 1] -> maps (B, H, W) ≥ 0, and A(x) (B,) where `mean` is the score."""
         x_hat, scores = self._residuals(x)
-        maps = residual_map(x, x_hat)
-        return (maps, scores) if self.config.image_score == "mean" else maps
-
-    @torch.no_grad()
-    def finish(self, batches: Batches) -> None:
-        """Refuse to be saved when generator or critic have collapsed. Raises TrainingError."""
-        x = next(iter(batches()))
-        drawn = self.generator(codes(16, self.config.latent, x))
-        refuse_collapse("f-anogan", drawn, torch.cat([self._say(x), self._say(drawn)]))
+        return self.maps_and_scores(residual_map(x, x_hat), scores)

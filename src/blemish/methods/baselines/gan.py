@@ -1,4 +1,4 @@
-"""What the methods with a generator and a discriminator share: losses, residuals, and the signs of collapse.
+"""What the methods with a generator and a discriminator share: options, losses, and the signs of collapse.
 
 Papers: I. Goodfellow et al., "Generative Adversarial Nets", NeurIPS (2014), arXiv:1406.2661;
 I. Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS (2017), arXiv:1704.00028.
@@ -9,20 +9,52 @@ image, λ the weight of the gradient penalty.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import torch
 from torch.nn import functional as F
 
 from blemish.core.errors import TrainingError
+from blemish.methods.base import Batches, TrainedMethod
+from blemish.methods.baselines.gan_networks import check_size, codes
+from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SAME = 1e-5
 """Images and answers that spread by less than this are the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanConfig(TrainedConfig):
+    """The options that a method with a generator and a discriminator has."""
+
+    name: ClassVar[str]
+    """Its name, for messages."""
+
+    image_size: tuple[int, int] | int = 64
+    """Images are resized to this: one number for a square, or height and width; multiples of 16 pixels."""
+    image_score: Literal["max", "mean", "top1", "top5"] = "mean"
+    """The image score: `mean` is the source's A(x), with the features; the others take the map's largest."""
+    steps: int = 1500
+    """Optimiser steps when `epochs` is None."""
+    batch_size: int = 16
+    """Images in an optimiser step."""
+    width: int = 16
+    """Channels of the networks at half of the size; 8 times as many at a 16th of it."""
+    latent: int = 100
+    """Numbers of a code."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the networks cannot use. Raises UsageError."""
+        super().__post_init__()
+        check_size(self.size, self.name)
+        self.check_counts("width", "latent")
 
 
 def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
@@ -88,3 +120,28 @@ def refuse_collapse(method: str, drawn: Tensor, answers: Tensor) -> None:
         raise TrainingError(f"--method {method}: the generator draws the same image of every code; {cure}")
     if not answers.std() > SAME * answers.abs().mean():
         raise TrainingError(f"--method {method}: the discriminator says the same of every image; {cure}")
+
+
+GanConfigT = TypeVar("GanConfigT", bound=GanConfig)
+
+
+class Gan(TrainedMethod[GanConfigT]):
+    """A method with a generator of images and a discriminator that answers images; refuses their collapse."""
+
+    generator: nn.Module
+
+    @abstractmethod
+    def answers(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> what the discriminator says of them (B,)."""
+
+    def maps_and_scores(self, maps: Tensor, scores: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return maps (B, H, W), and A(x) (B,) beside them where `mean` is the score."""
+        return (maps, scores) if self.config.image_score == "mean" else maps
+
+    @torch.no_grad()
+    def finish(self, batches: Batches) -> None:
+        """Refuse to be saved when generator or discriminator have collapsed. Raises TrainingError."""
+        x = next(iter(batches()))
+        drawn = self.generator(codes(16, self.config.latent, x))
+        answers = torch.cat([self.answers(x), self.answers(drawn)])
+        refuse_collapse(self.config.name, drawn, answers)
