@@ -18,6 +18,7 @@ from blemish.station.prometheus import Meters
 from blemish.station.proxy import Place, RootPath
 from blemish.station.routes import health, inspections, models, pages, quality, session, trainings
 from blemish.station.routes.access import RouteRoles
+from blemish.station.sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,6 +62,7 @@ def create(
         lifespan=lifespan,
     )
     app.state.station, app.state.tokens, app.state.time_limit = station, tokens, time_limit
+    app.state.sessions = Sessions(tokens)
     app.state.meters = Meters(station)
     for router in ROUTERS:
         app.include_router(router)
@@ -69,7 +71,7 @@ def create(
     app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.add_middleware(
         Guard,
-        tokens=tokens,
+        sessions=app.state.sessions,
         hosts=place.hosts,
         names=place.names,
         max_bytes=max_bytes,

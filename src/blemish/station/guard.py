@@ -16,11 +16,12 @@ from blemish.station.errors import error_response, reason_of
 from blemish.station.security import COOKIE, Forbidden, Unauthorized, check_role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from blemish.station.security import Role, Tokens
+    from blemish.station.security import Role
+    from blemish.station.sessions import Sessions
 
 BODY_TIMEOUT_S = 30.0
 """Seconds without a byte of a body after which its sender counts as gone."""
@@ -50,7 +51,7 @@ class Guard:
         self,
         app: ASGIApp,
         *,
-        tokens: Tokens,
+        sessions: Sessions,
         hosts: Sequence[str],
         names: Sequence[str] = (),
         max_bytes: int,
@@ -65,7 +66,7 @@ class Guard:
         when the bodies of all open requests together are above `max_held`. `on_refusal` hears the reason
         of each answer that is a refusal.
         """
-        self.app, self.tokens = app, tokens
+        self.app, self.sessions = app, sessions
         self.hosts, self.names = frozenset(hosts), frozenset(names)
         self.role_for, self.on_refusal = role_for, on_refusal
         self.uploads = _Purse(max_bytes, max_held)
@@ -123,7 +124,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length) > purse.max_bytes:
             return _refused(413, f"{length} bytes are more than the {purse.max_bytes} that are taken")
-        scope["caller"] = self.tokens.caller(_secret(headers))
+        scope["caller"] = self.sessions.caller(bearer=_bearer(headers), cookie=cookie_of(headers))
         try:
             check_role(scope["caller"], role)
         except (Unauthorized, Forbidden) as error:
@@ -175,15 +176,18 @@ class _Body:
         return message
 
 
-def _secret(headers: dict[str, str]) -> str:
+def _bearer(headers: dict[str, str]) -> str | None:
     kind, _, secret = headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer":
-        return secret.strip()
+    return secret.strip() if kind.lower() == "bearer" else None
+
+
+def cookie_of(headers: Mapping[str, str]) -> str | None:
+    """Return the secret of a session that a browser sends in its cookie, or None."""
     for pair in headers.get("cookie", "").split(";"):
         name, _, value = pair.strip().partition("=")
         if name == COOKIE:
             return value.strip('"')  # RFC 6265: a value may stand in quotes
-    return ""
+    return None
 
 
 def _is_origin_of(origin: str, host: str) -> bool:

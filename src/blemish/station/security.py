@@ -1,8 +1,8 @@
 """Who may do what: tokens, their roles, and the addresses that need one.
 
 On a loopback address without any token everybody on the machine is an operator. On any other address a token
-is required. Tokens are 256 random bits, so that their SHA-256 may lie on disk; what a browser keeps is the
-token itself, in a cookie that no script reads and no other site sends.
+is required. Tokens are 256 random bits, so that their SHA-256 may lie on disk. A browser keeps no token: it
+logs in with one, and has a session (`sessions`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Role = Literal["operator", "viewer"]
 """An operator inspects, judges and trains; a viewer looks."""
-COOKIE = "blemish_token"
+COOKIE = "blemish_session"
 TOKENS = "tokens.json"
 
 
@@ -135,7 +135,7 @@ class Tokens:
         made = Token(
             name=name,
             role=role,
-            sha256=_digest(secret),
+            sha256=digest_of(secret),
             created=now.isoformat(timespec="seconds"),
             expires=end,
         )
@@ -149,20 +149,22 @@ class Tokens:
             raise UsageError(f"token {name}: there is none of that name")
         self._write(left)
 
+    @property
+    def required(self) -> bool:
+        """Whether a token is required: there is one, or was one."""
+        return bool(self.known) or self._required
+
     def of(self, secret: str) -> Token | None:
-        """Return the token of a secret, comparing with all in constant time; None: unknown, or expired."""
-        digest, found = _digest(secret), None
+        """Return the token of a secret; None: unknown, or expired."""
+        return self.with_digest(digest_of(secret))
+
+    def with_digest(self, digest: str) -> Token | None:
+        """Return the token of a digest, comparing with all in constant time; None: unknown, or expired."""
+        found = None
         for token in self.known:
             if hmac.compare_digest(token.sha256, digest):
                 found = token
         return None if found is None or found.has_expired(datetime.now(UTC)) else found
-
-    def caller(self, secret: str) -> Caller:
-        """Return who shows a secret. While there never was a token, everybody is an operator."""
-        if not self.known and not self._required:
-            return Caller(None, "operator")
-        token = self.of(secret)
-        return Caller(token.name, token.role) if token else Caller(None, None)
 
     def _write(self, tokens: list[Token]) -> None:
         make_private_folder(self.file.parent)
@@ -188,5 +190,6 @@ def check_binding(host: str, tokens: Tokens, *, proxies: Sequence[str] = ()) -> 
         )
 
 
-def _digest(secret: str) -> str:
+def digest_of(secret: str) -> str:
+    """Return the SHA-256 of a secret, which is what is kept of it."""
     return hashlib.sha256(secret.encode()).hexdigest()

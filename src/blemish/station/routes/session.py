@@ -1,13 +1,16 @@
-"""The routes of a browser's session: a token in a cookie that no script reads."""
+"""The routes of a browser's session: it begins with a token, and ends at the log-out."""
 
 from __future__ import annotations
 
 from typing import Literal, TypedDict
 
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
+from blemish.station.guard import cookie_of
 from blemish.station.routes.access import Public
 from blemish.station.security import COOKIE, Unauthorized
+from blemish.station.sessions import SESSION_HOURS, Sessions
 
 router = APIRouter(prefix="/v1", include_in_schema=False)
 
@@ -27,21 +30,35 @@ def session(caller: Public) -> dict[str, str | None]:
 
 @router.post("/session", status_code=204)
 async def log_in(caller: Public, request: Request) -> Response:
-    """Keep the token of the body in a cookie. Raises Unauthorized for one that is not known."""
+    """Begin a session with the token of the body. Raises Unauthorized for one that is not known."""
     secret = (await request.body()).decode("utf-8", "replace")
-    if request.app.state.tokens.of(secret) is None:
+    token = request.app.state.tokens.of(secret)
+    if token is None:
         raise Unauthorized("no such token")
+    await run_in_threadpool(_end, request)  # the one before, in the same browser
+    begun = await run_in_threadpool(_sessions(request).begin, token)
     response = Response(status_code=204)
-    response.set_cookie(COOKIE, secret, max_age=12 * 3600, **_cookie(request))
+    response.set_cookie(COOKIE, begun, max_age=SESSION_HOURS * 3600, **_cookie(request))
     return response
 
 
 @router.delete("/session", status_code=204)
 def log_out(caller: Public, request: Request) -> Response:
-    """Forget the cookie."""
+    """End the session, and forget the cookie."""
+    _end(request)
     response = Response(status_code=204)
     response.delete_cookie(COOKIE, **_cookie(request))
     return response
+
+
+def _sessions(request: Request) -> Sessions:
+    return request.app.state.sessions
+
+
+def _end(request: Request) -> None:
+    secret = cookie_of(request.headers)
+    if secret is not None:
+        _sessions(request).end(secret)
 
 
 def _cookie(request: Request) -> _Cookie:
