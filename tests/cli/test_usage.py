@@ -171,7 +171,7 @@ def test_each_command_refuses_each_mistake_in_one_line_that_names_it(
         ("predict", "--every 0.5", "--every 0.5: must be a whole number"),
         ("watch", "--every often", "--every often: must be a number"),
         ("serve", "--port http", "--port http: must be a whole number"),
-        ("token", "--role king", "--role king: must be one of operator, viewer"),
+        ("token", "--role king", "--role king: must be one of view, inspect, judge, engineer"),
         ("export", "--int8=perhaps", "--int8 perhaps: must be yes or no"),
         ("bench", "--seeds 0 one", "--seeds one: must be whole numbers"),
         ("compare", "--measure beauty", "--measure beauty: must be one of image_auroc, pixel_auroc, "),

@@ -39,7 +39,7 @@ def test_a_new_record_is_its_owners_alone(tmp_path: Path):
     assert mode(folder) == 0o700
     assert {mode(each) for each in folder.iterdir()} == {0o600}  # the database and its log
     store.close()
-    Tokens(tmp_path / "b").add("ann", "viewer")
+    Tokens(tmp_path / "b").add("ann", "view")
     assert mode(tmp_path / "b") == 0o700
 
 

@@ -15,9 +15,10 @@ from fastapi.testclient import TestClient
 from requests_to_station import served
 from starlette.routing import Mount, Route
 
+from blemish.core.errors import DataError
 from blemish.station.app import ROUTERS
 from blemish.station.routes.access import RouteRoles, stated_role
-from blemish.station.security import Tokens
+from blemish.station.security import ROLES, Caller, Forbidden, Tokens, check_role
 
 PUBLIC = {
     ("GET", "/"),
@@ -30,6 +31,15 @@ PUBLIC = {
     ("DELETE", "/v1/session"),
 }
 """What a stranger may call: the page itself, its log-in, and whether the service is alive."""
+CHANGING = {
+    ("POST", "/v1/inspections"): "inspect",
+    ("POST", "/v1/inspections/{id}/verdict"): "judge",
+    ("POST", "/v1/inspections/{id}/withdrawal"): "judge",
+    ("POST", "/v1/alarms/{id}/acknowledgement"): "judge",
+}
+"""The roles of what changes something; all else of that kind is an engineer's, and what reads is everybody's
+who has a role.
+"""
 
 
 def routes() -> Iterator[tuple[str, APIRoute]]:
@@ -53,7 +63,7 @@ def address(route: APIRoute) -> str:
 def guarded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     folder = tmp_path_factory.mktemp("station")
     tokens = Tokens(folder)
-    secrets = {"operator": tokens.add("ann", "operator"), "viewer": tokens.add("bob", "viewer")}
+    secrets = {role: tokens.add(role, role) for role in ROLES}
     with served(tiny_model, folder) as client:
         client.secrets = secrets
         yield client
@@ -69,8 +79,9 @@ def test_every_route_says_who_may_call_it():
     assert len(stated) > 30
     assert {each for each, role in stated.items() if role is None} == PUBLIC
     for (method, path), role in stated.items():
-        if role is not None:  # what changes something is an operator's
-            assert role == ("viewer" if method == "GET" else "operator"), (method, path)
+        if role is not None:
+            usual = "view" if method == "GET" else "engineer"
+            assert role == CHANGING.get((method, path), usual), (method, path)
 
 
 def test_the_application_has_no_route_beside_these(guarded: TestClient):
@@ -87,20 +98,43 @@ def test_every_route_refuses_others(guarded: TestClient):
     for method, route in routes():
         path, role = address(route), stated_role(route)
         nobody = status(guarded, method, path)
-        viewer = status(guarded, method, path, "viewer", json={})
         if role is None:
-            assert path == "/v1/session" or nobody == viewer == 200, path
+            assert path == "/v1/session" or nobody == 200, path
             continue
         assert nobody == 401, (method, path)
-        assert (viewer == 403) == (role == "operator"), (method, path)
-        assert viewer != 401
-        assert status(guarded, method, path, "operator", json={}) not in (401, 403), (method, path)
+        below = ROLES.index(role)
+        for other in ROLES[:below]:
+            assert status(guarded, method, path, other, json={}) == 403, (method, path, other)
+        assert status(guarded, method, path, role, json={}) not in (401, 403), (method, path)
+
+
+def test_each_role_may_what_those_before_it_may():
+    for place, role in enumerate(ROLES):
+        for needed in ROLES[: place + 1]:
+            check_role(Caller("ann", role), needed)
+        for needed in ROLES[place + 1 :]:
+            with pytest.raises(Forbidden, match=f"^ann has the role {role}; this needs the role {needed}$"):
+                check_role(Caller("ann", role), needed)
+
+
+def test_tokens_of_the_two_roles_of_before_are_read(tmp_path: Path):
+    tokens = Tokens(tmp_path)
+    secrets = [tokens.add(name, "view") for name in ("ann", "bob")]
+    text = tokens.file.read_text()
+    for former, role in (("view", "view"), ("operator", "engineer")):
+        tokens.file.write_text(text.replace('"view"', f'"{former}"'))
+        found = Tokens(tmp_path).of(secrets[1])
+        assert found is not None
+        assert found.role == role
+    tokens.file.write_text(text.replace('"view"', '"king"'))
+    with pytest.raises(DataError, match=r"king: no role"):
+        Tokens(tmp_path)
 
 
 def test_a_stranger_s_body_is_not_looked_at(guarded: TestClient):
     broken = {"content": b"{", "headers": {"content-type": "application/json"}}
     assert guarded.post("/v1/trainings", **broken).status_code == 401
-    as_viewer = {**broken["headers"], "authorization": f"Bearer {guarded.secrets['viewer']}"}
+    as_viewer = {**broken["headers"], "authorization": f"Bearer {guarded.secrets['view']}"}
     assert guarded.post("/v1/trainings", content=b"{", headers=as_viewer).status_code == 403
 
 
@@ -112,7 +146,7 @@ def test_what_no_route_has_is_hidden_from_strangers(guarded: TestClient):
         ("DELETE", "/v1/models", 405),
     ):
         assert guarded.request(method, path, follow_redirects=False).status_code == 401, path
-        headers = {"Authorization": f"Bearer {guarded.secrets['viewer']}"}
+        headers = {"Authorization": f"Bearer {guarded.secrets['view']}"}
         answer = guarded.request(method, path, headers=headers, follow_redirects=False)
         assert answer.status_code == found, path
 

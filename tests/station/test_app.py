@@ -161,13 +161,13 @@ def test_health_and_meters(client: TestClient, parts):
 
 def test_viewers_look_and_sessions_are_cookies(tiny_model: Path, tmp_path: Path, parts):
     tokens = Tokens(tmp_path)
-    operator, viewer = tokens.add("ann", "operator"), tokens.add("bob", "viewer")
+    operator, viewer = tokens.add("ann", "engineer"), tokens.add("bob", "view")
     with served(tiny_model, tmp_path) as client:
         assert client.get("/v1/inspections").status_code == 401
         assert client.get("/v1/session").json() == {"name": None, "role": None}
         assert client.post("/v1/session", content=b"wrong").status_code == 401
         assert client.post("/v1/session", content=viewer.encode()).status_code == 204
-        assert client.get("/v1/session").json() == {"name": "bob", "role": "viewer"}
+        assert client.get("/v1/session").json() == {"name": "bob", "role": "view"}
         assert client.get("/v1/inspections").status_code == 200
         assert send(client, parts["good"]).status_code == 403
         said = client.post("/v1/session", content=operator.encode())

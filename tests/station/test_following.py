@@ -117,7 +117,7 @@ def test_a_watch_uses_the_version_that_the_station_uses(tiny_model: Path, tmp_pa
 
 
 def test_an_alarm_is_acknowledged_by_name(tiny_model: Path, tmp_path: Path):
-    secret = Tokens(tmp_path).add("ann", "operator")
+    secret = Tokens(tmp_path).add("ann", "engineer")
     station = Station([tiny_model], tmp_path / "station", device="cpu")
     row = station.engine().submit(Upload(data=png(tiny_image(0)), source="api")).result(60)
     station.store.record(rows_of_another(row, 120, higher=1e3))

@@ -121,7 +121,7 @@ def test_what_only_takes_other_methods_says_which(client: TestClient):
 
 
 def test_head_needs_the_role_of_get(tiny_model: Path, tmp_path: Path):
-    secret = Tokens(tmp_path).add("line", "viewer")
+    secret = Tokens(tmp_path).add("line", "view")
     with served(tiny_model, tmp_path) as client:
         session = client.post("/v1/session", content=secret.encode()).cookies[COOKIE]
         client.cookies.clear()

@@ -132,7 +132,7 @@ def test_why_it_is_not_ready_is_not_told_to_strangers(  # the last: from here on
     monkeypatch.setattr(station, "problem", lambda: "postgresql://me@db.plant/x: is away")
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()) == (503, {"status": "postgresql://me@db.plant/x: is away"})
-    secret = Tokens(client.app.state.station.folder).add("ann", "viewer")
+    secret = Tokens(client.app.state.station.folder).add("ann", "view")
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()) == (503, {"status": "not ready"})
     answer = client.get("/readyz", headers={"authorization": f"Bearer {secret}"})

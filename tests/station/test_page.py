@@ -307,8 +307,8 @@ def test_nothing_is_lost_while_the_station_is_away(pca_onnx: Path, tmp_path: Pat
 
 def test_a_viewer_looks_and_does_not_judge(pca_onnx: Path, tmp_path: Path, tab: Open):
     tokens = Tokens(tmp_path / "station")
-    tokens.add("anna", "operator")
-    secret = tokens.add("guest", "viewer")
+    tokens.add("anna", "engineer")
+    secret = tokens.add("guest", "view")
     with running(pca_onnx, tmp_path / "station") as here:
         here.reject(1)
         page = tab(here.address)
@@ -318,7 +318,7 @@ def test_a_viewer_looks_and_does_not_judge(pca_onnx: Path, tmp_path: Path, tab: 
         page.get_by_text("There is no such token").wait_for()
         page.fill("#token", secret)
         page.keyboard.press("Enter")
-        page.get_by_text("guest (viewer)").wait_for()
+        page.get_by_text("guest (view)").wait_for()
         shown(page)
         assert page.locator("#choose").is_hidden()
         assert page.locator("#inspect-stage .judge.defect").is_disabled()

@@ -199,7 +199,7 @@ def test_without_torch_a_line_says_what_is_missing(here: Running, tab: Open):
 
 
 def test_a_viewer_sees_models_and_changes_none(pca_onnx: Path, tmp_path: Path, tab: Open):
-    secret = Tokens(tmp_path / "station").add("guest", "viewer")
+    secret = Tokens(tmp_path / "station").add("guest", "view")
     with running(pca_onnx, tmp_path / "station") as here:
         here.station.trainings.create(name="lid", method="pca", preset="default", source=None)
         page = tab(f"{here.address}/#models")

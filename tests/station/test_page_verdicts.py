@@ -153,7 +153,7 @@ def log_in(page: Any, secret: str, name: str) -> None:
 
 def test_what_one_says_offline_is_never_another_s(pca_onnx: Path, tmp_path: Path, tab: Open):
     tokens = Tokens(tmp_path / "station")
-    ann, bob = (tokens.add(name, "operator") for name in ("ann", "bob"))
+    ann, bob = (tokens.add(name, "engineer") for name in ("ann", "bob"))
     with running(pca_onnx, tmp_path / "station") as here:
         here.inspect(HOLE, "hole.png")
         page = tab(here.address)
@@ -182,7 +182,7 @@ def test_another_login_in_another_tab_does_not_sign_what_is_said_here(
     pca_onnx: Path, tmp_path: Path, tab: Open
 ):
     tokens = Tokens(tmp_path / "station")
-    ann, bob = (tokens.add(name, "operator") for name in ("ann", "bob"))
+    ann, bob = (tokens.add(name, "engineer") for name in ("ann", "bob"))
     with running(pca_onnx, tmp_path / "station") as here:
         here.inspect(HOLE, "hole.png")
         page = tab(here.address)

@@ -41,7 +41,7 @@ def station(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def secret(station: Station) -> str:
-    return Tokens(station.folder).add("ann", "operator")
+    return Tokens(station.folder).add("ann", "engineer")
 
 
 def client_of(station: Station, place=PLACE, client: tuple[str, int] = PROXY) -> TestClient:

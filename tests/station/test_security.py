@@ -35,7 +35,7 @@ def role_for(scope) -> Role | None:
     """The page is everybody's; what writes is an operator's."""
     if scope["path"] == "/" or scope["path"].startswith("/static/"):
         return None
-    return "viewer" if scope["method"] == "GET" else "operator"
+    return "view" if scope["method"] == "GET" else "engineer"
 
 
 def call(
@@ -85,34 +85,34 @@ def test_without_tokens_everybody_here_may_do_everything(tokens: Tokens):
 
 
 def test_with_a_token_its_role_counts(tokens: Tokens):
-    operator, viewer = tokens.add("ann", "operator"), tokens.add("bob", "viewer")
+    operator, viewer = tokens.add("ann", "engineer"), tokens.add("bob", "view")
     assert call(tokens)[0] == 401
     assert call(tokens, headers={"authorization": "Bearer wrong"})[0] == 401
     assert call(tokens, headers={"authorization": f"Bearer {operator}"}, method="POST")[1] == [0, "ann"]
     assert call(tokens, headers={"authorization": f"bearer {viewer}"})[1] == [0, "bob"]
     status, said, _ = call(tokens, headers={"authorization": f"Bearer {viewer}"}, method="POST")
-    assert (status, said) == (403, {"detail": "bob may look, not change"})
+    assert (status, said) == (403, {"detail": "bob has the role view; this needs the role engineer"})
     assert call(tokens, path="/")[0] == 200  # the page itself, which asks for the token
     assert call(tokens, path="/static/station.js")[0] == 200
 
 
 def test_only_digests_are_kept_and_only_the_owner_reads_them(tokens: Tokens, tmp_path: Path):
-    secret = tokens.add("ann", "operator")
+    secret = tokens.add("ann", "engineer")
     assert len(secret) >= 43  # 256 bits
     assert secret not in tokens.file.read_text()
     assert tokens.file.stat().st_mode & 0o777 == 0o600
     again = Tokens(tmp_path)
     found = again.of(secret)
     assert found is not None
-    assert (found.name, found.role) == ("ann", "operator")
+    assert (found.name, found.role) == ("ann", "engineer")
     again.remove("ann")
     assert Tokens(tmp_path).of(secret) is None
 
 
 def test_names_are_used_once_and_damage_is_said(tokens: Tokens, tmp_path: Path):
-    tokens.add("ann", "viewer")
+    tokens.add("ann", "view")
     with pytest.raises(UsageError, match="token ann: there is one"):
-        tokens.add("ann", "operator")
+        tokens.add("ann", "engineer")
     with pytest.raises(UsageError, match="token bob: there is none of that name"):
         tokens.remove("bob")
     tokens.file.write_text("[{}]")
@@ -121,7 +121,7 @@ def test_names_are_used_once_and_damage_is_said(tokens: Tokens, tmp_path: Path):
 
 
 def test_a_removed_token_stops_working_at_once(tokens: Tokens, tmp_path: Path):
-    ann, bob = (tokens.add(name, "operator") for name in ("ann", "bob"))
+    ann, bob = (tokens.add(name, "engineer") for name in ("ann", "bob"))
     as_ann, as_bob = ({"authorization": f"Bearer {secret}"} for secret in (ann, bob))
     assert call(tokens, headers=as_ann)[0] == call(tokens, headers=as_bob)[0] == 200
     Tokens(tmp_path).remove("ann")  # as another process does
@@ -139,12 +139,12 @@ def test_a_removed_token_stops_working_at_once(tokens: Tokens, tmp_path: Path):
 
 def test_a_token_that_is_added_counts_at_once(tokens: Tokens, tmp_path: Path):
     assert call(tokens, method="POST")[0] == 200
-    Tokens(tmp_path).add("ann", "viewer")
+    Tokens(tmp_path).add("ann", "view")
     assert call(tokens, method="POST")[0] == 401
 
 
 def test_a_token_expires(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
-    secret = tokens.add("ann", "operator", days=2)
+    secret = tokens.add("ann", "engineer", days=2)
     headers = {"authorization": f"Bearer {secret}"}
     now = datetime.now(UTC)
 
@@ -160,13 +160,13 @@ def test_a_token_expires(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
     assert call(tokens)[0] == 401
     for days in (0, -1, float("nan"), 1e6):
         with pytest.raises(UsageError, match=r"^--days .*: must lie between 0 and 36500$"):
-            tokens.add("bob", "viewer", days=days)
+            tokens.add("bob", "view", days=days)
 
 
 def test_a_file_that_is_damaged_while_the_station_runs_lets_nobody_in(
     tokens: Tokens, capsys: pytest.CaptureFixture[str]
 ):
-    secret = tokens.add("ann", "operator")
+    secret = tokens.add("ann", "engineer")
     tokens.file.write_text("[{")
     for _ in range(3):
         assert call(tokens, headers={"authorization": f"Bearer {secret}"})[0] == 401
@@ -263,7 +263,7 @@ def test_foreign_names_and_foreign_sites_are_refused(tokens: Tokens):
 
 
 def test_every_answer_carries_the_headers(tokens: Tokens):
-    tokens.add("ann", "viewer")
+    tokens.add("ann", "view")
     for status, path in ((401, "/v1/inspections"), (200, "/")):
         found = call(tokens, path=path)
         assert found[0] == status
@@ -278,7 +278,7 @@ def test_other_machines_need_a_token(tokens: Tokens):
     check_binding("127.0.0.1", tokens)
     with pytest.raises(UsageError, match=r"--host 0\.0\.0\.0: other machines reach it"):
         check_binding("0.0.0.0", tokens)
-    tokens.add("ann", "viewer")
+    tokens.add("ann", "view")
     check_binding("0.0.0.0", tokens)
 
 

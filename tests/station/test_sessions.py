@@ -40,7 +40,7 @@ def tokens(tmp_path: Path) -> Tokens:
 
 
 def begin(tokens: Tokens, sessions: Sessions, name: str = "ann") -> str:
-    secret = tokens.add(name, "viewer")
+    secret = tokens.add(name, "view")
     token = tokens.of(secret)
     assert token is not None
     return sessions.begin(token)
@@ -51,7 +51,7 @@ def name_of(sessions: Sessions, secret: str) -> str | None:
 
 
 def test_a_cookie_that_was_copied_is_worth_nothing_after_the_log_out(tokens: Tokens, tmp_path: Path):
-    secret = tokens.add("ann", "viewer")
+    secret = tokens.add("ann", "view")
     client = client_of(tmp_path)
     copied = client.post("/v1/session", content=secret).cookies[COOKIE]
     assert copied != secret  # nor does the browser keep the token
@@ -66,7 +66,7 @@ def test_a_cookie_that_was_copied_is_worth_nothing_after_the_log_out(tokens: Tok
 
 
 def test_a_second_log_in_ends_the_first_one(tokens: Tokens, tmp_path: Path):
-    secrets = [tokens.add(name, "viewer") for name in ("ann", "bob")]
+    secrets = [tokens.add(name, "view") for name in ("ann", "bob")]
     client = client_of(tmp_path)
     first, second = (client.post("/v1/session", content=each).cookies[COOKIE] for each in secrets)
     sessions = client.app.state.sessions
@@ -78,7 +78,7 @@ def test_sessions_outlive_a_restart_and_only_their_digests_are_kept(tokens: Toke
     secret = begin(tokens, sessions)
     assert secret not in sessions.file.read_text()
     assert sessions.file.stat().st_mode & 0o777 == 0o600
-    assert Sessions(tokens).caller(bearer=None, cookie=secret) == Caller("ann", "viewer")
+    assert Sessions(tokens).caller(bearer=None, cookie=secret) == Caller("ann", "view")
     sessions.file.write_text("[{}]")
     with pytest.raises(DataError, match=r"sessions\.json: is damaged"):
         Sessions(tokens)

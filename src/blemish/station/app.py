@@ -16,7 +16,16 @@ from blemish.station.errors import answer_nobody, handle_error
 from blemish.station.guard import Guard
 from blemish.station.prometheus import Meters
 from blemish.station.proxy import Place, RootPath
-from blemish.station.routes import health, inspections, models, pages, quality, session, trainings
+from blemish.station.routes import (
+    health,
+    inspections,
+    models,
+    pages,
+    pictures,
+    quality,
+    session,
+    trainings,
+)
 from blemish.station.routes.access import RouteRoles
 from blemish.station.sessions import Sessions
 
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 
 ROUTERS = (
     inspections.router,
+    pictures.router,
     models.router,
     quality.router,
     trainings.router,

@@ -1,6 +1,6 @@
 """Who may do what: tokens, their roles, and the addresses that need one.
 
-On a loopback address without any token everybody on the machine is an operator. On any other address a token
+On a loopback address without any token everybody on the machine is an engineer. On any other address a token
 is required. Tokens are 256 random bits, so that their SHA-256 may lie on disk. A browser keeps no token: it
 logs in with one, and has a session (`sessions`).
 """
@@ -15,7 +15,7 @@ import secrets
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from blemish.core.errors import BlemishError, DataError, UsageError
 from blemish.core.files import make_private_folder, write_whole
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-Role = Literal["operator", "viewer"]
-"""An operator inspects, judges and trains; a viewer looks."""
+Role = Literal["view", "inspect", "judge", "engineer"]
+"""Each may do what those before it may: look; send images; give verdicts; change models and the station."""
+ROLES: tuple[Role, ...] = get_args(Role)
+_EARLIER: dict[str, Role] = {"viewer": "view", "operator": "engineer"}
+"""What roles were called when there were two; files of tokens from then are read."""
 COOKIE = "blemish_session"
 TOKENS = "tokens.json"
 
@@ -70,8 +73,8 @@ def check_role(caller: Caller, needed: Role | None) -> None:
         return
     if caller.role is None:
         raise Unauthorized("a token is required")
-    if needed == "operator" and caller.role != "operator":
-        raise Forbidden(f"{caller.name} may look, not change")
+    if ROLES.index(caller.role) < ROLES.index(needed):
+        raise Forbidden(f"{caller.name} has the role {caller.role}; this needs the role {needed}")
 
 
 class Tokens:
@@ -111,10 +114,8 @@ class Tokens:
         self._required = self._required or signature is not None
         if signature is not None:
             try:
-                self._known = [Token(**entry) for entry in json.loads(self.file.read_text())]
-                for token in self._known:  # a time that is none is found now, not when it is asked for
-                    token.has_expired(datetime.now(UTC))
-            except (ValueError, TypeError, OSError) as error:
+                self._known = [_token_of(entry) for entry in json.loads(self.file.read_text())]
+            except (ValueError, TypeError, LookupError, OSError) as error:
                 self._known = []
                 raise DataError(
                     f"{self.file}: is damaged ({error}); remove it and make new tokens"
@@ -185,9 +186,18 @@ def check_binding(host: str, tokens: Tokens, *, proxies: Sequence[str] = ()) -> 
     reached = proxies[0] if proxies else None if is_loopback(host) else f"--host {host}"
     if reached is not None and not tokens.known:
         raise UsageError(
-            f"{reached}: other machines reach it, so a token is required; make one with "
-            "`blemish token NAME --role operator`"
+            f"{reached}: other machines reach it, so a token is required; make one with `blemish token NAME`"
         )
+
+
+def _token_of(entry: dict[str, Any]) -> Token:
+    """Return a token as it lies in the file. Raises ValueError or TypeError for what is none."""
+    values: dict[str, Any] = entry | {"role": _EARLIER.get(entry["role"], entry["role"])}
+    token = Token(**values)
+    token.has_expired(datetime.now(UTC))  # a time that is none is found now, not when it is asked for
+    if token.role not in ROLES:
+        raise ValueError(f"{token.role}: no role")
+    return token
 
 
 def digest_of(secret: str) -> str:

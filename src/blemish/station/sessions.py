@@ -75,7 +75,7 @@ class Sessions:
     def caller(self, *, bearer: str | None, cookie: str | None) -> Caller:
         """Return who shows a token or a session's secret, None: did not. Without tokens it is anybody."""
         if not self.tokens.required:
-            return Caller(None, "operator")
+            return Caller(None, "engineer")
         token = self.tokens.of(bearer) if bearer is not None else self._token_of(cookie)
         return Caller(token.name, token.role) if token else Caller(None, None)
 

@@ -17,8 +17,8 @@ class TokenOptions(StationOptions):
 
     name: Annotated[str, Parameter(metavar="NAME")] = field(kw_only=False)
     """Whose token it is; stands beside the verdicts given with it."""
-    role: Literal["operator", "viewer"] = "operator"
-    """An operator inspects and judges, a viewer looks."""
+    role: Literal["view", "inspect", "judge", "engineer"] = "engineer"
+    """What it may do, each also what those before it may: look; send images; give verdicts; change all."""
     days: float | None = None
     """Days after which the token works no more; default: it works until it is removed."""
     remove: bool = False

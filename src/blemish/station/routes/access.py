@@ -1,4 +1,4 @@
-"""Who may call a route: each states it in its signature, by a parameter `caller: Public | Viewer | Operator`.
+"""Who may call a route: each states it in its signature, by a parameter `caller: Public`, or of a role.
 
 The statement is a dependency that refuses all others. It is also read from the signature, so that the guard
 can refuse before a byte of the body is read, and so that no route can be added without one.
@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 
-from blemish.station.security import Caller, Role, check_role
+from blemish.station.security import ROLES, Caller, Role, check_role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,34 +27,32 @@ def allow_everybody(request: Request) -> Caller:
     return request.scope["caller"]
 
 
-def require_viewer(request: Request) -> Caller:
-    """Return the caller, a viewer or an operator. Raises Unauthorized for others."""
-    check_role(request.scope["caller"], "viewer")
-    return request.scope["caller"]
+def _require(role: Role) -> Callable[[Request], Caller]:
+    def required(request: Request) -> Caller:
+        """Return the caller, who has the role. Raises Unauthorized or Forbidden for others."""
+        check_role(request.scope["caller"], role)
+        return request.scope["caller"]
+
+    return required
 
 
-def require_operator(request: Request) -> Caller:
-    """Return the caller, an operator. Raises Unauthorized or Forbidden for others."""
-    check_role(request.scope["caller"], "operator")
-    return request.scope["caller"]
-
+_REQUIRE: dict[Role, Callable[[Request], Caller]] = {role: _require(role) for role in ROLES}
+_STATED: dict[Callable[..., object], Role | None] = {allow_everybody: None} | {
+    required: role for role, required in _REQUIRE.items()
+}
 
 Public = Annotated[Caller, Depends(allow_everybody)]
-Viewer = Annotated[Caller, Depends(require_viewer)]
-Operator = Annotated[Caller, Depends(require_operator)]
-
-_ROLES: dict[Callable[..., object], Role | None] = {
-    allow_everybody: None,
-    require_viewer: "viewer",
-    require_operator: "operator",
-}
+Viewer = Annotated[Caller, Depends(_REQUIRE["view"])]
+Inspector = Annotated[Caller, Depends(_REQUIRE["inspect"])]
+Judge = Annotated[Caller, Depends(_REQUIRE["judge"])]
+Engineer = Annotated[Caller, Depends(_REQUIRE["engineer"])]
 
 
 def stated_role(route: BaseRoute) -> Role | None:
     """Return the role that a route's signature asks for, None: everybody. Raises LookupError without one."""
     for dependency in route.dependant.dependencies if isinstance(route, APIRoute) else ():
-        if dependency.call is not None and dependency.call in _ROLES:
-            return _ROLES[dependency.call]
+        if dependency.call is not None and dependency.call in _STATED:
+            return _STATED[dependency.call]
     name = getattr(route, "path", route)
     raise LookupError(f"{name}: its signature does not say who may call it; add `caller: Viewer` or another")
 
@@ -77,4 +75,4 @@ class RouteRoles:
                 return role
             if match is Match.PARTIAL:  # the path is right, the method is not
                 partial.append(role)
-        return partial[0] if partial else "viewer"
+        return partial[0] if partial else "view"

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from blemish.core.errors import ConflictError
+from blemish.core.errors import ConflictError, NotFoundError
+from blemish.record.store import Inspection
 from blemish.station.schemas import Problem
 from blemish.station.security import Caller
 from blemish.station.station import Station
@@ -35,3 +36,11 @@ def check_login(caller: Caller, given: str | None) -> None:
     if given is not None and given != (caller.name or ""):
         who = f"{caller.name} is" if caller.name else "nobody is"
         raise ConflictError(f"this was said under another login; {who} logged in")
+
+
+def find_inspection(station: Station, id: str) -> Inspection:
+    """Return an inspection. Raises NotFoundError where there is none of that identifier."""
+    inspection = station.store.get(id)
+    if inspection is None:
+        raise NotFoundError(f"inspection {id}: there is none")
+    return inspection

@@ -1,4 +1,4 @@
-"""The routes of inspections: images in, answers and pictures out, verdicts, lists and tables."""
+"""The routes of inspections: images in, answers out, verdicts, lists and tables."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -19,10 +19,15 @@ from blemish.record.labels import Labels
 from blemish.record.rows import time_of
 from blemish.record.store import Verdict
 from blemish.record.tables import Search
-from blemish.station import render
 from blemish.station.engine_jobs import Upload
-from blemish.station.routes.access import Operator, Viewer
-from blemish.station.routes.dependencies import REFUSALS, StationDep, check_login, with_zone
+from blemish.station.routes.access import Inspector, Judge, Viewer
+from blemish.station.routes.dependencies import (
+    REFUSALS,
+    StationDep,
+    check_login,
+    find_inspection,
+    with_zone,
+)
 from blemish.station.schemas import (
     Decision,
     Digest,
@@ -40,8 +45,6 @@ from blemish.station.schemas import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from blemish.record.store import Inspection
     from blemish.station.station import Station
 
@@ -122,7 +125,7 @@ def labels(product: Part | None = None, line: Part | None = None, shift: Part | 
     openapi_extra=UPLOADS,
 )
 async def inspect(
-    caller: Operator,
+    caller: Inspector,
     request: Request,
     station: StationDep,
     part: Annotated[Part | None, Query(description="what you call the part")] = None,
@@ -176,71 +179,14 @@ def get(caller: Viewer, request: Request, station: StationDep, id: Id) -> Any:
     """Return one inspection with all of its verdicts; 202: it is not recorded yet."""
     if station.has_open(id):
         return _waiting(request, id)
-    return _answer(station, _find(station, id))
-
-
-@router.get("/inspections/{id}/image", response_class=Response, responses={200: render.OPENAPI_IMAGE})
-def image(
-    caller: Viewer,
-    station: StationDep,
-    id: Id,
-    side: Annotated[int | None, Query(ge=16, le=8192, description="as a PNG, at most this large")] = None,
-) -> Response:
-    """Return the image as it was sent, or a picture of it that every browser shows."""
-    inspection = _find(station, id)
-    if side is None:
-        data = _read_file(station, inspection.image, "image")
-        return Response(data, media_type="application/octet-stream", headers=_download(inspection))
-
-    def make() -> bytes:
-        data = _read_file(station, inspection.image, "image")
-        with render.room_for(inspection):
-            return render.shown(data, side)
-
-    name = f"{side}.png" if side in render.KEPT_SIDES else None
-    return _picture(station, inspection, name, make)
-
-
-@router.get("/inspections/{id}/map", response_class=Response, responses={200: render.OPENAPI_MAP})
-def anomaly_map(
-    caller: Viewer,
-    station: StationDep,
-    id: Id,
-    full: Annotated[bool, Query(description="a float32 TIFF of the image's size")] = False,
-) -> Response:
-    """Return the anomaly map: float32 rows, little-endian, their number in `X-Map-Height`; or a TIFF."""
-    inspection = _find(station, id)
-    data = _read_file(station, inspection.map, "map")
-    if full:
-        with render.room_for(inspection):
-            return Response(render.full_map(data, inspection), media_type="image/tiff")
-    rows, height, width = render.raw_map(data)
-    size = {"X-Map-Height": str(height), "X-Map-Width": str(width)}
-    return Response(rows, media_type="application/octet-stream", headers=size | render.FOR_EVER)
-
-
-@router.get("/inspections/{id}/overlay", response_class=Response, responses={200: render.OPENAPI_IMAGE})
-def overlay(caller: Viewer, station: StationDep, id: Id) -> Response:
-    """Return the image with its map over it, as `predict` draws it, 1024 px at most."""
-    inspection = _find(station, id)
-    style = station.map_style(inspection.model)
-
-    def make() -> bytes:
-        image_data = _read_file(station, inspection.image, "image")
-        map_data = _read_file(station, inspection.map, "map")
-        with render.room_for(inspection):
-            return render.overlay(
-                image_data, map_data, display_range=style.display_range, level=style.pixel_threshold
-            )
-
-    return _picture(station, inspection, render.overlay_name(inspection, style), make)
+    return _answer(station, find_inspection(station, id))
 
 
 @router.post("/inspections/{id}/verdict", status_code=201, response_model=InspectionAnswer)
-def judge(caller: Operator, station: StationDep, id: Id, verdict: VerdictRequest) -> InspectionAnswer:
+def judge(caller: Judge, station: StationDep, id: Id, verdict: VerdictRequest) -> InspectionAnswer:
     """Add a person's verdict; earlier ones are kept. None is older than its inspection."""
     check_login(caller, verdict.by)
-    inspection = _find(station, id)
+    inspection = find_inspection(station, id)
     id = station.make_id(datetime.now(UTC))
     given = time_of(id) - timedelta(seconds=verdict.age_seconds)
     station.judge(
@@ -259,10 +205,10 @@ def judge(caller: Operator, station: StationDep, id: Id, verdict: VerdictRequest
 
 
 @router.post("/inspections/{id}/withdrawal", status_code=201, response_model=InspectionAnswer)
-def withdraw(caller: Operator, station: StationDep, id: Id, wanted: WithdrawalRequest) -> InspectionAnswer:
+def withdraw(caller: Judge, station: StationDep, id: Id, wanted: WithdrawalRequest) -> InspectionAnswer:
     """Take a verdict back: the one before it counts again. Both are kept."""
     check_login(caller, wanted.by)
-    inspection = _find(station, id)
+    inspection = find_inspection(station, id)
     try:
         station.store.withdraw_verdict(
             inspection.id, wanted.verdict, time=datetime.now(UTC), by=caller.name or ""
@@ -335,36 +281,5 @@ def _waiting(request: Request, id: str) -> JSONResponse:
     return JSONResponse(WaitingAnswer(id=id).model_dump(), 202, headers)
 
 
-def _find(station: Station, id: str) -> Inspection:
-    inspection = station.store.get(id)
-    if inspection is None:
-        raise NotFoundError(f"inspection {id}: there is none")
-    return inspection
-
-
-def _read_file(station: Station, digest: str | None, kind: Literal["image", "map"]) -> bytes:
-    try:
-        if digest is not None:
-            return station.archive.read(digest, kind)
-    except FileNotFoundError:
-        pass
-    raise NotFoundError(f"the {kind} of this inspection is not kept")
-
-
-def _picture(
-    station: Station, inspection: Inspection, name: str | None, make: Callable[[], bytes]
-) -> Response:
-    """Answer a picture of an image: the kept one of that name, or a new one; None: it is not kept."""
-    if name is None or inspection.image is None:
-        data = make()
-    else:
-        data = station.archive.picture(inspection.image, name, make)
-    return Response(data, media_type="image/png", headers=render.FOR_EVER)
-
-
 def _answer(station: Station, inspection: Inspection) -> InspectionAnswer:
     return answer_of(inspection, station.store.verdicts([inspection.id]).get(inspection.id, ()))
-
-
-def _download(inspection: Inspection) -> dict[str, str]:
-    return {"Content-Disposition": f'attachment; filename="{inspection.id}"'}

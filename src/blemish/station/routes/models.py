@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from blemish.core.errors import NotFoundError, UsageError
 from blemish.station.recalibration import PARTS
-from blemish.station.routes.access import Operator, Viewer
+from blemish.station.routes.access import Engineer, Judge, Viewer
 from blemish.station.routes.dependencies import REFUSALS, StationDep, check_login, with_zone
 from blemish.station.schemas import (
     AcknowledgementRequest,
@@ -59,7 +59,7 @@ def alarms(caller: Viewer, station: StationDep, model: Digest | None = None) -> 
 
 
 @router.post("/alarms/{id}/acknowledgement", status_code=201, response_model=AlarmAnswer)
-def acknowledge(caller: Operator, station: StationDep, id: Id, wanted: AcknowledgementRequest) -> AlarmAnswer:
+def acknowledge(caller: Judge, station: StationDep, id: Id, wanted: AcknowledgementRequest) -> AlarmAnswer:
     """Say that an alarm was seen to, by whom, with a note; the first one who does is kept."""
     check_login(caller, wanted.by if caller.name else None)
     by = caller.name or wanted.by
@@ -89,14 +89,14 @@ def summary(
 
 @router.post("/models/{digest}/recalibration", status_code=201, response_model=ModelAnswer)
 def recalibrate(
-    caller: Operator, station: StationDep, digest: Digest, wanted: RecalibrationRequest
+    caller: Engineer, station: StationDep, digest: Digest, wanted: RecalibrationRequest
 ) -> ModelAnswer:
     """Calibrate a model anew on the newest parts that were not called defects; the old version is kept."""
     return _model(station, station.recalibrate(digest, parts=wanted.parts))
 
 
 @router.post("/models/{digest}/use", status_code=201, response_model=ModelAnswer)
-def use(caller: Operator, station: StationDep, digest: Digest) -> ModelAnswer:
+def use(caller: Engineer, station: StationDep, digest: Digest) -> ModelAnswer:
     """Go on with another version of a model."""
     station.use(digest)
     return _model(station, digest)

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, Field
 
 from blemish.record.sampling import SamplingPlan
-from blemish.station.routes.access import Operator, Viewer
+from blemish.station.routes.access import Engineer, Viewer
 from blemish.station.routes.dependencies import REFUSALS, StationDep
 from blemish.station.routes.inspections import Filters
 from blemish.station.schemas import QualityAnswer, Reason, SamplingPlanAnswer
@@ -47,7 +47,7 @@ def sampling(caller: Viewer, station: StationDep) -> SamplingPlanAnswer:
 
 
 @router.put("/sampling", response_model=SamplingPlanAnswer)
-def set_sampling(caller: Operator, station: StationDep, wanted: SamplingPlanAnswer) -> SamplingPlanAnswer:
+def set_sampling(caller: Engineer, station: StationDep, wanted: SamplingPlanAnswer) -> SamplingPlanAnswer:
     """Draw by another plan from the next part on, whoever records it into this record."""
     station.store.set_sampling(SamplingPlan(wanted.share, wanted.seed))
     return wanted
@@ -60,7 +60,7 @@ def reasons(caller: Viewer, station: StationDep) -> Reasons:
 
 
 @router.put("/reasons", response_model=Reasons)
-def set_reasons(caller: Operator, station: StationDep, wanted: Reasons) -> Reasons:
+def set_reasons(caller: Engineer, station: StationDep, wanted: Reasons) -> Reasons:
     """Offer these kinds of defects; verdicts keep the reasons that they have."""
     station.store.set_reasons(wanted.reasons)
     return Reasons(reasons=station.store.reasons())

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from blemish.core.errors import ConflictError, UsageError
-from blemish.station.routes.access import Operator, Viewer
+from blemish.station.routes.access import Engineer, Viewer
 from blemish.station.routes.dependencies import REFUSALS, StationDep
 from blemish.station.schemas import Digest, Id
 
@@ -71,7 +71,7 @@ def trainings(caller: Viewer, station: StationDep) -> list[TrainingAnswer]:
 
 
 @router.post("/trainings", status_code=201, response_model=TrainingAnswer)
-def create(caller: Operator, station: StationDep, wanted: TrainingRequest) -> TrainingAnswer:
+def create(caller: Engineer, station: StationDep, wanted: TrainingRequest) -> TrainingAnswer:
     """Begin a training; then upload good images, and start it."""
     presets = _presets()
     if not presets:
@@ -102,7 +102,7 @@ def training(caller: Viewer, station: StationDep, id: Id) -> TrainingAnswer:
         }
     },
 )
-async def add_image(caller: Operator, request: Request, station: StationDep, id: Id) -> Response:
+async def add_image(caller: Engineer, request: Request, station: StationDep, id: Id) -> Response:
     """Add a good image: the file itself is the body."""
     data = await request.body()
     await run_in_threadpool(station.trainings.add_image, id, data)
@@ -110,13 +110,13 @@ async def add_image(caller: Operator, request: Request, station: StationDep, id:
 
 
 @router.post("/trainings/{id}/start", status_code=201, response_model=TrainingAnswer)
-def start(caller: Operator, station: StationDep, id: Id) -> TrainingAnswer:
+def start(caller: Engineer, station: StationDep, id: Id) -> TrainingAnswer:
     """Queue a training; one runs at a time."""
     return _training(station, station.trainings.start(id))
 
 
 @router.post("/trainings/{id}/cancel", status_code=201, response_model=TrainingAnswer)
-def cancel(caller: Operator, station: StationDep, id: Id) -> TrainingAnswer:
+def cancel(caller: Engineer, station: StationDep, id: Id) -> TrainingAnswer:
     """Stop a training for good."""
     return _training(station, station.trainings.cancel(id))
 

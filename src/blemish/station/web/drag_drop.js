@@ -1,11 +1,11 @@
 /** Images that are dropped or pasted anywhere go to the view that takes them. */
 
 import { at } from "./dom.js";
-import { mayJudge } from "./state.js";
+import { mayInspect } from "./state.js";
 
 /** Listen; `taker()` returns who takes files now: {take(files), dropText}. */
 export function listenForImages(taker) {
-  const files = (event) => event.dataTransfer?.types.includes("Files") && mayJudge();
+  const files = (event) => event.dataTransfer?.types.includes("Files") && mayInspect();
   addEventListener("dragover", (event) => {
     event.preventDefault();
     at("drop-text").textContent = taker().dropText;

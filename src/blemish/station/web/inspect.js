@@ -6,7 +6,7 @@ import { count } from "./format.js";
 import { InspectionPanel } from "./inspection_panel.js";
 import { given, note as noteGiven } from "./given.js";
 import { judge, outbox, withWaiting } from "./outbox.js";
-import { keep, kept, mayJudge, station } from "./state.js";
+import { keep, kept, mayInspect, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
 import { Uploads } from "./uploads.js";
 
@@ -135,7 +135,7 @@ export class InspectView {
   // --- images in ----------------------------------------------------------------------------------------
 
   take(files) {
-    if (!files.length || !mayJudge()) return;
+    if (!files.length || !mayInspect()) return;
     this.uploads.add(files, at("model").value || null, at("part").value.trim() || null);
     at("part").value = ""; // the next images are of another part
     if (!this.shown) location.hash = "inspect";
@@ -187,7 +187,7 @@ export class InspectView {
       ArrowLeft: () => this.thumbnails.step(-1),
       ArrowRight: () => this.thumbnails.step(1),
       f: () => this.follow(!this.following),
-      o: () => mayJudge() && at("files").click(),
+      o: () => mayInspect() && at("files").click(),
     };
     if (!(event.key in acts)) return this.panel.onKey(event.key);
     acts[event.key]();

@@ -3,7 +3,7 @@
 import { post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
 import { capital, count, driftState, number, percent, when } from "./format.js";
-import { mayJudge, modelOf, station } from "./state.js";
+import { mayEngineer, modelOf, station } from "./state.js";
 import { Training } from "./training.js";
 
 const EVERY = 5000; // ms between two looks
@@ -87,7 +87,7 @@ class ModelCard {
       this.facts,
       h(
         "form",
-        { class: "recalibrate operator-only", onsubmit: (event) => this.recalibrate(event) },
+        { class: "recalibrate may-engineer", onsubmit: (event) => this.recalibrate(event) },
         h(
           "p",
           {},
@@ -165,7 +165,7 @@ class ModelCard {
 
   /** Do one thing at a time, and tell how it went. */
   async change(act) {
-    if (!mayJudge() || this.working) return;
+    if (!mayEngineer() || this.working) return;
     this.working = true;
     this.button.setAttribute("aria-disabled", true); // not `disabled`: it keeps the focus
     this.say("");
@@ -212,7 +212,7 @@ class Version extends Named {
     super();
     this.button = h(
       "button",
-      { type: "button", class: "small operator-only", onclick: () => onuse(this.digest) },
+      { type: "button", class: "small may-engineer", onclick: () => onuse(this.digest) },
       "Use",
     );
     this.element.append(this.button);

@@ -6,8 +6,19 @@ const getModels = inOrder("/v1/models");
 
 export const station = { name: null, role: null, models: [], reasons: [] };
 
-/** Whether the one who is here may inspect and judge. */
-export const mayJudge = () => station.role === "operator";
+const ROLES = ["view", "inspect", "judge", "engineer"]; // each may do what those before it may
+
+/** Whether the one who is here has a role. */
+const may = (role) => ROLES.indexOf(station.role) >= ROLES.indexOf(role);
+
+/** Whether the one who is here may send images. */
+export const mayInspect = () => may("inspect");
+
+/** Whether the one who is here may give verdicts. */
+export const mayJudge = () => may("judge");
+
+/** Whether the one who is here may change models. */
+export const mayEngineer = () => may("engineer");
 
 /** The model of a digest, if it is known. */
 export const modelOf = (digest) => station.models.find((model) => model.digest === digest);

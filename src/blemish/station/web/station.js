@@ -11,7 +11,7 @@ import { undoLast } from "./given.js";
 import { ofOthers, outbox, send, unsent } from "./outbox.js";
 import { QueueView } from "./queue.js";
 import { SearchView } from "./search.js";
-import { keep, kept, loadModels, loadSession, mayJudge, station } from "./state.js";
+import { keep, kept, loadModels, loadSession, mayEngineer, station } from "./state.js";
 import { TrendsView } from "./trends.js";
 
 const EVERY = 5000; // ms between two looks at the models and their drift
@@ -85,9 +85,9 @@ async function enter() {
     if (error instanceof Away) return; // "back" begins again
     throw error;
   }
-  at("who").textContent = station.name ? `${station.name}${mayJudge() ? "" : " (viewer)"}` : "";
+  at("who").textContent = station.name ? `${station.name}${mayEngineer() ? "" : ` (${station.role})`}` : "";
   at("leave").hidden = !station.name;
-  document.body.classList.toggle("only-looks", !mayJudge());
+  document.body.dataset.role = station.role ?? "view";
   if (station.role === null) return askForToken();
   at("login").close();
   sayWhatWaitsForOthers();

@@ -3,7 +3,7 @@
 import { Away, Refused, ask, get, inOrder, link, post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
 import { count, percent, timeLeft, when } from "./format.js";
-import { mayJudge } from "./state.js";
+import { mayEngineer } from "./state.js";
 import { readable } from "./uploads.js";
 
 const UNFINISHED = ["collecting", "waiting", "running"];
@@ -45,7 +45,7 @@ export class Training {
 
   /** Ask what can be trained here, once. */
   async choices() {
-    if (!mayJudge() || Object.keys(this.methods).length) return;
+    if (!mayEngineer() || Object.keys(this.methods).length) return;
     try {
       const { methods, sources } = await get("/v1/trainings/choices");
       this.methods = methods;
@@ -92,7 +92,7 @@ export class Training {
   // --- images -------------------------------------------------------------------------------------------
 
   take(files) {
-    if (!files.length || !mayJudge() || this.form.hidden) return;
+    if (!files.length || !mayEngineer() || this.form.hidden) return;
     if (!this.job) this.form.elements.source.value = "";
     else if (this.job.source !== null) return;
     this.files.push(...files);
@@ -130,7 +130,7 @@ export class Training {
 
   async submit(event) {
     event.preventDefault();
-    if (!mayJudge() || this.sending) return;
+    if (!mayEngineer() || this.sending) return;
     this.sending = true;
     this.refused = [];
     at("train-error").textContent = "";
@@ -218,7 +218,7 @@ class JobRow {
         "p",
         { class: "links" },
         this.model,
-        h("span", { class: "links operator-only" }, this.start, this.cancel),
+        h("span", { class: "links may-engineer" }, this.start, this.cancel),
       ),
     );
   }
@@ -258,7 +258,7 @@ class JobRow {
   }
 
   async tell(what) {
-    if (!mayJudge()) return;
+    if (!mayEngineer()) return;
     try {
       await post(`/v1/trainings/${this.job.id}/${what}`, {});
     } catch (error) {

@@ -89,7 +89,7 @@ export class VerdictForm {
         v.note ? `: ${v.note}` : "",
       ),
     );
-    if (!may) lines.unshift(h("p", {}, "A viewer may look, not judge."));
+    if (!may) lines.unshift(h("p", {}, "This login may look, not judge."));
     if (lines.length > 1 && may)
       lines.push(h("p", { class: "muted" }, "The last verdict counts; all are kept."));
     this.said.replaceChildren(...lines);
