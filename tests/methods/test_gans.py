@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from resumed import stopped_and_resumed, trained
 
-from blemish.core.errors import Interrupted, ModelError, TrainingError, UsageError
+from blemish.core.errors import ModelError, TrainingError, UsageError
 from blemish.export.onnx import export
 from blemish.methods.baselines import gan
 from blemish.methods.baselines.anogan import AnoGan, AnoGanConfig, mapping_loss, search
 from blemish.methods.baselines.f_anogan import FAnoGan, FAnoGanConfig, anomaly_score
 from blemish.methods.baselines.gan_networks import Down, ResidualDown, ResidualUp, Up
 from blemish.methods.registry import METHODS
-from blemish.training import fit, trainer
+from blemish.training import fit
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -159,38 +159,12 @@ def test_critic_and_discriminator_learn_nothing_of_the_generator_that_draws():
         assert all(p.grad is None for p in network.generator.parameters())
 
 
-def stopped_and_resumed(method: str, data: Path, out: Path, at: int) -> bytes:
-    """Train until step `at`, then to the end; return the model file's bytes."""
-
-    taken, step = [], trainer.Trainer._step
-
-    def counted(self, x, share) -> None:
-        step(self, x, share)
-        taken.append(1)
-        if len(taken) == at:
-            self.ask_to_stop()
-
-    options = {"method": method, "config": TINY[method], "out": out, "device": "cpu", "precision": "fp32"}
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(trainer.Trainer, "_step", counted)
-        fit.fit(data, **options)
-    fit.fit(data, **options, resume=True)
-    return (out / "model.safetensors").read_bytes()
-
-
 @pytest.mark.parametrize(("method", "stops"), [("f-anogan", (3, 10)), ("anogan", (3,))])
 def test_a_gan_stopped_and_resumed_gives_the_same_bytes(method, stops, tiny_category, tmp_path):
-    fit.fit(
-        tiny_category,
-        method=method,
-        config=TINY[method],
-        out=tmp_path / "whole",
-        device="cpu",
-        precision="fp32",
-    )
-    whole = (tmp_path / "whole" / "model.safetensors").read_bytes()
+    whole = trained(method, TINY[method], tiny_category, tmp_path / "whole")
     for at in stops:
-        assert stopped_and_resumed(method, tiny_category, tmp_path / str(at), at) == whole
+        folder = tmp_path / str(at)
+        assert stopped_and_resumed(method, TINY[method], tiny_category, folder, at) == whole
 
 
 def test_anogan_scores_alike_in_any_company_and_is_not_exported(tiny_category, tmp_path):

@@ -20,6 +20,7 @@ from blemish.methods.baselines.ae_ssim import AeSsim
 from blemish.methods.baselines.anogan import AnoGan
 from blemish.methods.baselines.cutpaste import CutPaste
 from blemish.methods.baselines.f_anogan import FAnoGan
+from blemish.methods.baselines.fcdd import Fcdd
 from blemish.methods.baselines.feature_dictionary import FeatureDictionary
 from blemish.methods.baselines.gt import Gt
 from blemish.methods.baselines.kde import Kde
@@ -57,6 +58,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "padim": Padim,
     "patchcore": PatchCore,
     "feature-dictionary": FeatureDictionary,
+    "fcdd": Fcdd,
 }
 
 

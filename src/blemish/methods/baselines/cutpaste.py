@@ -39,7 +39,7 @@ from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste_augment import draw_jitter, jitter, random_crops, three_ways
 from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18
 from blemish.methods.components.distributed import whole_batches_only
-from blemish.methods.components.functional import blur, mean_and_variance, whitening
+from blemish.methods.components.functional import blur, gaussian_spread, mean_and_variance, whitening
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -143,9 +143,8 @@ def upsampling_matrix(n: int, side: int, stride: int, border: str) -> Tensor:
         (n, h): `rows @ scores @ cols.T` is the map.
     """
     places = (n - side) // stride + 1
-    within = torch.arange(n, dtype=torch.float64)[:, None] - stride * torch.arange(places)  # (n, h)
-    weights = torch.exp(-(((within - (side - 1) / 2) / (SMOOTHING * side)) ** 2) / 2)
-    weights = weights * ((within >= 0) & (within < side))
+    middles = stride * torch.arange(places, dtype=torch.float64) + (side - 1) / 2
+    weights = gaussian_spread(n, middles, SMOOTHING * side, (side - 1) / 2)
     return (weights / weights.sum(dim=0 if border == "fade" else 1, keepdim=True)).float()
 
 

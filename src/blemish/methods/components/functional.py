@@ -55,6 +55,21 @@ def smoothing_matrix(n: int, sigma: float) -> Tensor:
     return same_blur_matrix(n, 2 * math.ceil(4 * sigma) + 1, sigma) if sigma else torch.eye(n)
 
 
+def gaussian_spread(n: int, middles: Tensor, sigma: float, reach: float) -> Tensor:
+    """Spread values along a line of n pixels by a Gaussian around each one's middle, cut off beyond `reach`.
+
+    Args:
+        n: pixels of the line.
+        middles: where the values lie, in pixels, (h,) float64.
+        sigma, reach: of the Gaussian, in pixels.
+
+    Returns:
+        Weights exp(-o² / 2σ²), o the distance from the middle: (n, h) float64, not scaled.
+    """
+    off = torch.arange(n, dtype=torch.float64)[:, None] - middles
+    return torch.exp(-((off / sigma) ** 2) / 2) * (off.abs() <= reach)
+
+
 def blur(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """Blur the last two dimensions: (..., H, W) with rows (H', H) and cols (W', W) -> (..., H', W')."""
     return rows @ (x @ cols.T)
