@@ -36,7 +36,7 @@ from blemish.data.shapes import uniform
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.altered import count_of, draw_apart, filled, look_at
 from blemish.methods.components.functional import blur, smoothing_matrix
-from blemish.methods.components.unet import Block, UNet
+from blemish.methods.components.unet import UNet, fold_all
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -245,6 +245,4 @@ class Planted(TrainedMethod[PlantedConfig]):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """After training: fold the normalisation into the convolutions."""
-        for module in self.modules():
-            if isinstance(module, Block):
-                module.fold()
+        fold_all(self)

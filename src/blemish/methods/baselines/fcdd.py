@@ -35,13 +35,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blemish.core.errors import TrainingError, UsageError
+from blemish.core.errors import UsageError
 from blemish.data import planting
 from blemish.data.part import background_of, cells_of_part, draw_centres
 from blemish.data.shapes import Places, box, draw_places, uniform
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.altered import filled
-from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod, spread_of
+from blemish.methods.components.backbones.method import (
+    FeatureConfig,
+    FeatureMethod,
+    refuse_constant,
+    spread_of,
+)
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import (
     blur,
@@ -49,7 +54,7 @@ from blemish.methods.components.functional import (
     mean_and_variance,
     smoothing_matrix,
 )
-from blemish.methods.components.unet import Block
+from blemish.methods.components.unet import Block, fold_all
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -289,12 +294,6 @@ class Fcdd(FeatureMethod[FcddConfig], TrainedMethod[FcddConfig]):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """After training: fold the normalisation. Raises TrainingError where the output is constant."""
-        for module in self.modules():
-            if isinstance(module, Block):
-                module.fold()
+        fold_all(self)
         x = next(iter(batches()))[:4]
-        if not self.values(torch.cat([x, 1 - x])).std() > LEAST:
-            raise TrainingError(
-                "--method fcdd: the network says the same of all images; nothing was saved; train with "
-                "another --seed or a lower --learning-rate"
-            )
+        refuse_constant("fcdd", self.values(torch.cat([x, 1 - x])))

@@ -38,6 +38,13 @@ class Block(nn.Module):
         norm.running_var.fill_(1 - norm.eps)
 
 
+def fold_all(network: nn.Module) -> None:
+    """Fold the normalisation of all blocks of a network, when all is trained."""
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.fold()
+
+
 class UNet(nn.Module):
     """A U-Net from `inputs` channels to one number at half of the height and width."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import TrainingError, UsageError
 from blemish.methods.base import Batches, Method, Start
 from blemish.methods.components.backbones.network import (
     PACKAGED,
@@ -140,3 +140,12 @@ def spread_of(variance: Tensor) -> Tensor:
     """
     spread = variance.sqrt()
     return torch.maximum(spread, 1e-3 * spread.max() + 1e-6)
+
+
+def refuse_constant(method: str, said: Tensor) -> None:
+    """Refuse a network whose answers (n, ...) to n images are all the same. Raises TrainingError."""
+    if not said.std(dim=0).max() > 1e-6:
+        raise TrainingError(
+            f"--method {method}: the network says the same of all images; nothing was saved; train with "
+            "another --seed or a lower --learning-rate"
+        )
