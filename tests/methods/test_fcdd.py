@@ -113,7 +113,8 @@ def test_a_network_that_says_the_same_of_all_is_not_saved():
     torch.manual_seed(0)
     network, x = Fcdd(SMALL, 3).eval(), images(4)
     network.finish(lambda: [x])
-    torch.nn.init.zeros_(network.head[2].weight)
+    for p in network.head[2].parameters():
+        torch.nn.init.zeros_(p)
     with pytest.raises(TrainingError, match=r"^--method fcdd: the network says the same of all images"):
         network.finish(lambda: [x])
 

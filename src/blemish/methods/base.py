@@ -67,8 +67,9 @@ class Method(nn.Module, Generic[ConfigT]):
     """A method as a network: parameters and buffers are what a model file keeps."""
 
     config_type: ClassVar[type[DetectorConfig]]
-    not_exported: ClassVar[str | None] = None
-    """Why a model cannot be exported as ONNX, after "it cannot be exported:"; None: it can be."""
+    not_exported: str | None = None
+    """Why a model cannot be exported as ONNX, after "it cannot be exported:"; None: it can be. Of all models
+    of a method, or set by one whose options say so."""
     presets: ClassVar[dict[str, Any]]
     """Named sets of options, each of `config_type`; there is always a `default`."""
 

@@ -24,6 +24,7 @@ from blemish.methods.baselines.fcdd import Fcdd
 from blemish.methods.baselines.feature_dictionary import FeatureDictionary
 from blemish.methods.baselines.gt import Gt
 from blemish.methods.baselines.kde import Kde
+from blemish.methods.baselines.mkd import Mkd
 from blemish.methods.baselines.nsa import Nsa
 from blemish.methods.baselines.padim import Padim
 from blemish.methods.baselines.patchcore import PatchCore
@@ -59,6 +60,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "patchcore": PatchCore,
     "feature-dictionary": FeatureDictionary,
     "fcdd": Fcdd,
+    "mkd": Mkd,
 }
 
 

@@ -88,10 +88,13 @@ class Backbone(nn.Module):
     pixel_mean: Tensor
     pixel_spread: Tensor
 
+    def normalised(self, x: Tensor) -> Tensor:
+        """Images (B, 1 or 3, H, W) in [0, 1] -> (B, 3, H, W) as the layers take them."""
+        return (x.expand(-1, 3, -1, -1) - self.pixel_mean) / self.pixel_spread
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images (B, 1 or 3, H, W) in [0, 1] -> (B, channels, ⌈H / stride⌉, ⌈W / stride⌉) of each stride."""
-        x = (x.expand(-1, 3, -1, -1) - self.pixel_mean) / self.pixel_spread
-        found = dict(self.layers(x.contiguous(memory_format=torch.channels_last)))
+        found = dict(self.layers(self.normalised(x).contiguous(memory_format=torch.channels_last)))
         return [found[stride] for stride in self.strides]
 
 
