@@ -6,11 +6,12 @@ k Gaussians of a mixture, m features.
 
 from __future__ import annotations
 
+import functools
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 FAR = 1e9
 """Squared distance to a place outside the image."""
@@ -78,18 +79,27 @@ def nearest(z: Tensor, bank: Tensor, reach: int) -> Tensor:
     Returns:
         (B, h, w), ≥ 0.
     """
-    h, w = bank.shape[:2]
-    norms = bank.square().sum(dim=-1)[:, :, None]  # (h, w, 1, n)
-    around = F.pad(z, (0, 0, reach, reach, reach, reach)).permute(1, 2, 0, 3)  # (h + 2r, w + 2r, B, d)
-    best = z.new_full((h + 2 * reach, w + 2 * reach, z.shape[0]), FAR)
-    for down in range(2 * reach + 1):
-        for right in range(2 * reach + 1):
-            seen = around[down : down + h, right : right + w]  # that place's image, on the bank's places
-            distance = (norms - 2 * (seen @ bank.transpose(2, 3))).amin(dim=-1)  # (h, w, B)
-            here = (0, 0, right, 2 * reach - right, down, 2 * reach - down)
-            best = torch.minimum(best, F.pad(distance, here, value=FAR))
-    inside = best[reach : reach + h, reach : reach + w].permute(2, 0, 1)
-    return (inside + z.square().sum(dim=-1)).clamp(min=0)
+    (B, h, w, d), bank = z.shape, bank.flatten(0, 1)  # (g, n, d)
+    near = torch.from_numpy(_places_near(h, w, reach)).to(z.device)  # (g, s)
+    beside = torch.cat([z.flatten(1, 2), z.new_zeros(B, 1, d)], dim=1)
+    seen = beside[:, near].permute(1, 2, 0, 3)  # (g, s, B, d), what the bank of a place is compared with
+    norms = torch.einsum("gnd,gnd->gn", bank, bank)[:, None]
+    distance = (norms - 2 * (seen.flatten(1, 2) @ bank.transpose(1, 2))).amin(dim=-1)  # (g, s·B)
+    # a place is the last one near the first place that is near it, the last but one near the second, …
+    distance = distance.unflatten(1, (-1, B)).flip(1)
+    distance = torch.cat([distance, z.new_full((1, *distance.shape[1:]), FAR)])
+    best = distance.gather(0, near[:, :, None].expand(-1, -1, B)).amin(dim=1).T.unflatten(1, (h, w))
+    return (best + z.square().sum(dim=-1)).clamp(min=0)
+
+
+@functools.cache
+def _places_near(h: int, w: int, reach: int) -> np.ndarray:
+    """Number the places near each, `reach` rows and columns away at most: (h·w, (2·reach+1)²); h·w: none."""
+    shifts = np.arange(-reach, reach + 1)
+    rows, cols = np.arange(h)[:, None] + shifts, np.arange(w)[:, None] + shifts
+    rows, cols = rows[:, None, :, None], cols[None, :, None, :]
+    inside = (rows >= 0) & (rows < h) & (cols >= 0) & (cols < w)
+    return np.where(inside, rows * w + cols, h * w).reshape(h * w, -1)
 
 
 # --- a mixture of Gaussians for all places ----------------------------------------------------------------
