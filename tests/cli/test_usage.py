@@ -36,6 +36,7 @@ ENOUGH: dict[str, tuple[str, ...]] = {
     "watch": ("--model", "x", "--folder", "x"),
     "serve": ("--model", "x"),
     "token": ("somebody",),
+    "verify": (),
     "export": ("--model", "x", "--out", "x.onnx"),
     "bench": ("--data", "x", "--methods", "pca"),
     "compare": ("a", "b"),
@@ -126,7 +127,7 @@ def test_each_command_refuses_each_mistake_in_one_line_that_names_it(
     command: str, capsys: pytest.CaptureFixture[str]
 ):
     enough, see = ENOUGH[command], f"; see blemish {command} --help"
-    option = "--folder" if command in ("serve", "token") else "--out"
+    option = "--folder" if command in ("serve", "token", "verify") else "--out"
 
     def told(*arguments: str) -> str:
         line = refused(capsys, command, *arguments)

@@ -118,7 +118,7 @@ def test_the_table_of_inspections():
     from sqlalchemy.dialects import sqlite
     from sqlalchemy.schema import CreateTable
 
-    from blemish.record import tables
+    from blemish.record import conversion, tables
 
     made = str(CreateTable(tables.inspections).compile(dialect=sqlite.dialect()))
     assert " ".join(made.split()) == (
@@ -129,16 +129,16 @@ def test_the_table_of_inspections():
         'files_removed BIGINT, number BIGINT, "key" TEXT, product TEXT, line TEXT, shift TEXT, station TEXT, '
         "sample DOUBLE, counts INTEGER, PRIMARY KEY (id) )"
     )
-    row = tables.row_of(inspection_of(LEDGER_ROW))
+    row = conversion.row_of(inspection_of(LEDGER_ROW))
     assert (row["score"], row["p_value"], row["threshold"], row["decision"]) == (0.5, 0.25, 0.375, "rejected")
     assert row["regions"] == json.dumps(LEDGER_ROW["regions"])
 
 
 def test_exported_inspections(tmp_path: Path):
-    from blemish.record import table_export, tables
+    from blemish.record import conversion, table_export
 
     said = {"verdict": "defect", "reason": "dent", "note": "deep", "by": "Ann"}
-    judged = tables.Judged(
+    judged = conversion.Judged(
         inspection=inspection_of(LEDGER_ROW),
         model_name="flange",
         judged=datetime(2026, 1, 3, tzinfo=UTC),
@@ -172,7 +172,8 @@ def test_exported_inspections(tmp_path: Path):
 
 def test_the_answer_of_the_service():
     from blemish.record.rows import Verdict
-    from blemish.station.schemas import InspectionAnswer, answer_of
+    from blemish.station.answers import answer_of
+    from blemish.station.schemas import InspectionAnswer
 
     said = Verdict(
         id="01ARZ3NDEKTSV4RRFFQ69G5FAW",

@@ -110,8 +110,8 @@ def test_an_export_of_the_record_runs_nothing(tmp_path: Path):
     pytest.importorskip("sqlalchemy", reason="blemish[station] is not installed")
     from databases import inspection
 
+    from blemish.record.conversion import Judged
     from blemish.record.table_export import write
-    from blemish.record.tables import Judged
 
     texts = {"part": RUN, "path": "-a.png", "source": "+api", "error": "@x: is no image"}
     rows = [Judged(inspection=inspection(k, **texts, score=-1.5), model_name=None) for k in range(2)]

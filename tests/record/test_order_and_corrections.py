@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from databases import BEGIN, MODELS, inspection, verdict
 
 from blemish.core.errors import DataError
-from blemish.record import database, tables
+from blemish.record import conversion, database
 from blemish.record.rows import standing
 from blemish.record.store import Alarm, Store, StoreError, new_id
 
@@ -126,7 +126,7 @@ def test_rows_of_the_first_version_are_numbered_by_their_identifiers(
     with database.begin_write(engine) as connection:
         database._upgrade(connection, "0001")
         for row in made:
-            columns = {k: v for k, v in tables.row_of(row).items() if v is not None}
+            columns = {k: v for k, v in conversion.row_of(row).items() if v is not None}
             values = ", ".join(f":{name}" for name in columns)
             insert = sa.text(f"INSERT INTO inspections ({', '.join(columns)}) VALUES ({values})")
             connection.execute(insert, columns)

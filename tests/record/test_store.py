@@ -24,7 +24,7 @@ from databases import BEGIN, MODELS, inspection, verdict
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import Region
-from blemish.record import database, tables
+from blemish.record import conversion, database, tables
 from blemish.record import rows as records
 from blemish.record.rows import first_id, time_of
 from blemish.record.store import Alarm, Inspection, ModelRecord, Store, StoreError, new_id
@@ -483,7 +483,7 @@ def test_a_database_of_the_first_version_opens_with_its_rows(new_url: Callable[[
     engine = database._engine(database._parse_url(url))
     with database.begin_write(engine) as connection:
         database._upgrade(connection, "0001")
-        columns = {k: v for k, v in tables.row_of(row).items() if v is not None}
+        columns = {k: v for k, v in conversion.row_of(row).items() if v is not None}
         names = ", ".join(columns)
         values = ", ".join(f":{name}" for name in columns)
         connection.execute(sa.text(f"INSERT INTO inspections ({names}) VALUES ({values})"), columns)

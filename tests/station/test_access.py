@@ -31,15 +31,14 @@ PUBLIC = {
     ("DELETE", "/v1/session"),
 }
 """What a stranger may call: the page itself, its log-in, and whether the service is alive."""
-CHANGING = {
+ROLE_OF = {
     ("POST", "/v1/inspections"): "inspect",
     ("POST", "/v1/inspections/{id}/verdict"): "judge",
     ("POST", "/v1/inspections/{id}/withdrawal"): "judge",
     ("POST", "/v1/alarms/{id}/acknowledgement"): "judge",
+    ("GET", "/v1/audit-log"): "engineer",
 }
-"""The roles of what changes something; all else of that kind is an engineer's, and what reads is everybody's
-who has a role.
-"""
+"""The roles of these; all else that changes something is an engineer's, and whoever has a role may read."""
 
 
 def routes() -> Iterator[tuple[str, APIRoute]]:
@@ -81,7 +80,7 @@ def test_every_route_says_who_may_call_it():
     for (method, path), role in stated.items():
         if role is not None:
             usual = "view" if method == "GET" else "engineer"
-            assert role == CHANGING.get((method, path), usual), (method, path)
+            assert role == ROLE_OF.get((method, path), usual), (method, path)
 
 
 def test_the_application_has_no_route_beside_these(guarded: TestClient):

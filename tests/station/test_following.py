@@ -84,7 +84,9 @@ def test_a_watch_uses_the_version_that_the_station_uses(tiny_model: Path, tmp_pa
     (old,) = station.engines
     for i in range(8):
         row = station.engine().submit(Upload(data=png(tiny_image(i)), source="api")).result(60)
-        station.judge(Verdict(id=new_id(row.time), inspection=row.id, time=row.time, verdict="good"))
+        station.store.add_verdict(
+            Verdict(id=new_id(row.time), inspection=row.id, time=row.time, verdict="good")
+        )
     said: list[str] = []
     settings = WatchSettings(model=find_model(tiny_model), folder=camera, out=folder, device="cpu")
 

@@ -398,12 +398,12 @@ def test_an_alarm_says_how_far_it_went_and_is_acknowledged_for_good(
             "#alarms li", has_text=re.compile("Acknowledged by Ann Lee, .*: lamp changed")
         ).wait_for()
         page.locator("#drift-banner").wait_for(state="hidden")
-        (shown_peak,) = [alarm.peak for alarm in here.station.alarms()]
+        (shown_peak,) = [alarm.peak for alarm in here.station.following.alarms()]
     with running(pca_onnx, folder) as again:
         page = tab(f"{again.address}/#trends")
         page.locator("#alarms li", has_text="lamp changed").wait_for()
         assert page.locator("#drift-banner").is_hidden()
-        (alarm,) = again.station.alarms()
+        (alarm,) = again.station.following.alarms()
         assert (alarm.acknowledged_by, alarm.note, alarm.peak) == ("Ann Lee", "lamp changed", shown_peak)
 
 

@@ -101,7 +101,7 @@ def test_a_version_of_before_says_what_it_was_after_a_restart(pca_onnx: Path, tm
         for inspection in first.station.store.find(decision="rejected"):
             now = datetime.now(UTC)
             said = Verdict(id=new_id(now), inspection=inspection.id, time=now, verdict="good", note="", by="")
-            first.station.judge(said)
+            first.station.store.add_verdict(said)
         first.station.recalibrate(old, parts=25)
     with running(pca_onnx, folder) as second:
         page = tab(f"{second.address}/#models")

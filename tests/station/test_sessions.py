@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,10 @@ def client_of(folder: Path) -> TestClient:
     app = FastAPI()
     app.state.tokens = Tokens(folder)
     app.state.sessions = Sessions(app.state.tokens)
+    acts: list[tuple[str, str]] = []
+    app.state.station = SimpleNamespace(
+        store=SimpleNamespace(note=acts.append), act=lambda *said: said, acts=acts
+    )
     app.include_router(session.router)
     roles = RouteRoles([session.router])
     app.add_middleware(Guard, sessions=app.state.sessions, hosts=(), max_bytes=9999, role_for=roles)
@@ -61,6 +66,7 @@ def test_a_cookie_that_was_copied_is_worth_nothing_after_the_log_out(tokens: Tok
     assert client.delete("/v1/session").status_code == 204
     assert thief.get("/v1/session").json() == NOBODY
     assert name_of(Sessions(tokens), copied) is None  # nor after a restart
+    assert client.app.state.station.acts == [("ann", "log-in"), ("ann", "log-out")]
     as_token = TestClient(client.app, cookies={COOKIE: secret})
     assert as_token.get("/v1/session").json() == NOBODY
 

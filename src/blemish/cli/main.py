@@ -40,6 +40,7 @@ COMMANDS = {
     "watch": "score what cameras write into a folder, each file once",
     "serve": "the inspection station: a service and its page",
     "token": "make or remove a token for the station",
+    "verify": "check that the station's log of who did what was not changed",
     "export": "write a model as ONNX, to run without torch",
     "bench": "train and evaluate methods × categories × seeds, and put them in a table",
     "compare": "runs side by side, and whether one is better than the other",

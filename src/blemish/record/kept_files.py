@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from blemish.record import tables
+from blemish.record import conversion, tables
 from blemish.record.rows import Inspection, milliseconds
 from blemish.record.tables import Search, rows
 from blemish.record.transactions import Transactions, batches
@@ -59,4 +59,4 @@ class KeptFiles(Transactions):
         old = tables.conditions(Search(until=until), lag=self._lag)
         where = [tables.has_files, wants if wanted else ~wants, *old]
         query = sa.select(tables.inspections).where(*where).order_by(rows.id).limit(limit)
-        return [tables.inspection_of(row) for row in self._fetch_all(query)]
+        return [conversion.inspection_of(row) for row in self._fetch_all(query)]

@@ -11,12 +11,14 @@ import sqlalchemy as sa
 from blemish.core.errors import UsageError
 from blemish.metrics.confidence import exact_interval
 from blemish.record import tables
+from blemish.record.audit_log import AuditLog
 from blemish.record.sampling import SamplingPlan
 from blemish.record.tables import Search, rows
-from blemish.record.transactions import Transactions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from blemish.record.audit_log import Act
 
 MOST_REASONS = 100
 
@@ -53,16 +55,16 @@ class QualityFigures:
     """Defects that people confirmed, by reason, the most frequent first; empty: none was given."""
 
 
-class Quality(Transactions):
+class Quality(AuditLog):
     """The part of a store that is about quality."""
 
     def sampling(self) -> SamplingPlan:
         """Return the plan by which whoever records into this record draws."""
         return _plan_of(next(iter(self._fetch_all(sa.select(tables.sampling))), None))
 
-    def set_sampling(self, plan: SamplingPlan) -> None:
+    def set_sampling(self, plan: SamplingPlan, *, act: Act | None = None) -> None:
         """Draw by another plan from the next inspection on."""
-        with self._write_transaction() as connection:
+        with self._acting(act) as connection:
             connection.execute(sa.delete(tables.sampling))
             connection.execute(sa.insert(tables.sampling).values(share=plan.share, seed=plan.seed))
 
@@ -75,7 +77,7 @@ class Quality(Transactions):
         query = sa.select(table.name).where(table.place.is_not(None)).order_by(table.place)
         return [row.name for row in self._fetch_all(query)]
 
-    def set_reasons(self, names: Sequence[str]) -> None:
+    def set_reasons(self, names: Sequence[str], *, act: Act | None = None) -> None:
         """Offer these kinds of defects; verdicts keep the reasons that they have.
 
         Raises UsageError for the same name twice, and for more than MOST_REASONS.
@@ -83,7 +85,7 @@ class Quality(Transactions):
         texts = [tables.escape_text(name.strip()) or "" for name in names]
         if len(set(texts)) < len(texts) or not all(texts) or len(texts) > MOST_REASONS:
             raise UsageError(f"reasons: give up to {MOST_REASONS} names, each once and none empty")
-        with self._write_transaction() as connection:
+        with self._acting(act) as connection:
             connection.execute(sa.update(tables.reasons).values(place=None))
             known = {row.name for row in connection.execute(sa.select(tables.reasons.c.name))}
             for place, name in enumerate(texts):

@@ -15,7 +15,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from blemish.core.errors import DataError
-from blemish.record import database, table_export, tables, trends
+from blemish.record import conversion, database, table_export, tables, trends
+from blemish.record.alarms import Alarms
+from blemish.record.audit_log import Act
 from blemish.record.kept_files import KeptFiles
 from blemish.record.rows import (
     Alarm,
@@ -37,6 +39,7 @@ from blemish.record.transactions import BATCH_SIZE
 from blemish.record.verdicts import Verdicts
 
 __all__ = [
+    "Act",
     "Alarm",
     "Bucket",
     "Decision",
@@ -51,7 +54,7 @@ __all__ = [
 ]
 
 
-class Store(Verdicts, KeptFiles):
+class Store(Verdicts, Alarms, KeptFiles):
     """A database with the tables of a station; make one with `Store.open`.
 
     Every method raises StoreError, one line, when the database cannot be reached or refuses.
@@ -90,7 +93,7 @@ class Store(Verdicts, KeptFiles):
             last = connection.execute(sa.select(sa.func.max(rows.number))).scalar() or 0
             plan = self._sampling(connection)
             added = [
-                tables.row_of(each) | {"number": last + k, "sample": plan.draw(each)}
+                conversion.row_of(each) | {"number": last + k, "sample": plan.draw(each)}
                 for k, each in enumerate(inspections, 1)
             ]
             connection.execute(self._insert_once(tables.inspections, rows.id), added)
@@ -113,43 +116,19 @@ class Store(Verdicts, KeptFiles):
     def add_model(self, model: ModelRecord) -> None:
         """Add a model; one that is there already keeps the time of its first use."""
         with self._write_transaction() as connection:
-            connection.execute(self._insert_once(tables.models), tables.model_row(model))
-
-    def add_alarm(self, alarm: Alarm) -> None:
-        """Add an alarm, once."""
-        with self._write_transaction() as connection:
-            connection.execute(self._insert_once(tables.alarms), tables.alarm_row(alarm))
-
-    def acknowledge_alarm(self, id: str, *, time: datetime, by: str, note: str) -> None:
-        """Note that a person has seen to an alarm, once. Raises DataError for one that is not there."""
-        table = tables.alarms.c
-        with self._write_transaction() as connection:
-            if connection.execute(sa.select(table.id).where(table.id == id)).first() is None:
-                raise DataError(f"alarm {id}: there is none")
-            texts = {"acknowledged_by": tables.escape_text(by), "note": tables.escape_text(note)}
-            values = {"acknowledged": milliseconds(time), **texts}
-            change = sa.update(tables.alarms).where(table.id == id, table.acknowledged.is_(None))
-            connection.execute(change.values(values))
-
-    def note_peak(self, model: str, *, peak: float, time: datetime) -> None:
-        """Note the highest evidence of a model's drift alarms, and when it was reached."""
-        table = tables.alarms.c
-        lower = sa.or_(table.peak.is_(None), table.peak < peak)
-        with self._write_transaction() as connection:
-            change = sa.update(tables.alarms).where(table.model == model, table.kind == "drift", lower)
-            connection.execute(change.values(peak=peak, peak_time=milliseconds(time)))
+            connection.execute(self._insert_once(tables.models), conversion.model_row(model))
 
     # --- reading ---
 
     def get(self, id: str) -> Inspection | None:
         """Return an inspection, or None."""
         found = self._fetch_all(sa.select(tables.inspections).where(rows.id == id))
-        return tables.inspection_of(found[0]) if found else None
+        return conversion.inspection_of(found[0]) if found else None
 
     def with_key(self, key: str) -> Inspection | None:
         """Return the inspection that was sent with a key, or None."""
         found = self._fetch_all(sa.select(tables.inspections).where(rows.key == tables.escape_text(key)))
-        return tables.inspection_of(found[0]) if found else None
+        return conversion.inspection_of(found[0]) if found else None
 
     def newest_id(self) -> str | None:
         """Return the largest identifier of an inspection; None: there is none."""
@@ -214,20 +193,13 @@ class Store(Verdicts, KeptFiles):
         if before is not None:
             where.append(rows.id < before)
         query = sa.select(tables.inspections).where(*where).order_by(rows.id.desc()).limit(limit)
-        return [tables.inspection_of(row) for row in self._fetch_all(query)]
+        return [conversion.inspection_of(row) for row in self._fetch_all(query)]
 
     def models(self) -> list[ModelRecord]:
         """Return the models in the order of their first use."""
         table = tables.models
         query = sa.select(table).order_by(table.c.first_used, table.c.digest)
-        return [tables.model_of(row) for row in self._fetch_all(query)]
-
-    def alarms(self, model: str | None = None) -> list[Alarm]:
-        """Return the alarms, oldest first; of one model, or of all."""
-        table = tables.alarms
-        where = [] if model is None else [table.c.model == model]
-        query = sa.select(table).where(*where).order_by(table.c.id)
-        return [tables.alarm_of(row) for row in self._fetch_all(query)]
+        return [conversion.model_of(row) for row in self._fetch_all(query)]
 
     def scores(
         self, model: str, since_id: str | None = None
@@ -267,21 +239,21 @@ class Store(Verdicts, KeptFiles):
         """
         return table_export.write(path, self.judged(wanted or Search()))
 
-    def judged(self, wanted: Search) -> Iterator[tables.Judged]:
+    def judged(self, wanted: Search) -> Iterator[conversion.Judged]:
         """Yield inspections, oldest first, each with its model's name and the verdict that counts.
 
         Read a batch at a time, so that a slow reader holds no transaction open.
         """
         self._read_lag()
         verdicts, models = tables.verdicts, tables.models
-        given = (verdicts.c[name].label(f"said_{name}") for name in tables.SAID)
+        given = (verdicts.c[name].label(f"said_{name}") for name in conversion.SAID)
         joined = tables.inspections.outerjoin(verdicts, verdicts.c.number == rows.counts)
         joined = joined.outerjoin(models, models.c.digest == rows.model)
         columns = (tables.inspections, models.c.name.label("model_name"), *given)
         query = sa.select(*columns).select_from(joined).order_by(rows.id).limit(BATCH_SIZE)
         where, last = tables.conditions(wanted, lag=self._lag), ""
         while found := self._fetch_all(query.where(*where, rows.id > last)):
-            yield from map(tables.judged_of, found)
+            yield from map(conversion.judged_of, found)
             last = found[-1].id
 
 

@@ -11,8 +11,9 @@ from blemish.core.errors import UsageError
 from blemish.core.files import temporary_for
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Result, field_types
+from blemish.record.conversion import Judged, regions_json
 from blemish.record.rows import Inspection
-from blemish.record.tables import LABELS, Judged, regions_json
+from blemish.record.tables import LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The tables of the record, and the conversion of their rows to and from Python; `migrations` makes them.
+"""The tables of the record, which `migrations` makes, and the conditions by which rows are searched for.
 
 Times are milliseconds since 1970. `decision` and the last `verdict` stand in the row of an inspection so that
 both can be searched for by an index.
@@ -6,9 +6,8 @@ both can be searched for by an index.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import (
     BigInteger,
@@ -27,22 +26,13 @@ from sqlalchemy import (
     select,
 )
 
-from blemish.core.types import Region, Result, field_types
-from blemish.record.rows import (
-    Alarm,
-    Inspection,
-    ModelRecord,
-    Verdict,
-    first_id,
-    from_milliseconds,
-    milliseconds,
-    milliseconds_up,
-)
+from blemish.core.types import Result, field_types
+from blemish.record.rows import first_id, milliseconds_up
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from sqlalchemy import ColumnElement, Row
+    from sqlalchemy import ColumnElement
 
     from blemish.record.rows import Decision, Judgement
 
@@ -57,8 +47,6 @@ FIGURES = tuple(name for name, kind in field_types(Result).items() if kind is fl
 
 LABELS = ("product", "line", "shift", "station")
 """Texts that say where an inspection belongs."""
-
-_ALARM_TIMES = ("time", "peak_time", "acknowledged")
 
 metadata = MetaData()
 
@@ -147,6 +135,19 @@ alarms = Table(
     Column("note", Text),
 )
 
+audit_log = Table(  # who did what; rows are only added, and `hash` is over the row and the one before
+    "audit_log",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", BigInteger, nullable=False),
+    Column("station", Text, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
 lag = Table(  # one row: how far the time of an identifier lies after the time of its row at most
     "lag",
     metadata,
@@ -228,122 +229,3 @@ def _has_text(text: str) -> ColumnElement[bool]:
     noted = select(verdicts.c.inspection).where(verdicts.c.note.icontains(text, autoescape=True))
     named = (column.icontains(text, autoescape=True) for column in (rows.part, rows.path))
     return or_(*named, rows.id.in_(noted))
-
-
-def regions_json(inspection: Inspection) -> str:
-    """Write the regions of an inspection as predictions.jsonl has them."""
-    return json.dumps([asdict(region) for region in inspection.regions])
-
-
-def row_of(inspection: Inspection) -> dict[str, Any]:
-    """Return the row of an inspection that nobody has judged yet."""
-    row = dict(vars(inspection))
-    del row["anomalous"]
-    return row | {
-        "time": milliseconds(inspection.time),
-        "part": escape_text(inspection.part),
-        "path": escape_text(inspection.path),
-        "error": escape_text(inspection.error),
-        "key": escape_text(inspection.key),
-        **{name: escape_text(getattr(inspection, name)) for name in LABELS},
-        "decision": inspection.decision,
-        "regions": regions_json(inspection),
-        "files_removed": None,
-    }
-
-
-def _values(row: Row, changed: dict[str, Any]) -> dict[str, Any]:
-    return dict(row._mapping) | changed
-
-
-def inspection_of(row: Row) -> Inspection:
-    """Return the inspection of a row; files that were removed are named no more."""
-    removed = row.files_removed is not None
-    changed = {
-        "time": from_milliseconds(row.time),
-        "anomalous": {"accepted": False, "rejected": True}.get(row.decision),
-        "regions": [Region(**region) for region in json.loads(row.regions)],
-        "image": None if removed else row.image,
-        "map": None if removed else row.map,
-        "files_removed": from_milliseconds(row.files_removed) if removed else None,
-    }
-    values = _values(row, changed)
-    return Inspection(**{each.name: values[each.name] for each in fields(Inspection)})
-
-
-SAID = ("verdict", "reason", "note", "by", "time")
-"""What a table says of the verdict that counts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """An inspection, the name of its model, and what the verdict that counts says; None: there is none."""
-
-    inspection: Inspection
-    model_name: str | None
-    verdict: Judgement | None = None
-    reason: str | None = None
-    note: str | None = None
-    by: str | None = None
-    judged: datetime | None = None
-
-
-def judged_of(row: Row) -> Judged:
-    """Return the inspection of a row that was joined with its model and the verdict that counts."""
-    said = {name: row._mapping[f"said_{name}"] for name in SAID}
-    said["judged"] = _time_of(said.pop("time"))
-    return Judged(inspection=inspection_of(row), model_name=row.model_name, **said)
-
-
-def verdict_row(verdict: Verdict) -> dict[str, Any]:
-    """Return the row of a verdict."""
-    texts = {
-        name: escape_text(getattr(verdict, name)) for name in ("note", "by", "key", "withdrawn_by", "reason")
-    }
-    times = {"time": milliseconds(verdict.time), "withdrawn": _milliseconds_of(verdict.withdrawn)}
-    return vars(verdict) | times | texts
-
-
-def verdict_of(row: Row) -> Verdict:
-    """Return the verdict of a row."""
-    times = {"time": from_milliseconds(row.time), "withdrawn": _time_of(row.withdrawn)}
-    values = _values(row, times)
-    del values["number"]
-    return Verdict(**values)
-
-
-def model_row(model: ModelRecord) -> dict[str, Any]:
-    """Return the row of a model."""
-    texts = {name: escape_text(getattr(model, name)) for name in ("name", "method", "preset", "dataset")}
-    return {
-        "digest": model.digest,
-        **texts,
-        "first_used": milliseconds(model.first_used),
-        "description": json.dumps(model.description),
-    }
-
-
-def model_of(row: Row) -> ModelRecord:
-    """Return the model of a row."""
-    changed = {"first_used": from_milliseconds(row.first_used), "description": json.loads(row.description)}
-    return ModelRecord(**_values(row, changed))
-
-
-def alarm_row(alarm: Alarm) -> dict[str, Any]:
-    """Return the row of an alarm."""
-    times = {name: _milliseconds_of(getattr(alarm, name)) for name in _ALARM_TIMES}
-    texts = {name: escape_text(getattr(alarm, name)) for name in ("message", "acknowledged_by", "note")}
-    return vars(alarm) | times | texts
-
-
-def alarm_of(row: Row) -> Alarm:
-    """Return the alarm of a row."""
-    return Alarm(**_values(row, {name: _time_of(row._mapping[name]) for name in _ALARM_TIMES}))
-
-
-def _milliseconds_of(time: datetime | None) -> int | None:
-    return None if time is None else milliseconds(time)
-
-
-def _time_of(ms: int | None) -> datetime | None:
-    return None if ms is None else from_milliseconds(ms)

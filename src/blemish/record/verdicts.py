@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from blemish.core.errors import DataError
-from blemish.record import tables
+from blemish.record import conversion, tables
 from blemish.record.quality import Quality
 from blemish.record.rows import Verdict, in_order, milliseconds, standing
 from blemish.record.tables import rows
@@ -17,29 +17,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
+    from blemish.record.audit_log import Act
+
 
 class Verdicts(Quality):
     """The part of a store that is about verdicts, and what follows from them."""
 
-    def add_verdict(self, verdict: Verdict) -> None:
+    def add_verdict(self, verdict: Verdict, *, act: Act | None = None) -> None:
         """Add a verdict, once, also by its key.
 
         Raises DataError for an inspection that is not there, and a reason that was never in the list.
         """
-        with self._write_transaction() as connection:
+        with self._acting(act) as connection:
             self._lock_inspection(connection, verdict.inspection)
             self._check_reason(connection, verdict.reason)
-            connection.execute(self._insert_once(tables.verdicts).values(tables.verdict_row(verdict)))
+            connection.execute(self._insert_once(tables.verdicts).values(conversion.verdict_row(verdict)))
             self._settle_verdict(connection, verdict.inspection)
 
-    def withdraw_verdict(self, inspection: str, verdict: str, *, time: datetime, by: str) -> None:
+    def withdraw_verdict(
+        self, inspection: str, verdict: str, *, time: datetime, by: str, act: Act | None = None
+    ) -> None:
         """Take a verdict back, by its identifier or key: the one before counts again. It is kept.
 
         Raises DataError for an inspection or a verdict that is not there.
         """
         table = tables.verdicts.c
         named = sa.and_(table.inspection == inspection, sa.or_(table.id == verdict, table.key == verdict))
-        with self._write_transaction() as connection:
+        with self._acting(act) as connection:
             self._lock_inspection(connection, inspection)
             if connection.execute(sa.select(table.id).where(named)).first() is None:
                 raise DataError(f"verdict {verdict}: inspection {inspection} has none of that name")
@@ -59,7 +63,7 @@ class Verdicts(Quality):
         table = tables.verdicts
         given = sa.select(table).where(table.c.inspection == id).order_by(table.c.number)
         all_given = connection.execute(given).all()
-        left = standing(in_order(map(tables.verdict_of, all_given)))
+        left = standing(in_order(map(conversion.verdict_of, all_given)))
         found = left[-1].verdict if left else None
         counts = next((row.number for row in all_given if left and row.id == left[-1].id), None)
         change = sa.update(tables.inspections).where(rows.id == id)
@@ -72,5 +76,5 @@ class Verdicts(Quality):
         for batch in batches(found):
             query = sa.select(table).where(table.c.inspection.in_(batch)).order_by(table.c.number)
             for row in self._fetch_all(query):
-                found[row.inspection].append(tables.verdict_of(row))
+                found[row.inspection].append(conversion.verdict_of(row))
         return {id: in_order(given) for id, given in found.items()}

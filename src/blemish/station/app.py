@@ -17,6 +17,7 @@ from blemish.station.guard import Guard
 from blemish.station.prometheus import Meters
 from blemish.station.proxy import Place, RootPath
 from blemish.station.routes import (
+    audit_log,
     health,
     inspections,
     models,
@@ -28,6 +29,7 @@ from blemish.station.routes import (
 )
 from blemish.station.routes.access import RouteRoles
 from blemish.station.sessions import Sessions
+from blemish.station.token_changes import TokenChanges
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,6 +43,7 @@ ROUTERS = (
     models.router,
     quality.router,
     trainings.router,
+    audit_log.router,
     session.router,
     health.router,
     pages.router,
@@ -74,6 +77,7 @@ def create(
     app.state.station, app.state.tokens, app.state.time_limit = station, tokens, time_limit
     app.state.sessions = Sessions(tokens)
     app.state.meters = Meters(station)
+    station.noticing.append(TokenChanges(station, tokens))
     for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(BlemishError, handle_error)

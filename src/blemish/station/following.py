@@ -8,9 +8,11 @@ restart the same rows in the same order give the same state, to the bit.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+from blemish.core.errors import DataError, NotFoundError
 from blemish.record.rows import utc_now
 from blemish.record.store import Alarm
 from blemish.station.drift import Drift
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from blemish.record.store import Recorded, Store
+    from blemish.record.store import Act, Recorded, Store
 
 BATCH_SIZE = 1000
 """Rows that are read together."""
@@ -77,6 +79,25 @@ class Following:
         for digest, drift in self.drifts.items():
             if drift.alarm and digest in self.peak_times:
                 self.store.note_peak(digest, peak=drift.peak, time=self.peak_times[digest])
+
+    def alarms(self, model: str | None = None) -> list[Alarm]:
+        """Return the alarms, oldest first, with their peaks as they are now; of one model, or of all."""
+        live = {d: drift.peak for d, drift in self.drifts.items() if d in self.peak_times}
+        return [
+            replace(alarm, peak=live[alarm.model], peak_time=self.peak_times[alarm.model])
+            if alarm.kind == "drift" and alarm.model in live
+            else alarm
+            for alarm in self.store.alarms(model)
+        ]
+
+    def acknowledge(self, id: str, *, by: str, note: str, act: Act | None = None) -> Alarm:
+        """Note that a person has seen to an alarm. Raises NotFoundError for one that is not there."""
+        try:
+            self.store.acknowledge_alarm(id, time=utc_now(), by=by, note=note, act=act)
+        except DataError as error:
+            raise NotFoundError(str(error)) from error
+        self.note_peaks()
+        return next(alarm for alarm in self.alarms() if alarm.id == id)
 
     def since(self, digest: str) -> str | None:
         """Return the first inspection of a change that was alarmed, or None."""

@@ -1,23 +1,15 @@
-"""What the service answers: the JSON of inspections, verdicts, models and trends, and their conversion."""
+"""What the service takes and answers: the JSON of inspections, verdicts, models and trends."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from dataclasses import fields as fields_of
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, Field, StringConstraints, create_model
 
 from blemish.core.types import Region, Result
-from blemish.inference.promise import Promise
-from blemish.record.rows import Decision, Judgement, standing
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from blemish.record.rows import Inspection, ModelRecord, Verdict
-    from blemish.station.station import Station
+from blemish.record.rows import Decision, Judgement
 
 Id = Annotated[str, StringConstraints(pattern="^[0-9A-HJKMNP-TV-Z]{26}$")]
 """The identifier of an inspection; later ones are larger."""
@@ -239,6 +231,19 @@ class SamplingPlanAnswer(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
+class EntryAnswer(BaseModel):
+    """What somebody did: an entry of the audit log, which is only added to."""
+
+    number: int
+    time: datetime
+    station: str
+    who: str = Field(description="the name of a token; empty: none was needed")
+    what: str
+    subject: str = Field(description="the identifier or digest of what it was done to")
+    detail: dict[str, Any]
+    hash: Digest = Field(description="over this entry and the one before")
+
+
 class CalibrationAnswer(BaseModel):
     """Scores of held-out good images, ascending: the threshold of rate r is the k-th largest,
     k = floor(r (n + 1)).
@@ -252,73 +257,3 @@ class Problem(BaseModel):
     """Why a request was refused, in one line."""
 
     detail: str
-
-
-def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
-    """Make the answer of a model that is, or was, in use."""
-    engine = station.engines.get(record.digest)
-    detector = engine and engine.model.detector
-    calibration = detector and detector.model_file.calibration
-    first = record.description.get("first_use", {})  # what an earlier version said when it was in use
-    return ModelAnswer(
-        digest=record.digest,
-        name=record.name,
-        method=record.method,
-        preset=record.preset,
-        dataset=record.dataset,
-        first_used=record.first_used,
-        active=detector is not None,
-        origin=station.versions.origin(record.digest),
-        takes=detector.model_file.image_format.describe() if detector else "",
-        calibration_images=calibration.n if calibration else first.get("calibration_images", 0),
-        lowest_false_alarm_rate=calibration.lowest_rate if calibration else None,
-        false_alarm_rate=detector.rate if detector else first.get("false_alarm_rate"),
-        usual_rate=Promise.usual_rate,
-        usual_rate_needs=Promise.usual_rate_needs,
-        threshold=detector.threshold if detector else first.get("threshold"),
-        display_range=detector.model_file.display_range if detector else record.description["display_range"],
-        drift=_drift_of(record.digest, station),
-    )
-
-
-def _drift_of(digest: str, station: Station) -> DriftAnswer | None:
-    drift = station.following.drifts.get(digest)
-    if drift is None:
-        return None
-    since = station.following.since(digest)
-    return DriftAnswer(
-        evidence=drift.evidence,
-        alarm=drift.alarm,
-        since=since,
-        peak=drift.peak,
-        peak_time=station.following.peak_times.get(digest),
-    )
-
-
-def answer_of(inspection: Inspection, verdicts: Sequence[Verdict] = ()) -> InspectionAnswer:
-    """Make the answer of a row."""
-    here = f"/v1/inspections/{inspection.id}"
-    has_files = inspection.image is not None and inspection.files_removed is None
-    fields: dict[str, Any] = {
-        name: getattr(inspection, name)
-        for name in InspectionAnswer.model_fields
-        if hasattr(inspection, name) and name not in ("image", "map")
-    }
-    fields["regions"] = [asdict(region) for region in inspection.regions]
-    return InspectionAnswer(
-        **fields,
-        image_sha256=inspection.image,
-        image=f"{here}/image" if has_files else None,
-        map=f"{here}/map" if has_files else None,
-        overlay=f"{here}/overlay" if has_files else None,
-        verdicts=[VerdictAnswer(**_said(each)) for each in standing(verdicts)],
-        withdrawn=[
-            WithdrawnAnswer(**_said(each), withdrawn=each.withdrawn, withdrawn_by=each.withdrawn_by or "")
-            for each in verdicts
-            if each.withdrawn is not None
-        ],
-    )
-
-
-def _said(verdict: Verdict) -> dict[str, Any]:
-    return {name: getattr(verdict, name) for name in VerdictAnswer.model_fields}

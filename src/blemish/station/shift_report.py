@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
+    from blemish.record.conversion import Judged
     from blemish.record.quality import Estimate, QualityFigures
     from blemish.record.store import Store
-    from blemish.record.tables import Judged, Search
+    from blemish.record.tables import Search
 
 MOST_DEFECTS = 200
 """Confirmed defects that are listed at most."""

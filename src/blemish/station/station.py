@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from blemish.core.errors import BlemishError, ConflictError, DataError, NotFoundError
+from blemish.core.errors import BlemishError, ConflictError, NotFoundError
 from blemish.images.limits import MAX_PIXELS
 from blemish.inference import load
 from blemish.inference.model_file import find_model
@@ -20,7 +20,7 @@ from blemish.record.labels import Labelling
 from blemish.record.retention import Policy, retain
 from blemish.record.rows import IdSequence, clock_advice, model_record
 from blemish.record.sampling import SamplingPlan
-from blemish.record.store import Store
+from blemish.record.store import Act, Store
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.record.versions import Versions
 from blemish.station.deliveries import Deliveries
@@ -32,9 +32,9 @@ from blemish.station.recalibration import recalibrated, version_bytes
 from blemish.station.training_jobs import Trainings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from blemish.record.store import Alarm, Inspection, Verdict
+    from blemish.record.store import Inspection
 
 RETENTION_INTERVAL = 3600.0
 """Seconds between two removals of what the policy does not keep."""
@@ -74,7 +74,8 @@ class Station:
         self.labelling = labelling or Labelling()
         self.store = Store.open(database, folder)
         if sample is not None:
-            self.store.set_sampling(SamplingPlan(sample))
+            act = self.act(None, "sampling", detail={"share": sample, "seed": 0})
+            self.store.set_sampling(SamplingPlan(sample), act=act)
         self.archive = Archive(folder / "archive")
         self.troubles = Troubles()
         self.readiness = Readiness(self.store, self.archive, self.troubles)
@@ -100,6 +101,7 @@ class Station:
             make_id=self.make_id,
         )
         threading.Thread(target=self._run_retention, name="retention", daemon=True).start()
+        self.noticing: list[Callable[[], None]] = []  # called once in a while, by the thread that follows
         self._follower = threading.Thread(target=self._run_following, name="following", daemon=True)
         self._follower.start()
 
@@ -216,29 +218,10 @@ class Station:
         low, high = record.description["display_range"] if record else (0.0, 1.0)
         return MapStyle((low, high), None)
 
-    def judge(self, verdict: Verdict) -> None:
-        """Add a verdict. Raises DataError for an inspection that is not there."""
-        self.store.add_verdict(verdict)
-
-    def alarms(self, model: str | None = None) -> list[Alarm]:
-        """Return the alarms, oldest first, with their peaks as they are now; of one model, or of all."""
-        found, following = self.store.alarms(model), self.following
-        live = {d: drift.peak for d, drift in following.drifts.items() if d in following.peak_times}
-        return [
-            replace(alarm, peak=live[alarm.model], peak_time=following.peak_times[alarm.model])
-            if alarm.kind == "drift" and alarm.model in live
-            else alarm
-            for alarm in found
-        ]
-
-    def acknowledge(self, id: str, *, by: str, note: str) -> Alarm:
-        """Note that a person has seen to an alarm. Raises NotFoundError for one that is not there."""
-        try:
-            self.store.acknowledge_alarm(id, time=datetime.now(UTC), by=by, note=note)
-        except DataError as error:
-            raise NotFoundError(str(error)) from error
-        self.following.note_peaks()
-        return next(alarm for alarm in self.alarms() if alarm.id == id)
+    def act(self, who: str | None, what: str, subject: str = "", detail: dict[str, Any] | None = None) -> Act:
+        """Return an act of somebody, None: nobody knows who, as the audit log takes it."""
+        name = self.labelling.usual.station or ""
+        return Act(who=who or "", what=what, subject=subject, detail=detail or {}, station=name)
 
     def problem(self) -> str | None:
         """Return why no inspection could be made now, or None."""
@@ -293,6 +276,8 @@ class Station:
                 self.readiness.problem()  # which says when they are over
             try:
                 self.following.follow()
+                for notice in self.noticing:
+                    notice()
             except BlemishError as error:  # the record is away; the next look takes it
                 self.troubles.note(error)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.record.rows import StoreError
-from blemish.station.schemas import AlarmAnswer, answer_of
+from blemish.station.answers import answer_of
+from blemish.station.schemas import AlarmAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -37,8 +37,9 @@ def _require(role: Role) -> Callable[[Request], Caller]:
 
 
 _REQUIRE: dict[Role, Callable[[Request], Caller]] = {role: _require(role) for role in ROLES}
-_STATED: dict[Callable[..., object], Role | None] = {allow_everybody: None} | {
-    required: role for role, required in _REQUIRE.items()
+_STATED: dict[Callable[..., object], Role | None] = {
+    allow_everybody: None,
+    **{required: role for role, required in _REQUIRE.items()},
 }
 
 Public = Annotated[Caller, Depends(allow_everybody)]

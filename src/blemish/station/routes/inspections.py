@@ -19,6 +19,7 @@ from blemish.record.labels import Labels
 from blemish.record.rows import time_of
 from blemish.record.store import Verdict
 from blemish.record.tables import Search
+from blemish.station.answers import answer_of
 from blemish.station.engine_jobs import Upload
 from blemish.station.routes.access import Inspector, Judge, Viewer
 from blemish.station.routes.dependencies import (
@@ -41,7 +42,6 @@ from blemish.station.schemas import (
     VerdictRequest,
     WaitingAnswer,
     WithdrawalRequest,
-    answer_of,
 )
 
 if TYPE_CHECKING:
@@ -189,18 +189,18 @@ def judge(caller: Judge, station: StationDep, id: Id, verdict: VerdictRequest) -
     inspection = find_inspection(station, id)
     id = station.make_id(datetime.now(UTC))
     given = time_of(id) - timedelta(seconds=verdict.age_seconds)
-    station.judge(
-        Verdict(
-            id=id,
-            inspection=inspection.id,
-            time=max(inspection.time, given),
-            verdict=verdict.verdict,
-            note=verdict.note,
-            reason=verdict.reason,
-            by=caller.name or "",
-            key=verdict.key,
-        )
+    said = Verdict(
+        id=id,
+        inspection=inspection.id,
+        time=max(inspection.time, given),
+        verdict=verdict.verdict,
+        note=verdict.note,
+        reason=verdict.reason,
+        by=caller.name or "",
+        key=verdict.key,
     )
+    detail = {"verdict": said.verdict, "reason": said.reason, "note": said.note}
+    station.store.add_verdict(said, act=station.act(caller.name, "verdict", inspection.id, detail))
     return _answer(station, inspection)
 
 
@@ -211,7 +211,11 @@ def withdraw(caller: Judge, station: StationDep, id: Id, wanted: WithdrawalReque
     inspection = find_inspection(station, id)
     try:
         station.store.withdraw_verdict(
-            inspection.id, wanted.verdict, time=datetime.now(UTC), by=caller.name or ""
+            inspection.id,
+            wanted.verdict,
+            time=datetime.now(UTC),
+            by=caller.name or "",
+            act=station.act(caller.name, "withdrawal", inspection.id, {"verdict": wanted.verdict}),
         )
     except DataError as error:
         raise NotFoundError(str(error)) from error

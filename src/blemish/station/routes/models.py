@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from blemish.core.errors import NotFoundError, UsageError
+from blemish.station.answers import model_answer_of
 from blemish.station.recalibration import PARTS
 from blemish.station.routes.access import Engineer, Judge, Viewer
 from blemish.station.routes.dependencies import REFUSALS, StationDep, check_login, with_zone
@@ -20,7 +21,6 @@ from blemish.station.schemas import (
     Digest,
     Id,
     ModelAnswer,
-    model_answer_of,
 )
 
 router = APIRouter(prefix="/v1", responses=REFUSALS)
@@ -55,7 +55,7 @@ def calibration(caller: Viewer, station: StationDep, digest: Digest) -> Calibrat
 @router.get("/alarms", response_model=list[AlarmAnswer])
 def alarms(caller: Viewer, station: StationDep, model: Digest | None = None) -> list[AlarmAnswer]:
     """List the alarms, oldest first."""
-    return [AlarmAnswer(**vars(alarm)) for alarm in station.alarms(model)]
+    return [AlarmAnswer(**vars(alarm)) for alarm in station.following.alarms(model)]
 
 
 @router.post("/alarms/{id}/acknowledgement", status_code=201, response_model=AlarmAnswer)
@@ -65,7 +65,8 @@ def acknowledge(caller: Judge, station: StationDep, id: Id, wanted: Acknowledgem
     by = caller.name or wanted.by
     if not by:
         raise UsageError("say who acknowledges the alarm: give `by`")
-    return AlarmAnswer(**vars(station.acknowledge(id, by=by, note=wanted.note)))
+    act = station.act(by, "acknowledgement", id, {"note": wanted.note})
+    return AlarmAnswer(**vars(station.following.acknowledge(id, by=by, note=wanted.note, act=act)))
 
 
 @router.get("/summary", response_model=list[BucketAnswer])
@@ -92,13 +93,18 @@ def recalibrate(
     caller: Engineer, station: StationDep, digest: Digest, wanted: RecalibrationRequest
 ) -> ModelAnswer:
     """Calibrate a model anew on the newest parts that were not called defects; the old version is kept."""
-    return _model(station, station.recalibrate(digest, parts=wanted.parts))
+    new = station.recalibrate(digest, parts=wanted.parts)
+    station.store.note(
+        station.act(caller.name, "recalibration", digest, {"made": new, "parts": wanted.parts})
+    )
+    return _model(station, new)
 
 
 @router.post("/models/{digest}/use", status_code=201, response_model=ModelAnswer)
 def use(caller: Engineer, station: StationDep, digest: Digest) -> ModelAnswer:
     """Go on with another version of a model."""
     station.use(digest)
+    station.store.note(station.act(caller.name, "use", digest))
     return _model(station, digest)
 
 

@@ -49,7 +49,8 @@ def sampling(caller: Viewer, station: StationDep) -> SamplingPlanAnswer:
 @router.put("/sampling", response_model=SamplingPlanAnswer)
 def set_sampling(caller: Engineer, station: StationDep, wanted: SamplingPlanAnswer) -> SamplingPlanAnswer:
     """Draw by another plan from the next part on, whoever records it into this record."""
-    station.store.set_sampling(SamplingPlan(wanted.share, wanted.seed))
+    act = station.act(caller.name, "sampling", detail=wanted.model_dump())
+    station.store.set_sampling(SamplingPlan(wanted.share, wanted.seed), act=act)
     return wanted
 
 
@@ -62,5 +63,6 @@ def reasons(caller: Viewer, station: StationDep) -> Reasons:
 @router.put("/reasons", response_model=Reasons)
 def set_reasons(caller: Engineer, station: StationDep, wanted: Reasons) -> Reasons:
     """Offer these kinds of defects; verdicts keep the reasons that they have."""
-    station.store.set_reasons(wanted.reasons)
+    act = station.act(caller.name, "reasons", detail=wanted.model_dump())
+    station.store.set_reasons(wanted.reasons, act=act)
     return Reasons(reasons=station.store.reasons())

@@ -9,7 +9,8 @@ from starlette.concurrency import run_in_threadpool
 
 from blemish.station.guard import cookie_of
 from blemish.station.routes.access import Public
-from blemish.station.security import COOKIE, Unauthorized
+from blemish.station.routes.dependencies import station_of
+from blemish.station.security import COOKIE, Token, Unauthorized
 from blemish.station.sessions import SESSION_HOURS, Sessions
 
 router = APIRouter(prefix="/v1", include_in_schema=False)
@@ -35,8 +36,7 @@ async def log_in(caller: Public, request: Request) -> Response:
     token = request.app.state.tokens.of(secret)
     if token is None:
         raise Unauthorized("no such token")
-    await run_in_threadpool(_end, request)  # the one before, in the same browser
-    begun = await run_in_threadpool(_sessions(request).begin, token)
+    begun = await run_in_threadpool(_begin, request, token)
     response = Response(status_code=204)
     response.set_cookie(COOKIE, begun, max_age=SESSION_HOURS * 3600, **_cookie(request))
     return response
@@ -45,7 +45,11 @@ async def log_in(caller: Public, request: Request) -> Response:
 @router.delete("/session", status_code=204)
 def log_out(caller: Public, request: Request) -> Response:
     """End the session, and forget the cookie."""
-    _end(request)
+    secret = cookie_of(request.headers)
+    if secret is not None and caller.name is not None:
+        _sessions(request).end(secret)
+        station = station_of(request)
+        station.store.note(station.act(caller.name, "log-out"))
     response = Response(status_code=204)
     response.delete_cookie(COOKIE, **_cookie(request))
     return response
@@ -55,10 +59,13 @@ def _sessions(request: Request) -> Sessions:
     return request.app.state.sessions
 
 
-def _end(request: Request) -> None:
-    secret = cookie_of(request.headers)
-    if secret is not None:
-        _sessions(request).end(secret)
+def _begin(request: Request, token: Token) -> str:
+    """Begin a session in the place of the one before in the same browser; returns its secret."""
+    sessions, station, former = _sessions(request), station_of(request), cookie_of(request.headers)
+    station.store.note(station.act(token.name, "log-in"))
+    if former is not None:
+        sessions.end(former)
+    return sessions.begin(token)
 
 
 def _cookie(request: Request) -> _Cookie:

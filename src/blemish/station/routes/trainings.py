@@ -82,7 +82,9 @@ def create(caller: Engineer, station: StationDep, wanted: TrainingRequest) -> Tr
         preset_named(wanted.method, wanted.preset)  # which says which member there is not
     elif wanted.preset not in presets.get(wanted.method, ()):
         raise UsageError(f"{wanted.method} {wanted.preset}: there is no such method or preset")
-    return _training(station, station.trainings.create(**wanted.model_dump()))
+    created = station.trainings.create(**wanted.model_dump())
+    station.store.note(station.act(caller.name, "training", created.id, wanted.model_dump()))
+    return _training(station, created)
 
 
 @router.get("/trainings/{id}", response_model=TrainingAnswer)
@@ -112,13 +114,18 @@ async def add_image(caller: Engineer, request: Request, station: StationDep, id:
 @router.post("/trainings/{id}/start", status_code=201, response_model=TrainingAnswer)
 def start(caller: Engineer, station: StationDep, id: Id) -> TrainingAnswer:
     """Queue a training; one runs at a time."""
-    return _training(station, station.trainings.start(id))
+    started = station.trainings.start(id)
+    images = station.trainings.images(id)
+    station.store.note(station.act(caller.name, "training started", id, {"images": images}))
+    return _training(station, started)
 
 
 @router.post("/trainings/{id}/cancel", status_code=201, response_model=TrainingAnswer)
 def cancel(caller: Engineer, station: StationDep, id: Id) -> TrainingAnswer:
     """Stop a training for good."""
-    return _training(station, station.trainings.cancel(id))
+    cancelled = station.trainings.cancel(id)
+    station.store.note(station.act(caller.name, "training cancelled", id))
+    return _training(station, cancelled)
 
 
 def _presets() -> dict[str, list[str]]:

@@ -1,0 +1,92 @@
+"""The conversion of the record's rows to what the service answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from blemish.inference.promise import Promise
+from blemish.record.rows import standing
+from blemish.station.schemas import (
+    DriftAnswer,
+    InspectionAnswer,
+    ModelAnswer,
+    VerdictAnswer,
+    WithdrawnAnswer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blemish.record.rows import Inspection, ModelRecord, Verdict
+    from blemish.station.station import Station
+
+
+def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
+    """Make the answer of a model that is, or was, in use."""
+    engine = station.engines.get(record.digest)
+    detector = engine and engine.model.detector
+    calibration = detector and detector.model_file.calibration
+    first = record.description.get("first_use", {})  # what an earlier version said when it was in use
+    return ModelAnswer(
+        digest=record.digest,
+        name=record.name,
+        method=record.method,
+        preset=record.preset,
+        dataset=record.dataset,
+        first_used=record.first_used,
+        active=detector is not None,
+        origin=station.versions.origin(record.digest),
+        takes=detector.model_file.image_format.describe() if detector else "",
+        calibration_images=calibration.n if calibration else first.get("calibration_images", 0),
+        lowest_false_alarm_rate=calibration.lowest_rate if calibration else None,
+        false_alarm_rate=detector.rate if detector else first.get("false_alarm_rate"),
+        usual_rate=Promise.usual_rate,
+        usual_rate_needs=Promise.usual_rate_needs,
+        threshold=detector.threshold if detector else first.get("threshold"),
+        display_range=detector.model_file.display_range if detector else record.description["display_range"],
+        drift=_drift_of(record.digest, station),
+    )
+
+
+def _drift_of(digest: str, station: Station) -> DriftAnswer | None:
+    drift = station.following.drifts.get(digest)
+    if drift is None:
+        return None
+    since = station.following.since(digest)
+    return DriftAnswer(
+        evidence=drift.evidence,
+        alarm=drift.alarm,
+        since=since,
+        peak=drift.peak,
+        peak_time=station.following.peak_times.get(digest),
+    )
+
+
+def answer_of(inspection: Inspection, verdicts: Sequence[Verdict] = ()) -> InspectionAnswer:
+    """Make the answer of a row."""
+    here = f"/v1/inspections/{inspection.id}"
+    has_files = inspection.image is not None and inspection.files_removed is None
+    fields: dict[str, Any] = {
+        name: getattr(inspection, name)
+        for name in InspectionAnswer.model_fields
+        if hasattr(inspection, name) and name not in ("image", "map")
+    }
+    fields["regions"] = [asdict(region) for region in inspection.regions]
+    return InspectionAnswer(
+        **fields,
+        image_sha256=inspection.image,
+        image=f"{here}/image" if has_files else None,
+        map=f"{here}/map" if has_files else None,
+        overlay=f"{here}/overlay" if has_files else None,
+        verdicts=[VerdictAnswer(**_said(each)) for each in standing(verdicts)],
+        withdrawn=[
+            WithdrawnAnswer(**_said(each), withdrawn=each.withdrawn, withdrawn_by=each.withdrawn_by or "")
+            for each in verdicts
+            if each.withdrawn is not None
+        ],
+    )
+
+
+def _said(verdict: Verdict) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in VerdictAnswer.model_fields}
