@@ -40,11 +40,18 @@ AUTO = {"members": ("filters", "variation"), "validation_fraction": 0.3}
 LEFT_OUT = {("cpc-ad", "paper"), ("cutpaste", "paper"), ("ae-l2", "paper"), ("ae-ssim", "paper")}
 LEFT_OUT |= {("padim", "paper"), ("padim", "paper-wide"), ("patchcore", "paper")}
 LEFT_OUT |= {("f-anogan", "paper"), ("gt", "paper")}
-LEFT_OUT |= {("feature-dictionary", "paper"), ("fcdd", "paper"), ("mkd", "paper")}
+LEFT_OUT |= {
+    ("feature-dictionary", "paper"),
+    ("fcdd", "paper"),
+    ("mkd", "paper"),
+    ("student-teacher", "paper"),
+}
 LEFT_OUT |= {("planted", "quick"), ("nsa", "paper"), ("filters", "neighbours-rel"), ("filters", "shared-rel")}
 LIGHT = {"steps": 2, "epochs": None, "batch_size": 4, "min_epochs": 0, "patience": None}
 LIGHT |= {"iterations": 5}  # of EM, in texture inspection
 LIGHT |= {"validation_fraction": 0.0, "calibration_fraction": 0.3}
+SMALLER = {method: {"image_size": 96} for method in ("fcdd", "mkd", "student-teacher")}
+"""Networks that neither know nor keep a size."""
 CASES = [
     (method, preset, data)
     for method, kind in METHODS.items()
@@ -57,7 +64,7 @@ CASES = [
 def light(method: str, preset: str) -> DetectorConfig:
     """A preset with hardly any training, and with images held out for a threshold."""
     config = METHODS[method].presets[preset]
-    changes = LIGHT | (AUTO if method == "auto" else {})
+    changes = LIGHT | (AUTO if method == "auto" else {}) | SMALLER.get(method, {})
     return replace(config, **{k: v for k, v in changes.items() if k in {f.name for f in fields(config)}})
 
 

@@ -29,6 +29,7 @@ from blemish.methods.baselines.nsa import Nsa
 from blemish.methods.baselines.padim import Padim
 from blemish.methods.baselines.patchcore import PatchCore
 from blemish.methods.baselines.pca import Pca
+from blemish.methods.baselines.student_teacher import StudentTeacher
 from blemish.methods.baselines.texture_inspection import TextureInspection
 from blemish.methods.baselines.variation import Variation
 from blemish.methods.config import DetectorConfig
@@ -61,6 +62,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "feature-dictionary": FeatureDictionary,
     "fcdd": Fcdd,
     "mkd": Mkd,
+    "student-teacher": StudentTeacher,
 }
 
 
