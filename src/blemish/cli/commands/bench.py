@@ -6,11 +6,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from blemish.cli.console import draw_jobs, print_summary, progress_bar
 from blemish.cli.options import CategoryOptions, resources
-from blemish.cli.parser import parse
+from blemish.cli.parser import parse, parse_known
 from blemish.core.errors import UsageError
 from blemish.core.ownership import owned
 
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(CategoryOptions):
+class TableOptions:
+    """What a paper's tables are made of."""
+
+    out: Path = Path("bench")
+    """Where to write: a run folder for each cell, and the results."""
+    table: Literal["cpc-ad", "metal"] | None = None
+    """Run nothing: put the figures of all results.json in --out and below into that paper's tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(TableOptions, CategoryOptions):
     """Train and evaluate methods × categories × seeds; writes results.json, results.md and results.html.
 
     Repeat the command to go on after an interruption: what is finished is not done again.
@@ -34,8 +44,6 @@ class BenchOptions(CategoryOptions):
     """Names of methods, name:preset, or several joined by a plus that one model combines."""
     seeds: tuple[int, ...] = (0,)
     """Seeds, each of them a run."""
-    out: Path = Path("bench")
-    """Where to write: a run folder for each cell, and the results."""
     jobs: int | None = None
     """Cells at a time, each with its share of the cores; default 1."""
     cpus_per_cell: int | None = None
@@ -46,6 +54,9 @@ class BenchOptions(CategoryOptions):
 
 def bench(arguments: list[str]) -> int:
     """Run `blemish bench`."""
+    tables, others = parse_known("bench", TableOptions, arguments)
+    if tables.table is not None and not {"--help", "-h"} & set(others):
+        return _table(tables.table, tables.out, others)
     options = parse("bench", BenchOptions, arguments)
     from blemish.evaluation import benchmark
     from blemish.evaluation.benchmark_report import write_results
@@ -62,6 +73,18 @@ def bench(arguments: list[str]) -> int:
 
         progress = run(cells, on_change=show)
     return print_summary(progress, "cells", options.out / "results.html")
+
+
+def _table(paper: str, folder: Path, others: list[str]) -> int:
+    """Write a paper's tables. Raises UsageError for an option beside --table that runs something."""
+    if others:
+        raise UsageError(f"{others[0]}: --table runs nothing; give --out alone beside it")
+    from blemish.evaluation.paper_tables import write_tables
+
+    with owned(folder):
+        page = write_tables(paper, folder)
+    print(f"tables: {page}")
+    return 0
 
 
 def _machines(options: BenchOptions) -> tuple[AbstractContextManager[None], Callable[..., Progress]]:
