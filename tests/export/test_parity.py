@@ -50,8 +50,9 @@ LEFT_OUT |= {("planted", "quick"), ("nsa", "paper"), ("filters", "neighbours-rel
 LIGHT = {"steps": 2, "epochs": None, "batch_size": 4, "min_epochs": 0, "patience": None}
 LIGHT |= {"iterations": 5}  # of EM, in texture inspection
 LIGHT |= {"validation_fraction": 0.0, "calibration_fraction": 0.3}
-SMALLER = {method: {"image_size": 96} for method in ("fcdd", "mkd", "student-teacher")}
-"""Networks that neither know nor keep a size."""
+SHALLOW = {"image_size": 96, "strides": (4, 8), "grid_stride": 8}
+SMALLER = dict.fromkeys(("fcdd", "mkd", "student-teacher"), SHALLOW)
+"""Networks that neither know nor keep a size, on fewer of the layers that `padim` exports as well."""
 CASES = [
     (method, preset, data)
     for method, kind in METHODS.items()
