@@ -70,8 +70,8 @@ class MkdConfig(FeatureConfig, TrainedConfig):
     """Images in an optimiser step."""
     width: int = 32
     """Channels of the cloner between its critical points."""
-    value_weight: float = 0.5
-    """λ: weight of the distance of values beside that of directions."""
+    value_weight: float = 0.01
+    """λ: weight of the distance of values beside that of directions; the source has 0.5 for MVTec AD."""
     standardise: bool = True
     """Bring each channel of the source network to mean 0 and spread 1 over the training images (ours)."""
     localisation: Literal["features", "gradient"] = "features"
@@ -185,6 +185,7 @@ class Mkd(FeatureMethod[MkdConfig], TrainedMethod[MkdConfig]):
             batch_size=128,
             schedule="constant",
             width=16,
+            value_weight=0.5,
             standardise=False,
             localisation="gradient",
             image_score="mean",
