@@ -134,7 +134,7 @@ def test_the_map_is_the_mean_of_standardised_scores():
 def test_what_teachers_say_is_standardised():
     network, x = a_network(), images(5)
     seen = network.backbone.normalised(x)
-    _, target = network._said(0, lambda net: net.whole(seen))
+    _, target = network._said(0, lambda net: net.whole(seen))  # type: ignore[operator]  a PatchNetwork
     std, mean = torch.std_mean(target.transpose(0, 1).flatten(1), dim=1, correction=0)
     assert mean.abs().max() < 1e-3
     torch.testing.assert_close(std, torch.ones(3), rtol=1e-3, atol=1e-3)
