@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,10 @@ import tifffile
 from encoded import noise, refused
 from PIL import Image
 
-from blemish.images.draw import write_map, write_overlay, write_thumbnail
+from blemish.images.decode import decode
+from blemish.images.draw import heat_over, write_map, write_overlay, write_thumbnail
+from blemish.images.png import encode_png
+from blemish.images.preview import preview_of
 
 
 def test_write_map(tmp_path):
@@ -66,6 +70,29 @@ def test_overlay_colours_by_hand(tmp_path):
     expected[6:9, 6:11] = False
     expected[0, 0] = True  # a single pixel in the corner is its own edge
     np.testing.assert_array_equal(red, expected)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(3, "uint8"), (1, "uint16"), (5, "float32")])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.5, 0.5), (9, 99)])
+def test_heat_strip_by_strip_is_the_formula_for_the_whole(channels, dtype, low, high):
+    image, heat = noise(150, 30, channels, dtype=dtype), noise(150, 30, dtype="float32")
+    t = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)
+    jet = np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1], np.float32)[:, None, None]), 0, 1)
+    expected = np.round(((1 - 0.6 * t) * preview_of(image).rgb() + 0.6 * t * jet) * 255)
+    got = heat_over(image, heat, low=low, high=high, contour_level=None)
+    np.testing.assert_array_equal(got, np.moveaxis(expected, 0, -1))
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (17, 31, 3), (300, 20, 3)])
+def test_a_png_holds_its_pixels_and_texts(shape):
+    pixels = noise(*shape)
+    data = encode_png(pixels, b"Title\0of a test", b"Software\0this")
+    np.testing.assert_array_equal(decode(data), pixels)
+    with Image.open(io.BytesIO(data)) as image:
+        image.verify()
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+        assert image.info == {"Title": "of a test", "Software": "this"}
 
 
 def test_overlay_of_any_image(tmp_path):

@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from errno import ENOSPC
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from PIL import Image
 
 from blemish.core.files import temporary_for
 from blemish.images.limits import refusal
-from blemish.images.own import MARK, mark_png
+from blemish.images.own import MARK, PNG_TEXT
+from blemish.images.png import encode_png
 from blemish.images.preprocess import resize
 from blemish.images.preview import THUMBNAIL_SIDE, Preview, preview_of
+
+_STRIP = 64
+"""Rows of a picture that are coloured at a time: they stay in the processor's cache."""
 
 
 def write_map(path: str | os.PathLike[str], map_hw: np.ndarray) -> None:
@@ -86,17 +89,32 @@ def heat_over(
     image: np.ndarray | Preview, map_hw: np.ndarray, *, low: float, high: float, contour_level: float | None
 ) -> np.ndarray:
     """Return the pixels of what `overlay` draws, uint8 (h, w, 3)."""
-    shown = (image if isinstance(image, Preview) else preview_of(image)).rgb()
-    size = shown.shape[1], shown.shape[2]
-    heat = resize(map_hw[None], size)[0].astype(np.float32)
-    # With low == high the tiny span makes a step: nothing up to low, everything above it.
-    t = np.clip((heat - float(low)) / max(float(high - low), 1e-12), 0, 1)
-    jet = np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1], np.float32)[:, None, None]), 0, 1)
-    pixels = _pixels((1 - 0.6 * t) * shown + 0.6 * t * jet)
+    preview = image if isinstance(image, Preview) else preview_of(image)
+    size = preview.planes.shape[1], preview.planes.shape[2]
+    heat = resize(map_hw[None], size)[0]
+    pixels = np.empty((*size, 3), np.uint8)
+    for top in range(0, size[0], _STRIP):
+        rows = slice(top, top + _STRIP)
+        pixels[rows] = _heated(preview.rgb(rows), heat[rows].astype(np.float32), float(low), float(high))
     if contour_level is not None:
         edge = _inner_edge(map_hw > contour_level)
         pixels[resize(edge[None], size)[0] > 0] = (255, 0, 0)
     return pixels
+
+
+def _heated(shown: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Lay heat (h, w) over some rows of a picture, float32 (3, h, w) in [0, 1] -> uint8 (h, w, 3)."""
+    # With low == high the tiny span makes a step: nothing up to low, everything above it.
+    t = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)
+    if not t.any():
+        return _pixels(shown)
+    keep, share, t4 = 1 - 0.6 * t, 0.6 * t, 4 * t
+    for plane, top in zip(shown, (3, 2, 1), strict=True):
+        jet = np.abs(np.subtract(t4, top))
+        jet = np.clip(np.subtract(1.5, jet, out=jet), 0, 1, out=jet)
+        plane *= keep
+        plane += np.multiply(jet, share, out=jet)
+    return _pixels(shown)
 
 
 def pixels_of(preview: Preview) -> np.ndarray:
@@ -131,18 +149,14 @@ def write_thumbnail(
 
 
 def _pixels(picture_chw: np.ndarray) -> np.ndarray:
-    return np.stack(list(np.round(picture_chw * 255).astype(np.uint8)), axis=-1)
+    pixels = np.empty((*picture_chw.shape[1:], 3), np.uint8)
+    for channel, plane in enumerate(picture_chw):
+        pixels[..., channel] = np.rint(plane * 255)
+    return pixels
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    # Half the time of Pillow's search for each row's best filter, for files about as large.
-    return mark_png(
-        bytes(
-            imagecodecs.png_encode(
-                pixels, level=1, strategy=imagecodecs.PNG.STRATEGY.RLE, filter=imagecodecs.PNG.FILTER.SUB
-            )
-        )
-    )
+    return encode_png(pixels, PNG_TEXT)
 
 
 def _inner_edge(mask: np.ndarray) -> np.ndarray:

@@ -23,9 +23,9 @@ class Preview:
     high: float
     size: tuple[int, int]
 
-    def rgb(self) -> np.ndarray:
-        """Return the picture to show: float32 (3, h, w) in [0, 1]."""
-        planes = _scale(self.planes, self.low, self.high)
+    def rgb(self, rows: slice = slice(None)) -> np.ndarray:
+        """Return the picture to show, or some rows of it: float32 (3, h, w) in [0, 1], a copy."""
+        planes = _scale(self.planes[:, rows], self.low, self.high)
         return planes if len(planes) == 3 else np.repeat(planes, 3, axis=0)
 
 
@@ -51,7 +51,10 @@ def fit_size(side: int, size: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _scale(planes: np.ndarray, low: float, high: float) -> np.ndarray:
-    return (planes.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-12))
+    scaled = planes.astype(np.float32)
+    scaled -= np.float32(low)
+    scaled /= np.float32(max(high - low, 1e-12))
+    return scaled
 
 
 class Previews:
