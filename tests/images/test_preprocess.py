@@ -8,10 +8,9 @@ from encoded import noise, pillow, refused
 from PIL import Image
 
 from blemish.core.errors import DataError, UsageError
-from blemish.images import preprocess
 from blemish.images.decode import read
 from blemish.images.folders import list_images
-from blemish.images.preprocess import ImageFormat, convert, format_of, load, resize
+from blemish.images.preprocess import ImageFormat, convert, format_of, load, prepare, resize
 
 U8 = ImageFormat(dtype="uint8", channels=3, value_range=(0, 255))
 GREY8 = ImageFormat(dtype="uint8", channels=1, value_range=(0, 255))
@@ -139,18 +138,52 @@ def test_resize_equals_the_triangle_filter(size):
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_resizing_a_large_image_in_parts_changes_nothing(monkeypatch):
-    image = np.random.default_rng(0).normal(size=(2, 700, 90)).astype(np.float32)
-    whole = resize(image, (64, 48))
-    monkeypatch.setattr(preprocess, "LARGE_PIXELS", 1000)
-    np.testing.assert_allclose(resize(image, (64, 48)), whole, atol=1e-6)
-    np.testing.assert_array_equal(resize(np.rint(image * 9).astype(np.int16), (9, 9)).dtype, np.float32)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(
+    ("shape", "size"), [((2000, 40), (16, 16)), ((90, 700), (64, 800)), ((64, 64), (300, 20))]
+)
+def test_resize_is_right_within_a_millionth_of_the_range_and_as_pillow_does_it(shape, size, dtype):
+    image = noise(*shape, 3, dtype=dtype).transpose(2, 0, 1)
+    span = float(image.max()) - float(image.min())
+    rows, columns = _triangle(shape[0], size[0]), _triangle(shape[1], size[1])
+    expected = np.stack([rows @ plane.astype(float) @ columns.T for plane in image])
+    got = resize(image, size)
+    np.testing.assert_allclose(got, expected, atol=1e-6 * span, rtol=0)
+    pictures = [Image.fromarray(np.ascontiguousarray(plane, np.float32)) for plane in image]
+    theirs = [np.asarray(p.resize(size[::-1], Image.Resampling.BILINEAR)) for p in pictures]
+    np.testing.assert_allclose(got, np.stack(theirs), atol=1e-6 * span, rtol=0)
 
 
-def test_resize_keeps_an_image_of_that_size_and_is_quick():
+@pytest.mark.parametrize("size", [(64, 48), (64, 200), (900, 48), (700, 48), (64, 90)])
+def test_resizing_depends_on_values_alone_not_on_strips_memory_or_dtype(size, monkeypatch):
+    image = noise(700, 90, 2).transpose(2, 0, 1)
+    whole = resize(image, size)
+    for other in (np.ascontiguousarray(image), np.asfortranarray(image), image.astype(np.float64)):
+        np.testing.assert_array_equal(resize(other, size), whole)
+    np.testing.assert_array_equal(np.concatenate([resize(image[i : i + 1], size) for i in (0, 1)]), whole)
+    monkeypatch.setattr("blemish.images.resize._STRIP_VALUES", 1000)
+    np.testing.assert_array_equal(resize(image, size), whole)
+    assert whole.dtype == np.float32 and whole.flags.c_contiguous
+
+
+def test_resize_keeps_an_image_of_that_size():
     image = noise(3, 20, 24, dtype="float32")
     assert resize(image, (20, 24)) is image
-    assert load(noise(900, 900, 3), U8, (256, 256))[0].shape == (3, 256, 256)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "fmt"),
+    [(3, "uint8", U8), (1, "uint8", U8), (3, "uint8", GREY8), (1, "uint16", GREY8), (1, "float32", FLOAT)],
+)
+@pytest.mark.parametrize("size", [(16, 12), (50, 45), (40, 50)])
+def test_prepare_is_convert_then_resize(channels, dtype, fmt, size):
+    image, allow = noise(40, 50, channels, dtype=dtype), frozenset({"channels", "depth"})
+    expected = resize(convert(image, fmt, allow=allow), size)
+    got = prepare(image, fmt, size, allow=allow)
+    assert got.dtype == np.float32 and got.flags.c_contiguous
+    np.testing.assert_allclose(got, expected, atol=1e-6, rtol=0)
+    if size == (40, 50):
+        np.testing.assert_array_equal(got, expected)
 
 
 # ---- files

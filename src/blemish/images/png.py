@@ -1,4 +1,4 @@
-"""PNG files by their chunks: written here, faster than by a library that writes any PNG (W3C PNG, 3rd edition)."""
+"""PNG files by their chunks, written here faster than by a library that writes any PNG (W3C PNG)."""
 
 from __future__ import annotations
 

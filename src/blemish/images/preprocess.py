@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from blemish.core.errors import DataError, UsageError
 from blemish.images.decode import as_image
 from blemish.images.limits import refusal
+from blemish.images.resize import resize
 from blemish.images.sources import name_of
 
 _BIT_DEPTHS = {8: "uint8", 10: "uint16", 12: "uint16", 14: "uint16", 16: "uint16"}
 LARGE_PIXELS = 2**24
-"""Pixels above which an image is resized in parts."""
+"""Pixels above which an image is large: whoever has several takes one at a time."""
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -124,6 +124,11 @@ def convert(
     "depth": uint8 and uint16 for one another, each mapped from the full range of its own dtype. Raises
     ImageError for any other format than the model's, and for a value above a declared bit depth.
     """
+    return _to_unit(image.transpose(2, 0, 1), _own_range(image, fmt, allow, name), fmt.channels)
+
+
+def _own_range(image: np.ndarray, fmt: ImageFormat, allow: frozenset[str], name: str) -> tuple[float, float]:
+    """Return the values of this image that become 0 and 1. Raises ImageError, as `convert` says."""
     dtype, own = image.dtype.name, image.shape[2]
     low, high = fmt.value_range
     if dtype != fmt.dtype:
@@ -139,38 +144,19 @@ def convert(
         if not (colours and "channels" in allow):
             cure = "save it so, or pass --allow channels" if colours else "save it so"
             raise refusal(name, f"has {own} channels, but the model takes {fmt.describe()}; {cure}")
-    planes = image.transpose(2, 0, 1).astype(np.float32, order="C")
+    return low, high
+
+
+def _to_unit(image_chw: np.ndarray, own_range: tuple[float, float], channels: int) -> np.ndarray:
+    """Map values to float32 [0, 1] of their range, and colours to one another: -> (`channels`, H, W)."""
+    low, high = own_range
+    planes = image_chw.astype(np.float32, order="C")
     planes -= np.float32(low)
     planes /= np.float32(high - low)
-    if own > fmt.channels:
+    if len(planes) > channels:
         red, green, blue = (np.float32(weight) * plane for weight, plane in zip(LUMA, planes, strict=True))
         planes = (red + green + blue)[None]
-    return np.repeat(planes, 3, axis=0) if own < fmt.channels else planes
-
-
-def resize(image_chw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize any (C, H, W) to float32 (C, *size), size being (height, width); unbounded values pass.
-
-    The triangle filter, widened by the factor of reduction so that nothing is skipped, one axis after the
-    other (Pillow's BILINEAR). An image of that size is returned as it is, whatever its dtype.
-    """
-    height, width = size
-    if image_chw.shape[1:] == (height, width):
-        return image_chw
-    return np.stack([_resize_plane(plane, height, width) for plane in image_chw])
-
-
-def _resize_plane(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    if plane.size > LARGE_PIXELS:
-        # Rows first, a strip of them at a time: float32 copies of the whole plane would be large.
-        strips = [plane[top : top + 256] for top in range(0, len(plane), 256)]
-        plane = np.concatenate([_resize_with_pillow(strip, len(strip), width) for strip in strips])
-    return _resize_with_pillow(plane, height, width)
-
-
-def _resize_with_pillow(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    return np.repeat(planes, 3, axis=0) if len(planes) < channels else planes
 
 
 def prepare(
@@ -181,8 +167,12 @@ def prepare(
     allow: frozenset[str] = frozenset(),
     name: str = "image",
 ) -> np.ndarray:
-    """Take an image (H, W, C) to float32 (C, *size) as a model sees it: `convert`, then `resize`."""
-    return resize(convert(image, fmt, allow=allow, name=name), size)
+    """Take an image (H, W, C) to float32 (C, *size) as a model sees it: resized, and converted.
+
+    That is `convert`, then `resize`, within rounding: both are sums, and the small image is converted sooner.
+    """
+    own_range = _own_range(image, fmt, allow, name)
+    return _to_unit(resize(image.transpose(2, 0, 1), size), own_range, fmt.channels)
 
 
 def load(
