@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference import regions_of
+from scipy import ndimage
 
 from blemish.core.errors import UsageError
 from blemish.core.types import Region
@@ -130,3 +131,39 @@ def test_regions_match_flood_filling(values: np.ndarray):
         peak = float(max(values[pixel] for pixel in pixels))
         expected.add((min(columns), min(rows), max(columns) + 1, max(rows) + 1, len(pixels), peak))
     assert found == expected
+
+
+def _labelled(values: np.ndarray, threshold: float, min_area_px: int) -> list[Region]:
+    """Regions by labels of every pixel, in float64: another way to the same list."""
+    above = values.astype(np.float64) > threshold
+    labels, _ = ndimage.label(above, np.ones((3, 3)))
+    found = []
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        inside = values[labels == label]
+        box = {"x0": columns.start, "y0": rows.start, "x1": columns.stop, "y1": rows.stop}
+        found.append(Region(**box, area_px=inside.size, peak=float(inside.max())))
+    kept = [region for region in found if region.area_px >= min_area_px]
+    return sorted(kept, key=lambda region: (-region.peak, region.y0, region.x0))
+
+
+def test_regions_of_runs_are_those_of_labels_in_the_same_order():
+    rng = np.random.default_rng(0)
+    for dtype in (np.float16, np.float32, np.float64):
+        for _ in range(60):
+            values = rng.choice([-1, 0, 0.1, 0.25, 1, 2], rng.integers(1, 13, 2)).astype(dtype)
+            threshold = rng.choice([-np.inf, -1, 0, 0.1, float(dtype(0.1)), 0.5, 2, 1e300, np.inf])
+            least = rng.integers(1, 4)
+            assert regions(values, threshold, min_area_px=least) == _labelled(values, threshold, least)
+
+
+def test_regions_that_wind_around_each_other():
+    # Two spirals, of which many runs meet only at the very end.
+    n = 41
+    spiral = np.zeros((n, n), np.float32)
+    for edge in range(0, n // 2, 2):
+        far = n - 1 - edge
+        spiral[edge, edge : far + 1] = spiral[edge : far + 1, far] = spiral[far, edge : far + 1] = 1
+        spiral[edge + 2 : far + 1, edge] = spiral[edge + 2, edge : edge + 3] = 1
+    noise = np.random.default_rng(0).normal(size=(60, 90)).astype(np.float32)
+    for values, threshold in ((spiral, 0.5), (-spiral, -0.5), (noise, 0.0), (noise, 1.0)):
+        assert regions(values, threshold) == _labelled(values, threshold, 1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from blemish.core.errors import UsageError
 from blemish.core.types import Region
+from blemish.images.connected import Runs, connected_runs
 from blemish.images.preprocess import resize
 
 PatchMap = Literal["nearest", "linear"]
@@ -91,48 +92,63 @@ def regions(anomaly_map: np.ndarray, threshold: float, *, min_area_px: int = 1) 
 
     Our choice: 8-connected, as the ground truth regions of PRO, so that thin diagonal scratches stay whole.
     """
-    from scipy import ndimage
-
     values = _check_map(anomaly_map)
     if np.isnan(threshold):
         raise UsageError("pixel threshold nan: it must be a number; calibrate the model, or give one")
     if min_area_px < 1:
         raise UsageError(f"min_area_px {min_area_px}: a region has at least 1 pixel; give 1 or more")
-    # As float64: beside a float32 map, numpy would round the threshold, and `>` would not be exact.
-    above = np.greater(values, threshold, signature="dd->?")
-    rows, columns = (np.flatnonzero(above.any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
+    level = _largest_not_above(threshold, values.dtype)
+    if not values.max() > level:
         return []
-    top, left = rows[0], columns[0]
-    box = slice(top, rows[-1] + 1), slice(left, columns[-1] + 1)  # labelling a large map takes long
-    labels = np.empty(above[box].shape, dtype=np.int32)
-    ndimage.label(above[box], structure=np.ones((3, 3), dtype=bool), output=labels)
-    areas, peaks = _areas_and_peaks(values[box], labels)
+    above = values > level
+    rows = np.flatnonzero(above.any(axis=1))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    runs = connected_runs(above[top:bottom])
+    areas = np.bincount(runs.parts, weights=runs.ends - runs.starts)
+    x0, y0 = (_fold(np.minimum, runs, of) for of in (runs.starts, runs.rows))
+    x1, y1 = (_fold(np.maximum, runs, of) for of in (runs.ends, runs.rows))
+    peaks = _fold(np.maximum, runs, _peaks(values[top:bottom], runs))
     found = [
         Region(
-            x0=int(left + columns.start),
-            y0=int(top + rows.start),
-            x1=int(left + columns.stop),
-            y1=int(top + rows.stop),
-            area_px=int(areas[label]),
-            peak=float(peaks[label]),
+            x0=int(x0[part]),
+            y0=top + int(y0[part]),
+            x1=int(x1[part]),
+            y1=top + int(y1[part]) + 1,
+            area_px=int(areas[part]),
+            peak=float(peaks[part]),
         )
-        for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1)
-        if areas[label] >= min_area_px
+        for part in np.flatnonzero(areas >= min_area_px)
     ]
     return sorted(found, key=lambda region: (-region.peak, region.y0, region.x0))
 
 
-def _areas_and_peaks(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count the pixels of each label and find its largest value, a strip at a time for large maps' sake."""
-    count = int(labels.max()) + 1
-    areas, peaks = np.zeros(count, np.int64), np.full(count, -np.inf)
-    for top in range(0, len(values), 256):
-        inside = labels[top : top + 256] > 0
-        found = labels[top : top + 256][inside]
-        areas += np.bincount(found, minlength=count)
-        np.maximum.at(peaks, found, values[top : top + 256][inside])
-    return areas, peaks
+def _largest_not_above(threshold: float, dtype: np.dtype) -> float | np.floating:
+    """Return the largest number of a map's dtype up to a threshold: what lies above one lies above both.
+
+    Beside a float32 map numpy would round the threshold to nearest, and `>` would not be exact.
+    """
+    if dtype.kind != "f" or dtype.itemsize >= 8:
+        return float(threshold)
+    with np.errstate(over="ignore"):
+        level = dtype.type(threshold)
+    return np.nextafter(level, dtype.type(-np.inf)) if float(level) > threshold else level
+
+
+def _fold(combine: np.ufunc, runs: Runs, values: np.ndarray) -> np.ndarray:
+    """Combine one value of each run, (n,), for each part."""
+    firsts = np.empty(runs.count, values.dtype)
+    firsts[runs.parts[::-1]] = values[::-1]
+    combine.at(firsts, runs.parts, values)
+    return firsts
+
+
+def _peaks(values: np.ndarray, runs: Runs) -> np.ndarray:
+    """Find the largest value (H, W) in each run."""
+    width = values.shape[1]
+    edges = np.stack([runs.rows * width + runs.starts, runs.rows * width + runs.ends], axis=1).ravel()
+    if edges[-1] == values.size:
+        edges = edges[:-1]  # the last run ends with the map, as its sum does
+    return np.maximum.reduceat(values.ravel(), edges)[::2]
 
 
 def _check_map(anomaly_map: np.ndarray) -> np.ndarray:
@@ -140,7 +156,7 @@ def _check_map(anomaly_map: np.ndarray) -> np.ndarray:
     values = np.asarray(anomaly_map)
     if values.ndim != 2 or values.size == 0:
         raise UsageError(f"anomaly map of shape {values.shape}: it must be (height, width), not empty")
-    if not np.isfinite(values).all():
+    if not (np.isfinite(values.min()) and np.isfinite(values.max())):  # either is NaN where any value is
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise UsageError(
             f"anomaly map is {values[row, column]} at row {row}, column {column}: it must be finite; "

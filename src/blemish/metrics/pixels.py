@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.core.errors import UsageError
+from blemish.images.connected import connected_runs
 from blemish.metrics.roc import Ranking, Roc, check_two_classes
 
 if TYPE_CHECKING:
@@ -202,16 +203,10 @@ def region_weights(mask: np.ndarray) -> np.ndarray:
 
     Returns float64 (n,) in (0, 1], for the mask's pixels row by row; the sum is the number of regions.
     """
-    from scipy import ndimage
-
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if rows.size == 0:
-        return np.empty(0)
-    box = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]  # small, mostly: the rest need not be labelled
-    labels = np.empty(box.shape, dtype=np.int32)
-    ndimage.label(box, structure=np.ones((3, 3), dtype=bool), output=labels)
-    region = labels[box]
-    return 1 / np.bincount(region)[region]
+    runs = connected_runs(mask)
+    lengths = runs.ends - runs.starts
+    areas = np.bincount(runs.parts, weights=lengths)
+    return np.repeat(1 / areas[runs.parts], lengths)
 
 
 def saturated_weights(
