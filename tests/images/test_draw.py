@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 from functools import partial
 from pathlib import Path
@@ -12,9 +11,7 @@ import tifffile
 from encoded import noise, refused
 from PIL import Image
 
-from blemish.images.decode import decode
 from blemish.images.draw import heat_over, write_map, write_overlay, write_thumbnail
-from blemish.images.png import encode_png
 from blemish.images.preview import preview_of
 
 
@@ -81,18 +78,6 @@ def test_heat_strip_by_strip_is_the_formula_for_the_whole(channels, dtype, low, 
     expected = np.round(((1 - 0.6 * t) * preview_of(image).rgb() + 0.6 * t * jet) * 255)
     got = heat_over(image, heat, low=low, high=high, contour_level=None)
     np.testing.assert_array_equal(got, np.moveaxis(expected, 0, -1))
-
-
-@pytest.mark.parametrize("shape", [(16, 16, 3), (17, 31, 3), (300, 20, 3)])
-def test_a_png_holds_its_pixels_and_texts(shape):
-    pixels = noise(*shape)
-    data = encode_png(pixels, b"Title\0of a test", b"Software\0this")
-    np.testing.assert_array_equal(decode(data), pixels)
-    with Image.open(io.BytesIO(data)) as image:
-        image.verify()
-    with Image.open(io.BytesIO(data)) as image:
-        np.testing.assert_array_equal(np.asarray(image), pixels)
-        assert image.info == {"Title": "of a test", "Software": "this"}
 
 
 def test_overlay_of_any_image(tmp_path):

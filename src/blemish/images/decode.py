@@ -19,12 +19,10 @@ import io
 import os
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
@@ -34,6 +32,7 @@ from blemish.images.decode_tiff import decode_tiff
 from blemish.images.foreign import format_of_head
 from blemish.images.limits import check_array, check_size, drop_alpha, exif_orientation, orient, refusal
 from blemish.images.own import refuse_own
+from blemish.images.png import chunks_of, decode_png
 from blemish.images.sources import Frame, Observed, Stored, name_of
 
 _MAGIC = {
@@ -67,33 +66,18 @@ def _refuse_damaged(name: str, kind: str) -> Iterator[None]:
         ) from error
 
 
-def _png_chunks(data: bytes) -> dict[bytes, bytes]:
-    """Find the first chunk of each type, after checking that all are there and whole."""
-    chunks: dict[bytes, bytes] = {}
-    at = 8
-    while b"IEND" not in chunks:
-        if at + 12 > len(data):
-            raise ValueError("the file ends before its last chunk")
-        length, kind = struct.unpack_from(">I4s", data, at)
-        body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
-        if checksum != zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big"):
-            raise ValueError(f"a wrong checksum or an early end at byte {at}")
-        chunks.setdefault(kind, body)
-        at += 12 + length
-    return chunks
-
-
 def _decode_png(data: bytes, name: str) -> np.ndarray:
     width, height = struct.unpack_from(">II", data, 16)
     check_size(height, width, 1, name)
-    chunks = _png_chunks(data)
+    found = chunks_of(data)
+    chunks = dict(reversed(found))  # the first one of each kind
     if b"acTL" in chunks:
         raise refusal(name, "is animated; save one frame")
     refuse_own(chunks.get(b"tEXt", b""), name)
     depth, colour_type = chunks[b"IHDR"][8:10]
     if depth < 8 or colour_type == 3 or (depth == 8 and b"tRNS" in chunks):  # packed, palette, a clear colour
         return _from_pillow(PngImagePlugin.PngImageFile(io.BytesIO(data)), name)
-    array = imagecodecs.png_decode(data)  # Pillow takes twice as long, and would cut 16-bit colours to 8 bits
+    array = decode_png(data, found)  # Pillow takes twice as long, and would cut 16-bit colours to 8 bits
     if array.ndim == 3 and array.shape[2] in (2, 4):
         array = drop_alpha(array, name)
     return orient(array, exif_orientation(chunks.get(b"eXIf", b"")))
