@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zlib
 
 import imagecodecs
@@ -71,6 +72,14 @@ def test_a_png_is_what_libpng_makes_of_it(how, channels, dtype):
         got = decode_png(data, chunks_of(data))
         np.testing.assert_array_equal(got, expected)
         assert got.dtype == expected.dtype and got.shape == expected.shape
+
+
+def test_damage_costs_no_reference_to_none():
+    data = _repacked(png16(noise(20, 20, 3)), _CHANGES["short"])
+    before = sys.getrefcount(None)
+    for _ in range(300):
+        refused("truncated or damaged", decode, data)
+    assert sys.getrefcount(None) > before - 100
 
 
 def test_a_plain_png_is_unpacked_by_the_faster_library(monkeypatch):
