@@ -14,6 +14,8 @@ _PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"tEXt", b"zTXt", b"iTXt", b"pHYs", 
 _PLAIN_CHUNKS |= {b"gAMA", b"cHRM", b"sRGB", b"iCCP"}  # colour spaces, by which no number changes here
 _VALUES = {0: 1, 2: 3, 4: 2, 6: 4}
 """Values of a pixel by colour type, but for palettes."""
+_BLOCK = 2**16 - 1
+"""The most bytes of a block without compression."""
 _WHOLE_WINDOW = 0x78
 """How packed data begin that may look back as far as the format allows."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -21,7 +23,7 @@ _UP = 2
 """The filter of a row that holds its differences from the row above."""
 
 
-def chunk(kind: bytes, body: bytes | bytearray) -> bytes:
+def chunk(kind: bytes, body: bytes) -> bytes:
     """Make a chunk of four letters: its length, kind, body and checksum."""
     checksum = imagecodecs.deflate_crc32(body, imagecodecs.deflate_crc32(kind))
     return b"".join([struct.pack(">I", len(body)), kind, body, struct.pack(">I", checksum)])
@@ -59,33 +61,46 @@ def decode_png(data: bytes, chunks: list[tuple[bytes, bytes]]) -> np.ndarray:
         raise
 
 
-def _without_compression(chunks: list[tuple[bytes, bytes]]) -> bytes | None:
-    """Return a plain PNG with its data packed at no compression; None for any that is not plain."""
-    unpacked = _unpack(chunks)
-    if unpacked is None:
+def _without_compression(chunks: list[tuple[bytes, bytes]]) -> bytearray | None:
+    """Return a plain PNG with its data in blocks of no compression; None for any other."""
+    size = _unpacked_size(chunks)
+    packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
+    if size is None or packed[:1] != bytes([_WHOLE_WINDOW]):
         return None
-    stored = imagecodecs.deflate_encode(unpacked, level=0)
-    del unpacked  # it is as large as the image
-    return b"".join([SIGNATURE, chunk(*chunks[0]), chunk(b"IDAT", stored), chunk(b"IEND", b"")])
+    lead = SIGNATURE + chunk(*chunks[0])
+    begin, blocks = len(lead) + 8, -(-size // _BLOCK)
+    end = begin + 2 + 5 * blocks + size
+    whole = bytearray(end + 8 + 12)
+    view = memoryview(whole)
+    rows = view[end - size : end]  # behind their places, to which they move up
+    try:
+        if len(imagecodecs.deflate_decode(packed, out=rows)) != size:
+            return None
+    except imagecodecs.DeflateError:
+        return None
+    total = imagecodecs.deflate_adler32(rows)
+    struct.pack_into(f">{len(lead)}sI4sH", whole, 0, lead, end + 4 - begin, b"IDAT", 0x7801)
+    for number, first in enumerate(range(0, size, _BLOCK)):
+        at, count = begin + 2 + number * (5 + _BLOCK), min(_BLOCK, size - first)
+        struct.pack_into("<BHH", whole, at, number + 1 == blocks, count, count ^ 0xFFFF)
+        view[at + 5 : at + 5 + count] = rows[first : first + count]
+    struct.pack_into(">I", whole, end, total)
+    struct.pack_into(">I", whole, end + 4, imagecodecs.deflate_crc32(view[begin - 4 : end + 4]))
+    view[end + 8 :] = chunk(b"IEND", b"")
+    return whole
 
 
-def _unpack(chunks: list[tuple[bytes, bytes]]) -> bytes | bytearray | None:
-    """Return the filtered rows of a plain PNG, as many bytes as its header says; None for any other."""
+def _unpacked_size(chunks: list[tuple[bytes, bytes]]) -> int | None:
+    """Return how many bytes the filtered rows of a plain PNG have, by its header; None for any other."""
     kinds = [kind for kind, _ in chunks]
     if kinds[0] != b"IHDR" or kinds.count(b"IHDR") != 1 or not _PLAIN_CHUNKS.issuperset(kinds):
         return None
     width, height, depth, colours, *_, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
     first, count = kinds.index(b"IDAT"), kinds.count(b"IDAT")
-    packed = b"".join(body for kind, body in chunks[first : first + count] if kind == b"IDAT")
     scattered = kinds[first : first + count] != [b"IDAT"] * count
-    if interlaced or scattered or width * height > _FAST_PIXELS or packed[:1] != bytes([_WHOLE_WINDOW]):
+    if interlaced or scattered or width * height > _FAST_PIXELS:
         return None
-    size = height * (1 + width * _VALUES[colours] * depth // 8)
-    try:
-        unpacked = imagecodecs.deflate_decode(packed, out=size)
-    except imagecodecs.DeflateError:
-        return None
-    return unpacked if len(unpacked) == size else None
+    return height * (1 + width * _VALUES[colours] * depth // 8)
 
 
 def encode_png(pixels: np.ndarray, *texts: bytes) -> bytes:
@@ -103,7 +118,7 @@ def encode_png(pixels: np.ndarray, *texts: bytes) -> bytes:
     chunks = [
         chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         *(chunk(b"tEXt", text) for text in texts),
-        chunk(b"IDAT", imagecodecs.deflate_encode(filtered.tobytes(), level=1)),
+        chunk(b"IDAT", bytes(imagecodecs.deflate_encode(filtered.tobytes(), level=1))),
         chunk(b"IEND", b""),
     ]
     return SIGNATURE + b"".join(chunks)
