@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from functools import cache
 
 import imagecodecs
 import numpy as np
@@ -32,7 +33,6 @@ _OF_TIFF = re.compile("(The )?JPEG (strip|tile)")
 """How warnings of libtiff begin, which concern a TIFF and not the JPEG in it."""
 
 _END_OF_SCAN = re.compile(rb"(?<!\xff)\xff(?=[^\x00\xff])")
-_OTHER_BYTES = bytes(np.random.default_rng(0).integers(1, 255, 4096, np.uint8))
 
 
 def decode_jpeg(data: bytes, name: str) -> np.ndarray:
@@ -183,10 +183,16 @@ def _is_ycbcr(image: JpegImagePlugin.JpegImageFile) -> bool:
 # --- Pillow -----------------------------------------------------------------------------------------------
 
 
+@cache
+def _other_bytes() -> bytes:
+    """Return data that no scan holds behind its end; made when it is needed, as numpy.random loads slowly."""
+    return bytes(np.random.default_rng(0).integers(1, 255, 4096, np.uint8))
+
+
 def _decode_twice(data: bytes) -> np.ndarray:
     """Decode to (H, W, C). Raises ValueError for data that end too early."""
     header = _first_scan(data) + 2
-    other = data[:header] + _END_OF_SCAN.sub(lambda _: _OTHER_BYTES + b"\xff", data[header:])
+    other = data[:header] + _END_OF_SCAN.sub(lambda _: _other_bytes() + b"\xff", data[header:])
     first, second = (pixels_of(JpegImagePlugin.JpegImageFile(io.BytesIO(d))) for d in (data, other))
     if not np.array_equal(first, second):
         raise ValueError("Corrupt JPEG data: premature end of data segment")

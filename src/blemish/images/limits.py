@@ -79,13 +79,14 @@ def check_array(array: np.ndarray, name: str) -> np.ndarray:
 def _refuse_other_meaning(array: np.ndarray, name: str) -> None:
     """Refuse an array that is more than its numbers: a mask, a unit, fields, the rules of a matrix."""
     kind = type(array)
-    if issubclass(kind, np.ma.MaskedArray):
+    plain = kind in (np.ndarray, np.memmap)
+    if not plain and issubclass(kind, np.ma.MaskedArray):  # numpy.ma takes long to import
         cure = "say what masked pixels are: give image.filled(value)"
         raise refusal(name, f"is a {kind.__name__}, whose mask would be lost; {cure}")
     if array.dtype.names:
         cure = "give (H, W, C) with each field as a channel"
         raise refusal(name, f"has the fields {', '.join(array.dtype.names)}; {cure}")
-    if kind not in (np.ndarray, np.memmap):
+    if not plain:
         cure = "if its numbers say all, give numpy.asarray(image)"
         raise refusal(name, f"is a {kind.__name__}, which may mean more than its numbers; {cure}")
 
