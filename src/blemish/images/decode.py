@@ -87,7 +87,9 @@ def _decode_webp(data: bytes, name: str) -> np.ndarray:
     if data[12:16] == b"VP8X":  # its canvas may exceed the limit, and would be allocated on opening
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
         check_size(height, width, 1, name)
-    return _from_pillow(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), name)
+    image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
+    refuse_own(image.info.get("exif", b""), name)
+    return _from_pillow(image, name)
 
 
 def _from_pillow(image: Image.Image, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from errno import ENOSPC
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from blemish.core.files import temporary_for
 from blemish.images.limits import refusal
@@ -61,14 +61,15 @@ def write_overlay(
     high: float,
     contour_level: float | None,
 ) -> None:
-    """Write what `overlay` draws, in one step; folders are made.
+    """Write what `overlay` draws, in one step; folders are made. A path that ends in .jpg or .webp is one.
 
     Raises ImageError when the sizes differ, OSError where the disk refuses.
     """
     preview = image if isinstance(image, Preview) else preview_of(image)
     if map_hw.shape != preview.size:
         raise refusal(os.fspath(path), f"a map {map_hw.shape} is not of its image {preview.size}")
-    data = overlay(preview, map_hw, low=low, high=high, contour_level=contour_level)
+    pixels = heat_over(preview, map_hw, low=low, high=high, contour_level=contour_level)
+    data = _ENCODERS.get(Path(path).suffix, _png)(pixels)
     with _write_in_one_step(path) as part:
         part.write_bytes(data)
 
@@ -157,6 +158,23 @@ def _pixels(picture_chw: np.ndarray) -> np.ndarray:
 
 def _png(pixels: np.ndarray) -> bytes:
     return encode_png(pixels, PNG_TEXT)
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()  # 4:4:4, as a contour is one pixel wide
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90, subsampling="4:4:4", comment=MARK)
+    return buffer.getvalue()
+
+
+def _webp(pixels: np.ndarray) -> bytes:
+    about, buffer = Image.Exif(), io.BytesIO()
+    about[ExifTags.Base.Software] = MARK.decode()
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=90, method=0, exif=about)
+    return buffer.getvalue()
+
+
+_ENCODERS = {".png": _png, ".jpg": _jpeg, ".webp": _webp}
+"""How an overlay is packed, by the end of its name; PNG for any other."""
 
 
 def _inner_edge(mask: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from blemish.images.limits import refusal
 
 MARK = b"blemish: a drawing, not a photo of a part"
-"""The text in a PNG or JPEG that was drawn."""
+"""The text in a PNG, JPEG or WebP that was drawn."""
 PNG_TEXT = b"Software\0" + MARK
 """The mark as a PNG holds it, the body of a chunk `tEXt`."""
 

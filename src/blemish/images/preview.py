@@ -51,7 +51,7 @@ def fit_size(side: int, size: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _scale(planes: np.ndarray, low: float, high: float) -> np.ndarray:
-    scaled = planes.astype(np.float32)
+    scaled = planes.astype(np.float32, order="C")  # plane by plane, which is quicker to draw over
     scaled -= np.float32(low)
     scaled /= np.float32(max(high - low, 1e-12))
     return scaled

@@ -15,7 +15,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, get_origin
+from typing import IO, TYPE_CHECKING, Any, Literal, get_origin
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.files import fit_name, name_limit, write_whole
@@ -43,8 +43,9 @@ LISTS = tuple(name for name, kind in field_types(ResultRow).items() if get_origi
 COLUMNS = tuple(f"n_{name}" if name in LISTS else name for name in field_types(ResultRow))
 """The columns of predictions.csv."""
 
-_PICTURES = {"map": ("maps", ".tiff"), "overlay": ("overlays", ".png")}
-"""The pictures of an input, by their field: the folder that they go to, and how their names end."""
+OverlayFormat = Literal["png", "jpeg", "webp"]
+"""The file formats of overlays: without loss, and two that are a quarter as large and less."""
+_ENDINGS: dict[OverlayFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _NAME_REFUSED = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 """What file systems answer for a name or a path that they do not take."""
 MAX_ERRORS_KEPT = 20
@@ -77,10 +78,12 @@ def predict_to_folder(
     inputs: Iterable[tuple[Path | Frame, Path]],
     out: Path,
     *,
+    overlays: OverlayFormat | None = "png",
     on_row: Callable[[dict[str, Any]], None] = lambda _row: None,
 ) -> PredictionCounts:
     """Score every input and write predictions.jsonl, predictions.csv, summary.json, maps/ and overlays/.
 
+    `overlays` is their format; None: no pictures, neither overlays nor maps.
     Films have to be given as their frames (`video.expand_films`), which are read as they are needed.
     An input that cannot be used becomes a row with its error. Raises UsageError when `out` already holds
     predictions or another process writes it, and OSError when it cannot be written.
@@ -88,12 +91,12 @@ def predict_to_folder(
     with owned(out):
         if (out / "predictions.jsonl").exists():
             raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
-        return _predict_to(detector, inputs, out, on_row)
+        return _predict_to(inspect(detector, inputs, out, overlays=overlays), detector, out, on_row)
 
 
 def _predict_to(
+    rows: Iterable[dict[str, Any]],
     detector: Detector,
-    inputs: Iterable[tuple[Path | Frame, Path]],
     out: Path,
     on_row: Callable[[dict[str, Any]], None],
 ) -> PredictionCounts:
@@ -105,7 +108,7 @@ def _predict_to(
         (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
     ):
         writer = TableWriter(table, COLUMNS)
-        for row in inspect(detector, inputs, out):
+        for row in rows:
             _write_row(row, lines, writer, table)
             scored += row["error"] is None
             anomalous += row["anomalous"] is True
@@ -131,23 +134,28 @@ def _write_row(row: dict[str, Any], lines: IO[str], writer: TableWriter, table: 
 
 
 def inspect(
-    detector: Detector, inputs: Iterable[tuple[Path | Frame, Path]], out: Path
+    detector: Detector,
+    inputs: Iterable[tuple[Path | Frame, Path]],
+    out: Path,
+    *,
+    overlays: OverlayFormat | None = "png",
 ) -> Iterator[dict[str, Any]]:
     """Score (file, its place below `out`) in order and yield their rows, each when its pictures are on disk.
 
-    A few pictures are written at a time. Raises OSError when `out` cannot be written.
+    `overlays` is the format of overlays; None: no pictures. A few are written at a
+    time. Raises OSError when `out` cannot be written.
     """
     pending: deque[_PendingInput] = deque()
-    limit = name_limit(out)
+    limit, ending = name_limit(out), _ENDINGS.get(overlays) if overlays else None
     waiting: deque[tuple[dict[str, Any], Future | None, int]] = deque()
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
-        for result in detector.predict_many(_observe_inputs(inputs, pending)):
+        for result in detector.predict_many(_observe_inputs(inputs, pending, ending)):
             one = pending.popleft()
             row = row_of(one.path, result)
-            if isinstance(result, ImageError):
+            if isinstance(result, ImageError) or ending is None:
                 waiting.append((row, None, 0))
             else:
-                row |= _picture_names(one.place, limit)
+                row |= _picture_names(one.place, limit, ending)
                 pictures = pool.submit(_write_pictures, detector, one, row, result, out)
                 waiting.append((row, pictures, result.anomaly_map.size))
             del result  # the map of a large image is large
@@ -167,15 +175,21 @@ class _PendingInput:
 
 
 def _observe_inputs(
-    inputs: Iterable[tuple[Path | Frame, Path]], pending: deque[_PendingInput]
+    inputs: Iterable[tuple[Path | Frame, Path]], pending: deque[_PendingInput], ending: str | None
 ) -> Iterator[Observed]:
     """Yield each input for scoring, and append to `pending` what is needed once it is scored."""
+    sides = () if ending is None else (OVERLAY_SIDE,)
     for path, place in inputs:
-        pending.append(_PendingInput(str(path), place, Previews(OVERLAY_SIDE)))
+        pending.append(_PendingInput(str(path), place, Previews(*sides)))
         yield Observed(source=path, observe=pending[-1].previews.observe)
 
 
-def _picture_names(place: Path, limit: int) -> dict[str, str]:
+def _pictures(ending: str) -> dict[str, tuple[str, str]]:
+    """Return the pictures of an input by their field: the folder that they go to, and how names end."""
+    return {"map": ("maps", ".tiff"), "overlay": ("overlays", ending)}
+
+
+def _picture_names(place: Path, limit: int, ending: str) -> dict[str, str]:
     """Return where the pictures of an input go, relative to the output folder: at the input's own place.
 
     A name that has more than `limit` bytes with its ending is shortened (`files.fit_name`).
@@ -183,15 +197,15 @@ def _picture_names(place: Path, limit: int) -> dict[str, str]:
     folder = Path(*(fit_name(part, "", limit) for part in place.parent.parts))
     return {
         field: (Path(kind) / folder / fit_name(place.name, ending, limit)).as_posix()
-        for field, (kind, ending) in _PICTURES.items()
+        for field, (kind, ending) in _pictures(ending).items()
     }
 
 
-def _plain_names(place: Path) -> dict[str, str]:
+def _plain_names(place: Path, ending: str) -> dict[str, str]:
     """Return names for pictures that every file system takes: letters and digits, and a hash of the place."""
     mark = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", place.name)[:60].strip("-")
-    return {field: f"{kind}/{stem}~{mark}{ending}" for field, (kind, ending) in _PICTURES.items()}
+    return {field: f"{kind}/{stem}~{mark}{ending}" for field, (kind, ending) in _pictures(ending).items()}
 
 
 def exceeds_waiting_limit(pixels: Sequence[int]) -> bool:
@@ -220,9 +234,8 @@ def _write_pictures(
     except OSError as error:
         if error.errno not in _NAME_REFUSED:
             raise
-        row |= _plain_names(
-            one.place
-        )  # an odd name is no reason to leave an input, or the rest, without a row
+        # an odd name is no reason to leave an input, or the rest, without a row
+        row |= _plain_names(one.place, Path(row["overlay"]).suffix)
         _write_both(detector, one.previews, row, prediction, out)
 
 

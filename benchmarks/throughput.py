@@ -1,0 +1,230 @@
+"""What an image costs from its file to its row, here against another source tree, in one run.
+
+    python benchmarks/throughput.py MODEL [MODEL ...] --data ROOT/mvtec/bottle --against OTHER/src
+                                    [--images 40] [--rounds 5] [--out FILE]
+
+MODEL is an exported model of 8-bit colour images. Each measurement is a process of its own, this tree and the
+other in turns, with one thread for the network. What is measured, in seconds of a processor for an image, as
+others may work on the machine at the same time (of `start` the whole command counts):
+
+    rows       `predict_many` over test images of the category, nothing written
+    pictures   `predict_to_folder`: rows, maps and overlays on disk
+    jpeg       rows of JPEG of 12 megapixels, made of the same images
+    tiff       rows of 16-bit TIFF, made of the same images, with the conversion of depth allowed
+    one        `predict` of one file after the other; also its p50 and p99 by the clock
+    start      `python -m blemish.cli predict` of one file, from nothing, with pictures
+
+Ratios are those of the medians, other / this: 2 means that this tree takes half as long. Memory is the most
+that a process had. Scores are compared too: the largest difference, as a share of their range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from blemish.core.errors import ImageError
+from blemish.data.dataset import open_dataset
+from blemish.inference.load import load
+from blemish.inference.predict_folder import predict_to_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+LARGE = (4000, 3000)
+KINDS = ("rows", "pictures", "jpeg", "tiff", "one", "start")
+FEW = 6
+"""Large files, and cold starts, in a round."""
+
+
+def cpu_seconds(who: int = resource.RUSAGE_SELF) -> float:
+    """Return the processor time of this process, or of its children."""
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the processor time of a call, and what it returns."""
+    before = cpu_seconds()
+    result = call()
+    return cpu_seconds() - before, result
+
+
+# --- in a process of its own, with either source tree ---
+
+
+def scores_of(predictions: Iterable[Any]) -> list[float]:
+    """Return the scores, and raise the first error."""
+    found = []
+    for prediction in predictions:
+        if isinstance(prediction, ImageError):
+            raise prediction
+        found.append(float(prediction.score))
+    return found
+
+
+def measure(model: Path, folder: Path) -> dict[str, Any]:
+    """Measure everything but the start, once, with the source tree of this process."""
+    files = {kind: sorted((folder / kind).iterdir()) for kind in ("png", "jpeg", "tiff")}
+    detector = load(model, device="cpu", threads=1, allow=frozenset({"depth"}))
+    list(detector.predict_many(files["png"][:2], threads=1))
+    found: dict[str, Any] = {"seconds": {}}
+    for name, kind in (("rows", "png"), ("jpeg", "jpeg"), ("tiff", "tiff")):
+        chosen = files[kind]
+        seconds, scores = timed(lambda chosen=chosen: scores_of(detector.predict_many(chosen, threads=1)))
+        found["seconds"][name] = seconds / len(chosen)
+        found.setdefault("scores", {})[kind] = scores
+    times = []
+
+    def one_by_one() -> None:
+        for file in files["png"]:
+            began = time.perf_counter()
+            detector.predict(file)
+            times.append(1000 * (time.perf_counter() - began))
+
+    found["seconds"]["one"] = timed(one_by_one)[0] / len(files["png"])
+    found["milliseconds"] = times
+    inputs = [(file, Path(file.stem)) for file in files["png"]]
+    with tempfile.TemporaryDirectory() as out:
+        seconds, _ = timed(lambda: predict_to_folder(detector, inputs, Path(out) / "out"))
+    found["seconds"]["pictures"] = seconds / len(inputs)
+    found["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return found
+
+
+# --- both trees in turns ---
+
+
+def environment(source: Path) -> dict[str, str]:
+    """Return the environment of a process that runs with a source tree."""
+    cached = Path(tempfile.gettempdir()) / "blemish-throughput-bytecode"
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    one = {"OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(cached)}
+    return usual | one | {"PYTHONPATH": str(source)}
+
+
+def measured(source: Path, model: Path, folder: Path) -> dict[str, Any]:
+    """Measure one tree once, in a new process."""
+    command = [sys.executable, __file__, "--measure", str(folder), str(model)]
+    done = subprocess.run(command, env=environment(source), check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    started = [started_once(source, model, next((folder / "png").iterdir())) for _ in range(FEW)]
+    found["seconds"]["start"] = min(seconds for seconds, _ in started)
+    found["start_clock"] = min(seconds for _, seconds in started)
+    return found
+
+
+def started_once(source: Path, model: Path, file: Path) -> tuple[float, float]:
+    """Score one file by the command line: seconds of a processor, and by the clock."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "blemish.cli", "predict", "--model", str(model), str(file)]
+        before, began = cpu_seconds(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(
+            [*command, "--out", f"{out}/o"], env=environment(source), check=True, capture_output=True
+        )
+        return cpu_seconds(resource.RUSAGE_CHILDREN) - before, time.perf_counter() - began
+
+
+def make_files(data: Path, count: int, folder: Path) -> None:
+    """Link test images of a category, and make large JPEG and 16-bit TIFF of some."""
+    samples = [sample.path for sample in open_dataset(data).test]
+    chosen = [samples[i] for i in np.linspace(0, len(samples), count, endpoint=False).astype(int)]
+    for kind in ("png", "jpeg", "tiff"):
+        (folder / kind).mkdir()
+    for i, path in enumerate(chosen):
+        (folder / "png" / f"{i:03d}.png").symlink_to(path.resolve())
+    for i, path in enumerate(chosen[:: max(1, count // FEW)][:FEW]):
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+        rgb.resize(LARGE, Image.Resampling.BICUBIC).save(folder / "jpeg" / f"{i}.jpg", quality=90)
+        deep = np.asarray(rgb).astype(np.uint16) * 257
+        tifffile.imwrite(
+            folder / "tiff" / f"{i}.tif", deep, photometric="rgb", compression="zlib", predictor=True
+        )
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put the rounds of one tree together."""
+    times = [ms for run in runs for ms in run["milliseconds"]]
+    middle = {kind: statistics.median(run["seconds"][kind] for run in runs) for kind in KINDS}
+    return {
+        "cpu_ms_per_image": {kind: round(1000 * seconds, 2) for kind, seconds in middle.items()},
+        "latency_ms": {"p50": float(np.quantile(times, 0.5)), "p99": float(np.quantile(times, 0.99))},
+        "start_s_by_the_clock": min(run["start_clock"] for run in runs),
+        "largest_memory_mib": max(run["mib"] for run in runs),
+    }
+
+
+def compared(model: Path, folder: Path, other: Path, rounds: int) -> dict[str, Any]:
+    """Measure both trees in turns, and compare their scores."""
+    runs: dict[str, list[dict[str, Any]]] = {"this": [], "other": []}
+    trees = {"this": SOURCE, "other": other}
+    for number in range(rounds):
+        for name in sorted(trees, reverse=bool(number % 2)):
+            runs[name].append(measured(trees[name], model, folder))
+    found = {name: summary(each) for name, each in runs.items()}
+    ratios = {
+        kind: round(found["other"]["cpu_ms_per_image"][kind] / found["this"]["cpu_ms_per_image"][kind], 2)
+        for kind in KINDS
+    }
+    apart = {}
+    for kind, scores in runs["this"][0]["scores"].items():
+        theirs = np.array(runs["other"][0]["scores"][kind])
+        apart[kind] = float(np.abs(np.array(scores) - theirs).max() / max(float(np.ptp(theirs)), 1e-12))
+    return found | {"ratios": ratios, "scores_apart": apart}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
+    parser.add_argument("--data", type=Path, help="a category with test images of 8-bit colour")
+    parser.add_argument("--against", type=Path, help="the other source tree, a folder that holds blemish/")
+    parser.add_argument("--images", type=int, default=40, help="test images in a round")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/throughput.json"))
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure is not None:
+        print(json.dumps(measure(options.models[0], options.measure)))
+        return
+    if options.data is None or options.against is None:
+        parser.error("--data and --against are needed")
+    load_before = os.getloadavg()
+    models = {}
+    with tempfile.TemporaryDirectory() as folder:
+        make_files(options.data, options.images, Path(folder))
+        for model in options.models:
+            models[model.stem] = compared(model, Path(folder), options.against.resolve(), options.rounds)
+    about = {
+        "cores": os.cpu_count(),
+        "load_average": [load_before, os.getloadavg()],
+        "images": options.images,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(about | {"rounds": options.rounds, "models": models}, indent=2) + "\n")
+    for name, found in models.items():
+        print(name)
+        for kind in KINDS:
+            this, other = (found[tree]["cpu_ms_per_image"][kind] for tree in ("this", "other"))
+            print(f"  {kind:<9} {this:9.1f} ms, the other tree {other:9.1f} ms: {found['ratios'][kind]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
