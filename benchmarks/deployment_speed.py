@@ -86,7 +86,7 @@ def parts_of(detector: Detector, files: Sequence[Path]) -> dict[str, Callable[[]
 
     def finish() -> None:
         for small_map, size in zip(maps, sizes, strict=True):
-            detector._finish(small_map, size, None)
+            detector._finish((small_map, None), size, None)
 
     def pipeline() -> None:
         for prediction in detector.predict_many(files):

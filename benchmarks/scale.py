@@ -80,7 +80,7 @@ def cpu_seconds(detector: Detector, files: Sequence[Path], rounds: int) -> dict[
 
     def finish() -> None:
         for small_map, (_, size) in zip(maps, prepared, strict=True):
-            detector._finish(small_map, size, None)
+            detector._finish((small_map, None), size, None)
 
     parts = {"decode": decode, "network": infer, "finish": finish}
     return {name: seconds(call, len(files), rounds) for name, call in parts.items()}

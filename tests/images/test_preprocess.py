@@ -166,6 +166,13 @@ def test_resizing_depends_on_values_alone_not_on_strips_memory_or_dtype(size, mo
     assert whole.dtype == np.float32 and whole.flags.c_contiguous
 
 
+@pytest.mark.parametrize("size", [(16, 24), (90, 24), (16, 77), (90, 77), (50, 60)])
+@pytest.mark.parametrize("value", [0, 60, 255, 1e-3, -7.7])
+def test_resizing_an_area_of_one_value_keeps_it(value, size):
+    image = np.full((3, 50, 60), value, np.float32)
+    np.testing.assert_array_equal(resize(image, size), np.full((3, *size), value, np.float32))
+
+
 def test_resize_keeps_an_image_of_that_size():
     image = noise(3, 20, 24, dtype="float32")
     assert resize(image, (20, 24)) is image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -110,7 +110,7 @@ class Worker:
         listing.check_folders_exist(self.run["folders"])
         inputs = listing.read_listing(self.out, number)
         images = listing.as_images(inputs)
-        results = self.detector.predict_many(images, threads=DECODE_THREADS)
+        results = replace(self.detector, maps=False).predict_many(images, threads=DECODE_THREADS)
         rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
         with self.out.temporary_for(name) as part:
             return write_rows(rows, part, Promise.of(self.detector).as_fields())

@@ -58,6 +58,8 @@ class Detector:
             that the calibration can promise if that is higher.
         allow: conversions permitted beside those of training ("channels", "depth").
         batch_size: images in a call of the network.
+        maps: whether `anomaly_map` of a prediction has the size of the image. Without, it is the coarse map,
+            which takes less time and memory; scores and regions are the same.
     """
 
     model_file: ModelFile
@@ -65,6 +67,7 @@ class Detector:
     false_alarm_rate: float | None = None
     allow: frozenset[str] = frozenset()
     batch_size: int = 16
+    maps: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options that cannot be honoured, before any image is read."""
@@ -225,7 +228,11 @@ class Detector:
 
     def _finish(self, answer: Answer, size: tuple[int, int], path: str | None) -> Prediction:
         score, coarse_map = self._read_off(answer, path)
-        return self._decide(score, coarse_map, postprocess.to_original_size(coarse_map, size), path)
+        level, whole = self.pixel_threshold, coarse_map
+        if self.maps or (level is not None and postprocess.may_exceed(coarse_map, level)):
+            whole = postprocess.to_original_size(coarse_map, size)
+        prediction = self._decide(score, coarse_map, whole, path)
+        return prediction if self.maps else replace(prediction, anomaly_map=coarse_map)
 
     def _read_off(self, answer: Answer, path: str | None) -> tuple[float, np.ndarray]:
         """Return the score and the coarse map of what the network said."""

@@ -82,6 +82,15 @@ def to_original_size(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarr
     return resize(values[np.newaxis], size)[0]
 
 
+def may_exceed(coarse_map: np.ndarray, threshold: float) -> bool:
+    """Tell whether a map (h, w) may lie above a threshold anywhere once it has the size of its image.
+
+    Resizing takes means with weights of sum 1, which lie between the values but for rounding.
+    """
+    largest, smallest = float(coarse_map.max()), float(coarse_map.min())
+    return largest + 1e-5 * max(abs(largest), abs(smallest)) > threshold
+
+
 def regions(anomaly_map: np.ndarray, threshold: float, *, min_area_px: int = 1) -> list[Region]:
     """Find the connected regions where the map lies strictly above the threshold.
 

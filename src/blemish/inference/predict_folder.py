@@ -13,7 +13,7 @@ import os
 import re
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_origin
 
@@ -148,8 +148,9 @@ def inspect(
     pending: deque[_PendingInput] = deque()
     limit, ending = name_limit(out), _ENDINGS.get(overlays) if overlays else None
     waiting: deque[tuple[dict[str, Any], Future | None, int]] = deque()
+    scorer = detector if ending else replace(detector, maps=False)
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
-        for result in detector.predict_many(_observe_inputs(inputs, pending, ending)):
+        for result in scorer.predict_many(_observe_inputs(inputs, pending, ending)):
             one = pending.popleft()
             row = row_of(one.path, result)
             if isinstance(result, ImageError) or ending is None:

@@ -197,8 +197,8 @@ class Engine:
     def _score_batch(self, detector: Detector, left: deque[Job]) -> None:
         try:
             loaded = [(Path(job.name), job.prepared) for job in left if job.prepared]
-            for result in detector.predict_prepared(loaded):
-                self._writers.submit(self._write_files, left.popleft(), _with_small_map(result))
+            for result in replace(detector, maps=False).predict_prepared(loaded):
+                self._writers.submit(self._write_files, left.popleft(), result)
         except Exception as error:
             _fail(left, error)
 
@@ -245,14 +245,6 @@ def _repeat(step: Callable[[], bool]) -> None:
     """Repeat a step until it returns False. While one waits, the memory of the one before is free."""
     while step():
         pass
-
-
-def _with_small_map(result: Prediction | ImageError) -> Prediction | ImageError:
-    """Replace the map that is as large as the image by the small one, to save memory."""
-    if isinstance(result, ImageError):
-        return result
-    assert result.coarse_map is not None
-    return replace(result, anomaly_map=result.coarse_map)
 
 
 def _take_batch(waiting: queue.SimpleQueue[T | None], most: int) -> list[T] | None:
