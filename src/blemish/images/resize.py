@@ -51,11 +51,13 @@ def _shrink(lines: np.ndarray, resized: np.ndarray) -> None:
     """Fill (count, m) with weighted sums of the n > count lines, (n, a, b) of m values each."""
     starts, weights = _weights(len(lines), len(resized))
     step, line = max(1, _STRIP_VALUES * len(resized) // lines.size), np.empty(resized.shape[1])
-    for first in range(0, len(resized), step):
-        last = min(first + step, len(resized)) - 1
-        top, bottom = starts[first], starts[last] + len(weights[last])
-        strip = np.ascontiguousarray(lines[top:bottom], np.float64).reshape(bottom - top, -1)
-        for i in range(first, last + 1):
+    parts = [range(first, min(first + step, len(resized))) for first in range(0, len(resized), step)]
+    bounds = [(starts[part[0]], starts[part[-1]] + len(weights[part[-1]])) for part in parts]
+    room = np.empty((max(bottom - top for top, bottom in bounds), *lines.shape[1:]))
+    strip = room.reshape(len(room), -1)  # one place for all, as new memory costs more than the sums
+    for part, (top, bottom) in zip(parts, bounds, strict=True):
+        room[: bottom - top] = lines[top:bottom]
+        for i in part:
             start = starts[i] - top
             resized[i] = np.einsum("k,kj->j", weights[i], strip[start : start + len(weights[i])], out=line)
 
