@@ -78,14 +78,16 @@ def _without_compression(chunks: list[tuple[bytes, bytes]]) -> bytearray | None:
             return None
     except imagecodecs.DeflateError:
         return None
-    total = imagecodecs.deflate_adler32(rows)
+    total = imagecodecs.deflate_adler32(rows)  # pyright: ignore[reportArgumentType]  # it takes any buffer
     struct.pack_into(f">{len(lead)}sI4sH", whole, 0, lead, end + 4 - begin, b"IDAT", 0x7801)
     for number, first in enumerate(range(0, size, _BLOCK)):
         at, count = begin + 2 + number * (5 + _BLOCK), min(_BLOCK, size - first)
         struct.pack_into("<BHH", whole, at, number + 1 == blocks, count, count ^ 0xFFFF)
         view[at + 5 : at + 5 + count] = rows[first : first + count]
     struct.pack_into(">I", whole, end, total)
-    struct.pack_into(">I", whole, end + 4, imagecodecs.deflate_crc32(view[begin - 4 : end + 4]))
+    checked = view[begin - 4 : end + 4]
+    checksum = imagecodecs.deflate_crc32(checked)  # pyright: ignore[reportArgumentType]
+    struct.pack_into(">I", whole, end + 4, checksum)
     view[end + 8 :] = chunk(b"IEND", b"")
     return whole
 
