@@ -1,14 +1,15 @@
-"""How long a station with many rows takes to start, and to answer the trends that its page asks for.
+"""How long a station with many rows takes to start, and to answer the trends that its page asks for (Linux).
 
     python benchmarks/station_rows.py --model MODEL.onnx --rows 300000 1000000
 
-Writes rows of generated parts, a week of them, into a SQLite record, as many at a time as one row has, and
-starts `blemish serve` as a process on the loopback. `first_start_s` is a start on a record of before, which
-has neither roll-ups nor the state of drift, until `/readyz` says ready; `rolled_up_s` is how long it then
-makes roll-ups in the background. `start_s` is the median of the starts after that, and `killed_start_s` one
-after `kill -9`. `trend_s` are medians of GET /v1/summary as the page sends it, for each of its spans.
+Writes rows of generated parts, a week of them, into a SQLite record, and starts `blemish serve` as a process
+on the loopback. `first_start_s` is the start on a record of before, which has neither roll-ups nor the state
+of drift, until `/readyz` says ready; `rolled_up_s` is how long it then makes roll-ups in the background.
+`start_s` is a start after that, `killed_start_s` one after `kill -9`; `trend_s` is GET /v1/summary as the
+page sends it, for each of its spans. Medians. Where other programs share the cores, the seconds of a
+processor (`cpu`) say more.
 
-Writes station_rows.json.
+Writes station_rows.json, in which other numbers of rows are kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import random
 import sqlite3
 import statistics
@@ -30,7 +32,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from blemish.data.hashing import file_digest
-from blemish.record.store import Inspection, Store, new_id
+from blemish.record.rollups import ROWS
+from blemish.record.rows import milliseconds
+from blemish.record.store import Store, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,49 +42,30 @@ if TYPE_CHECKING:
 WEEK = timedelta(days=7)
 SPANS = {"hour": (timedelta(hours=1), 60), "day": (timedelta(days=1), 48), "week": (WEEK, 84)}
 """The spans that the page offers, and in how many pieces it asks for them."""
-TIMES = 5
+TIMES = 3
 """Of so many requests, or starts, the median is taken."""
-BATCH = 5000
+COLUMNS = (
+    *("id", "time", "source", "part", "model", "image", "map", "width", "height"),
+    *("score", "p_value", "threshold", "decision", "regions", "seconds", "number"),
+)
 
 
-def fill(folder: Path, model: str, first: int, end: int, begin: datetime, step: timedelta) -> None:
-    """Record the parts `first` to `end`, one after another."""
-    store, draw = Store.open(None, folder), random.Random(first)
-    for start in range(first, end, BATCH):
-        parts = []
-        for k in range(start, min(start + BATCH, end)):
-            moment = begin + k * step
-            moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-            score = draw.gauss(10, 1)
-            parts.append(
-                Inspection(
-                    id=new_id(moment),
-                    time=moment,
-                    source="api",
-                    part=f"P-{k}",
-                    model=model,
-                    image=f"{k:064x}",
-                    map=f"{k:064x}",
-                    width=900,
-                    height=900,
-                    score=score,
-                    p_value=draw.random(),
-                    threshold=12.0,
-                    anomalous=score > 12,
-                    regions=[],
-                    seconds=draw.uniform(0.1, 0.3),
-                    error=None,
-                )
-            )
-        store.record(parts)
-    store.close()
+def fill(folder: Path, model: str, rows: int, until: datetime) -> None:
+    """Write so many rows of the last week, past the store, which would take an hour for a million."""
+    Store.open(None, folder).close()
+    draw, step, begin = random.Random(0), WEEK / rows, until - WEEK
 
+    def row(k: int) -> tuple[Any, ...]:
+        moment, score = begin + k * step, draw.gauss(10, 1)
+        decision = "rejected" if score > 12 else "accepted"
+        figures = (900, 900, score, draw.random(), 12.0, decision, "[]", draw.uniform(0.1, 0.3))
+        named = (new_id(moment), milliseconds(moment), "api", f"P-{k}", model, f"{k:064x}", f"{k:064x}")
+        return (*named, *figures, k + 1)
 
-def forget(folder: Path) -> None:
-    """Remove what a start would go on from."""
     with sqlite3.connect(folder / "station.db") as connection:
-        connection.execute("DELETE FROM rollups")
-        connection.execute("DELETE FROM drift_states")
+        places = ", ".join("?" * len(COLUMNS))
+        statement = f"INSERT INTO inspections ({', '.join(COLUMNS)}) VALUES ({places})"
+        connection.executemany(statement, map(row, range(rows)))
     connection.close()
 
 
@@ -106,7 +91,12 @@ class Served:
         self.connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=300)
         while self.get("/readyz")[0] != 200:
             time.sleep(0.01)
-        self.seconds = time.perf_counter() - began
+        self.seconds, self.cpu_seconds = time.perf_counter() - began, self.cpu()
+
+    def cpu(self) -> float:
+        """Return the seconds of a processor that it has used."""
+        said = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(said[11]) + int(said[12])) / os.sysconf("SC_CLK_TCK")
 
     def get(self, path: str) -> tuple[int, Any]:
         """Ask."""
@@ -126,47 +116,46 @@ def serving(model: Path, folder: Path, *, kill: bool = False) -> Iterator[Served
         served.process.wait()
 
 
-def trends(served: Served, model: str, until: datetime) -> dict[str, float]:
-    """Return the seconds of a trend of each span."""
-    found = {}
+def trends(served: Served, model: str, until: datetime) -> dict[str, Any]:
+    """Return the seconds of a trend of each span, and the processor's seconds of all of them, for one."""
+    found, used, asked = {}, served.cpu(), 0
     for name, (length, buckets) in SPANS.items():
-        asked = {"since": (until - length).isoformat(), "until": until.isoformat(), "buckets": buckets}
-        path = f"/v1/summary?{urlencode(asked | {'model': model})}"
+        span = {"since": (until - length).isoformat(), "until": until.isoformat(), "buckets": buckets}
+        path = f"/v1/summary?{urlencode(span | {'model': model})}"
         seconds = []
         for _ in range(TIMES):
             began = time.perf_counter()
             status, answer = served.get(path)
             seconds.append(time.perf_counter() - began)
             assert status == 200, answer
-            assert sum(span["n"] for span in answer) > 0
-        found[name] = statistics.median(seconds)
-    return found
+            assert sum(each["n"] for each in answer) > 0
+        found[name], asked = statistics.median(seconds), asked + TIMES
+    return found | {"cpu": (served.cpu() - used) / asked}
 
 
 def measure(model: Path, digest: str, folder: Path, rows: int, until: datetime) -> dict[str, Any]:
-    forget(folder)
     with serving(model, folder) as first:
         began = time.perf_counter()
-        before = trends(first, digest, until)
-        while rolled_up(folder) < rows // 4096 * 4096:
-            time.sleep(0.1)
+        while rolled_up(folder) < rows // ROWS * ROWS:
+            time.sleep(0.05)
         took = time.perf_counter() - began
-    with serving(model, folder, kill=True) as served:
-        starts = [served.seconds]
-    with serving(model, folder) as served:
-        killed = served.seconds
-        after = trends(served, digest, until)
-    for _ in range(TIMES - 1):
+    with serving(model, folder, kill=True):
+        pass
+    with serving(model, folder) as killed:
+        after = trends(killed, digest, until)
+    starts = []
+    for _ in range(TIMES):
         with serving(model, folder) as served:
-            starts.append(served.seconds)
+            starts.append(served)
     return {
         "rows": rows,
         "megabytes": (folder / "station.db").stat().st_size / 1e6,
         "first_start_s": first.seconds,
-        "trend_before_s": before,
         "rolled_up_s": took,
-        "start_s": statistics.median(starts),
-        "killed_start_s": killed,
+        "start_s": statistics.median(each.seconds for each in starts),
+        "start_cpu_s": statistics.median(each.cpu_seconds for each in starts),
+        "killed_start_s": killed.seconds,
+        "killed_start_cpu_s": killed.cpu_seconds,
         "trend_s": after,
     }
 
@@ -177,16 +166,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[300_000, 1_000_000])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
-    digest, found = file_digest(given.model), []
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        for rows in sorted(given.rows):
-            until = datetime.now(UTC)
-            target = place / str(rows)
-            fill(target, digest, 0, rows, until - WEEK, WEEK / rows)
-            found.append(measure(given.model, digest, target, rows, until))
-            print(json.dumps(found[-1]), flush=True)
-            (given.out / "station_rows.json").write_text(json.dumps(found, indent=2) + "\n")
+    digest, file = file_digest(given.model), given.out / "station_rows.json"
+    known = {each["rows"]: each for each in json.loads(file.read_text())} if file.exists() else {}
+    for rows in given.rows:
+        until = datetime.now(UTC)
+        with tempfile.TemporaryDirectory() as folder:
+            fill(Path(folder), digest, rows, until)
+            known[rows] = measure(given.model, digest, Path(folder), rows, until)
+        print(json.dumps(known[rows]), flush=True)
+        file.write_text(json.dumps([known[rows] for rows in sorted(known)], indent=2) + "\n")
 
 
 if __name__ == "__main__":

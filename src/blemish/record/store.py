@@ -15,10 +15,12 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from blemish.core.errors import DataError
-from blemish.record import conversion, database, table_export, tables, trends
+from blemish.record import conversion, database, table_export, tables
 from blemish.record.alarms import Alarms
 from blemish.record.audit_log import Act
+from blemish.record.drift_states import DriftStates
 from blemish.record.kept_files import KeptFiles
+from blemish.record.rollups import RollUps
 from blemish.record.rows import (
     Alarm,
     Bucket,
@@ -54,7 +56,7 @@ __all__ = [
 ]
 
 
-class Store(Verdicts, Alarms, KeptFiles):
+class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
     """A database with the tables of a station; make one with `Store.open`.
 
     Every method raises StoreError, one line, when the database cannot be reached or refuses.
@@ -214,18 +216,6 @@ class Store(Verdicts, Alarms, KeptFiles):
         query = sa.select(rows.id, rows.score, rows.decision, rows.verdict).where(*where).order_by(rows.id)
         for row in self._stream(query):
             yield row.id, row.score, {"accepted": False, "rejected": True}.get(row.decision), row.verdict
-
-    def summary(
-        self, *, since: datetime, until: datetime, buckets: int, model: str | None = None
-    ) -> list[Bucket]:
-        """Sum up the time from `since` to `until` in spans of equal length, of one model or of all.
-
-        Raises UsageError for no span, or an end that is not later.
-        """
-        starts = trends.span_starts(since, until, buckets)
-        columns = (rows.time, rows.decision, rows.seconds, rows.score)
-        where = tables.conditions(Search(since=since, until=until, model=model), lag=self._lag)
-        return trends.summarize(starts, self._stream(sa.select(*columns).where(*where).order_by(rows.id)))
 
     def export(
         self,

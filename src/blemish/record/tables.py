@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -146,6 +147,25 @@ audit_log = Table(  # who did what; rows are only added, and `hash` is over the 
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("hash", String(64), nullable=False),
+)
+
+rollups = Table(  # many rows of inspections in one, for trends; see `rollups`
+    "rollups",
+    metadata,
+    Column("after", BigInteger, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False, index=True),  # the numbers after `after`, up to this one
+    Column("begins", BigInteger, nullable=False),
+    Column("ends", BigInteger, nullable=False),  # the times of the first and the last row
+    Column("models", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+)
+
+drift_states = Table(  # what the drift of a model stands at, after the row of that number
+    "drift_states",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
 )
 
 lag = Table(  # one row: how far the time of an identifier lies after the time of its row at most

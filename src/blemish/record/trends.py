@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from blemish.core.errors import UsageError
-from blemish.record.rows import QUANTILES, Bucket, from_milliseconds, milliseconds
+from blemish.record.rows import QUANTILES, Bucket, Decision, from_milliseconds, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
+
+DECISIONS: tuple[str, ...] = get_args(Decision)
+ROW = np.dtype([("time", "<i8"), ("seconds", "<f8"), ("score", "<f8"), ("decision", "<u2"), ("model", "<u2")])
+"""What trends know of an inspection: the time in milliseconds, the score (nan: none), the decision as its
+place in DECISIONS, and the model as a place in a list beside it. Roll-ups on disk have this form.
+"""
 
 
 def span_starts(since: datetime, until: datetime, number: int) -> list[int]:
@@ -28,34 +31,25 @@ def span_starts(since: datetime, until: datetime, number: int) -> list[int]:
     return [begin + (end - begin) * k // number for k in range(number)]
 
 
-class _Span:
-    """What is counted of a span of time."""
-
-    def __init__(self) -> None:
-        self.decisions = Counter[str]()
-        self.seconds, self.scores = array("d"), array("d")
-
-
-def summarize(starts: Sequence[int], rows: Iterable[Any]) -> list[Bucket]:
-    """Sum up rows (time, decision, seconds, score), which come in any order, span by span."""
-    spans = [_Span() for _ in starts]
-    for row in rows:
-        span = spans[bisect_right(starts, row.time) - 1]
-        span.decisions[row.decision] += 1
-        span.seconds.append(row.seconds)
-        if row.score is not None:
-            span.scores.append(row.score)
-    return [_bucket(start, span) for start, span in zip(starts, spans, strict=True)]
+def summarize(starts: Sequence[int], rows: np.ndarray) -> list[Bucket]:
+    """Sum up rows, (n,) of ROW in any order and none before the first start, span by span."""
+    times = rows["time"]
+    if (times[1:] < times[:-1]).any():
+        rows = rows[np.argsort(times, kind="stable")]
+    ends = np.searchsorted(rows["time"], starts[1:])
+    cut = [np.split(rows[name], ends) for name in ("decision", "seconds", "score")]
+    return [_bucket(*span) for span in zip(starts, *cut, strict=True)]
 
 
-def _bucket(start: int, span: _Span) -> Bucket:
-    seconds, scores = span.seconds, span.scores
+def _bucket(start: int, decisions: np.ndarray, seconds: np.ndarray, scores: np.ndarray) -> Bucket:
+    n = np.bincount(decisions, minlength=len(DECISIONS)).tolist()
+    seconds, scores = np.sort(seconds), np.sort(scores[~np.isnan(scores)])  # in which quantiles are quick
     return Bucket(
         time=from_milliseconds(start),
         n=len(seconds),
-        rejected=span.decisions["rejected"],
-        failed=span.decisions["failed"],
-        median_seconds=float(np.median(seconds)) if seconds else None,
-        p99_seconds=float(np.quantile(seconds, 0.99)) if seconds else None,
-        score_quantiles=tuple(np.quantile(scores, QUANTILES).tolist()) if scores else None,
+        rejected=n[DECISIONS.index("rejected")],
+        failed=n[DECISIONS.index("failed")],
+        median_seconds=float(np.median(seconds)) if len(seconds) else None,
+        p99_seconds=float(np.quantile(seconds, 0.99)) if len(seconds) else None,
+        score_quantiles=tuple(np.quantile(scores, QUANTILES).tolist()) if len(scores) else None,
     )

@@ -36,9 +36,10 @@ mean over start times are our choice; `docs/drift.md` has what they do.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,6 +65,10 @@ STAKES = (0.0, 0.3, 0.8)
 """(θ - r) / (1 - r) of `stakes`. Our choice."""
 HIGHEST = 1e300
 """No capital grows above this; the alarm came long before."""
+VERSION = 1
+"""Changed with the arithmetic: states from before are not gone on from."""
+_ARRAYS = ("weights", "capital", "cusum", "start")
+_NUMBERS = ("seen", "p", "peak", "evidence", "alarm", "since")
 UNKNOWN = 0.1
 """δ/α: the share of the level spent on q being above its bound. Our choice."""
 
@@ -217,6 +222,8 @@ class Drift:
             raise DataError("drift: no calibration score; calibrate the model with at least 1 good image")
         if np.isnan(values).any():
             raise UsageError("drift: a calibration score is nan; check the model's calibration")
+        said = (VERSION, self.level, self.defect_share, self.seed, SHIFTS, SPREADS, STAKES, values.tolist())
+        self._test = hashlib.sha256(repr(said).encode()).hexdigest()
         self._random = np.random.default_rng(self.seed)
         n, k = len(values), max(1, math.floor(BEYOND * (len(values) + 1)))
         # equal scores are ordered by a second number
@@ -260,6 +267,28 @@ class Drift:
             self.alarm = True
             self.since = int(self._start.flat[self._cusum.argmax()])
         return self.evidence
+
+    def state(self) -> dict[str, Any]:
+        """Return what later parts depend on, as JSON has it, to the bit."""
+        return {
+            "test": self._test,
+            "random": self._random.bit_generator.state,
+            "edges": [list(pair) for pair in self._edges],
+            **{name: getattr(self, f"_{name}").tolist() for name in _ARRAYS},
+            **{name: getattr(self, name) for name in _NUMBERS},
+        }
+
+    def resume(self, state: dict[str, Any]) -> bool:
+        """Go on from a state; returns whether it is one of the same test, else nothing changes."""
+        if state["test"] != self._test:
+            return False
+        self._random.bit_generator.state = state["random"]
+        self._edges = [(score, order) for score, order in state["edges"]]
+        for name in _ARRAYS:
+            setattr(self, f"_{name}", np.array(state[name], getattr(self, f"_{name}").dtype))
+        for name in _NUMBERS:
+            setattr(self, name, state[name])
+        return True
 
     def _rank(self, pair: tuple[float, float]) -> float:
         """Rank a body part, and add it to the reference."""

@@ -2,18 +2,17 @@
 
 Another process may write into the same record, such as a watch. So nothing is taken from what this process
 has just written: the rows after the last one seen are read from the record, all of them, each once. After a
-restart the same rows in the same order give the same state, to the bit.
+restart the same rows in the same order give the same state, to the bit; it goes on from one that was kept.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.core.errors import DataError, NotFoundError
-from blemish.record.rows import utc_now
+from blemish.record.rows import from_milliseconds, milliseconds, utc_now
 from blemish.record.store import Alarm
 from blemish.station.drift import Drift
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 1000
 """Rows that are read together."""
+STATE_ROWS = 4096
+"""Rows after which the state of each drift is kept; a start reads no more than that again."""
 DRIFTED = "production no longer scores as the calibration images did"
 
 
@@ -40,23 +41,57 @@ class Following:
         self.listeners: list[Callable[[Sequence[Recorded]], None]] = []
         self.alarm_listeners: list[Callable[[Alarm], None]] = []
         self._lock = threading.Lock()
-        self._number = store.last_number()
+        self._number = self._noted = store.last_number()
         self._since: dict[str, str] = {}
         self._alarms: list[Alarm] = []  # that are not on record yet
 
     def watch(self, digest: str, calibration_scores: np.ndarray) -> None:
         """Watch a version of a model for drift, from the first part that it has scored."""
-        drift, seen = Drift(calibration_scores), self._number
-        self._drift_of(digest, drift, self.store.recorded(after=0, until=seen, model=digest))
+        drift = Drift(calibration_scores)
+        after, seen = self._resume(digest, drift), self._number
+        self._drift_of(digest, drift, self.store.recorded(after=after, until=seen, model=digest))
         with self._lock:  # the few that came meanwhile
-            rest = self.store.recorded(after=seen, until=self._number, model=digest)
+            rest = self.store.recorded(after=max(after, seen), until=self._number, model=digest)
             self._drift_of(digest, drift, rest)
             self.drifts[digest] = drift
+            if seen - after >= STATE_ROWS:
+                self.store.note_drift_states(self._number, {digest: self._state(digest)})
         if drift.alarm and not any(
             a.kind == "drift" for a in self.store.alarms(digest)
         ):  # a crash came before it was on record
             self._raise(digest, drift)
             self.follow()
+
+    def _resume(self, digest: str, drift: Drift) -> int:
+        """Let drift go on from the state that is kept; returns the number of the last row in it, or 0."""
+        number, state = self.store.drift_state(digest) or (0, None)
+        if number > self._number:  # another station on the same record has seen more
+            self.follow()
+        if state is None or number > self._number or not drift.resume(state):
+            return 0
+        if state["peak_time"] is not None:
+            self.peak_times[digest] = from_milliseconds(state["peak_time"])
+        if state["since_id"] is not None:
+            self._since[digest] = state["since_id"]
+        return number
+
+    def _state(self, digest: str) -> dict[str, Any]:
+        """Return the state of a model's drift as it is kept."""
+        peak_time = self.peak_times.get(digest)
+        known = {
+            "peak_time": None if peak_time is None else milliseconds(peak_time),
+            "since_id": self._since.get(digest),
+        }
+        return self.drifts[digest].state() | known
+
+    def note_states(self) -> None:
+        """Keep the state of each drift, so that the next start goes on from it."""
+        with self._lock:
+            self._note_states()
+
+    def _note_states(self) -> None:
+        self.store.note_drift_states(self._number, {digest: self._state(digest) for digest in self.drifts})
+        self._noted = self._number
 
     def follow(self) -> None:
         """Take what was recorded since the last time. Raises StoreError; then it is taken the next time."""
@@ -73,6 +108,8 @@ class Following:
                 del self._alarms[0]
                 for listener in self.alarm_listeners:
                     listener(alarm)
+            if self._number - self._noted >= STATE_ROWS:
+                self._note_states()
 
     def note_peaks(self) -> None:
         """Put the largest evidence of each alarm on record."""
@@ -103,8 +140,9 @@ class Following:
         """Return the first inspection of a change that was alarmed, or None."""
         drift = self.drifts.get(digest)
         if drift is not None and drift.since is not None and digest not in self._since:
-            scored = (row.id for row in self.store.recorded(after=0, model=digest) if row.score is not None)
-            self._since[digest] = next(islice(scored, drift.since - 1, None))
+            found = self.store.scored_id(digest, drift.since)
+            if found is not None:
+                self._since[digest] = found
         return self._since.get(digest)
 
     def _take(self, row: Recorded) -> None:

@@ -262,6 +262,7 @@ class Station:
         with suppress(BlemishError):  # they are made anew from the record
             self.following.follow()
             self.following.note_peaks()
+            self.following.note_states()
         self.store.close()
 
     def _recorded(self, _: Sequence[Inspection]) -> None:
@@ -278,6 +279,8 @@ class Station:
                 self.following.follow()
                 for notice in self.noticing:
                     notice()
+                while not self._closing.is_set() and self.store.roll_up():
+                    pass  # a record of before is rolled up at once
             except BlemishError as error:  # the record is away; the next look takes it
                 self.troubles.note(error)
 
