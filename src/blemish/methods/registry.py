@@ -19,6 +19,7 @@ from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.ae_ssim import AeSsim
 from blemish.methods.baselines.anogan import AnoGan
 from blemish.methods.baselines.cutpaste import CutPaste
+from blemish.methods.baselines.distaug import DistAug
 from blemish.methods.baselines.f_anogan import FAnoGan
 from blemish.methods.baselines.fcdd import Fcdd
 from blemish.methods.baselines.feature_dictionary import FeatureDictionary
@@ -57,6 +58,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "f-anogan": FAnoGan,
     "anogan": AnoGan,
     "gt": Gt,
+    "distaug": DistAug,
     "padim": Padim,
     "patchcore": PatchCore,
     "feature-dictionary": FeatureDictionary,

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste_augment import draw_jitter, jitter, random_crops, three_ways
-from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18
+from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18, grid_of
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import blur, gaussian_spread, mean_and_variance, whitening
 from blemish.methods.config import TrainedConfig
@@ -79,7 +79,7 @@ class CutPasteConfig(TrainedConfig):
         """Refuse sizes that squares do not fit. Raises UsageError."""
         super().__post_init__()
         self.check_counts("patch_size", "stride", "width")
-        (H, W), P, S = self.size, self.patch_size, self.side
+        (H, W), P = self.size, self.patch_size
         if P < 16 or P & (P - 1):
             raise UsageError(f"--patch-size {P}: must be a power of 2, 16 or larger")
         if P // 8 % self.stride:
@@ -88,11 +88,7 @@ class CutPasteConfig(TrainedConfig):
             )
         if min(H, W) < P:
             raise UsageError(f"--image-size {H}x{W}: must be --patch-size {P} or larger")
-        if (H - S) % self.stride or (W - S) % self.stride:
-            raise UsageError(
-                f"--image-size {H}x{W}: squares at --stride {self.stride} leave pixels uncovered; choose "
-                f"multiples of {self.stride}"
-            )
+        _ = self.grid  # which refuses as well
 
     @property
     def side(self) -> int:
@@ -102,7 +98,7 @@ class CutPasteConfig(TrainedConfig):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows h and columns w of scored squares: 57×57 for the paper's 256×256 (A.5)."""
-        return (self.size[0] - self.side) // self.stride + 1, (self.size[1] - self.side) // self.stride + 1
+        return grid_of(self.size, self.side, self.stride)
 
 
 # --- the equations --------------------------------------------------------------------------------------

@@ -11,8 +11,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blemish.core.errors import UsageError
+
 PORTION = 1024
 """Squares that ResNet-18 encodes at a time, which bounds its memory."""
+
+
+def grid_of(size: tuple[int, int], side: int, stride: int) -> tuple[int, int]:
+    """Rows and columns of squares in an image.
+
+    Args:
+        size: height and width of the image in pixels.
+        side, stride: of the squares, in pixels.
+
+    Raises:
+        UsageError: the squares leave pixels uncovered.
+    """
+    H, W = size
+    if min(H, W) < side:
+        raise UsageError(f"--image-size {H}x{W}: must be {side} or larger, as squares are that wide")
+    if (H - side) % stride or (W - side) % stride:
+        raise UsageError(
+            f"--image-size {H}x{W}: squares at --stride {stride} leave pixels uncovered; choose "
+            f"multiples of {stride}"
+        )
+    return (H - side) // stride + 1, (W - side) // stride + 1
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
