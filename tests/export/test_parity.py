@@ -5,11 +5,11 @@ take another library's rounding for a defect there.
 
 Where there are no real data sets, generated images stand for them.
 
-Left out: `paper` of `cpc-ad` and `cutpaste`, whose ResNet-18 sees hundreds of crops of each image (minutes);
-`paper` of the autoencoders and `quick` of `planted`, which train otherwise but are the same networks; `paper`
-of `nsa`, the same network but wider; variants of `filters` that combine a density and a light which others
-have; `paper` of the methods on pre-trained features, whose weights no package carries (networks of a file:
-`tests/methods/test_patchcore.py` and its neighbours).
+Left out: `paper` of `cpc-ad`, `cutpaste` and `distaug`, whose ResNet-18 sees hundreds of crops of each image
+(minutes); `paper` of the autoencoders and `quick` of `planted`, which train otherwise but are the same
+networks; `paper` of `nsa`, the same network but wider; variants of `filters` that combine a density and a
+light which others have; `paper` of the methods on pre-trained features, whose weights no package carries
+(networks of a file: `tests/methods/test_patchcore.py` and its neighbours).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ AUTO = {"members": ("filters", "variation"), "validation_fraction": 0.3}
 """Auto has nothing to choose then, and images that set its members' scales."""
 LEFT_OUT = {("cpc-ad", "paper"), ("cutpaste", "paper"), ("ae-l2", "paper"), ("ae-ssim", "paper")}
 LEFT_OUT |= {("padim", "paper"), ("padim", "paper-wide"), ("patchcore", "paper")}
-LEFT_OUT |= {("f-anogan", "paper"), ("gt", "paper")}
+LEFT_OUT |= {("f-anogan", "paper"), ("gt", "paper"), ("distaug", "paper")}
 LEFT_OUT |= {
     ("feature-dictionary", "paper"),
     ("fcdd", "paper"),

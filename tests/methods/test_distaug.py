@@ -8,16 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from resumed import stopped_and_resumed, trained
 from sklearn.neighbors import KernelDensity
 
-from blemish.core.errors import Interrupted, TrainingError, UsageError
-from blemish.export.onnx import export
+from blemish.core.errors import TrainingError, UsageError
 from blemish.inference import load
 from blemish.methods.baselines import distaug
 from blemish.methods.baselines.cutpaste_backbones import grid_of
 from blemish.methods.baselines.distaug import DistAug, DistAugConfig
 from blemish.methods.components.contrastive import ContrastiveHead, contrastive_loss
-from blemish.training import fit, trainer
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -175,28 +174,10 @@ def test_an_odd_spot_shows_where_it_is(density):
 # --- whole runs ---
 
 
-def model_of(out) -> bytes:
-    return (out / "model.safetensors").read_bytes()
-
-
-def test_a_run_repeated_or_resumed_has_the_same_bytes_and_exports(tiny_category, tmp_path):
-    options = {"method": "distaug", "config": TINY, "device": "cpu", "precision": "fp32"}
-    made = fit.fit(tiny_category, out=tmp_path / "one", **options)
-    step = trainer.Trainer._step
-
-    def stopped(self, x, share) -> None:
-        step(self, x, share)
-        self.ask_to_stop()
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(trainer.Trainer, "_step", stopped)
-        fit.fit(tiny_category, out=tmp_path / "two", **options)
-    fit.fit(tiny_category, out=tmp_path / "two", **options, resume=True)
-    assert model_of(tmp_path / "one") == model_of(tmp_path / "two")
-    assert made.model_file.calibration is not None
-    path = next((tiny_category / "test" / "hole").iterdir())
-    assert load.load(tmp_path / "one", device="cpu").predict(path).score == made.predict(path).score
-    assert export(tmp_path / "one", tmp_path / "model.onnx") <= 1e-4
+def test_a_run_resumed_has_the_same_bytes(tiny_category, tmp_path):
+    whole = trained("distaug", TINY, tiny_category, tmp_path / "whole")
+    assert stopped_and_resumed("distaug", TINY, tiny_category, tmp_path / "two", 2) == whole
+    assert load.load(tmp_path / "whole", device="cpu").model_file.calibration is not None
 
 
 def test_a_network_that_says_the_same_of_every_square_is_not_finished():

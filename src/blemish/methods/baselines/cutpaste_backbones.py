@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from blemish.core.errors import UsageError
 
 PORTION = 1024
-"""Squares that ResNet-18 encodes at a time, which bounds its memory."""
+"""Squares of each image that ResNet-18 encodes at a time, which bounds its memory."""
 
 
 def grid_of(size: tuple[int, int], side: int, stride: int) -> tuple[int, int]:
@@ -81,8 +81,10 @@ class ResNet18(nn.Module):
         """Encode each square by itself. Images (B, C, H, W) -> (B, h, w, d)."""
         squares = x.unfold(2, self.side, stride).unfold(3, self.side, stride)  # (B, C, h, w, S, S)
         B, _, h, w = squares.shape[:4]
-        crops = squares.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-        return torch.cat([self(part) for part in crops.split(PORTION)]).view(B, h, w, -1)
+        # places before images: the number of places is known when a graph is exported, and portions are of it
+        crops = squares.permute(2, 3, 0, 1, 4, 5).flatten(0, 1)
+        z = torch.cat([self(part.flatten(0, 1)).view(len(part), B, -1) for part in crops.split(PORTION)])
+        return z.transpose(0, 1).reshape(B, h, w, -1)
 
 
 class DenseTrunk(nn.Module):

@@ -22,7 +22,7 @@ weight decay 3e-4). The order of the colour jitter is fixed. γ is 10 over the v
 squares: `paper` has those of `cutpaste`, later work of the same authors, and the map too. Its head of eight
 layers, its augmentation and its passes are those of the code. The preset `default`, for one core, has images
 of 128×128, a trunk that overlapping squares share, a head of two layers, a density at each place, and less
-jitter.
+jitter. With it bottle has a pixel AUROC of 0.978 and an image AUROC of 0.994 (docs/benchmark.md).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from blemish.methods.config import TrainedConfig
 from blemish.methods.cpc_ad_equations import random_crops as resized_crops
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from blemish.methods.components.distributed import Share
 
@@ -58,6 +58,8 @@ SMALLEST = math.sqrt(0.5)
 """Least share of a square's side that a view shows: half of its area."""
 GREY, BLURRED = 0.2, 0.5
 """Shares of the views that are grey, and that are blurred."""
+BANK_SEED = 0
+"""Draws the good features that a density keeps."""
 LEAST = 1e-2
 """The least length that features are divided by: those of a square that says nothing are rounding alone."""
 SAME = 1e-5
@@ -265,10 +267,7 @@ class DistAug(TrainedMethod[DistAugConfig]):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Keep features of good training images, and γ. Raises TrainingError where all are the same."""
-        images = sum(len(x) for x in batches())
-        z = torch.cat(list(self._kept(batches(), images)), dim=1)
-        if self.config.density == "place":
-            z = z[:, torch.randperm(z.shape[1])[: self.config.bank].to(z.device)]
+        z = torch.cat(list(self._kept(batches)), dim=1)
         if not (z - z.mean(dim=(0, 1))).abs().max() > SAME:
             raise TrainingError(
                 "--method distaug: the network says the same of every square; nothing was saved; train with "
@@ -278,16 +277,18 @@ class DistAug(TrainedMethod[DistAugConfig]):
         self.middle.copy_(z.mean(dim=1, keepdim=True))
         self.bank = z - self.middle
 
-    def _kept(self, batches: Iterable[Tensor], images: int) -> Iterator[Tensor]:
-        """Yield features of each image: (P, 1, d), or some at random, as many of each (1, m, d)."""
-        for x in batches:
-            for part in x.split(self.scoring_batch):
-                z = self.encode(part)[0]
-                if self.config.density == "place":
-                    yield z[:, None]
-                else:
-                    each = max(1, self.config.bank // images)
-                    yield z[torch.randperm(len(z))[:each].to(z.device)][None]
+    def _kept(self, batches: Batches) -> Iterator[Tensor]:
+        """Yield features of `bank` images, (P, 1, d), or of as many squares of each image, (1, m, d)."""
+        drawn = torch.Generator().manual_seed(BANK_SEED)  # the same for every seed of the training
+        images, alone = sum(len(x) for x in batches()), self.config.density == "place"
+        order = torch.randperm(images, generator=drawn).tolist()
+        wanted = set(order[: self.config.bank] if alone else order)
+        each = max(1, self.config.bank // images)
+        for number, x in enumerate(image for batch in batches() for image in batch.split(1)):
+            if number in wanted:
+                z = self.encode(x)[0]  # (g, d)
+                chosen = torch.randperm(len(z), generator=drawn)[:each].to(z.device)
+                yield z[:, None] if alone else z[chosen][None]
 
 
 def _make_room(network: DistAug, state: dict[str, Any], prefix: str, *_: Any) -> None:
