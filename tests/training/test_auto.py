@@ -188,6 +188,26 @@ def test_who_failed_is_told_and_not_chosen():
     assert result.describe()["candidates"][0] == {"members": ("a",), "error": "no"}
 
 
+def of(members: str, area: float | None, error: str | None = None) -> choice.Row:
+    return choice.Row(members=(members,), image_auroc=area, pixel_auroc=area, error=error)
+
+
+@pytest.mark.parametrize(
+    ("rows", "variant"),
+    [
+        ([of("filters", 0.8), of("filters:shared", 0.81)], "planted:anywhere"),
+        ([of("filters", 0.8), of("filters:shared", 0.79)], "planted"),
+        ([of("filters", 0.8), of("filters:shared", 0.8)], "planted"),
+        ([of("filters", 0.8), of("filters:shared", None, "no memory")], "planted"),
+        ([of("filters", 0.8)], "planted"),
+    ],
+)
+def test_the_network_is_not_told_places_that_say_nothing(rows: list[choice.Row], variant: str):
+    assert auto.variant_of("planted", rows) == variant
+    assert auto.variant_of("metal", rows) == "metal"
+    assert METHODS["planted"].presets["anywhere"].positions is False
+
+
 # --- learning ---------------------------------------------------------------------------------------------
 
 

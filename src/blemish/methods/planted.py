@@ -115,6 +115,7 @@ class Planted(TrainedMethod[PlantedConfig]):
     presets: ClassVar[dict[str, PlantedConfig]] = {
         "default": PlantedConfig(),
         "quick": PlantedConfig(steps=333),
+        "anywhere": PlantedConfig(positions=False),
     }
 
     white: Tensor

@@ -43,6 +43,8 @@ MARGIN = 0.002
 PAIR = 0.005
 """Two methods together may see planted defects worse by this than one alone: they fail at different things,
 which is safer with defects that nobody planted."""
+OF_EACH_PLACE, OF_ALL_PLACES = "filters", "filters:shared"
+"""Two candidates that differ in this alone: what is usual at a place, or anywhere in the image."""
 LOUDEST = 100
 """The image score of a comparison is the mean of one in so many pixels: the largest ones."""
 
@@ -197,6 +199,15 @@ def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]
     if best is None:
         raise ValueError("no candidate to choose from")
     return Choice(members=best.members, rows=rows)
+
+
+def parts_lie_anywhere(rows: Sequence[Row]) -> bool:
+    """Tell from rows of candidates whether the place in the image says nothing about these parts.
+
+    So it is where a density of all places together sees planted defects better than one of each place.
+    """
+    found = {row.members[0]: _goodness(row) for row in rows if row.error is None}
+    return found.get(OF_ALL_PLACES, 0.0) > found.get(OF_EACH_PLACE, 0.0)
 
 
 def _goodness(row: Row) -> float:
