@@ -67,17 +67,19 @@ def maps_of_trial(member: Any, run: auto.Run) -> tuple[np.ndarray, np.ndarray]:
     return choice.maps_of(member, run.trial.good, here), choice.maps_of(member, run.trial.planted, here)
 
 
-def learnt(run: auto.Run, minutes: float) -> tuple[dict[str, Any], dict]:
-    """Have the candidates learn; returns the networks by name, and their maps of the trial."""
+def learnt(run: auto.Run, minutes: float) -> tuple[dict[str, Any], dict, list[choice.Row]]:
+    """Have the candidates learn; returns the networks by name, their maps of the trial, and their rows."""
     names, steps = costs.candidates(minutes, len(run.images.train))
     networks: dict[str, Any] = {}
     maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name in names:
-        began = time.monotonic()
+    rows: list[choice.Row] = []
+    for candidate in names:
+        began, name = time.monotonic(), auto.variant_of(candidate, rows)
         networks[name] = auto.learn_candidate(name, run, steps)
         maps[name] = maps_of_trial(networks[name], run)
+        rows.append(choice.compare((name,), *maps[name], run.trial))
         print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
-    return networks, maps
+    return networks, maps, rows
 
 
 def real_maps(data: Path, run: Any, networks: dict[str, Any]) -> tuple[dict, np.ndarray, np.ndarray | None]:
@@ -103,8 +105,7 @@ def areas(maps: np.ndarray, defective: np.ndarray, masks: np.ndarray | None) -> 
 def measure(data: Path, minutes: float, channels: int | None, seed: int) -> dict[str, Any]:
     """Compare what the choice knew with what the test split says."""
     run = begun(data, minutes, channels, seed)
-    networks, maps = learnt(run, minutes)
-    rows = [choice.compare((name,), maps[name][0], maps[name][1], run.trial) for name in networks]
+    networks, maps, rows = learnt(run, minutes)
     chosen = choice.choose(rows, maps, run.trial)
     real, defective, masks = real_maps(data, run, networks)
     scales = {name: choice.scale_of(maps[name][0]) for name in networks}
