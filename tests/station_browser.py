@@ -95,6 +95,13 @@ def here(pca_onnx: Path, tmp_path: Path) -> Iterator[Running]:
         yield here
 
 
+@pytest.fixture(scope="module")
+def one_station(pca_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A station for all tests of a file that add nothing to the record which another one would see."""
+    with running(pca_onnx, tmp_path_factory.mktemp("one") / "station") as here:
+        yield here
+
+
 Open = Callable[..., Any]
 
 
@@ -103,9 +110,9 @@ def tab(browser: Any) -> Iterator[Open]:
     """Opens the page; at the end nothing has asked another host, or done what the policy forbids."""
     contexts, asked, errors = [], set(), []
 
-    def open_(address: str, *, width: int = 1280, height: int = 800, touch: bool = False) -> Any:
+    def open_(address: str, *, width: int = 1280, height: int = 800, touch: bool = False, **more: Any) -> Any:
         size = {"width": width, "height": height}
-        context = browser.new_context(viewport=size, has_touch=touch, reduced_motion="reduce")
+        context = browser.new_context(viewport=size, has_touch=touch, reduced_motion="reduce", **more)
         context.set_default_timeout(WAIT)
         contexts.append((context, urlsplit(address).netloc))
         page = context.new_page()

@@ -3,6 +3,7 @@
 import { post } from "./api.js";
 import { at, h, mark, toast } from "./dom.js";
 import { capital, when } from "./format.js";
+import { t } from "./messages.js";
 import { keep, kept, mayJudge, modelOf, station } from "./state.js";
 
 const MOST = 20;
@@ -26,7 +27,7 @@ export function renderAlarms(host, all) {
 function item(alarm) {
   const line = (...content) => h("p", { class: "muted" }, ...content);
   const button = () =>
-    h("button", { type: "button", class: "small", onclick: () => ask(alarm) }, "Acknowledge");
+    h("button", { type: "button", class: "small", onclick: () => ask(alarm) }, t("alarm.acknowledge"));
   return h(
     "li",
     {},
@@ -38,7 +39,7 @@ function item(alarm) {
       ` ${ofModel(alarm)}${alarm.message}`,
       alarm.peak === null
         ? null
-        : line(`Highest evidence ${capital({ evidence: alarm.peak })}, ${when(alarm.peak_time)}`),
+        : line(t("alarm.peak", { peak: capital({ evidence: alarm.peak }), time: when(alarm.peak_time) })),
       isOpen(alarm) ? null : line(seenTo(alarm)),
       isOpen(alarm) && mayJudge() ? line(button()) : null,
     ),
@@ -50,7 +51,7 @@ const ofModel = ({ kind, model }) =>
   kind === "clock" ? "" : `${modelOf(model)?.name ?? model.slice(0, 8)}: `;
 
 const seenTo = ({ acknowledged, acknowledged_by: by, note }) =>
-  `Acknowledged by ${by}, ${when(acknowledged)}${note ? `: ${note}` : ""}`;
+  t(note ? "alarm.seen_note" : "alarm.seen", { by, note, time: when(acknowledged) });
 
 function ask(alarm) {
   const form = at("acknowledge-form");
@@ -75,6 +76,6 @@ async function acknowledge(alarm, by, note) {
   }
   if (station.name === null) keep("name", by);
   at("acknowledge").close();
-  toast("The alarm is acknowledged; the record keeps it with your name and note");
+  toast(t("alarm.kept"));
   alarms.dispatchEvent(new Event("acknowledged"));
 }

@@ -1,5 +1,7 @@
 /** Talking to the station. What goes wrong becomes one line; a station that is away is waited for. */
 
+import { t } from "./messages.js";
+
 /** The station said no. */
 export class Refused extends Error {
   constructor(status, detail, wait) {
@@ -53,7 +55,7 @@ export async function ask(path, options = {}) {
   } catch (error) {
     if (error.name === "AbortError") throw error;
     setAway(true);
-    throw new Away("the station does not answer");
+    throw new Away(t("error.away"));
   }
   setAway(false);
   if (response.ok) return response;

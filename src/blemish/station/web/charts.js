@@ -1,6 +1,7 @@
 /** Charts over time in SVG: bands, lines and bars on one scale. */
 
 import { s } from "./dom.js";
+import { t } from "./messages.js";
 
 const [WIDTH, HEIGHT] = [640, 220];
 const [LEFT, RIGHT, TOP, BOTTOM] = [74, 10, 12, 26];
@@ -37,9 +38,9 @@ export function chart({ times, layers, form, label, floor = false, timeForm }) {
         viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
         class: "chart",
         role: "img",
-        "aria-label": `${label}: nothing yet`,
+        "aria-label": t("chart.empty", { label }),
       },
-      s("text", { x: WIDTH / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "Nothing in this time"),
+      s("text", { x: WIDTH / 2, y: HEIGHT / 2, "text-anchor": "middle" }, t("chart.nothing")),
     );
   const marks = ticks(floor ? 0 : Math.min(...all), Math.max(...all));
   const [low, high] = [marks[0], marks.at(-1)];

@@ -2,6 +2,7 @@
 
 import { announce, at, h, mark, toast } from "./dom.js";
 import { nameOf, when } from "./format.js";
+import { t } from "./messages.js";
 import { outbox, withdraw } from "./outbox.js";
 import { mayJudge } from "./state.js";
 
@@ -17,8 +18,11 @@ export function note(inspection, verdict, key) {
   const entry = { inspection, verdict, key, time: Date.now() };
   list = [entry, ...list].slice(0, MOST);
   render();
-  toast(`${nameOf(inspection)}: ${verdict}`, () => undo(entry), "Undo (Z)");
+  toast(t("given.said", named(entry)), () => undo(entry), t("given.undo_key"));
 }
+
+/** A part and its verdict, to be put into a text. */
+const named = ({ inspection, verdict }) => ({ name: nameOf(inspection), verdict: t(`verdict.${verdict}`) });
 
 /** Take the last verdict back. */
 export function undoLast() {
@@ -30,7 +34,7 @@ function undo(entry) {
   list = list.filter((other) => other !== entry);
   withdraw(entry.inspection, entry.key);
   render();
-  const text = `${nameOf(entry.inspection)}: “${entry.verdict}” is taken back`;
+  const text = t("given.undone", named(entry));
   announce(text);
   toast(text);
   given.dispatchEvent(new CustomEvent("undone", { detail: entry.inspection }));
@@ -41,7 +45,7 @@ export const listButton = () =>
   h(
     "button",
     { type: "button", class: "quiet small undo-list", hidden: !list.length, onclick: open },
-    "Undo list",
+    t("given.open"),
   );
 
 function open() {
@@ -62,9 +66,9 @@ function render() {
           "span",
           {},
           h("b", {}, nameOf(entry.inspection)),
-          ` ${entry.verdict}, ${when(entry.time)}`,
+          ` ${t(`verdict.${entry.verdict}`)}, ${when(entry.time)}`,
         ),
-        h("button", { type: "button", class: "small", onclick: () => undo(entry) }, "Undo"),
+        h("button", { type: "button", class: "small", onclick: () => undo(entry) }, t("given.undo")),
       ),
     ),
   );

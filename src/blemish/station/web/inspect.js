@@ -2,9 +2,9 @@
 
 import { Away, get } from "./api.js";
 import { at, h, icon, toast } from "./dom.js";
-import { count } from "./format.js";
 import { InspectionPanel } from "./inspection_panel.js";
 import { given, note as noteGiven } from "./given.js";
+import { t } from "./messages.js";
 import { judge, outbox, withWaiting } from "./outbox.js";
 import { keep, kept, mayInspect, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
@@ -15,7 +15,7 @@ const LATEST = 40;
 
 export class InspectView {
   constructor() {
-    this.dropText = "Drop to inspect";
+    this.dropText = t("inspect.drop");
     this.panel = new InspectionPanel(
       at("inspect-stage"),
       (...verdict) => this.judged(...verdict),
@@ -129,7 +129,7 @@ export class InspectView {
 
   renderFollow() {
     at("follow").setAttribute("aria-pressed", this.following);
-    at("follow-text").textContent = this.following ? "Following" : "Follow";
+    at("follow-text").textContent = t(this.following ? "inspect.following" : "inspect.follow");
   }
 
   // --- images in ----------------------------------------------------------------------------------------
@@ -150,18 +150,18 @@ export class InspectView {
     const { uploads } = this;
     const { left, total, failures } = uploads;
     at("tray").hidden = !left && !failures.length;
-    const away = uploads.waiting.length && !uploads.flying ? ", waiting to be sent" : "";
+    const sent = t("tray.progress", { done: total - left, n: total });
+    const progress =
+      uploads.waiting.length && !uploads.flying ? t("tray.waiting", { progress: sent }) : sent;
     at("tray").replaceChildren(
       h(
         "div",
         { class: "tray-head" },
-        h("progress", { max: total, value: total - left, "aria-label": "Images sent" }),
+        h("progress", { max: total, value: total - left, "aria-label": t("tray.sent") }),
         h(
           "span",
           {},
-          left
-            ? `${total - left} of ${count(total, "image")}${away}`
-            : `${count(failures.length, "image")} refused`,
+          left ? progress : t("tray.refused_n", { n: failures.length }),
         ),
         left
           ? null
@@ -169,12 +169,12 @@ export class InspectView {
               "button",
               { type: "button", class: "quiet small", onclick: () => uploads.clear() },
               icon("close"),
-              "Clear",
+              t("tray.clear"),
             ),
       ),
       h(
         "ul",
-        { "aria-label": "Refused images" },
+        { "aria-label": t("tray.refused") },
         failures
           .slice(-20)
           .map(({ name, text }) => h("li", {}, text.includes(name) ? text : `${name}: ${text}`)),

@@ -3,26 +3,27 @@
 import { urlOf } from "./api.js";
 import { h } from "./dom.js";
 import { percent, seconds, when } from "./format.js";
+import { t } from "./messages.js";
 import { modelOf } from "./state.js";
 
 /** Return all that is known of an inspection, as a list with links to its files. */
 export function detailsOf(inspection) {
   const model = modelOf(inspection.model);
   const rows = [
-    ["Time", when(inspection.time)],
-    ["Part", inspection.part],
-    ["File", inspection.path],
-    ["Product", inspection.product],
-    ["Line", inspection.line],
-    ["Shift", inspection.shift],
-    ["Station", inspection.station],
-    ["Drawn", inspection.sample && `at random, ${percent(inspection.sample)} of the accepted parts`],
-    ["Image", inspection.width && `${inspection.width} × ${inspection.height} px`],
-    ["Model", model ? `${model.name} (${model.method}, ${model.dataset})` : null],
-    ["Model file", inspection.model.slice(0, 16)],
-    ["From", inspection.source],
-    ["Took", seconds(inspection.seconds)],
-    ["Number", inspection.id],
+    [t("detail.time"), when(inspection.time)],
+    [t("detail.part"), inspection.part],
+    [t("detail.file"), inspection.path],
+    [t("detail.product"), inspection.product],
+    [t("detail.line"), inspection.line],
+    [t("detail.shift"), inspection.shift],
+    [t("detail.station"), inspection.station],
+    [t("detail.drawn"), inspection.sample && t("detail.drawn_text", { share: percent(inspection.sample) })],
+    [t("detail.image"), inspection.width && `${inspection.width} × ${inspection.height} px`],
+    [t("detail.model"), model ? `${model.name} (${model.method}, ${model.dataset})` : null],
+    [t("detail.model_file"), inspection.model.slice(0, 16)],
+    [t("detail.source"), inspection.source],
+    [t("detail.took"), seconds(inspection.seconds)],
+    [t("detail.number"), inspection.id],
   ].filter(([, value]) => value);
   const link = (to, text, name) => {
     const href = to?.startsWith("/") ? urlOf(to) : to;
@@ -39,10 +40,10 @@ export function detailsOf(inspection) {
     h(
       "p",
       { class: "links" },
-      link(inspection.image, "Image", inspection.path ?? inspection.id),
-      link(inspection.overlay, "Overlay", `${inspection.id}.png`),
-      link(inspection.map && `${inspection.map}?full=true`, "Map", `${inspection.id}.tiff`),
-      link(`#inspect/${inspection.id}`, "Link"),
+      link(inspection.image, t("detail.image"), inspection.path ?? inspection.id),
+      link(inspection.overlay, t("detail.overlay"), `${inspection.id}.png`),
+      link(inspection.map && `${inspection.map}?full=true`, t("detail.map"), `${inspection.id}.tiff`),
+      link(`#inspect/${inspection.id}`, t("detail.link")),
     ),
   );
 }

@@ -2,9 +2,10 @@
 
 import { calibrationOf } from "./api.js";
 import { announce, h, mark, toast } from "./dom.js";
-import { DECISIONS, count, nameOf, number, oddness, oneIn, percent, summaryOf } from "./format.js";
-import { threshold } from "./heatmap.js";
+import { decisionOf, nameOf, number, oddness, oneIn, percent, summaryOf } from "./format.js";
+import { allowed, threshold } from "./heatmap.js";
 import { detailsOf } from "./inspection_details.js";
+import { locale, t } from "./messages.js";
 import { scoreBar } from "./scorebar.js";
 import { keep, kept, modelOf } from "./state.js";
 import { VerdictForm } from "./verdict.js";
@@ -28,7 +29,7 @@ export class InspectionPanel {
     this.head = h("div", { class: "decision" });
     this.why = h("div", { class: "why" });
     this.list = h("ol", { class: "regions" });
-    this.regionsTitle = h("h3", {}, "Regions");
+    this.regionsTitle = h("h3", {});
     this.record = h("details", { class: "record" });
     this.before = null; // the part that another one has just replaced
     this.verdict = new VerdictForm({
@@ -77,18 +78,18 @@ export class InspectionPanel {
     this.rateRow = h(
       "div",
       { class: "slider" },
-      h("label", { for: this.rateSlider.id }, "False alarms"),
+      h("label", { for: this.rateSlider.id }, t("panel.rate")),
       this.rateValue,
       this.rateSlider,
       h("div", { class: "consequence" }, this.whatIf, this.back),
     );
     return h(
       "section",
-      { class: "controls", "aria-label": "What is shown" },
+      { class: "controls", "aria-label": t("panel.shown") },
       h(
         "div",
         { class: "slider" },
-        h("label", { for: this.opacity.id }, "Heat map"),
+        h("label", { for: this.opacity.id }, t("panel.heat")),
         this.opacityValue,
         this.opacity,
         this.scale,
@@ -119,18 +120,18 @@ export class InspectionPanel {
     this.verdict.setEarly(true);
   }
 
-  /** Why the part takes no verdict yet; null: it does. */
+  /** The key of the text that says why the part takes no verdict yet; null: it does. */
   whyEarly() {
     const since = this.viewer.seenSince;
-    if (since === null) return "its picture has not been shown yet";
-    return performance.now() - since < GLANCE ? "it has been on screen for less than a second" : null;
+    if (since === null) return "verdict.early_picture";
+    return performance.now() - since < GLANCE ? "verdict.early_second" : null;
   }
 
   sayEarly(inspection, why, onback) {
-    const text = `${nameOf(inspection)} was not judged: ${why}.`;
+    const text = t(why, { name: nameOf(inspection) });
     announce(text);
     const { before } = this;
-    if (before) toast(text, () => onback(before), `Back to ${nameOf(before)}`);
+    if (before) toast(text, () => onback(before), t("verdict.back_to", { name: nameOf(before) }));
     else toast(text);
   }
 
@@ -177,13 +178,12 @@ export class InspectionPanel {
 
   render() {
     const { inspection } = this;
-    const { decision } = inspection;
-    this.head.className = `decision ${decision}`;
+    this.head.className = `decision ${inspection.decision}`;
     this.head.replaceChildren(
-      mark(decision),
-      h("div", {}, h("h2", {}, DECISIONS[decision]), h("p", { class: "name" }, nameOf(inspection))),
+      mark(inspection.decision),
+      h("div", {}, h("h2", {}, decisionOf(inspection)), h("p", { class: "name" }, nameOf(inspection))),
     );
-    this.record.replaceChildren(h("summary", {}, "Record"), detailsOf(inspection));
+    this.record.replaceChildren(h("summary", {}, t("panel.record")), detailsOf(inspection));
   }
 
   renderWhy(limit) {
@@ -197,13 +197,19 @@ export class InspectionPanel {
       h(
         "dl",
         { class: "facts" },
-        fact("Score", number(inspection.score)),
-        fact("Threshold", number(limit)),
-        fact("p-value", number(inspection.p_value, 3)),
+        fact(t("panel.score"), number(inspection.score)),
+        fact(t("panel.threshold"), number(limit)),
+        fact(t("panel.p_value"), number(inspection.p_value, 3)),
       ),
       ...(this.calibration ? [scoreBar(inspection.score, limit, this.calibration.scores)] : []),
-      h("p", { class: "odds" }, oddness(inspection.p_value, this.calibration?.scores.length)),
+      h("p", { class: "odds" }, this.odds()),
     );
+  }
+
+  odds() {
+    const n = this.calibration?.scores.length;
+    const { decision, p_value: p } = this.inspection;
+    return oddness(p, n, n && decision === "rejected" ? allowed(n, this.ownRate) : null);
   }
 
   // --- heat and rate ------------------------------------------------------------------------------------
@@ -247,7 +253,7 @@ export class InspectionPanel {
     this.rateSlider.value = Math.round(
       (STEPS * Math.log(rate / this.lowest)) / Math.log(HIGHEST / this.lowest),
     );
-    this.rateValue.textContent = `${oneIn(rate)} good parts (${percent(rate)})`;
+    this.rateValue.textContent = t("panel.rate_value", { share: oneIn(rate), percent: percent(rate) });
     this.rateSlider.setAttribute("aria-valuetext", this.rateValue.textContent);
     this.renderWhatIf(own, limit);
     this.renderWhy(limit);
@@ -257,14 +263,12 @@ export class InspectionPanel {
 
   renderWhatIf(own, limit) {
     const decision = this.inspection.score > limit ? "rejected" : "accepted";
-    const verb = decision === this.inspection.decision ? "would still be" : "would be";
+    const still = decision === this.inspection.decision ? "still_" : "";
     this.whatIf.replaceChildren(
-      ...(own
-        ? ["Share of good parts that may be rejected."]
-        : [mark(decision), `At this rate the part ${verb} ${decision}.`]),
+      ...(own ? [t("panel.rate_means")] : [mark(decision), t(`panel.rate_${still}${decision}`)]),
     );
     this.back.hidden = own;
-    this.back.textContent = `Back to ${oneIn(this.ownRate)}`;
+    this.back.textContent = t("panel.rate_back", { share: oneIn(this.ownRate) });
   }
 
   // --- regions ------------------------------------------------------------------------------------------
@@ -274,8 +278,8 @@ export class InspectionPanel {
       this.calibration && this.rate !== this.ownRate ? this.viewer.regions() : this.inspection.regions;
     this.viewer.mark(null);
     this.regionsTitle.textContent = found.length
-      ? count(found.length, "region")
-      : "No region above the contour";
+      ? t("panel.regions", { n: found.length })
+      : t("panel.no_region");
     this.regionsTitle.parentElement.hidden =
       this.inspection.decision === "failed" || this.inspection.threshold === null;
     this.list.replaceChildren(...found.slice(0, MOST_REGIONS).map((region, i) => this.regionItem(region, i)));
@@ -298,12 +302,12 @@ export class InspectionPanel {
           onclick: () => this.viewer.lookAt(region),
           onmouseleave: unframe,
           onblur: unframe,
-          "aria-label": `Region ${i + 1}: ${area} pixels, x ${x0} to ${x1}, y ${y0} to ${y1}, peak ${number(peak)}`,
+          "aria-label": t("panel.region", { i: i + 1, area, x0, x1, y0, y1, peak: number(peak) }),
         },
         h("b", {}, i + 1),
         h("span", {}, `${x1 - x0} × ${y1 - y0} px`),
-        h("span", { class: "muted" }, `at ${x0}, ${y0}`),
-        h("span", { class: "right" }, `${area.toLocaleString("en")} px²`),
+        h("span", { class: "muted" }, t("panel.region_at", { x: x0, y: y0 })),
+        h("span", { class: "right" }, `${area.toLocaleString(locale)} px²`),
         h("span", { class: "right" }, number(peak)),
       ),
     );

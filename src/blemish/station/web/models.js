@@ -2,8 +2,9 @@
 
 import { post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
-import { capital, count, driftState, number, percent, when } from "./format.js";
-import { mayEngineer, modelOf, station } from "./state.js";
+import { capital, driftOf, driftState, number, percent, when } from "./format.js";
+import { t } from "./messages.js";
+import { mayJudge, modelOf, station } from "./state.js";
 import { Training } from "./training.js";
 
 const EVERY = 5000; // ms between two looks
@@ -14,7 +15,7 @@ export class ModelsView {
   /** `lookAtModels()` asks for the models, and shows their drift above all views. */
   constructor(lookAtModels) {
     this.lookAtModels = lookAtModels;
-    this.dropText = "Drop good images to train on";
+    this.dropText = t("train.drop");
     this.training = new Training(() => this.look());
     this.cards = new Keyed(
       at("models"),
@@ -72,8 +73,8 @@ class ModelCard {
     this.facts = h("dl", { class: "model-facts" });
     this.parts = h("input", { type: "number", min: 1, max: 100000, value: PARTS, required: true });
     this.refusal = h("p", { class: "error-line refusal", role: "alert" });
-    this.button = h("button", {}, "Recalibrate on good production");
-    this.title = h("h3", {}, "Other versions");
+    this.button = h("button", {}, t("models.recalibrate"));
+    this.title = h("h3", {}, t("models.others"));
     const versions = h("ul", { class: "plain earlier" });
     this.versions = new Keyed(
       versions,
@@ -91,11 +92,9 @@ class ModelCard {
         h(
           "p",
           {},
-          "When light or material has changed and good parts are rejected: this takes the newest parts, " +
-            "leaves out those judged a defect, and makes a new version with thresholds from the others. " +
-            "The version in use now is kept.",
+          t("models.recalibrate_text"),
         ),
-        h("div", { class: "bar" }, h("label", {}, "Newest parts ", this.parts), this.button),
+        h("div", { class: "bar" }, h("label", {}, h("span", {}, t("models.parts")), " ", this.parts), this.button),
       ),
       this.refusal,
       h("div", {}, this.title, versions),
@@ -107,26 +106,31 @@ class ModelCard {
     this.head.replaceChildren(
       mark(model.drift?.alarm ? "failed" : "accepted"),
       h("b", {}, model.name),
-      h("small", { title: model.digest }, `version ${model.digest.slice(0, 8)}`),
+      h("small", { title: model.digest }, t("models.version", versionOf(model))),
     );
     const { drift } = model;
     const facts = [
-      ["Method", `${model.method}, ${model.preset}`],
-      ["Calibrated on", calibrated(model)],
-      ["False-alarm rate", percent(model.false_alarm_rate), fewImages(model)],
-      ["Threshold", number(model.threshold)],
-      ["Drift", drift ? driftState(drift) : "not watched", drift && `evidence ${capital(drift)}, alarm at 100`],
-      ["First used", when(model.first_used)],
+      [t("models.method"), `${model.method}, ${model.preset}`],
+      [t("models.calibrated"), calibrated(model)],
+      [t("models.rate"), percent(model.false_alarm_rate), fewImages(model)],
+      [t("panel.threshold"), number(model.threshold)],
+      [
+        t("drift.title"),
+        drift ? driftState(drift) : t("drift.unwatched"),
+        drift && t("models.evidence", { now: capital(drift) }),
+        drift?.alarm,
+      ],
+      [t("models.first_used"), when(model.first_used)],
     ];
     this.facts.replaceChildren(
-      ...facts.map(([name, value, note]) =>
+      ...facts.map(([name, value, note, alarm]) =>
         h(
           "div",
           {},
           h("dt", {}, name),
           h(
             "dd",
-            { class: name === "Drift" && drift?.alarm ? "alarm" : null },
+            { class: alarm ? "alarm" : null },
             value,
             note ? h("small", {}, note) : null,
           ),
@@ -143,7 +147,7 @@ class ModelCard {
     const waits = text.includes("wait for a verdict");
     this.refusal.replaceChildren(
       ...(text ? [h("span", {}, text)] : []),
-      ...(waits ? [h("a", { href: "#queue", class: "button small" }, "Open the queue")] : []),
+      ...(waits ? [h("a", { href: "#queue", class: "button small" }, t("models.open_queue"))] : []),
     );
   }
 
@@ -152,14 +156,14 @@ class ModelCard {
     return this.change(async () => {
       const path = `/v1/models/${this.model.digest}/recalibration`;
       const made = await post(path, { parts: Number(this.parts.value) });
-      return `${made.name}: new thresholds from ${count(made.calibration_images, "good part")}`;
+      return t("models.recalibrated", { name: made.name, n: made.calibration_images });
     });
   }
 
   use(digest) {
     return this.change(async () => {
       const model = await post(`/v1/models/${digest}/use`, {});
-      return `${model.name}: version ${digest.slice(0, 8)} is in use`;
+      return t("models.now_used", { name: model.name, ...versionOf({ digest }) });
     });
   }
 
@@ -191,16 +195,16 @@ class Named {
   update(model) {
     const { drift } = model;
     const facts = [
-      model.calibration_images ? `calibrated on ${calibrated(model)}` : null,
+      model.calibration_images ? t("models.was_calibrated", { parts: calibrated(model) }) : null,
       model.threshold === null
         ? null
-        : `threshold ${number(model.threshold)} (${percent(model.false_alarm_rate)})`,
-      drift && `drift: ${driftState(drift).toLowerCase()}, evidence ${capital(drift)}`,
-      `first used ${when(model.first_used)}`,
+        : t("models.was_threshold", { threshold: number(model.threshold), rate: percent(model.false_alarm_rate) }),
+      drift && t(`models.was_${driftOf(drift)}`, { now: capital(drift) }),
+      t("models.was_first", { time: when(model.first_used) }),
     ];
     this.text.replaceChildren(
       h("b", {}, `${model.name} `),
-      `${model.method}, ${model.preset}, version ${model.digest.slice(0, 8)}`,
+      `${model.method}, ${model.preset}, ${t("models.version", versionOf(model))}`,
       h("small", {}, facts.filter(Boolean).join(" · ")),
     );
   }
@@ -212,8 +216,8 @@ class Version extends Named {
     super();
     this.button = h(
       "button",
-      { type: "button", class: "small may-engineer", onclick: () => onuse(this.digest) },
-      "Use",
+      { type: "button", class: "small operator-only", onclick: () => onuse(this.digest) },
+      t("models.use"),
     );
     this.element.append(this.button);
   }
@@ -221,13 +225,16 @@ class Version extends Named {
   update(model) {
     super.update(model);
     this.digest = model.digest;
-    this.button.setAttribute("aria-label", `Use version ${model.digest.slice(0, 8)}`);
+    this.button.setAttribute("aria-label", t("models.use_version", versionOf(model)));
   }
 }
 
 const fewImages = (model) =>
   model.calibration_images < model.usual_rate_needs &&
-  `the usual ${percent(model.usual_rate)} needs ${model.usual_rate_needs} held-out parts`;
+  t("models.few", { rate: percent(model.usual_rate), n: model.usual_rate_needs });
 
 const calibrated = (model) =>
-  model.calibration_images ? count(model.calibration_images, "good part") : "nothing";
+  model.calibration_images ? t("count.good_parts", { n: model.calibration_images }) : t("models.nothing");
+
+/** A version's short name, to be put into a text. */
+const versionOf = ({ digest }) => ({ digest: digest.slice(0, 8) });

@@ -2,9 +2,10 @@
 
 import { Away, get } from "./api.js";
 import { announce, at, toast } from "./dom.js";
-import { count, nameOf } from "./format.js";
+import { nameOf } from "./format.js";
 import { InspectionPanel } from "./inspection_panel.js";
 import { given, listButton, note as noteGiven } from "./given.js";
+import { t } from "./messages.js";
 import { judge, outbox, withWaiting } from "./outbox.js";
 import { mayJudge, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
@@ -64,7 +65,7 @@ export class QueueView {
     const { items } = this.thumbnails;
     const left = `${items.length}${this.more ? "+" : ""}`;
     at("queue-count").textContent = items.length ? left : "";
-    at("queue-left").textContent = items.length ? `${left} left to judge` : "";
+    at("queue-left").textContent = items.length ? t("queue.left", { n: left }) : "";
     at("undo").hidden = !this.last;
     const now = this.panel.inspection;
     const stays = [this.last?.id, this.returning];
@@ -96,7 +97,8 @@ export class QueueView {
     this.panel.clear("");
     if (left.length) this.open(left[again ? 0 : Math.min(place, left.length - 1)]);
     this.render();
-    announce(`${nameOf(inspection)}: ${verdict}. ${count(left.length, "part")} left`);
+    const said = { name: nameOf(inspection), verdict: t(`verdict.${verdict}`) };
+    announce(t("queue.said", { ...said, left: t("count.parts_left", { n: left.length }) }));
   }
 
   /** Take a part whose verdict was taken back in again: it is opened where it was the last one. */
@@ -113,7 +115,7 @@ export class QueueView {
     if (!this.last) return;
     this.open(this.last);
     this.thumbnails.choose(null);
-    announce(`${nameOf(this.last)} again: your next verdict counts`);
+    announce(t("queue.again", { name: nameOf(this.last) }));
   }
 
   onKey(event) {

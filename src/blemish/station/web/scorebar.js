@@ -2,6 +2,7 @@
 
 import { s } from "./dom.js";
 import { number } from "./format.js";
+import { t } from "./messages.js";
 
 const [WIDTH, HEIGHT, LINE] = [400, 62, 34];
 
@@ -14,9 +15,13 @@ export function scoreBar(score, threshold, scores) {
   const high = far || score > top ? Math.max(Math.min(score, most), top) : top;
   const x = (value) =>
     10 + (WIDTH - 20) * Math.min(1, Math.max(0, (value - low) / Math.max(high - low, 1e-12)));
-  const text =
-    `Score ${number(score)}, threshold ${number(threshold)}; ` +
-    `${scores.length} good parts score ${number(scores[0])} to ${number(scores.at(-1))}`;
+  const text = t("scorebar.label", {
+    score: number(score),
+    threshold: number(threshold),
+    n: scores.length,
+    low: number(scores[0]),
+    high: number(scores.at(-1)),
+  });
   const side = x(threshold) > WIDTH - 110 ? "end" : "start";
   return s(
     "svg",
@@ -30,15 +35,15 @@ export function scoreBar(score, threshold, scores) {
     s(
       "text",
       { x: x(threshold) + (side === "end" ? -5 : 5), y: LINE - 20, "text-anchor": side },
-      "threshold",
+      t("scorebar.threshold"),
     ),
     s("path", { d: `M${x(score)} ${LINE + 2}l8 14h-16z`, class: "needle" }),
-    s("text", { x: 0, y: HEIGHT - 2 }, `${scores.length} good parts`),
+    s("text", { x: 0, y: HEIGHT - 2 }, t("count.good_parts", { n: scores.length })),
     far
       ? s(
           "text",
           { x: WIDTH - 24, y: HEIGHT - 2, "text-anchor": "end", class: "far" },
-          "far off this scale »",
+          t("scorebar.far"),
         )
       : null,
   );

@@ -2,7 +2,8 @@
 
 import { get, urlOf } from "./api.js";
 import { at, h, mark } from "./dom.js";
-import { DECISIONS, count, lastVerdict, nameOf, number, when } from "./format.js";
+import { decisionOf, lastVerdict, nameOf, number, when } from "./format.js";
+import { t } from "./messages.js";
 import { station } from "./state.js";
 import { thumbnail } from "./thumbnails.js";
 
@@ -24,7 +25,7 @@ export class SearchView {
     const select = this.form.elements.model;
     const chosen = select.value;
     select.replaceChildren(
-      h("option", { value: "" }, "any"),
+      h("option", { value: "" }, t("search.any")),
       ...station.models.map((m) => h("option", { value: m.digest }, m.name)),
     );
     select.value = chosen;
@@ -56,7 +57,7 @@ export class SearchView {
 
   async more() {
     const asked = (this.asked = {});
-    at("search-state").textContent = "Searching…";
+    at("search-state").textContent = t("search.searching");
     at("search-more").hidden = true;
     try {
       const { items, next } = await get("/v1/inspections", {
@@ -69,9 +70,9 @@ export class SearchView {
       this.next = next;
       at("search-rows").append(...items.map(row));
       at("search-more").hidden = next === null;
-      at("search-state").textContent = this.found
-        ? `${count(this.found, "part")}${next ? ", and more" : ""}`
-        : "No part like this.";
+      const parts = t("count.parts", { n: this.found });
+      const found = next ? t("search.found_more", { parts }) : parts;
+      at("search-state").textContent = this.found ? found : t("search.nothing");
     } catch (error) {
       if (this.asked === asked) at("search-state").textContent = error.message;
     }
@@ -101,13 +102,13 @@ function row(inspection) {
       h(
         "span",
         { class: "row-decision" },
-        DECISIONS[inspection.decision],
-        h("small", {}, inspection.error ? "" : `score ${number(inspection.score)}`),
+        decisionOf(inspection),
+        h("small", {}, inspection.error ? "" : t("search.score", { score: number(inspection.score) })),
       ),
       h(
         "span",
         { class: "row-verdict" },
-        verdict ? `Judged ${verdict.verdict}` : "",
+        verdict ? t("search.judged", { verdict: t(`verdict.${verdict.verdict}`) }) : "",
         h("small", {}, verdict?.note ?? ""),
       ),
     ),

@@ -4,10 +4,11 @@ import { alarms, isDrifting, isOpen } from "./alarms.js";
 import { Away, ask, get, isAway, link, retry } from "./api.js";
 import { at, h, mark, toast, typing } from "./dom.js";
 import { listenForImages } from "./drag_drop.js";
-import { DRIFT, count, when } from "./format.js";
+import { when } from "./format.js";
 import { InspectView } from "./inspect.js";
 import { ModelsView } from "./models.js";
 import { undoLast } from "./given.js";
+import { t, translate } from "./messages.js";
 import { ofOthers, outbox, send, unsent } from "./outbox.js";
 import { QueueView } from "./queue.js";
 import { SearchView } from "./search.js";
@@ -34,7 +35,7 @@ function route() {
     if (other !== view) views[other].hide();
   }
   current = views[view];
-  document.title = `${at(`tab-${view}`).dataset.title} · blemish station`;
+  document.title = `${t(`view.${view}`)} · ${t("page.title")}`;
   current.show(id);
 }
 
@@ -65,8 +66,9 @@ const THEMES = ["system", "light", "dark"];
 function showTheme(theme) {
   if (theme === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  at("theme").setAttribute("aria-label", `Colours: ${theme}; change (T)`);
-  at("theme").title = `Colours: ${theme} (T)`;
+  const named = { theme: t(`theme.${theme}`) };
+  at("theme").setAttribute("aria-label", t("theme.change", named));
+  at("theme").title = t("theme.title", named);
   at("theme").dataset.shows = theme;
 }
 
@@ -85,7 +87,8 @@ async function enter() {
     if (error instanceof Away) return; // "back" begins again
     throw error;
   }
-  at("who").textContent = station.name ? `${station.name}${mayEngineer() ? "" : ` (${station.role})`}` : "";
+  const { name } = station;
+  at("who").textContent = !name || mayJudge() ? (name ?? "") : t("page.only_looks", { name });
   at("leave").hidden = !station.name;
   document.body.dataset.role = station.role ?? "view";
   if (station.role === null) return askForToken();
@@ -98,8 +101,8 @@ async function enter() {
 }
 
 function sayWhatWaitsForOthers() {
-  const others = ofOthers().map(([name, n]) => `${count(n, "verdict")} of ${name || "no login"}`);
-  if (others.length) toast(`Kept in this browser until they log in again: ${others.join(", ")}`);
+  const others = ofOthers().map(([name, n]) => t("verdict.of", { n, name: name || t("verdict.no_login") }));
+  if (others.length) toast(t("verdict.others", { others: others.join(", ") }));
 }
 
 function askForToken() {
@@ -117,7 +120,7 @@ async function logIn(event) {
     await enter();
   } catch (error) {
     at("login-error").textContent =
-      error.status === 401 ? "There is no such token; ask whoever runs this station." : error.message;
+      error.status === 401 ? t("login.unknown") : error.message;
   }
 }
 
@@ -162,24 +165,27 @@ function showDrift(alarmed) {
   banner.dataset.names = names;
   banner.replaceChildren(
     mark("failed"),
-    h("p", {}, h("b", {}, `Production has drifted: ${names}. `), DRIFT),
-    h("a", { href: "#trends", class: "button small" }, "Trends"),
+    h("p", {}, h("b", {}, t("drift.banner", { names })), " ", t("drift.check")),
+    h("a", { href: "#trends", class: "button small" }, t("view.trends")),
   );
 }
 
 function showLink() {
   const waiting = unsent() + (views.inspect?.uploads.left ?? 0);
   at("link").className = isAway() ? "away" : "";
-  at("link-text").textContent = isAway() ? "Offline" : unsent() ? `Saving ${unsent()}` : "Live";
+  at("link-text").textContent = isAway()
+    ? t("link.away")
+    : unsent()
+      ? t("link.saving", { n: unsent() })
+      : t("link.live");
   at("away-banner").hidden = !isAway();
-  at("away-text").textContent =
-    "The station does not answer; asking again every 2 seconds. " +
-    (waiting
-      ? `Waiting here to be sent: ${count(waiting, "image or verdict", "images and verdicts")}.`
-      : "What you judge now is kept and sent when it is back.");
+  const promise = waiting ? t("away.waiting", { n: waiting }) : t("away.kept");
+  at("away-text").textContent = `${t("away.text")} ${promise}`;
 }
 
 function begin() {
+  translate();
+  at("key-views").textContent = NAMES.map((name) => t(`view.${name}`)).join(", ");
   showTheme(kept("theme") ?? "system");
   Object.assign(views, {
     inspect: new InspectView(),
@@ -207,7 +213,7 @@ function begin() {
   link.addEventListener("locked", askForToken);
   link.addEventListener("login", enter);
   outbox.addEventListener("change", showLink);
-  outbox.addEventListener("refused", ({ detail }) => toast(`A verdict was refused: ${detail.error.message}`));
+  outbox.addEventListener("refused", ({ detail }) => toast(t("verdict.refused", { error: detail.error.message })));
   views.inspect.uploads.addEventListener("change", showLink);
   setInterval(() => !document.hidden && look(), EVERY);
   showLink();

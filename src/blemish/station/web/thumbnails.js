@@ -2,7 +2,8 @@
 
 import { urlOf } from "./api.js";
 import { h, mark } from "./dom.js";
-import { DECISIONS, lastVerdict, nameOf, when } from "./format.js";
+import { decisionOf, lastVerdict, nameOf, when } from "./format.js";
+import { t } from "./messages.js";
 
 /** The picture of an inspection, small; a blank when it is not kept. */
 export function thumbnail(inspection) {
@@ -23,7 +24,7 @@ export function verdictBadge(inspection) {
   if (!verdict) return null;
   return h(
     "span",
-    { class: `said-badge ${verdict}`, title: `judged ${verdict}` },
+    { class: `said-badge ${verdict}`, title: t("tile.judged", { verdict: t(`verdict.${verdict}`) }) },
     verdict === "good" ? "G" : "D",
   );
 }
@@ -56,7 +57,7 @@ export class Thumbnails {
   }
 
   tile(item) {
-    const label = `${nameOf(item)}, ${DECISIONS[item.decision].toLowerCase()}, ${when(item.time)}`;
+    const label = t("tile.label", { name: nameOf(item), decision: decisionOf(item), time: when(item.time) });
     return h(
       "li",
       {},

@@ -2,8 +2,9 @@
 
 import { Away, Refused, ask, get, inOrder, link, post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
-import { count, percent, timeLeft, when } from "./format.js";
-import { mayEngineer } from "./state.js";
+import { percent, timeLeft, when } from "./format.js";
+import { t } from "./messages.js";
+import { mayJudge } from "./state.js";
 import { readable } from "./uploads.js";
 
 const UNFINISHED = ["collecting", "waiting", "running"];
@@ -55,8 +56,8 @@ export class Training {
       options(this.form.elements.method, Object.keys(methods));
       if ("auto" in methods) this.form.elements.method.value = "auto"; // what the service takes unless told
       this.form.elements.source.replaceChildren(
-        h("option", { value: "" }, "chosen here"),
-        ...sources.map((name) => h("option", { value: name }, `folder ${name}`)),
+        h("option", { value: "" }, t("train.here")),
+        ...sources.map((name) => h("option", { value: name }, t("train.folder", { name }))),
       );
       at("source-row").hidden = sources.length === 0;
       this.showPresets();
@@ -109,10 +110,10 @@ export class Training {
     for (const field of [name, method, preset, source]) field.disabled = Boolean(this.job);
     at("train-files").hidden = source.value !== "";
     at("chosen").textContent = this.sent
-      ? `${this.sent} of ${count(this.sent + left, "image")} sent`
+      ? t("train.sent", { sent: this.sent, n: this.sent + left })
       : left
-        ? `${count(left, "image")} chosen`
-        : "or drop them on this page";
+        ? t("train.chosen", { n: left })
+        : t("train.or_drop");
     at("forget-chosen").hidden = !left || this.sending;
     at("sent").hidden = !this.sent;
     at("sent").max = this.sent + left;
@@ -156,8 +157,7 @@ export class Training {
     if (source.value === "") await this.send(id);
     if (this.job?.id !== id) return; // it was cancelled meanwhile
     if (this.refused.length) {
-      const these = count(this.refused.length, "image was", "images were");
-      throw new Error(`${these} refused; start again to train without, or choose others first`);
+      throw new Error(t("train.refused", { n: this.refused.length }));
     }
     await post(`/v1/trainings/${id}/start`, {});
     this.job = null;
@@ -204,9 +204,9 @@ class JobRow {
     this.about = h("small", {});
     this.bar = h("progress", { max: 1 });
     this.error = h("p", { class: "error-line" });
-    this.start = h("button", { type: "button", class: "small", onclick: () => this.tell("start") }, "Start");
-    this.cancel = h("button", { type: "button", class: "small", onclick: () => this.askFirst() }, "Cancel");
-    this.model = h("a", { class: "button small" }, "Show the model");
+    this.start = h("button", { type: "button", class: "small", onclick: () => this.tell("start") }, t("job.start"));
+    this.cancel = h("button", { type: "button", class: "small", onclick: () => this.askFirst() }, t("job.cancel"));
+    this.model = h("a", { class: "button small" }, t("job.model"));
     this.element = h(
       "li",
       { class: "card job" },
@@ -232,10 +232,10 @@ class JobRow {
       h("b", {}, job.name),
       h("span", {}, stateOf(job)),
     );
-    const images = job.source === null ? count(job.images, "image") : `folder ${job.source}`;
+    const images = job.source === null ? t("count.images", { n: job.images }) : t("train.folder", { name: job.source });
     this.about.textContent = `${job.method}, ${job.preset} · ${images} · ${when(job.created)}`;
     this.bar.hidden = job.state !== "running";
-    this.bar.setAttribute("aria-label", `Progress of ${job.name}`);
+    this.bar.setAttribute("aria-label", t("job.progress", { name: job.name }));
     if (job.what === "training") this.bar.value = job.share;
     else this.bar.removeAttribute("value"); // decoding comes before: the bar only says that it works
     if (this.error.textContent !== (job.error ?? "")) this.error.textContent = job.error ?? "";
@@ -250,10 +250,10 @@ class JobRow {
   askFirst() {
     if (this.job.state !== "running" || this.sure) return this.tell("cancel");
     this.sure = true;
-    this.cancel.textContent = "Press again to cancel for good";
+    this.cancel.textContent = t("job.sure");
     setTimeout(() => {
       this.sure = false;
-      this.cancel.textContent = "Cancel";
+      this.cancel.textContent = t("job.cancel");
     }, SURE);
   }
 
@@ -269,17 +269,12 @@ class JobRow {
 }
 
 function stateOf(job) {
+  if (job.state === "collecting" && job.here) return t("job.taking");
+  if (job.state !== "running") return t(`job.${job.state}`);
   const running = [
-    job.what ?? "beginning",
+    t(`job.${job.what ?? "beginning"}`),
     job.share === null ? null : percent(job.share),
     job.seconds_left === null ? null : timeLeft(job.seconds_left),
   ];
-  return {
-    collecting: job.here ? "taking images" : "not started",
-    waiting: "waits for its turn",
-    running: running.filter(Boolean).join(", "),
-    done: "done",
-    failed: "failed",
-    cancelled: "cancelled",
-  }[job.state];
+  return running.filter(Boolean).join(", ");
 }

@@ -4,17 +4,8 @@ import { alarms as acknowledgements, renderAlarms } from "./alarms.js";
 import { Away, get } from "./api.js";
 import { chart } from "./charts.js";
 import { at, h, mark, toast } from "./dom.js";
-import {
-  DRIFT_MEANS,
-  capital,
-  count,
-  driftState,
-  evidenceMeter,
-  number,
-  percent,
-  seconds,
-  when,
-} from "./format.js";
+import { capital, driftState, evidenceMeter, number, percent, seconds, when } from "./format.js";
+import { locale, t } from "./messages.js";
 import { modelOf, station } from "./state.js";
 
 const HOUR = 3600e3;
@@ -70,7 +61,7 @@ export class TrendsView {
       const chosen = select.value;
       select.replaceChildren(
         ...station.models.map((m) =>
-          h("option", { value: m.digest }, `${m.name}${m.active ? "" : " (was in use)"}`),
+          h("option", { value: m.digest }, m.active ? m.name : t("trends.was_used", { name: m.name })),
         ),
       );
       if (known.includes(chosen)) select.value = chosen;
@@ -87,14 +78,14 @@ export class TrendsView {
     const fact = (name, value, note) =>
       h("div", { class: "card" }, h("dt", {}, name), h("dd", {}, h("b", {}, value), h("small", {}, note)));
     at("trend-facts").replaceChildren(
-      fact("Inspected", n.toLocaleString("en"), `in the last ${this.span}`),
-      fact("Rejected", n ? percent(rejected / n) : "–", count(rejected, "part")),
-      fact("Failed", failed.toLocaleString("en"), "images that could not be used"),
-      fact("Slowest", n ? seconds(slowest) : "–", "99 % are faster, in the worst span"),
+      fact(t("trends.inspected"), n.toLocaleString(locale), t(`trends.in_${this.span}`)),
+      fact(t("trends.rejected"), n ? percent(rejected / n) : "–", t("count.parts", { n: rejected })),
+      fact(t("trends.failed"), failed.toLocaleString(locale), t("trends.failed_note")),
+      fact(t("trends.slowest"), n ? seconds(slowest) : "–", t("trends.slowest_note")),
     );
     const timeForm = (time) =>
       new Date(time).toLocaleString(
-        "en-GB",
+        locale,
         this.span === "week" ? { weekday: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" },
       );
     const values = (of) => summary.map((b) => (b.n ? of(b) : null));
@@ -106,13 +97,13 @@ export class TrendsView {
       timeForm,
       floor: true,
       form: percent,
-      label: "Share of parts rejected",
+      label: t("trends.label_rejects"),
       layers: [
         {
           kind: "bar",
           values: values((b) => b.rejected / b.n),
           name: "rejects",
-          titles: summary.map((b) => `${when(b.time)}: ${b.rejected} of ${count(b.n, "part")}`),
+          titles: summary.map((b) => t("trends.bar", { time: when(b.time), rejected: b.rejected, n: b.n })),
         },
       ],
     });
@@ -120,7 +111,7 @@ export class TrendsView {
       times,
       timeForm,
       form: number,
-      label: "Scores: median, middle half and 90 %, and the threshold",
+      label: t("trends.label_scores"),
       layers: [
         { kind: "band", values: [quantile(0), quantile(4)], name: "wide" },
         { kind: "band", values: [quantile(1), quantile(3)], name: "narrow" },
@@ -133,7 +124,7 @@ export class TrendsView {
       timeForm,
       floor: true,
       form: seconds,
-      label: "Time from the arrival of an image until its row is on disk",
+      label: t("trends.label_latency"),
       layers: [
         { kind: "line", values: values((b) => b.p99_seconds), name: "slow" },
         { kind: "line", values: values((b) => b.median_seconds), name: "median" },
@@ -188,19 +179,20 @@ function evidence(model) {
       h("b", {}, model.name),
       h("span", {}, driftState(model.drift)),
     ),
-    h("meter", { min: 0, max: 2, value: filled, "aria-label": `Evidence of drift of ${model.name}` }),
-    alarm ? h("p", { class: "means" }, DRIFT_MEANS) : null,
+    h("meter", { min: 0, max: 2, value: filled, "aria-label": t("drift.meter", { name: model.name }) }),
+    alarm ? h("p", { class: "means" }, t("drift.means")) : null,
     h(
       "p",
       { class: "muted" },
-      `${alarm ? highest(model.drift) : `Evidence ${capital(model.drift)} of 100. `}` +
-        "Evidence is what betting 1 against “nothing has changed” has become. " +
-        "It alarms at 100; without a change, at most 1 station in 100 ever sees that.",
+      `${alarm ? highest(model.drift) : t("drift.evidence", { now: capital(model.drift) })} ${t("drift.explained")}`,
     ),
   );
 }
 
 /** How far the evidence went, and when, and where it is now. */
 const highest = (drift) =>
-  `The highest evidence was ${capital({ evidence: drift.peak })}, ${when(drift.peak_time)}; ` +
-  `now it is ${capital(drift)}. `;
+  t("drift.peak", {
+    peak: capital({ evidence: drift.peak }),
+    time: when(drift.peak_time),
+    now: capital(drift),
+  });

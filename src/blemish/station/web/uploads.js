@@ -7,6 +7,7 @@
 
 import { Away, Refused, ask, link } from "./api.js";
 import { newKey } from "./keys.js";
+import { t } from "./messages.js";
 
 const AT_ONCE = 4;
 const TRIES = 3; // of an image that was taken and then lost
@@ -93,7 +94,7 @@ export class Uploads extends EventTarget {
 
   async request({ file, model, part, key }) {
     const form = new FormData();
-    form.append("image", await readable(file), file.name || "pasted image");
+    form.append("image", await readable(file), file.name || t("upload.pasted"));
     if (model) form.append("model", model);
     if (part) form.append("part", part);
     const headers = { "X-Blemish-Page": "1", "Idempotency-Key": key };
@@ -113,7 +114,7 @@ async function answerOf({ id }) {
     try {
       response = await ask(`/v1/inspections/${id}`);
     } catch (error) {
-      throw error.status === 404 ? new Lost("was taken, and could not be recorded; send it again") : error;
+      throw error.status === 404 ? new Lost(t("upload.lost")) : error;
     }
     const answer = await response.json();
     if (response.status === 202) continue;
@@ -127,6 +128,6 @@ export async function readable(file) {
   try {
     return new Blob([await file.arrayBuffer()]);
   } catch {
-    throw new Error(`${file.name}: cannot be read any more; choose it again`);
+    throw new Error(t("upload.unreadable", { name: file.name }));
   }
 }

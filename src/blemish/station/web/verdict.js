@@ -3,6 +3,7 @@
 import { h, mark } from "./dom.js";
 import { lastVerdict, when } from "./format.js";
 import { listButton } from "./given.js";
+import { t } from "./messages.js";
 import { mayJudge, station } from "./state.js";
 
 let made = 0;
@@ -31,22 +32,22 @@ export class VerdictForm {
         h("span", {}, text),
         h("kbd", {}, key),
       );
-    this.good = button("good", "G", "Good");
-    this.defect = button("defect", "D", "Defect");
+    this.good = button("good", "G", t("verdict.Good"));
+    this.defect = button("defect", "D", t("verdict.Defect"));
     this.note = h("input", {
       id,
       type: "text",
       maxlength: 2000,
-      placeholder: "Note (optional)",
-      "aria-label": "Note",
+      placeholder: t("verdict.note_hint"),
+      "aria-label": t("verdict.note"),
       autocomplete: "off",
       onkeydown: (event) => event.key === "Escape" && this.note.blur(),
     });
-    this.reason = h("select", { "aria-label": "Reason of a defect" });
+    this.reason = h("select", { "aria-label": t("verdict.reason") });
     this.said = h("div", { class: "said", role: "status" });
     this.element = h(
       "section",
-      { class: "verdict", "aria-label": "Your verdict" },
+      { class: "verdict", "aria-label": t("verdict.yours") },
       h("div", { class: "judges" }, this.good, this.defect),
       this.reason,
       this.note,
@@ -82,23 +83,23 @@ export class VerdictForm {
       h(
         "p",
         {},
-        h("b", {}, v.verdict === "good" ? "Good" : "Defect"),
-        v.time ? `, ${when(v.time)}` : ", being saved…",
+        h("b", {}, t(v.verdict === "good" ? "verdict.Good" : "verdict.Defect")),
+        v.time ? `, ${when(v.time)}` : `, ${t("verdict.saving")}`,
         v.by ? `, ${v.by}` : "",
         v.reason ? `, ${v.reason}` : "",
         v.note ? `: ${v.note}` : "",
       ),
     );
-    if (!may) lines.unshift(h("p", {}, "This login may look, not judge."));
+    if (!may) lines.unshift(h("p", {}, t("verdict.viewer")));
     if (lines.length > 1 && may)
-      lines.push(h("p", { class: "muted" }, "The last verdict counts; all are kept."));
+      lines.push(h("p", { class: "muted" }, t("verdict.last_counts")));
     this.said.replaceChildren(...lines);
   }
 
   /** Offer the kinds of defects that the station knows; none is chosen. */
   offerReasons() {
     const options = station.reasons.map((name) => h("option", { value: name }, name));
-    this.reason.replaceChildren(h("option", { value: "" }, "Reason (optional)"), ...options);
+    this.reason.replaceChildren(h("option", { value: "" }, t("verdict.reason_hint")), ...options);
     this.reason.hidden = options.length === 0;
   }
 

@@ -3,6 +3,7 @@
 import { Away, mapOf, pictureOf } from "./api.js";
 import { h } from "./dom.js";
 import { contour, heat, regions, resized } from "./heatmap.js";
+import { t } from "./messages.js";
 import { listen } from "./pan_zoom.js";
 
 const LARGEST = 1024; // side of the grid on which heat, contour and regions are computed
@@ -14,7 +15,7 @@ export class Viewer {
   constructor(host, onseen) {
     this.onseen = onseen;
     this.seenSince = null; // ms of the page's clock; null: it has not been on screen
-    this.canvas = h("canvas", { tabindex: 0, role: "img", "aria-label": "No part is shown" });
+    this.canvas = h("canvas", { tabindex: 0, role: "img", "aria-label": t("viewer.none") });
     this.readout = h("output", { class: "readout" });
     this.message = h("p", { class: "viewer-message" });
     const button = (label, text, act) =>
@@ -22,9 +23,9 @@ export class Viewer {
     this.tools = h(
       "div",
       { class: "viewer-tools" },
-      button("Zoom in (+)", "+", () => this.zoom(1.5)),
-      button("Zoom out (−)", "−", () => this.zoom(1 / 1.5)),
-      button("Whole image (0)", "⤢", () => this.fit()),
+      button(t("viewer.closer"), "+", () => this.zoom(1.5)),
+      button(t("viewer.farther"), "−", () => this.zoom(1 / 1.5)),
+      button(t("viewer.whole"), "⤢", () => this.fit()),
     );
     host.append(this.canvas, this.message, this.tools, this.readout);
     this.opacity = 0.6;
@@ -61,12 +62,12 @@ export class Viewer {
   /** Load and show an inspection's image and map; `range` are the values of the colours' ends. */
   async show(inspection, range, label) {
     if (this.inspection?.id === inspection.id) return;
-    this.clear(inspection.image ? "Loading…" : "");
+    this.clear(inspection.image ? t("viewer.loading") : "");
     this.inspection = inspection;
     this.canvas.setAttribute("aria-label", label);
     if (!inspection.image) {
       this.message.textContent =
-        inspection.error ?? "The image was removed to make room; its record is kept.";
+        inspection.error ?? t("viewer.removed");
       this.whole = true;
       this.draw();
       return;
