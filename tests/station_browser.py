@@ -24,6 +24,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 import uvicorn
 from playwright.sync_api import expect
 
+from blemish.record.labels import Labelling
 from blemish.record.store import new_id
 from blemish.station.app import create
 from blemish.station.engine_jobs import Upload
@@ -52,8 +53,10 @@ GOOD = png(tiny_image(200))
 class Running:
     """A station behind uvicorn on a loopback port, in a thread."""
 
-    def __init__(self, model: Path, folder: Path, port: int = 0, **options: Any) -> None:
-        self.station = Station([model], folder)
+    def __init__(
+        self, model: Path, folder: Path, port: int = 0, labelling: Labelling | None = None, **options: Any
+    ) -> None:
+        self.station = Station([model], folder, labelling=labelling)
         self.listening = socket.create_server(("127.0.0.1", port))
         self.port = self.listening.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"

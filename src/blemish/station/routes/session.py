@@ -24,9 +24,11 @@ class _Cookie(TypedDict):
 
 
 @router.get("/session")
-def session(caller: Public) -> dict[str, str | None]:
-    """Return who asks, and with which role."""
-    return {"name": caller.name, "role": caller.role}
+def session(caller: Public, request: Request) -> dict[str, str | None]:
+    """Return who asks, with which role, and the name of the station for those who have one."""
+    known: dict[str, str | None] = {"name": caller.name, "role": caller.role}
+    station = request.app.state.station.labelling.usual.station
+    return known | {"station": station} if caller.role and station else known
 
 
 @router.post("/session", status_code=204)

@@ -3,7 +3,7 @@
 import { s } from "./dom.js";
 import { t } from "./messages.js";
 
-const [WIDTH, HEIGHT] = [640, 220];
+const HEIGHT = 220;
 const [LEFT, RIGHT, TOP, BOTTOM] = [74, 10, 12, 26];
 
 /** Round a step of a scale up to 1, 2, 2.5 or 5 times a power of ten. */
@@ -22,39 +22,39 @@ export function ticks(low, high, parts = 4) {
 }
 
 /**
- * Draw a chart.
+ * Draw a chart, `width` pixels wide: it is not scaled, so that its letters keep their size.
  *
  * times: when each span starts, and the end of the last; layers: {kind: "band" | "line" | "bar" | "level",
  * values (two arrays for a band, a number for a level; null: nothing there), name}; form: a value's text; label: what is shown;
  * floor: whether the scale starts at zero.
  */
-export function chart({ times, layers, form, label, floor = false, timeForm }) {
+export function chart({ width, times, layers, form, label, floor = false, timeForm }) {
   const known = (some) => some.flatMap((layer) => [layer.values].flat(2)).filter((value) => value !== null);
   const all = known(layers);
   if (!known(layers.filter((layer) => layer.kind !== "level")).length)
     return s(
       "svg",
       {
-        viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+        width, height: HEIGHT,
         class: "chart",
         role: "img",
         "aria-label": t("chart.empty", { label }),
       },
-      s("text", { x: WIDTH / 2, y: HEIGHT / 2, "text-anchor": "middle" }, t("chart.nothing")),
+      s("text", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, t("chart.nothing")),
     );
   const marks = ticks(floor ? 0 : Math.min(...all), Math.max(...all));
   const [low, high] = [marks[0], marks.at(-1)];
   const y = (value) => HEIGHT - BOTTOM - ((HEIGHT - TOP - BOTTOM) * (value - low)) / (high - low);
   const [begin, end] = [times[0], times.at(-1)];
-  const x = (time) => LEFT + ((WIDTH - LEFT - RIGHT) * (time - begin)) / (end - begin);
+  const x = (time) => LEFT + ((width - LEFT - RIGHT) * (time - begin)) / (end - begin);
   const middle = (i) => (x(times[i]) + x(times[i + 1])) / 2;
   const span = x(times[1]) - x(times[0]);
   return s(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "chart", role: "img", "aria-label": label },
+    { width, height: HEIGHT, class: "chart", role: "img", "aria-label": label },
     marks
       .map((value) => [
-        s("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
+        s("line", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
         s("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, form(value)),
       ])
       .flat(),
@@ -67,7 +67,7 @@ export function chart({ times, layers, form, label, floor = false, timeForm }) {
           timeForm(time),
         ),
       ),
-    layers.map((layer) => DRAW[layer.kind](layer, { x, y, middle, span, low })).flat(),
+    layers.map((layer) => DRAW[layer.kind](layer, { y, middle, span, low, end: width - RIGHT })).flat(),
   );
 }
 
@@ -113,8 +113,8 @@ const DRAW = {
       );
       return s("path", { d: `M${[...there, ...back].join("L")}Z`, class: name });
     }),
-  level: ({ values, name }, { y }) =>
-    s("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(values), y2: y(values), class: name }),
+  level: ({ values, name }, { y, end }) =>
+    s("line", { x1: LEFT, x2: end, y1: y(values), y2: y(values), class: name }),
 };
 
 /** Places of consecutive values that are there. */

@@ -66,7 +66,7 @@ export class InspectView {
   async look() {
     if (station.role === null) return;
     try {
-      const { items } = await get("/v1/inspections", { limit: LATEST });
+      const { items } = await get("/v1/inspections", { limit: LATEST, station: station.station });
       this.thumbnails.update(items);
       this.renderWelcome(items.length === 0);
       const newest = items[0];

@@ -14,6 +14,7 @@ import { Viewer } from "./viewer.js";
 const STEPS = 1000; // of the slider of rates, which is logarithmic up to HIGHEST
 const HIGHEST = 0.5;
 const MOST_REGIONS = 50; // that are listed
+const HEAT_STEP = 0.1; // of the opacity, by a key
 const GLANCE = 1000; // ms that a part must have been on screen before it takes a verdict
 
 let made = 0;
@@ -63,6 +64,7 @@ export class InspectionPanel {
     });
     this.opacityValue = h("output", { for: this.opacity.id });
     this.scale = h("div", { class: "scale" });
+    this.wholeOdd = h("p", { class: "whole-odd", role: "status" });
     this.rateSlider = slider("rate", {
       min: 0,
       max: STEPS,
@@ -93,6 +95,7 @@ export class InspectionPanel {
         this.opacityValue,
         this.opacity,
         this.scale,
+        this.wholeOdd,
       ),
       this.rateRow,
     );
@@ -155,6 +158,7 @@ export class InspectionPanel {
     if (say) announce(text);
     this.calibration = null;
     this.viewer.setLevel(null);
+    this.restoreHeat();
     this.render();
     const range = modelOf(inspection.model)?.display_range ?? [0, 1];
     this.scale.replaceChildren(
@@ -224,6 +228,24 @@ export class InspectionPanel {
     }
   }
 
+  /** Leave the heat off where it would cover all of the part: its frame says that the whole image is odd. */
+  renderWhole() {
+    const odd = this.viewer.oddAll && this.rate === this.ownRate;
+    this.wholeOdd.textContent = odd ? t("panel.whole") : "";
+    if (!odd || this.cleared === this.inspection.id) return;
+    this.cleared = this.inspection.id; // once: who wants the heat all the same may have it
+    this.heatIsOff = this.viewer.opacity > 0;
+    this.setOpacity(0);
+  }
+
+  /** Show the heat of the next part again, where it was left off for this one. */
+  restoreHeat() {
+    if (this.heatIsOff && this.viewer.opacity === 0) this.setOpacity(this.lastOpacity);
+    this.heatIsOff = false;
+    this.cleared = null;
+    this.wholeOdd.textContent = "";
+  }
+
   /** Hide the heat map, or show it again. */
   blink() {
     this.setOpacity(Number(this.opacity.value) ? 0 : this.lastOpacity);
@@ -274,6 +296,7 @@ export class InspectionPanel {
   // --- regions ------------------------------------------------------------------------------------------
 
   renderRegions() {
+    this.renderWhole();
     const found =
       this.calibration && this.rate !== this.ownRate ? this.viewer.regions() : this.inspection.regions;
     this.viewer.mark(null);
@@ -324,6 +347,8 @@ export class InspectionPanel {
       "-": () => this.viewer.zoom(1 / 1.5),
       0: () => this.viewer.fit(),
       h: () => this.blink(),
+      j: () => this.setOpacity(Math.max(0, this.viewer.opacity - HEAT_STEP)),
+      k: () => this.setOpacity(Math.min(1, this.viewer.opacity + HEAT_STEP)),
       n: () => this.verdict.write(),
       g: () => this.verdict.give("good"),
       d: () => this.verdict.give("defect"),
@@ -334,7 +359,7 @@ export class InspectionPanel {
 }
 
 /** The rate whose threshold an inspection was judged by, which need not be today's. */
-function rateOf(inspection, scores) {
+export function rateOf(inspection, scores) {
   const model = modelOf(inspection.model);
   if (model?.threshold === inspection.threshold) return model.false_alarm_rate;
   const above = scores.filter((score) => score >= inspection.threshold).length;

@@ -4,7 +4,7 @@ import { get, inOrder } from "./api.js";
 
 const getModels = inOrder("/v1/models");
 
-export const station = { name: null, role: null, models: [], reasons: [] };
+export const station = { name: null, role: null, station: null, models: [], reasons: [] };
 
 const ROLES = ["view", "inspect", "judge", "engineer"]; // each may do what those before it may
 

@@ -6,6 +6,7 @@ import { at, h, mark, toast, typing } from "./dom.js";
 import { listenForImages } from "./drag_drop.js";
 import { when } from "./format.js";
 import { InspectView } from "./inspect.js";
+import { LargeView } from "./large.js";
 import { ModelsView } from "./models.js";
 import { undoLast } from "./given.js";
 import { t, translate } from "./messages.js";
@@ -18,6 +19,7 @@ import { TrendsView } from "./trends.js";
 const EVERY = 5000; // ms between two looks at the models and their drift
 const NAMES = ["inspect", "queue", "trends", "search", "models"];
 const ONCE = ["g", "d", "u", "z", "n"]; // a key that is held down gives no second verdict
+const VIEWS = [...NAMES, "large"]; // which has no tab: it is there for those who stand far away
 const views = {};
 let current = null;
 
@@ -25,17 +27,17 @@ let current = null;
 
 function route() {
   const [name, id] = location.hash.slice(1).split("/");
-  if (!NAMES.includes(name || "inspect")) return; // a link within the page
+  if (!VIEWS.includes(name || "inspect")) return; // a link within the page
   const view = name || "inspect";
-  for (const other of NAMES) {
+  for (const other of VIEWS) {
     at(`view-${other}`).hidden = other !== view;
     const tab = at(`tab-${other}`);
-    if (other === view) tab.setAttribute("aria-current", "page");
-    else tab.removeAttribute("aria-current");
+    if (other === view) tab?.setAttribute("aria-current", "page");
+    else tab?.removeAttribute("aria-current");
     if (other !== view) views[other].hide();
   }
   current = views[view];
-  document.title = `${t(`view.${view}`)} · ${t("page.title")}`;
+  document.title = `${at(`title-${view}`).textContent} · ${t("page.title")}`;
   current.show(id);
 }
 
@@ -52,6 +54,7 @@ function onKey(event) {
     location.hash = "search";
     setTimeout(() => at("search-part").focus());
   } else if (event.key === "t") nextTheme();
+  else if (event.key === "l" && current !== views.large) views.large.enter();
   else if (event.key === "z") undoLast();
   else {
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
@@ -189,6 +192,7 @@ function begin() {
   showTheme(kept("theme") ?? "system");
   Object.assign(views, {
     inspect: new InspectView(),
+    large: new LargeView(),
     queue: new QueueView(),
     trends: new TrendsView(),
     search: new SearchView(),

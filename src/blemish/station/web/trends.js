@@ -163,7 +163,23 @@ export class TrendsView {
 
 const sum = (summary, name) => summary.reduce((total, bucket) => total + bucket[name], 0);
 
-const figure = (id, given) => at(`chart-${id}`).replaceChildren(chart(given));
+const drawn = new Map(); // what is drawn in an element, and how wide
+
+/** Draw a chart as wide as its place, and anew when that becomes wider or narrower. */
+function figure(id, given) {
+  const host = at(`chart-${id}`);
+  const width = host.clientWidth || 640; // 0: the view has gone from the screen meanwhile
+  drawn.set(host, { given, width });
+  host.replaceChildren(chart({ ...given, width }));
+  resizes.observe(host);
+}
+
+const resizes = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    const { given, width } = drawn.get(target);
+    if (target.clientWidth && target.clientWidth !== width) figure(target.id.replace("chart-", ""), given);
+  }
+});
 
 /** Evidence for drift, in words and as a bar: what a bet against "nothing has changed" makes of 1. */
 function evidence(model) {

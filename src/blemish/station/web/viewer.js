@@ -8,6 +8,7 @@ import { listen } from "./pan_zoom.js";
 
 const LARGEST = 1024; // side of the grid on which heat, contour and regions are computed
 const SIDES = [512, 1024, 2048, 4096, 8192]; // of pictures that are asked for
+const ODD_ALL = 0.7; // share of an image above the level from which on its heat would only hide the part
 const CLOSEST = 40; // screen pixels of a pixel at most
 
 export class Viewer {
@@ -52,6 +53,7 @@ export class Viewer {
   clear(text) {
     this.inspection = this.picture = this.grid = this.layer = null;
     this.whole = false; // all there is of it can be drawn
+    this.oddAll = false; // nearly all of it lies above the level
     this.unsee();
     this.lines = new Path2D();
     this.message.textContent = text;
@@ -115,7 +117,10 @@ export class Viewer {
   setLevel(level) {
     this.level = level;
     this.lines = new Path2D();
+    this.oddAll = false;
     if (this.grid && level !== null) {
+      const { values } = this.grid;
+      this.oddAll = values.reduce((above, value) => above + (value > level), 0) > ODD_ALL * values.length;
       const [sx, sy] = [this.inspection.width / this.grid.width, this.inspection.height / this.grid.height];
       const points = contour(this.grid, level);
       for (let i = 0; i < points.length; i += 4) {
@@ -256,7 +261,8 @@ export class Viewer {
     context.globalAlpha = this.opacity;
     context.drawImage(this.layer, 0, 0, width, height);
     context.globalAlpha = 1;
-    this.stroke(context, this.lines, 1.5 / this.scale);
+    if (this.oddAll) this.frameAll(context);
+    else this.stroke(context, this.lines, 1.5 / this.scale);
     if (this.marked) this.frameRegion(context, this.marked, 6 / this.scale);
   }
 
@@ -270,6 +276,15 @@ export class Viewer {
       context.lineWidth = wide;
       context.stroke(path);
     }
+  }
+
+  /** An outline along the border of the image, in the place of a contour. */
+  frameAll(context) {
+    const { width, height } = this.inspection;
+    const wide = 6 / this.scale;
+    const path = new Path2D();
+    path.rect(wide, wide, width - 2 * wide, height - 2 * wide);
+    this.stroke(context, path, wide / 2);
   }
 
   frameRegion(context, { x0, y0, x1, y1 }, room) {

@@ -1,0 +1,133 @@
+/** The large view: the newest part's decision over much of the screen, to be read from two metres away. */
+
+import { calibrationOf, get, isAway, link } from "./api.js";
+import { at, h, mark } from "./dom.js";
+import { decisionOf, nameOf, when } from "./format.js";
+import { threshold } from "./heatmap.js";
+import { rateOf } from "./inspection_panel.js";
+import { locale, t } from "./messages.js";
+import { kept, modelOf, station } from "./state.js";
+import { Viewer } from "./viewer.js";
+
+const EVERY = 1000; // ms between two looks
+const STALE = 6000; // ms without an answer after which what is shown counts as old
+const LATEST = 12;
+
+const ages = new Intl.RelativeTimeFormat(locale, { numeric: "auto" });
+
+export class LargeView {
+  constructor() {
+    this.viewer = new Viewer(at("large-picture"), () => {});
+    this.inspection = null;
+    this.answered = -Infinity; // ms of the page's clock
+    at("open-large").addEventListener("click", () => this.enter());
+    at("leave-large").addEventListener("click", () => this.leave());
+    document.addEventListener("fullscreenchange", () => {
+      if (this.shown && !document.fullscreenElement) this.leave();
+    });
+    link.addEventListener("away", () => this.render());
+    setInterval(() => this.shown && !document.hidden && this.look(), EVERY);
+  }
+
+  /** Open it, on the whole screen where the browser allows that. */
+  enter() {
+    location.hash = "large";
+    document.documentElement.requestFullscreen?.().catch(() => {});
+  }
+
+  leave() {
+    if (document.fullscreenElement) document.exitFullscreen();
+    location.hash = "inspect";
+  }
+
+  show() {
+    this.shown = true;
+    document.body.classList.add("large");
+    this.viewer.resize();
+    return this.look();
+  }
+
+  hide() {
+    this.shown = false;
+    document.body.classList.remove("large");
+  }
+
+  /** Whether what is shown may not be the newest part. */
+  get stale() {
+    return isAway() || performance.now() - this.answered > STALE;
+  }
+
+  async look() {
+    this.render(); // also while an answer is waited for: it may have become stale
+    if (station.role === null || this.asking) return;
+    this.asking = true;
+    try {
+      const { items } = await get("/v1/inspections", { limit: LATEST, station: station.station });
+      this.answered = performance.now();
+      this.latest(items);
+    } catch {
+      /* what is shown becomes stale, which is said */
+    }
+    this.asking = false;
+    this.render();
+  }
+
+  latest(items) {
+    at("large-strip").replaceChildren(
+      ...items.slice(1).map((item) => h("li", {}, mark(item.decision, `${nameOf(item)}: ${decisionOf(item)}`))),
+    );
+    if (!items.length || items[0].id === this.inspection?.id) return;
+    [this.inspection] = items;
+    this.picture(this.inspection);
+  }
+
+  /** Show a part's picture, with its heat unless that would cover all of it. */
+  async picture(inspection) {
+    this.viewer.setLevel(null);
+    const range = modelOf(inspection.model)?.display_range ?? [0, 1];
+    const drawn = this.viewer.show(inspection, range, nameOf(inspection));
+    try {
+      const calibration = await calibrationOf(inspection.model);
+      if (calibration && inspection.threshold !== null && this.inspection === inspection)
+        this.viewer.setLevel(threshold(calibration.map_maxima, rateOf(inspection, calibration.scores)));
+    } catch {
+      /* the decision stands without its contour */
+    }
+    await drawn;
+    this.viewer.setOpacity(this.viewer.oddAll ? 0 : Number(kept("opacity") ?? 0.6));
+  }
+
+  render() {
+    if (!this.shown) return;
+    const { inspection, stale } = this;
+    const waits = this.answered === -Infinity && !isAway();
+    at("large-picture").classList.toggle("stale", stale);
+    at("large-age").textContent = inspection ? `${when(inspection.time)} · ${ageOf(inspection)}` : "";
+    const [kind, word, line] = waits
+      ? ["unjudged", t("viewer.loading"), ""]
+      : stale
+        ? ["failed", t("large.away"), t("large.away_text")]
+        : inspection
+          ? [inspection.decision, decisionOf(inspection), nameOf(inspection)]
+          : ["unjudged", t("welcome.title"), ""];
+    const news = [kind, word, line, inspection?.id].join();
+    if (this.news === news) return; // what is said anew is read anew by a screen reader
+    this.news = news;
+    at("large-decision").className = `large-decision ${kind}`;
+    at("large-said").replaceChildren(mark(kind), h("strong", {}, word), h("span", {}, line));
+  }
+
+  onKey({ key }) {
+    if (key !== "Escape" && key !== "l") return false;
+    this.leave();
+    return true;
+  }
+}
+
+function ageOf({ time }) {
+  const seconds = Math.max(0, (Date.now() - new Date(time)) / 1000);
+  if (seconds < 90) return ages.format(-Math.round(seconds), "second");
+  return seconds < 5400
+    ? ages.format(-Math.round(seconds / 60), "minute")
+    : ages.format(-Math.round(seconds / 3600), "hour");
+}

@@ -1,0 +1,103 @@
+"""The large view, for those who stand two metres away, and what the heat map does at keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import station_browser
+from station_browser import GOOD, HOLE, Open, Running, png, running, shown
+
+one_station, tab = station_browser.one_station, station_browser.tab
+
+BOX = "e => { const b = e.getBoundingClientRect(); return [b.width, b.height] }"
+
+
+def said(page: Any) -> str:
+    return page.locator("#large-said strong").inner_text()
+
+
+def test_the_newest_decision_fills_more_than_a_third(one_station: Running, tab: Open):
+    one_station.inspect(GOOD, "good.png")
+    page = tab(f"{one_station.address}/#large", width=1920, height=1080)
+    page.locator("#large-said .mark.accepted").wait_for()
+    assert said(page) == "Accepted"
+    assert page.locator(".top").is_hidden()
+    wide, high = page.locator("#large-decision").evaluate(BOX)
+    assert wide * high > 1920 * 1080 / 3
+    letters = page.locator("#large-said strong").evaluate("e => parseFloat(getComputedStyle(e).fontSize)")
+    assert letters >= 100
+    one_station.inspect(HOLE, "hole.png")
+    page.locator("#large-said .mark.rejected").wait_for()
+    assert said(page) == "Rejected"
+    assert page.locator("#large-said span").inner_text() == "hole.png"
+    assert page.locator("#large-strip .mark").first.get_attribute("aria-label") == "good.png: Accepted"
+    page.set_viewport_size({"width": 390, "height": 844})
+    wide, high = page.locator("#large-decision").evaluate(BOX)
+    assert wide * high > 390 * 844 / 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.keyboard.press("Escape")
+    page.locator("#view-inspect").wait_for()
+    page.keyboard.press("l")
+    page.locator("#view-large").wait_for()
+    assert page.url.endswith("#large")
+
+
+def test_what_is_old_is_not_shown_as_the_newest(one_station: Running, tab: Open):
+    one_station.inspect(GOOD)
+    page = tab(f"{one_station.address}/#large")
+    page.locator("#large-said .mark.accepted").wait_for()
+    page.route("**/v1/inspections?**", lambda route: None)  # an answer that never comes
+    page.locator("#large-said .mark.failed").wait_for()
+    assert said(page) == "No connection"
+    page.unroute("**/v1/inspections?**")
+
+
+def test_a_station_shows_its_own_parts_where_many_share_a_record(pca_onnx, tmp_path, tab: Open):
+    from blemish.record.labels import Labelling, Labels
+
+    east = Labelling(Labels(station="east"))
+    with running(pca_onnx, tmp_path / "station", labelling=east) as here:
+        here.inspect(GOOD, "mine.png")
+        here.station.labelling = here.station.engine().labelling = Labelling(Labels(station="west"))
+        here.inspect(HOLE, "other.png")
+        here.station.labelling = east
+        page = tab(f"{here.address}/#large")
+        page.locator("#large-said .mark.accepted").wait_for()
+        page.keyboard.press("Escape")
+        page.locator("#inspect-stage .name", has_text="mine.png").wait_for()
+        assert page.locator("#strip li").count() == 1
+
+
+def opacity(page: Any) -> str:
+    return page.locator(".stage:visible output[for^=opacity]").inner_text()
+
+
+def test_the_heat_follows_keys_and_leaves_a_part_that_is_odd_all_over_in_sight(
+    one_station: Running, tab: Open
+):
+    one_station.inspect(HOLE)
+    page = tab(one_station.address)
+    shown(page)
+    assert opacity(page) == "60 %"
+    for key, now in (("j", "50 %"), ("k", "60 %"), ("k", "70 %"), ("h", "0 %"), ("h", "70 %")):
+        page.keyboard.press(key)
+        assert opacity(page) == now
+    rng = np.random.default_rng(0)
+    one_station.inspect(png(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)), "noise.png")
+    page.locator(".stage:visible .name", has_text="noise.png").wait_for()
+    page.locator(".stage:visible .whole-odd", has_text="The whole image is odd").wait_for()
+    assert opacity(page) == "0 %"
+    page.keyboard.press("h")
+    assert opacity(page) == "70 %"
+    page.keyboard.press("ArrowRight")
+    page.locator(".stage:visible .name", has_text="part.png").wait_for()
+    assert opacity(page) == "70 %"
+
+
+def test_few_good_images_are_said_to_be_few(one_station: Running, tab: Open):
+    one_station.inspect(HOLE)
+    page = tab(one_station.address)
+    shown(page)
+    words = page.locator(".stage:visible .odds", has_text="Higher than all 21 good parts").inner_text()
+    assert "21 good images are few: every reject shows p = 0.045" in words

@@ -1,0 +1,117 @@
+"""How the page looks and can be used: accessibility by axe-core, letters, focus, forced colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import station_browser
+from station_browser import HOLE, Open, Running, shown
+
+one_station, tab = station_browser.one_station, station_browser.tab
+
+VIEWS = ("inspect", "large", "queue", "trends", "search", "models")
+
+
+@pytest.fixture(scope="module")
+def full(one_station: Running) -> Iterator[Running]:
+    """A station with something in each view."""
+    one_station.reject(3)
+    one_station.inspect(HOLE)
+    one_station.station.trainings.create(name="lid", method="pca", preset="default", source=None)
+    return one_station
+
+
+def go(page: Any, view: str) -> None:
+    page.evaluate("view => { location.hash = view }", view)
+    page.locator(f"#view-{view}").wait_for()
+    if view in ("inspect", "queue"):
+        shown(page)
+    waits = {
+        "large": "#large-said .rejected",
+        "trends": "#chart-rejects rect",
+        "search": "#search-rows li",
+        "models": "#jobs li",
+    }
+    if view in waits:
+        page.locator(waits[view]).first.wait_for()
+
+
+def findings(page: Any, *rules: str) -> list[str]:
+    options = {"runOnly": {"type": "rule", "values": list(rules)}} if rules else {}
+    found = page.evaluate("options => axe.run(document, options).then(r => r.violations)", options)
+    return [f"{v['id']}: {node['html'][:200]}" for v in found for node in v["nodes"]]
+
+
+def test_axe_finds_nothing(full: Running, tab: Open):
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
+    page = tab(full.address)
+    page.evaluate(axe.AXE_SCRIPT)
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        rules = () if theme == "light" else ("color-contrast",)
+        for view in VIEWS:
+            go(page, view)
+            assert not findings(page, *rules), (theme, view)
+        for dialog in ("help", "given", "acknowledge", "login"):
+            page.evaluate("id => document.getElementById(id).showModal()", dialog)
+            assert not findings(page, *rules), (theme, dialog)
+            page.evaluate("id => document.getElementById(id).close()", dialog)
+    page = tab(f"{full.address}/docs")
+    page.evaluate(axe.AXE_SCRIPT)
+    assert not findings(page)
+
+
+def test_each_view_has_one_heading_of_the_first_rank(full: Running, tab: Open):
+    page = tab(full.address)
+    for view in VIEWS:
+        go(page, view)
+        headings = [h for h in page.locator("h1").all() if h.is_visible()]
+        assert [h.get_attribute("id") for h in headings] == [f"title-{view}"]
+        assert page.title().startswith(headings[0].text_content())
+
+
+@pytest.mark.parametrize("width", [390, 1440, 1920])
+def test_axes_have_letters_of_12_px_or_more(full: Running, tab: Open, width: int):
+    page = tab(f"{full.address}/#trends", width=width)
+    page.locator("#chart-rejects rect").first.wait_for()
+    sizes = page.locator(".chart text").evaluate_all(
+        "all => all.map(e => parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a)"
+    )
+    assert len(sizes) > 9
+    assert min(sizes) >= 12
+
+
+FOCUS = """() => {
+  const all = [...document.querySelectorAll("a, button, input:not([type=file]), select, summary, canvas")];
+  const seen = all.filter((e) => e.checkVisibility() && !e.disabled);
+  return seen.filter((e) => {
+    e.focus({ focusVisible: true });
+    const { outlineStyle, outlineWidth } = getComputedStyle(e);
+    return document.activeElement !== e || outlineStyle === "none" || parseFloat(outlineWidth) < 2;
+  }).map((e) => e.outerHTML);
+}"""
+
+
+def test_what_has_the_focus_has_a_ring(full: Running, tab: Open):
+    page = tab(full.address)
+    for view in VIEWS:
+        go(page, view)
+        assert not page.evaluate(FOCUS), view
+
+
+def test_forced_colours_keep_what_is_told_by_colour(full: Running, tab: Open):
+    page = tab(full.address, forced_colors="active")
+    go(page, "inspect")
+    style = "(e, name) => getComputedStyle(e)[name]"
+    canvas = page.locator("body").evaluate(style, "backgroundColor")
+    for mark in page.locator(".decision .mark .body").all():
+        assert mark.evaluate(style, "fill") != canvas
+    pressed, other = page.locator("#follow"), page.locator("#choose")
+    assert pressed.evaluate(style, "outlineStyle") == "solid"
+    assert other.evaluate(style, "outlineStyle") == "none"
+    here, there = page.locator("#tab-inspect"), page.locator("#tab-trends")
+    assert here.evaluate(style, "borderBottomColor") != there.evaluate(style, "borderBottomColor")
+    go(page, "trends")
+    assert page.locator("#chart-rejects rect").first.evaluate(style, "fill") != canvas
