@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
 import { capital, driftOf, driftState, number, percent, when } from "./format.js";
 import { t } from "./messages.js";
-import { mayJudge, modelOf, station } from "./state.js";
+import { mayEngineer, modelOf, station } from "./state.js";
 import { Training } from "./training.js";
 
 const EVERY = 5000; // ms between two looks
@@ -216,7 +216,7 @@ class Version extends Named {
     super();
     this.button = h(
       "button",
-      { type: "button", class: "small operator-only", onclick: () => onuse(this.digest) },
+      { type: "button", class: "small may-engineer", onclick: () => onuse(this.digest) },
       t("models.use"),
     );
     this.element.append(this.button);

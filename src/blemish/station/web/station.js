@@ -90,8 +90,9 @@ async function enter() {
     if (error instanceof Away) return; // "back" begins again
     throw error;
   }
-  const { name } = station;
-  at("who").textContent = !name || mayJudge() ? (name ?? "") : t("page.only_looks", { name });
+  const { name, role } = station;
+  const less = name && role && !mayEngineer();
+  at("who").textContent = less ? t("page.login", { name, role: t(`role.${role}`) }) : (name ?? "");
   at("leave").hidden = !station.name;
   document.body.dataset.role = station.role ?? "view";
   if (station.role === null) return askForToken();

@@ -4,7 +4,7 @@ import { Away, Refused, ask, get, inOrder, link, post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
 import { percent, timeLeft, when } from "./format.js";
 import { t } from "./messages.js";
-import { mayJudge } from "./state.js";
+import { mayEngineer } from "./state.js";
 import { readable } from "./uploads.js";
 
 const UNFINISHED = ["collecting", "waiting", "running"];
