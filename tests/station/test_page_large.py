@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import station_browser
 from station_browser import GOOD, HOLE, Open, Running, png, running, shown
+
+from blemish.record.labels import Labelling, Labels
+from blemish.station.engine_jobs import Upload
 
 one_station, tab = station_browser.one_station, station_browser.tab
 
@@ -53,19 +57,18 @@ def test_what_is_old_is_not_shown_as_the_newest(one_station: Running, tab: Open)
     page.unroute("**/v1/inspections?**")
 
 
-def test_a_station_shows_its_own_parts_where_many_share_a_record(pca_onnx, tmp_path, tab: Open):
-    from blemish.record.labels import Labelling, Labels
-
+def test_a_station_shows_its_own_parts_where_many_share_a_record(
+    pca_onnx: Path, tmp_path: Path, tab: Open
+):
     east = Labelling(Labels(station="east"))
     with running(pca_onnx, tmp_path / "station", labelling=east) as here:
-        here.inspect(GOOD, "mine.png")
-        here.station.labelling = here.station.engine().labelling = Labelling(Labels(station="west"))
-        here.inspect(HOLE, "other.png")
-        here.station.labelling = east
+        for name, image in (("east", GOOD), ("west", HOLE)):
+            upload = Upload(data=image, source="api", part=f"of {name}", labels=Labels(station=name))
+            here.station.engine().submit(upload).result(60)
         page = tab(f"{here.address}/#large")
-        page.locator("#large-said .mark.accepted").wait_for()
+        page.locator("#large-said span", has_text="of east").wait_for()
         page.keyboard.press("Escape")
-        page.locator("#inspect-stage .name", has_text="mine.png").wait_for()
+        page.locator("#inspect-stage .name", has_text="of east").wait_for()
         assert page.locator("#strip li").count() == 1
 
 

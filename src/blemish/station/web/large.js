@@ -10,7 +10,7 @@ import { kept, modelOf, station } from "./state.js";
 import { Viewer } from "./viewer.js";
 
 const EVERY = 1000; // ms between two looks
-const STALE = 6000; // ms without an answer after which what is shown counts as old
+const STALE = 4000; // ms without an answer after which what is shown counts as old
 const LATEST = 12;
 
 const ages = new Intl.RelativeTimeFormat(locale, { numeric: "auto" });
