@@ -44,7 +44,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]):
     assert run(command, "--help") == 0
     shown = capsys.readouterr()
     assert f"usage: blemish {command}" in shown.out
-    assert ("--folder" if command in ("serve", "token", "verify") else "--out") in shown.out
+    assert ("--folder" if command in ("serve", "token", "verify", "backup", "restore") else "--out") in shown.out
     assert shown.err == ""
 
 

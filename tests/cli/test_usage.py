@@ -37,6 +37,8 @@ ENOUGH: dict[str, tuple[str, ...]] = {
     "serve": ("--model", "x"),
     "token": ("somebody",),
     "verify": (),
+    "backup": ("--to", "x"),
+    "restore": ("--backup", "x"),
     "export": ("--model", "x", "--out", "x.onnx"),
     "bench": ("--data", "x", "--methods", "pca"),
     "compare": ("a", "b"),
@@ -127,7 +129,7 @@ def test_each_command_refuses_each_mistake_in_one_line_that_names_it(
     command: str, capsys: pytest.CaptureFixture[str]
 ):
     enough, see = ENOUGH[command], f"; see blemish {command} --help"
-    option = "--folder" if command in ("serve", "token", "verify") else "--out"
+    option = "--folder" if command in ("serve", "token", "verify", "backup", "restore") else "--out"
 
     def told(*arguments: str) -> str:
         line = refused(capsys, command, *arguments)

@@ -41,6 +41,8 @@ COMMANDS = {
     "serve": "the inspection station: a service and its page",
     "token": "make or remove a token for the station",
     "verify": "check that the station's log of who did what was not changed",
+    "backup": "copy the record and the files of a station, which may be running",
+    "restore": "make a station's folder and record from a backup",
     "export": "write a model as ONNX, to run without torch",
     "bench": "train and evaluate methods × categories × seeds, and put them in a table",
     "compare": "runs side by side, and whether one is better than the other",

@@ -29,11 +29,14 @@ PG_TIMEOUT_S = 20
 _OPENING_LOCK = 0x626C656D  # "blem": a number that two processes which open one database agree on
 
 
-def open_database(url: str | None, folder: Path) -> Engine:
+def open_database(url: str | None, folder: Path, *, as_it_is: bool = False) -> Engine:
     """Open a database, None: SQLite in `folder`, and bring its tables up to date.
 
-    Raises UsageError, one line, for a database that cannot be opened, is newer, or another program's.
+    Raises UsageError, one line, for a database that cannot be opened, is newer, or another program's; when
+    it is to stay `as_it_is`, also for one that is not there, or older.
     """
+    if as_it_is and url is None and not (folder / SQLITE_NAME).exists():
+        raise UsageError(f"--folder {folder}: holds no record; name the folder of a station")
     make_private_folder(folder, ours=(folder / SQLITE_NAME).exists())
     place = sa.URL.create("sqlite", database=str(folder / SQLITE_NAME)) if url is None else _parse_url(url)
     if place.get_backend_name() == "sqlite" and not str(place.database).startswith("file:"):
@@ -49,7 +52,10 @@ def open_database(url: str | None, folder: Path) -> Engine:
             if place.get_backend_name() == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
             _refuse_foreign(connection, place)
-            _upgrade(connection)
+            if as_it_is:
+                _refuse_older(connection, place)
+            else:
+                _upgrade(connection)
     except SQLAlchemyError as error:
         engine.dispose()
         raise UsageError(
@@ -156,6 +162,23 @@ def _refuse_foreign(connection: Connection, place: URL) -> None:
         raise UsageError(
             f"{without_password(place)}: holds another program's tables ({', '.join(sorted(tables)[:3])}); "
             "give an empty database"
+        )
+
+
+def _refuse_older(connection: Connection, place: URL) -> None:
+    """Refuse what opening would change."""
+    from alembic.script import ScriptDirectory
+
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    found = None
+    if VERSION_TABLE in sa.inspect(connection).get_table_names():
+        found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    if found is None:
+        raise UsageError(f"{without_password(place)}: holds no record; name the database of a station")
+    if found != newest:
+        raise UsageError(
+            f"{without_password(place)}: is of an older blemish (version {found}, here {newest}); "
+            "use the blemish that its station runs"
         )
 
 

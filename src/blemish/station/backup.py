@@ -1,0 +1,268 @@
+"""Backups of a station: its record as of one moment, and every file that the record names.
+
+    backup/station.db    backup/archive/...    backup/models/...    backup/tokens.json    backup/backup.json
+
+The station goes on meanwhile. The rows are those of one transaction, whatever the database is; in a backup
+they always lie in a SQLite file. Every image and map is checked by its SHA-256 when it is read. `backup.json`
+is written last: a folder without it is no finished backup.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, get_args
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from blemish.core.errors import DataError, UsageError
+from blemish.core.files import make_folder, make_private_folder, temporary_for, write_whole
+from blemish.core.ownership import owned
+from blemish.record import database, tables
+from blemish.record.archive import Archive, Kind
+from blemish.record.rows import milliseconds
+from blemish.record.versions import FOLDER as VERSIONS
+from blemish.station.security import TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DONE = "backup.json"
+ARCHIVE = "archive"
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_BATCH = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backup:
+    """What is in a backup."""
+
+    time: str
+    """When its rows were read (ISO 8601, UTC)."""
+    blemish: str
+    """The version that made it."""
+    inspections: int
+    files: int
+    """Images and maps."""
+    bytes: int
+    """Of the images and maps."""
+    damaged: tuple[str, ...] = ()
+    """What the record names and the station had no more, or no more as it was recorded; it is not here."""
+
+
+def back_up(folder: Path, to: Path, *, url: str | None = None) -> Backup:
+    """Copy the record (None: the SQLite file in `folder`) and the files of a station, which may be running.
+
+    A backup that is there already is brought up to date: what it has is checked and not written again.
+    Raises UsageError for a record that is not there, or that this version would change by opening it.
+    """
+    source = database.open_database(url, folder, as_it_is=True)
+    make_private_folder(to)
+    (to / DONE).unlink(missing_ok=True)
+    here, there = Archive(folder / ARCHIVE), Archive(to / ARCHIVE)
+    time = datetime.now(UTC)
+    try:
+        with temporary_for(to / database.SQLITE_NAME, durable=True, mode=0o600) as part:
+            copy = database.open_database(f"sqlite:///{part}", to)
+            try:
+                _copy_rows(source, copy)
+                made = _copy_files(copy, source, here, there, time)
+            finally:
+                copy.dispose()  # which leaves one file, without a log beside it
+    finally:
+        source.dispose()
+    _copy_small(folder, to)
+    write_whole(to / DONE, json.dumps(asdict(made), indent=2) + "\n", durable=True)
+    return made
+
+
+def check(backup: Path) -> Backup:
+    """Read a whole backup: its database, and each file by its hash. Raises DataError for what is wrong."""
+    made = _described(backup)
+    file = backup / database.SQLITE_NAME
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as opened:
+            faults = [line for (line,) in opened.execute("PRAGMA integrity_check")]
+            if faults != ["ok"] or opened.execute("PRAGMA foreign_key_check").fetchone():
+                raise DataError(f"{file}: is damaged ({faults[0]}); take another backup")
+            (rows,) = opened.execute("SELECT count(*) FROM inspections").fetchone()
+            named = [(kind, hash) for kind in KINDS for (hash,) in opened.execute(_NAMED.format(kind))]
+    except sqlite3.Error as error:
+        raise DataError(f"{file}: is damaged ({error}); take another backup") from error
+    if rows != made.inspections or len(named) != made.files + len(made.damaged):
+        raise DataError(f"{file}: is not the one that {DONE} tells of; take another backup")
+    archive = Archive(backup / ARCHIVE)
+    for kind, hash in named:
+        if f"{kind} {hash}" not in made.damaged:
+            _read(archive, kind, hash)
+    return made
+
+
+_NAMED = "SELECT DISTINCT {0} FROM inspections WHERE files_removed IS NULL AND {0} IS NOT NULL"
+
+
+def restore(backup: Path, folder: Path, *, url: str | None = None) -> Backup:
+    """Make a station's folder, and its record (None: a SQLite file in the folder), of a backup.
+
+    The backup is checked first, and stays as it is. The record comes last: what was stopped is begun anew.
+    Raises UsageError for a folder or a database that holds a record, DataError for a damaged backup.
+    """
+    made = check(backup)
+    record = folder / database.SQLITE_NAME
+    if record.exists():
+        raise UsageError(f"--folder {folder}: holds a record; restore into an empty folder")
+    make_private_folder(folder)
+    with owned(folder, lock=".serve.lock", option="--folder"):
+        here, there = Archive(backup / ARCHIVE), Archive(folder / ARCHIVE)
+        for file in here.files():
+            there.put(_read(here, file.kind, file.hash), file.kind)
+        _copy_small(backup, folder)
+        with temporary_for(record, durable=True, mode=0o600) as part:
+            shutil.copyfile(backup / database.SQLITE_NAME, part)
+            copy = database.open_database(f"sqlite:///{part}", folder)  # as this version has it
+            try:
+                if url is not None:
+                    _fill(copy, url, folder)
+            finally:
+                copy.dispose()
+        if url is not None:
+            record.unlink()
+    return made
+
+
+def _described(backup: Path) -> Backup:
+    file = backup / DONE
+    try:
+        known = json.loads(file.read_text())
+        return Backup(**known | {"damaged": tuple(known["damaged"])})
+    except FileNotFoundError as error:
+        raise UsageError(f"{backup}: is no finished backup; it has no {DONE}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{file}: is damaged ({error}); take another backup") from error
+
+
+def _copy_rows(source: sa.Engine, target: sa.Engine) -> None:
+    """Copy all rows of all tables, as of one moment."""
+    if source.dialect.name == "postgresql":
+        source = source.execution_options(isolation_level="REPEATABLE READ")
+    with source.begin() as reads, database.begin_write(target) as writes:
+        for table in reversed(tables.metadata.sorted_tables):  # what a new database begins with
+            writes.execute(sa.delete(table))
+        for table in tables.metadata.sorted_tables:
+            found = reads.execute(sa.select(table), execution_options={"yield_per": _BATCH})
+            for rows in found.mappings().partitions():
+                writes.execute(sa.insert(table), [dict(row) for row in rows])
+            if writes.dialect.name == "postgresql":
+                _go_on_counting(writes, table)
+
+
+def _go_on_counting(connection: sa.Connection, table: sa.Table) -> None:
+    """Let PostgreSQL number the next row behind those that came with their numbers."""
+    column = table.autoincrement_column
+    if column is None:
+        return
+    last = connection.execute(sa.select(sa.func.max(column))).scalar()
+    if last is not None:
+        sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
+        connection.execute(sa.select(sa.func.setval(sequence, last)))
+
+
+def _copy_files(copy: sa.Engine, source: sa.Engine, here: Archive, there: Archive, time: datetime) -> Backup:
+    """Copy what the rows of the copy name, and remove what they do not; returns what is there then."""
+    kept: set[tuple[Kind, str]] = set()
+    damaged, size = [], 0
+    for kind, hash in list(_named(copy)):
+        try:
+            data = _read(here, kind, hash)
+        except DataError:
+            if _is_named(source, kind, hash):
+                damaged.append(f"{kind} {hash}")
+            else:  # it was removed to make room since the rows were read
+                _forget(copy, kind, hash, time)
+            continue
+        there.put(data, kind)
+        kept.add((kind, hash))
+        size += len(data)
+    for file in list(there.files()):
+        if (file.kind, file.hash) not in kept:
+            there.delete(file.hash, file.kind)
+    with copy.begin() as connection:
+        number = connection.execute(sa.select(sa.func.count()).select_from(tables.inspections)).scalar_one()
+    return Backup(
+        time=time.isoformat(timespec="seconds"),
+        blemish=version("blemish"),
+        inspections=number,
+        files=len(kept),
+        bytes=size,
+        damaged=tuple(damaged),
+    )
+
+
+def _named(engine: sa.Engine) -> Iterator[tuple[Kind, str]]:
+    with engine.begin() as connection:
+        for kind in KINDS:
+            column = tables.rows[kind]
+            query = sa.select(column).where(column.is_not(None), tables.rows.files_removed.is_(None))
+            for (hash,) in connection.execute(query.distinct(), execution_options={"yield_per": _BATCH}):
+                yield kind, hash
+
+
+def _is_named(engine: sa.Engine, kind: Kind, hash: str) -> bool:
+    named = sa.select(tables.rows.id).where(tables.rows[kind] == hash, tables.rows.files_removed.is_(None))
+    with engine.begin() as connection:
+        return connection.execute(named.limit(1)).first() is not None
+
+
+def _forget(engine: sa.Engine, kind: Kind, hash: str, time: datetime) -> None:
+    of = sa.update(tables.inspections).where(tables.rows[kind] == hash, tables.rows.files_removed.is_(None))
+    with database.begin_write(engine) as connection:
+        connection.execute(of.values(files_removed=milliseconds(time)))
+
+
+def _read(archive: Archive, kind: Kind, hash: str) -> bytes:
+    """Return a file's bytes. Raises DataError for one that is missing or damaged."""
+    try:
+        return archive.read(hash, kind)
+    except FileNotFoundError as error:
+        raise DataError(f"{archive.folder}: {kind} {hash} is missing") from error
+
+
+def _copy_small(source: Path, target: Path) -> None:
+    """Copy what a station keeps beside record and archive: versions of models, and tokens."""
+    models = source / VERSIONS
+    for file in sorted(models.iterdir()) if models.is_dir() else ():
+        make_folder(target / VERSIONS)
+        if not file.name.endswith(".tmp"):
+            _copy(file, target / VERSIONS / file.name)
+    if (source / TOKENS).exists():
+        _copy(source / TOKENS, target / TOKENS)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with temporary_for(target, durable=True, mode=0o600) as part:
+        shutil.copyfile(source, part)
+
+
+def _fill(copy: sa.Engine, url: str, folder: Path) -> None:
+    """Fill an empty database with the rows of another one."""
+    target = database.open_database(url, folder)
+    try:
+        with target.begin() as connection:
+            if connection.execute(sa.select(tables.rows.id).limit(1)).first() is not None:
+                raise UsageError(
+                    f"--database {database.without_password(target.url)}: holds a record; give an empty one"
+                )
+        _copy_rows(copy, target)
+    except SQLAlchemyError as error:
+        raise DataError(
+            f"--database: cannot be filled ({database.short_message(error)}); give another empty one"
+        ) from error
+    finally:
+        target.dispose()
