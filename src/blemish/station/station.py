@@ -160,6 +160,21 @@ class Station:
             self._use(new)
         return new
 
+    def names(self) -> set[str]:
+        """Return the names of the models in use."""
+        return {self._names[digest] for digest in self.engines}
+
+    def take_version(self, name: str, content: bytes, *, suffix: str) -> bool:
+        """Let the engine of the model `name` go on with the model file `content`; False: it does already.
+
+        Raises BlemishError for a file that cannot be used; then the engine goes on as it was.
+        """
+        with self._models_lock:
+            old = self.engine(name).model.digest
+            new = self.versions.add(content, suffix=suffix, of=old)
+            self._use(new)
+        return new != old
+
     def _use(self, digest: str) -> None:
         """Let an engine go on with another version; `_models_lock` is held."""
         siblings = self.versions.siblings(digest)

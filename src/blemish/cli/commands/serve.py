@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from cyclopts import Parameter
 
 from blemish.cli.console import StopSignals
+from blemish.cli.json_lines import json_lines
 from blemish.cli.options import DetectorOptions, HookOptions, LabelOptions, StationOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import write_line
@@ -75,6 +76,12 @@ class ServeOptions(DetectorOptions, StationOptions, LabelOptions, HookOptions):
     """The same by Modbus TCP: HOST:PORT."""
     time_limit: float = 30.0
     """Seconds that a request waits for its answer at most."""
+    rollout: Path | None = None
+    """A folder, shared by many stations, whose rollout.json says which version of a model is in use."""
+    users: Path | None = None
+    """A folder with the tokens of many stations, made by `blemish token --folder`; default `--folder`."""
+    log: Literal["text", "json"] = "text"
+    """How lines are logged; json: an object a line, with time, level and text."""
 
 
 def serve(arguments: list[str]) -> int:
@@ -84,7 +91,11 @@ def serve(arguments: list[str]) -> int:
     from blemish.station.proxy import place_of
     from blemish.station.security import Tokens, check_binding
 
-    tokens = Tokens(options.folder)
+    tokens = Tokens(options.users or options.folder)
+    if options.users is not None and not tokens.known:
+        raise UsageError(
+            f"--users {options.users}: holds no token; make one with `blemish token NAME --folder {options.users}`"
+        )
     refuse_password(options.database)
     options = replace(options, folder=options.folder.resolve())
     os.umask(os.umask(0) | 0o077)  # what the station writes is its owner's alone
@@ -94,7 +105,8 @@ def serve(arguments: list[str]) -> int:
     check_binding(options.host, tokens, proxies=_proxies(options))
     listening = _listen(options.host, options.port)
     # a lock of its own, as `watch` may keep its record in the same folder
-    with owned(options.folder, lock=LOCK, option="--folder"):
+    logging = json_lines() if options.log == "json" else nullcontext()
+    with owned(options.folder, lock=LOCK, option="--folder"), logging:
         return _serve(options, tokens, place, listening)
 
 
@@ -155,6 +167,7 @@ def record_line(folder: Path, number: int) -> str:
 def _outgoing(options: ServeOptions, station: Station) -> Iterator[None]:
     """Tell others what happens here: by hooks, and what a PLC reads."""
     from blemish.station.plc import Plc
+    from blemish.station.rollout import Rollout
     from blemish.station.telling import Telling
     from blemish.watch.notify import Receivers
 
@@ -171,6 +184,8 @@ def _outgoing(options: ServeOptions, station: Station) -> Iterator[None]:
     )
     with receivers.telling(say) as tell, ExitStack() as stack:
         Telling(station, tell)
+        if options.rollout:
+            stack.callback(Rollout(station, options.rollout, say).close)
         if options.opcua or options.modbus:
             plc = Plc(station, opcua=options.opcua, modbus=options.modbus)
             stack.callback(plc.close)

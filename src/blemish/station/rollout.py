@@ -1,0 +1,100 @@
+"""Models for many stations from one folder: which version each model has is written in one file.
+
+    folder/rollout.json    {"flange": "<SHA-256 of a model file>"}
+    folder/<SHA-256>.onnx  the files, named by their own bytes
+
+A station looks into the folder, on a shared disk, again and again. When the file names another version of one
+of its models it copies the file, checks its bytes, and goes on with it. It does so once: what an engineer
+changes on a station afterwards stays until the file names another version again. The way back is to name
+the version before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from typing import TYPE_CHECKING
+
+from blemish.core.errors import BlemishError, DataError
+from blemish.core.files import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from blemish.station.station import Station
+
+FILE = "rollout.json"
+INTERVAL = 30.0
+"""Seconds between two looks into the folder."""
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+class Rollout:
+    """Takes the versions that a folder names into use, from a thread of its own; `close` ends it."""
+
+    def __init__(self, station: Station, folder: Path, say: Callable[[str], None]) -> None:
+        """Look once, and then every INTERVAL; `say` is told what was taken, and what went wrong, once."""
+        self._station, self._folder, self._say = station, folder, say
+        self._file = station.folder / FILE  # what was taken last, of each model
+        self._told: str | None = None
+        self._closing = threading.Event()
+        self.look()
+        self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; a model that is being taken is taken first."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.wait(INTERVAL):
+            self.look()
+
+    def look(self) -> None:
+        """Take what is new. What fails leaves the models as they are, and is tried again at the next look."""
+        try:
+            wanted, taken = _read(self._folder / FILE), self._taken()
+            for name in sorted(wanted.keys() & self._station.names()):
+                if taken.get(name) != wanted[name]:
+                    self._take(name, wanted[name])
+                    taken = taken | {name: wanted[name]}
+                    write_whole(self._file, json.dumps(taken, indent=2) + "\n", durable=True)
+        except (BlemishError, OSError) as error:
+            if str(error) != self._told:
+                self._say(f"no model was rolled out: {error}")
+            self._told = str(error)
+        else:
+            self._told = None
+
+    def _taken(self) -> dict[str, str]:
+        return _read(self._file) if self._file.exists() else {}
+
+    def _take(self, name: str, digest: str) -> None:
+        """Go on with a version of a model. Raises DataError for a file that is missing or another one."""
+        found = sorted(self._folder.glob(f"{digest}.*"))
+        if not found:
+            raise DataError(f"{self._folder}: has no file {digest}.onnx; copy it there")
+        content = found[0].read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise DataError(f"{found[0]}: its bytes are not those of its name; copy it again")
+        if self._station.take_version(name, content, suffix=found[0].suffix):
+            self._say(f"model {name}: version {digest[:8]} is in use, as {self._folder / FILE} says")
+
+
+def _read(file: Path) -> dict[str, str]:
+    """Read the digests by the models' names. Raises DataError for what is none."""
+    try:
+        known = json.loads(file.read_text())
+    except ValueError as error:
+        raise DataError(f"{file}: is no JSON ({error})") from error
+    if not isinstance(known, dict) or not all(_is_digest(value) for value in known.values()):
+        raise DataError(f'{file}: must be {{"MODEL": "SHA-256 in 64 hex digits", ...}}')
+    return known
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None

@@ -1,0 +1,111 @@
+"""Models rolled out from a folder: by digest, once, checked, and the way back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the station's packages are not installed")
+
+from blemish.data.hashing import file_digest
+from blemish.station import rollout
+from blemish.station.rollout import Rollout
+from blemish.station.station import Station
+
+
+class Shared:
+    """The folder that all stations see."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def put(self, model: Path) -> str:
+        digest = file_digest(model)
+        shutil.copyfile(model, self.folder / f"{digest}.onnx")
+        return digest
+
+    def want(self, **wanted: str) -> None:
+        (self.folder / rollout.FILE).write_text(json.dumps(wanted))
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Shared:
+    return Shared(tmp_path / "shared")
+
+
+@pytest.fixture
+def station(tiny_onnx: Path, tmp_path: Path) -> Iterator[Station]:
+    station = Station([tiny_onnx], tmp_path / "station", device="cpu")
+    yield station
+    station.close()
+
+
+def in_use(station: Station) -> str:
+    (engine,) = station.engines.values()
+    return engine.model.digest
+
+
+def test_a_version_is_taken_once_and_goes_back(
+    station: Station, shared: Shared, tiny_onnx: Path, pca_onnx: Path
+):
+    said: list[str] = []
+    old, new = shared.put(tiny_onnx), shared.put(pca_onnx)
+    name = tiny_onnx.stem
+    shared.want(**{name: old, "other": "0" * 64})
+    watching = Rollout(station, shared.folder, said.append)
+    assert in_use(station) == old
+    assert said == []
+    shared.want(**{name: new})
+    watching.look()
+    assert in_use(station) == new
+    assert said == [f"model {name}: version {new[:8]} is in use, as {shared.folder / rollout.FILE} says"]
+    station.use(old)  # what an engineer does on the station stays
+    watching.look()
+    assert in_use(station) == old
+    shared.want(**{name: old})
+    watching.look()
+    shared.want(**{name: new})
+    watching.look()
+    assert in_use(station) == new
+    watching.close()
+    again = Station([tiny_onnx], station.folder, device="cpu")  # and after a restart
+    assert in_use(again) == new
+    again.close()
+
+
+def test_what_is_no_model_is_said_once_and_changes_nothing(
+    station: Station, shared: Shared, tiny_onnx: Path, pca_onnx: Path
+):
+    said: list[str] = []
+    name, before = tiny_onnx.stem, in_use(station)
+    watching = Rollout(station, shared.folder, said.append)
+    assert "No such file" in said.pop()
+    for text, why in (('["x"]', "must be"), ("{", "is no JSON"), (f'{{"{name}": "latest"}}', "must be")):
+        (shared.folder / rollout.FILE).write_text(text)
+        watching.look()
+        watching.look()
+        assert why in said.pop()
+        assert not said
+    new = file_digest(pca_onnx)
+    shared.want(**{name: new})
+    watching.look()
+    assert f"has no file {new}.onnx" in said.pop()
+    (shared.folder / f"{new}.onnx").write_bytes(b"another file")
+    watching.look()
+    assert "its bytes are not those of its name" in said.pop()
+    junk = shared.folder / "junk"
+    junk.write_bytes(b"no model")
+    shared.want(**{name: shared.put(junk)})
+    watching.look()
+    assert "no model was rolled out" in said.pop()
+    assert in_use(station) == before
+    shutil.copyfile(pca_onnx, shared.folder / f"{new}.onnx")
+    shared.want(**{name: new})
+    watching.look()
+    assert in_use(station) == new
+    watching.close()
