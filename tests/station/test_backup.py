@@ -134,6 +134,17 @@ def test_what_is_wrong_is_found(tmp_path: Path):
         backup.check(tmp_path / "safe")
 
 
+def test_where_many_share_a_record_the_files_are_those_of_one(tmp_path: Path):
+    place = Place(tmp_path / "station", None)
+    place.part(0)
+    place.store.record([inspection(1, image="a" * 64, station="west"), inspection(2, image="b" * 64)])
+    safe = tmp_path / "safe"
+    made = backup.back_up(place.folder, safe, station="east")
+    assert (made.inspections, made.files, made.damaged) == (3, 2, ())
+    assert backup.check(safe) == made
+    assert len(place.back_up(safe).damaged) >= 2
+
+
 def test_no_record_is_made_or_changed_by_a_backup(tmp_path: Path):
     with pytest.raises(UsageError, match="holds no record"):
         backup.back_up(tmp_path / "nowhere", tmp_path / "safe")

@@ -15,7 +15,9 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 from conftest import tiny_image
 from requests_to_station import png
 
+from blemish.core.errors import DataError
 from blemish.methods.baselines.pca import PcaConfig
+from blemish.record.labels import Labelling, Labels
 from blemish.record.store import Verdict, new_id
 from blemish.station.engine_jobs import Upload
 from blemish.station.station import Station
@@ -75,6 +77,12 @@ def test_two_models_at_once_keep_their_own_versions(station: Station, monkeypatc
         about = station.engines[after].model.detector.model_file.provenance["recalibrated"]
         assert about["from"] == before
     assert not [f for f in station.versions.folder.iterdir() if f.stem not in (*new, "versions")]
+
+
+def test_a_station_takes_its_own_parts_where_many_share_a_record(station: Station):
+    station.labelling = Labelling(Labels(station="west"))
+    with pytest.raises(DataError, match="^0 good parts are on record"):
+        station.recalibrate(next(iter(station.engines)), parts=PARTS)
 
 
 def test_one_model_twice_at_once_has_two_versions(station: Station, monkeypatch: pytest.MonkeyPatch):

@@ -53,14 +53,16 @@ class Backup:
     """Images and maps."""
     bytes: int
     """Of the images and maps."""
+    station: str | None = None
+    """The station whose files these are, where many share the record; None: of all parts."""
     damaged: tuple[str, ...] = ()
     """What the record names and the station had no more, or no more as it was recorded; it is not here."""
 
 
-def back_up(folder: Path, to: Path, *, url: str | None = None) -> Backup:
+def back_up(folder: Path, to: Path, *, url: str | None = None, station: str | None = None) -> Backup:
     """Copy the record (None: the SQLite file in `folder`) and the files of a station, which may be running.
 
-    A backup that is there already is brought up to date: what it has is checked and not written again.
+    `station`: the name of the one whose files are in the folder, where many share the record. A backup that is there already is brought up to date: what it has is checked and not written again.
     Raises UsageError for a record that is not there, or that this version would change by opening it.
     """
     source = database.open_database(url, folder, as_it_is=True)
@@ -73,7 +75,7 @@ def back_up(folder: Path, to: Path, *, url: str | None = None) -> Backup:
             copy = database.open_database(f"sqlite:///{part}", to)
             try:
                 _copy_rows(source, copy)
-                made = _copy_files(copy, source, here, there, time)
+                made = _copy_files(copy, source, here, there, time, station)
             finally:
                 copy.dispose()  # which leaves one file, without a log beside it
     finally:
@@ -93,7 +95,7 @@ def check(backup: Path) -> Backup:
             if faults != ["ok"] or opened.execute("PRAGMA foreign_key_check").fetchone():
                 raise DataError(f"{file}: is damaged ({faults[0]}); take another backup")
             (rows,) = opened.execute("SELECT count(*) FROM inspections").fetchone()
-            named = [(kind, hash) for kind in KINDS for (hash,) in opened.execute(_NAMED.format(kind))]
+            named = [(kind, hash) for kind in KINDS for (hash,) in opened.execute(_NAMED.format(kind), [made.station])]
     except sqlite3.Error as error:
         raise DataError(f"{file}: is damaged ({error}); take another backup") from error
     if rows != made.inspections or len(named) != made.files + len(made.damaged):
@@ -105,7 +107,11 @@ def check(backup: Path) -> Backup:
     return made
 
 
-_NAMED = "SELECT DISTINCT {0} FROM inspections WHERE files_removed IS NULL AND {0} IS NOT NULL"
+_NAMED = (
+    "SELECT DISTINCT {0} FROM inspections WHERE files_removed IS NULL AND {0} IS NOT NULL "
+    "AND coalesce(?1, station, '') = coalesce(station, '')"
+)
+"""With the name of the station, or NULL for all."""
 
 
 def restore(backup: Path, folder: Path, *, url: str | None = None) -> Backup:
@@ -174,11 +180,13 @@ def _go_on_counting(connection: sa.Connection, table: sa.Table) -> None:
         connection.execute(sa.select(sa.func.setval(sequence, last)))
 
 
-def _copy_files(copy: sa.Engine, source: sa.Engine, here: Archive, there: Archive, time: datetime) -> Backup:
+def _copy_files(
+    copy: sa.Engine, source: sa.Engine, here: Archive, there: Archive, time: datetime, station: str | None
+) -> Backup:
     """Copy what the rows of the copy name, and remove what they do not; returns what is there then."""
     kept: set[tuple[Kind, str]] = set()
     damaged, size = [], 0
-    for kind, hash in list(_named(copy)):
+    for kind, hash in list(_named(copy, station)):
         try:
             data = _read(here, kind, hash)
         except DataError:
@@ -201,15 +209,18 @@ def _copy_files(copy: sa.Engine, source: sa.Engine, here: Archive, there: Archiv
         inspections=number,
         files=len(kept),
         bytes=size,
+        station=station,
         damaged=tuple(damaged),
     )
 
 
-def _named(engine: sa.Engine) -> Iterator[tuple[Kind, str]]:
+def _named(engine: sa.Engine, station: str | None) -> Iterator[tuple[Kind, str]]:
     with engine.begin() as connection:
         for kind in KINDS:
             column = tables.rows[kind]
             query = sa.select(column).where(column.is_not(None), tables.rows.files_removed.is_(None))
+            if station is not None:
+                query = query.where(tables.rows.station == station)
             for (hash,) in connection.execute(query.distinct(), execution_options={"yield_per": _BATCH}):
                 yield kind, hash
 

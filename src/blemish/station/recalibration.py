@@ -18,6 +18,7 @@ from blemish.inference.calibration import calibrate
 from blemish.inference.model_file import model_file_bytes
 from blemish.inference.onnx_backend import SUFFIX, attach, portion_of
 from blemish.record.rows import standing
+from blemish.record.tables import Search
 from blemish.station.render import read_map
 
 if TYPE_CHECKING:
@@ -33,16 +34,25 @@ PARTS = 500
 
 
 def recalibrated(
-    model_file: ModelFile, digest: str, store: Store, archive: Archive, *, parts: int = PARTS
+    model_file: ModelFile,
+    digest: str,
+    store: Store,
+    archive: Archive,
+    *,
+    parts: int = PARTS,
+    station: str | None = None,
 ) -> ModelFile:
     """Return a model file with a calibration of the newest good parts that it has scored.
+
+    `station`: only parts of the station of that name, whose images are here; None: all.
 
     Raises DataError while rejected parts among them wait for a verdict, and when fewer are left than the
     model was calibrated on; UsageError for fewer `parts` than 1.
     """
     if parts < 1:
         raise UsageError(f"{parts} parts: give 1 or more")
-    newest = [row for row in store.find(model=digest, limit=parts) if row.score is not None]
+    found = store.search(Search(model=digest, station=station), limit=parts)
+    newest = [row for row in found if row.score is not None]
     given = {id: standing(each) for id, each in store.verdicts(row.id for row in newest).items()}
     verdicts = {id: each[-1].verdict for id, each in given.items() if each}
     waiting = [row for row in newest if row.decision == "rejected" and row.id not in verdicts]

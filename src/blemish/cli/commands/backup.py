@@ -22,6 +22,8 @@ class BackupOptions(StationOptions):
     """The folder of the backup, new or that of an earlier backup, which is brought up to date."""
     database: str | None = None
     """The record's address, as for `blemish serve`."""
+    station: str | None = None
+    """The name of the station whose files are in the folder, where many share a record."""
     check: bool = False
     """Copy nothing: read the backup that is there, and check every file by its hash."""
 
@@ -37,7 +39,7 @@ def backup(arguments: list[str]) -> int:
         raise UsageError(f"--to {options.to}: is the station's own folder; choose another")
     if options.check:
         return tell(options.to, check(options.to), "is whole")
-    return tell(options.to, back_up(options.folder, options.to, url=options.database), "is made")
+    return tell(options.to, back_up(options.folder, options.to, url=options.database, station=options.station), "is made")
 
 
 def tell(place: Path, made: Backup, what: str) -> int:

@@ -51,7 +51,7 @@ export class QueueView {
   async look() {
     if (station.role === null) return;
     try {
-      const filter = { to_judge: true, limit: PAGE };
+      const filter = { to_judge: true, limit: PAGE, station: station.station };
       const { items, next } = await get("/v1/inspections", filter);
       this.more = next !== null;
       this.thumbnails.update(items.filter((item) => !this.said.has(item.id)));
