@@ -1,4 +1,4 @@
-"""The page's texts: every key in every language, none that is missing or unused, and the browser's language."""
+"""The page's texts: every key in every language, none missing or unused; and the browser's language."""
 
 from __future__ import annotations
 

@@ -57,9 +57,7 @@ def test_what_is_old_is_not_shown_as_the_newest(one_station: Running, tab: Open)
     page.unroute("**/v1/inspections?**")
 
 
-def test_a_station_shows_its_own_parts_where_many_share_a_record(
-    pca_onnx: Path, tmp_path: Path, tab: Open
-):
+def test_a_station_shows_its_own_parts_where_many_share_a_record(pca_onnx: Path, tmp_path: Path, tab: Open):
     east = Labelling(Labels(station="east"))
     with running(pca_onnx, tmp_path / "station", labelling=east) as here:
         for name, image in (("east", GOOD), ("west", HOLE)):

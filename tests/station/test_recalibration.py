@@ -81,7 +81,7 @@ def test_two_models_at_once_keep_their_own_versions(station: Station, monkeypatc
 
 def test_a_station_takes_its_own_parts_where_many_share_a_record(station: Station):
     station.labelling = Labelling(Labels(station="west"))
-    with pytest.raises(DataError, match="^0 good parts are on record"):
+    with pytest.raises(DataError, match=r"^0 good parts are on record"):
         station.recalibrate(next(iter(station.engines)), parts=PARTS)
 
 

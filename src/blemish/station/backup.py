@@ -62,7 +62,8 @@ class Backup:
 def back_up(folder: Path, to: Path, *, url: str | None = None, station: str | None = None) -> Backup:
     """Copy the record (None: the SQLite file in `folder`) and the files of a station, which may be running.
 
-    `station`: the name of the one whose files are in the folder, where many share the record. A backup that is there already is brought up to date: what it has is checked and not written again.
+    `station`: the name of the one whose files are in the folder, where many share the record. A backup that
+    is there already is brought up to date: what it has is checked and not written again.
     Raises UsageError for a record that is not there, or that this version would change by opening it.
     """
     source = database.open_database(url, folder, as_it_is=True)
@@ -95,7 +96,11 @@ def check(backup: Path) -> Backup:
             if faults != ["ok"] or opened.execute("PRAGMA foreign_key_check").fetchone():
                 raise DataError(f"{file}: is damaged ({faults[0]}); take another backup")
             (rows,) = opened.execute("SELECT count(*) FROM inspections").fetchone()
-            named = [(kind, hash) for kind in KINDS for (hash,) in opened.execute(_NAMED.format(kind), [made.station])]
+            named = [
+                (kind, hash)
+                for kind in KINDS
+                for (hash,) in opened.execute(_NAMED.format(kind), [made.station])
+            ]
     except sqlite3.Error as error:
         raise DataError(f"{file}: is damaged ({error}); take another backup") from error
     if rows != made.inspections or len(named) != made.files + len(made.damaged):

@@ -153,9 +153,7 @@ class Station:
         """
         current = self._model_in_use(digest).detector.model_file
         own = self.labelling.usual.station
-        model_file = recalibrated(
-            current, digest, self.store, self.archive, parts=parts, station=own
-        )
+        model_file = recalibrated(current, digest, self.store, self.archive, parts=parts, station=own)
         source = self.versions.file(digest)
         content = version_bytes(source, model_file)
         with self._models_lock:  # from its file to its use: what another one makes meanwhile waits

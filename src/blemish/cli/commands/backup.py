@@ -39,7 +39,8 @@ def backup(arguments: list[str]) -> int:
         raise UsageError(f"--to {options.to}: is the station's own folder; choose another")
     if options.check:
         return tell(options.to, check(options.to), "is whole")
-    return tell(options.to, back_up(options.folder, options.to, url=options.database, station=options.station), "is made")
+    made = back_up(options.folder, options.to, url=options.database, station=options.station)
+    return tell(options.to, made, "is made")
 
 
 def tell(place: Path, made: Backup, what: str) -> int:

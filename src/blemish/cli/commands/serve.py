@@ -94,7 +94,8 @@ def serve(arguments: list[str]) -> int:
     tokens = Tokens(options.users or options.folder)
     if options.users is not None and not tokens.known:
         raise UsageError(
-            f"--users {options.users}: holds no token; make one with `blemish token NAME --folder {options.users}`"
+            f"--users {options.users}: holds no token; make one with "
+            f"`blemish token NAME --folder {options.users}`"
         )
     refuse_password(options.database)
     options = replace(options, folder=options.folder.resolve())
