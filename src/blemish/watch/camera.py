@@ -19,11 +19,13 @@ from PIL import Image
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.files import temporary_for
-from blemish.images import decode, video
+from blemish.images import decode, genicam, video
 from blemish.images.sources import Frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import cv2
 
 MAX_WAITING_FILES = 100
 """Files that wait to be scored at most; then frames are dropped until only half as many wait."""
@@ -43,7 +45,7 @@ def frames_into(
     before its first call.
 
     Args:
-        source: a camera's number, a stream's address, or a film, which is written from its start.
+        source: a camera's number, `genicam:SERIAL`, a stream's address, or a film, written from its start.
         folder: made if it is not there.
         every: seconds, 0 or more, between two frames that are written; of a film in its own time.
         say: told of what a person should know: a camera that went away, frames that were dropped.
@@ -68,15 +70,15 @@ class Grabber:
         self.name = re.sub(r"(?<=://)[^/]*@", "", source)  # a stream's address may hold a password
         self.source = int(source) if source.isdecimal() else source
         self.folder, self.every, self.say = folder, every, say
+        self.waiting, self.dropped, self.is_dropping = 0, 0, False
+        self.changed, self.ending = threading.Condition(), False
         self.is_film = Path(source).is_file() and isinstance(self.source, str)
         if self.is_film:
             self.step = max(1, round(every * video.frame_rate(Path(source))))
         else:
-            self.capture = video.capture(self.source)
+            self.capture = self._open()
             if not self.capture.isOpened():
                 raise UsageError(f"--camera {self.name}: cannot be opened; check its number, address or path")
-        self.waiting, self.dropped, self.is_dropping = 0, 0, False
-        self.changed, self.ending = threading.Condition(), False
         self.thread = threading.Thread(target=self._run, name=f"camera {self.name}", daemon=True)
 
     def set_waiting(self, waiting: int) -> None:
@@ -134,13 +136,23 @@ class Grabber:
         finally:
             self.capture.release()
 
+    def _open(self) -> cv2.VideoCapture | genicam.GenicamCapture:
+        """Open a camera or a stream. Raises UsageError for a camera of GenICam that is not there."""
+        if isinstance(self.source, str) and self.source.startswith(genicam.PREFIX):
+            return genicam.GenicamCapture(self.source, lambda: self.ending)
+        return video.capture(self.source)
+
     def _open_again(self) -> None:
         """Try until the camera gives a frame again, or the watch ends."""
         self.say(f"{self.name}: gives no frames; trying again")
         wait = FIRST_RETRY_S
         while not self._ends_within(wait):
             self.capture.release()
-            self.capture = video.capture(self.source)
+            try:
+                self.capture = self._open()
+            except UsageError:  # it is not there yet
+                wait = min(2 * wait, LONGEST_RETRY_S)
+                continue
             if self.capture.isOpened() and self.capture.grab():
                 self.say(f"{self.name}: gives frames again")
                 return

@@ -29,7 +29,7 @@ class WatchOptions(ModelOptions, HookOptions, LabelOptions):
     folder: Path
     """Where the cameras write images, sub-folders included."""
     camera: str | None = None
-    """Write frames into the folder: of a camera (0, 1, ...), a stream's address (rtsp://...) or a film."""
+    """Write frames into the folder: of a camera (0, genicam:SERIAL), a stream (rtsp://...) or a film."""
     every: float = 1.0
     """Seconds between two frames of the camera; 0: each frame."""
     out: Path = Path("inspections")
