@@ -29,9 +29,9 @@ def names(text: str | dict[str, str]) -> list[set[str]]:
 
 
 def test_there_are_the_languages_that_the_page_chooses_from():
-    chosen = re.search(r"LANGUAGES = (\[.*\])", (WEB / "messages.js").read_text())
+    chosen = re.search(r"LANGUAGES = \{ (.*) \}", (WEB / "messages.js").read_text())
     assert chosen is not None
-    assert sorted(json.loads(chosen[1])) == sorted(TEXTS) == ["de", "en", "es", "zh"]
+    assert chosen[1].split(", ") == sorted(TEXTS) == ["de", "en", "es", "zh"]
 
 
 @pytest.mark.parametrize("language", ["de", "es", "zh"])

@@ -6,10 +6,14 @@
  */
 
 import { h } from "./dom.js";
+import de from "./messages/de.json" with { type: "json" };
+import en from "./messages/en.json" with { type: "json" };
+import es from "./messages/es.json" with { type: "json" };
+import zh from "./messages/zh.json" with { type: "json" };
 
-const LANGUAGES = ["en", "de", "es", "zh"];
+const LANGUAGES = { de, en, es, zh };
 
-const chosen = navigator.languages.find((tag) => LANGUAGES.includes(languageOf(tag)));
+const chosen = navigator.languages.find((tag) => languageOf(tag) in LANGUAGES);
 
 /** The language of the page. */
 export const language = languageOf(chosen ?? "en");
@@ -21,13 +25,7 @@ function languageOf(tag) {
   return tag.toLowerCase().split("-")[0];
 }
 
-async function load(name) {
-  const response = await fetch(new URL(`messages/${name}.json`, import.meta.url));
-  return response.ok ? response.json() : {}; // English stands in
-}
-
-const [english, own] = await Promise.all([load("en"), language === "en" ? {} : load(language)]);
-const texts = { ...english, ...own };
+const texts = { ...en, ...LANGUAGES[language] };
 const plural = new Intl.PluralRules(locale);
 
 /** The text of a key, with its values; numbers are written as the language does. */
