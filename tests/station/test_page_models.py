@@ -59,7 +59,7 @@ def test_recalibrated_when_all_are_judged_and_back(here: Running, tab: Open):
     card.get_by_label("Newest parts").fill("40")
     page.keyboard.press("Enter")
     card.get_by_text(f"{len(waiting)} of the newest 40 parts were rejected and wait for a verdict").wait_for()
-    card.get_by_role("link", name="Open the queue").click()
+    card.get_by_role("link", name="Open “To judge”").click()
     for left in range(len(waiting), 0, -1):
         page.locator("#queue-left", has_text=re.compile(f"^{left} left")).wait_for()
         judgeable(page)
@@ -242,7 +242,7 @@ def test_a_phone_scrolls_down_only(here: Running, tab: Open):
     page = tab(f"{here.address}/#models", width=390, height=844, touch=True)
     page.locator(".job").nth(1).wait_for()
     page.get_by_role("button", name="Recalibrate").tap()
-    page.get_by_role("link", name="Open the queue").wait_for()
+    page.get_by_role("link", name="Open “To judge”").wait_for()
     choose(page, *[png(tiny_image(i)) for i in range(2)])
     across, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert across <= room
