@@ -44,7 +44,8 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]):
     assert run(command, "--help") == 0
     shown = capsys.readouterr()
     assert f"usage: blemish {command}" in shown.out
-    assert ("--folder" if command in ("serve", "token", "verify", "backup", "restore") else "--out") in shown.out
+    of_a_station = ("serve", "token", "verify", "backup", "restore")
+    assert ("--folder" if command in of_a_station else "--out") in shown.out
     assert shown.err == ""
 
 
