@@ -13,6 +13,7 @@ from databases import inspection, new_url, verdict
 
 from blemish.core.errors import DataError, UsageError
 from blemish.record.archive import Archive
+from blemish.record.audit_log import Act
 from blemish.record.store import Inspection, Store
 from blemish.record.versions import Versions
 from blemish.station import backup
@@ -46,6 +47,7 @@ def place(new_url: Callable[[], str], tmp_path: Path) -> Place:
         made.part(k)
     first = made.store.find()[-1]
     made.store.add_verdict(verdict(first, 0, "defect", note="dünn", by="ann"))
+    made.store.note(Act(who="ann", what="verdict", subject=first.id))
     Tokens(made.folder).add("ann", "judge")
     (tmp_path / "lid.onnx").write_bytes(b"a model")
     Versions(made.folder / "models").adopt(tmp_path / "lid.onnx", "lid")
@@ -54,7 +56,13 @@ def place(new_url: Callable[[], str], tmp_path: Path) -> Place:
 
 def everything(store: Store) -> list[object]:
     found = store.find(limit=100)
-    return [found, store.verdicts([each.id for each in found]), store.models(), store.alarms()]
+    return [
+        found,
+        store.verdicts([each.id for each in found]),
+        store.models(),
+        store.alarms(),
+        store.check_log(),
+    ]
 
 
 def test_a_backup_becomes_the_same_station_again(

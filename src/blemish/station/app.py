@@ -75,7 +75,7 @@ def create(
         lifespan=lifespan,
     )
     app.state.station, app.state.tokens, app.state.time_limit = station, tokens, time_limit
-    app.state.sessions = Sessions(tokens)
+    app.state.sessions = Sessions(tokens, station.folder, station=station.labelling.usual.station)
     app.state.meters = Meters(station)
     station.noticing.append(TokenChanges(station, tokens))
     for router in ROUTERS:

@@ -165,7 +165,8 @@ def _copy_rows(source: sa.Engine, target: sa.Engine) -> None:
         source = source.execution_options(isolation_level="REPEATABLE READ")
     with source.begin() as reads, database.begin_write(target) as writes:
         for table in reversed(tables.metadata.sorted_tables):  # what a new database begins with
-            writes.execute(sa.delete(table))
+            if writes.execute(sa.select(table).limit(1)).first() is not None:
+                writes.execute(sa.delete(table))
         for table in tables.metadata.sorted_tables:
             found = reads.execute(sa.select(table), execution_options={"yield_per": _BATCH})
             for rows in found.mappings().partitions():

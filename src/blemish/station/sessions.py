@@ -19,6 +19,8 @@ from blemish.core.files import make_private_folder, write_whole
 from blemish.station.security import Caller, digest_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from blemish.station.security import Token, Tokens
 
 FILE = "sessions.json"
@@ -39,9 +41,13 @@ class Session:
 class Sessions:
     """The sessions of a station, in a file that only its owner may read, so that they outlive a restart."""
 
-    def __init__(self, tokens: Tokens) -> None:
-        """Read the file beside that of the tokens. Raises DataError for one that is damaged."""
-        self.tokens, self.file = tokens, tokens.file.with_name(FILE)
+    def __init__(self, tokens: Tokens, folder: Path | None = None, *, station: str | None = None) -> None:
+        """Read the file in the station's folder (None: that of the tokens); `station` is its name.
+
+        Raises DataError for one that is damaged.
+        """
+        self.station = station
+        self.tokens, self.file = tokens, (folder or tokens.file.parent) / FILE
         self._lock = threading.Lock()
         self._known: dict[str, Session] = {}  # by digest, oldest first; replaced as a whole
         try:

@@ -27,7 +27,7 @@ class _Cookie(TypedDict):
 def session(caller: Public, request: Request) -> dict[str, str | None]:
     """Return who asks, with which role, and the name of the station for those who have one."""
     known: dict[str, str | None] = {"name": caller.name, "role": caller.role}
-    station = request.app.state.station.labelling.usual.station
+    station = _sessions(request).station
     return known | {"station": station} if caller.role and station else known
 
 
