@@ -96,7 +96,7 @@ def check(backup: Path) -> Backup:
             if faults != ["ok"] or opened.execute("PRAGMA foreign_key_check").fetchone():
                 raise DataError(f"{file}: is damaged ({faults[0]}); take another backup")
             (rows,) = opened.execute("SELECT count(*) FROM inspections").fetchone()
-            named = [
+            named: list[tuple[Kind, str]] = [
                 (kind, hash)
                 for kind in KINDS
                 for (hash,) in opened.execute(_NAMED.format(kind), [made.station])
