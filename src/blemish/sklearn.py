@@ -101,7 +101,8 @@ class BlemishDetector(OutlierMixin, BaseEstimator):
                 device=self.device,
                 image_options=ImageOptions(value_range=self._range_of(images)),
             )
-            self.detector_: Detector = replace(detector, false_alarm_rate=self.false_alarm_rate)
+            # one image at a time: its last bits do not depend on those beside it
+            self.detector_: Detector = replace(detector, false_alarm_rate=self.false_alarm_rate, batch_size=1)
         threshold = self.detector_.threshold
         if threshold is None:
             raise ValueError("calibration_fraction 0: without a threshold nothing is decided; give it more")
@@ -135,14 +136,15 @@ class BlemishDetector(OutlierMixin, BaseEstimator):
             if reset and len(images) < FEWEST:
                 raise ValueError(f"{len(images)} images: at least {FEWEST} are needed; give more")
             return images
-        table = validate_data(
+        found = validate_data(
             self,
             X,
             reset=reset,
             dtype=np.float32,
             ensure_min_samples=FEWEST if reset else 1,
-            ensure_min_features=2,  # an image of one value has no contrast
+            ensure_min_features=2 if reset else 1,  # an image of one value has no contrast
         )
+        table = np.asarray(found)
         if self.image_shape == "square":
             return list(_drawn(table))
         if math.prod(self.image_shape) != table.shape[1]:
@@ -186,9 +188,12 @@ def _dataset_of(images: Sequence[Any], folder: Path) -> Dataset:
             continue
         path, array = folder / f"{number:08d}.tiff", as_image(image)
         one = array.shape[2] == 1
-        how = {} if one else {"planarconfig": "contig"}  # channels of one page, not pages
         tifffile.imwrite(
-            path, array[..., 0] if one else array, photometric="minisblack", metadata=None, **how
+            path,
+            array[..., 0] if one else array,
+            photometric="minisblack",
+            planarconfig=None if one else "contig",  # channels of one page, not pages
+            metadata=None,
         )
         paths.append(path)
     train = [Sample(path=path, split="train") for path in paths]
