@@ -55,6 +55,8 @@ class ModelOptions(DetectorOptions):
 
     model: Path
     """Run folder, model file or exported model."""
+    provider: Literal["cpu", "openvino", "cuda", "tensorrt"] = "cpu"
+    """What runs an exported model; it must answer as the cpu does, and not fall back to it."""
 
     def load(self, batch_size: int = 16) -> Detector:
         """Load the detector. Raises ModelError, and UsageError for a device or rate that cannot be had."""
@@ -66,6 +68,7 @@ class ModelOptions(DetectorOptions):
             allow=frozenset(self.allow),
             false_alarm_rate=self.false_alarm_rate,
             batch_size=batch_size,
+            provider=self.provider,
         )
 
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from blemish.core.errors import ModelError, UsageError
 from blemish.core.files import temporary_for
 from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import IMAGE_SCORES, INPUT, OUTPUT, attach, load_exported
+from blemish.inference.parity import differences, too_large
 from blemish.inference.torch_backend import TorchBackend, network_of
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ EXPORTERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnx", "onn
 """Loggers of the libraries that take part in an export."""
 LARGEST_BYTES = 2**31
 """What an ONNX file holds at most."""
-TOLERANCE = {"noise": 1e-4, "flat images": 1e-3}
-"""Largest difference of an exported graph's output, as a share of its range, that is accepted.
-
-On flat images SSIM divides what is left of equal numbers by its small constants, which shows the last bits.
-"""
 
 
 def export(model: Path, out: Path) -> float:
@@ -62,14 +57,11 @@ def export(model: Path, out: Path) -> float:
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(out) as part:
         part.write_bytes(graph.SerializeToString())
-        differences = _differences(network, part, model_file)
-        for kind, most in TOLERANCE.items():
-            if not differences[kind] <= most:
-                raise ModelError(
-                    f"{model}: its exported graph differs from it by {differences[kind]:.2g} of the output's "
-                    f"range on {kind}, more than {most:g}; nothing was written"
-                )
-    return differences["noise"]
+        shape = (model_file.image_format.channels, *model_file.size)
+        found = differences(TorchBackend(network, torch.device("cpu")), load_exported(part).backend, shape)
+        if (wrong := too_large(found)) is not None:
+            raise ModelError(f"{model}: its exported graph differs from it by {wrong}; nothing was written")
+    return found["noise"]
 
 
 def _graph_of(network: Method[Any], model_file: ModelFile) -> onnx.ModelProto:
@@ -112,27 +104,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-def _differences(network: Method[Any], file: Path, model_file: ModelFile) -> dict[str, float]:
-    """Compare the exported graph with the network, as shares of the output's range on noise.
-
-    Flat images, black, grey and white, are what a saturated camera sees: there all training images are the
-    same, and a method that has learnt so may take the last bit of another library's sums for a defect.
-    """
-    shape = (3, model_file.image_format.channels, *model_file.size)
-    images = {
-        "noise": np.random.default_rng(0).random(shape, np.float32),
-        "flat images": np.full(shape, np.array([0, 0.5, 1], np.float32)[:, None, None, None]),
-    }
-    exported, exact = load_exported(file).backend, TorchBackend(network, torch.device("cpu"))
-    theirs, ours = ({kind: one.run(x) for kind, x in images.items()} for one in (exported, exact))
-    maps, scores = ours["noise"]
-    # a method that only scores images draws nothing
-    width = max(float(np.ptp(maps)) or (0.0 if scores is None else float(np.abs(scores).max())), 1e-12)
-
-    def largest(kind: str) -> float:
-        pairs = zip(ours[kind], theirs[kind], strict=True)  # maps, and scores if there are any
-        return max(float(np.abs(a - b).max()) for a, b in pairs if a is not None and b is not None)
-
-    return {kind: largest(kind) / width for kind in images}

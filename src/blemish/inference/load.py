@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from blemish.core.errors import UsageError
 from blemish.inference.onnx_backend import SUFFIX, load_exported
+from blemish.inference.providers import CPU
 
 if TYPE_CHECKING:
     from blemish.inference.detector import Detector
@@ -21,6 +22,7 @@ def load(
     false_alarm_rate: float | None = None,
     batch_size: int = 16,
     threads: int | None = None,
+    provider: str = CPU,
 ) -> Detector:
     """Load a run folder, a model file or an exported model.
 
@@ -31,15 +33,26 @@ def load(
         false_alarm_rate: share of good parts that may be rejected, in (0, 1); None: the default.
         batch_size: images in a call of the network.
         threads: those that run the network, torch's in this whole process; None: as many as there are cores.
+        provider: what runs an exported model: cpu, openvino, cuda or tensorrt.
 
-    Raises ModelError for a file that is no model, UsageError for a device or rate that cannot be had, and
-    for a model that needs torch where there is none.
+    Raises ModelError for a file that is no model, UsageError for a device, provider or rate that cannot be
+    had, and for a model that needs torch where there is none.
     """
     if Path(path).suffix.lower() == SUFFIX:
         if device == "cuda":
-            raise UsageError(f"--device cuda: {path} is exported and runs on the CPU; leave --device out")
+            cure = "leave --device out, or use --provider cuda"
+            raise UsageError(f"--device cuda: {path} is exported and runs on the CPU; {cure}")
         return load_exported(
-            path, allow=allow, false_alarm_rate=false_alarm_rate, batch_size=batch_size, threads=threads
+            path,
+            allow=allow,
+            false_alarm_rate=false_alarm_rate,
+            batch_size=batch_size,
+            threads=threads,
+            provider=provider,
+        )
+    if provider != CPU:
+        raise UsageError(
+            f"--provider {provider}: is for exported models; write one of {path} by blemish export"
         )
     if importlib.util.find_spec("torch") is None:
         raise UsageError(

@@ -17,6 +17,8 @@ from blemish.core.errors import ModelError, UsageError
 from blemish.inference.backend import Output
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import calibration_tensors, describe, model_file_of
+from blemish.inference.parity import differences, too_large
+from blemish.inference.providers import CPU, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,16 +46,18 @@ class OnnxBackend:
         *,
         content: Callable[[], bytes],
         threads: int | None = None,
+        provider: str = CPU,
     ) -> None:
         """Take an open session; it is given `portion` images at a time at most, None: any number.
 
-        `content` returns the bytes that the session was opened from, with so many `threads`.
+        `content` returns the bytes that the session was opened from, with so many `threads`, by a `provider`.
         """
-        self.session, self.portion, self.content, self.threads = session, portion, content, threads
+        self.session, self.portion, self.content = session, portion, content
+        self.threads, self.provider = threads, provider
 
-    def __reduce__(self) -> tuple[Callable[..., OnnxBackend], tuple[bytes, int | None, int | None]]:
+    def __reduce__(self) -> tuple[Callable[..., OnnxBackend], tuple[bytes, int | None, int | None, str]]:
         """Return what makes an equal one. Raises ModelError when the file has changed since it was opened."""
-        return _reopen, (self.content(), self.portion, self.threads)
+        return _reopen, (self.content(), self.portion, self.threads, self.provider)
 
     def run(self, images: np.ndarray) -> Output:
         """Score images, float32 (B, C, h, w)."""
@@ -69,16 +73,18 @@ def load_exported(
     false_alarm_rate: float | None = None,
     batch_size: int = 16,
     threads: int | None = None,
+    provider: str = CPU,
 ) -> Detector:
     """Load an exported model.
 
     `allow`, `false_alarm_rate` and `batch_size` are those of `Detector`; `threads` run the graph, None:
-    as many as there are cores. Raises ModelError, one line, for a file that is not an exported
-    blemish model, UsageError for a rate that cannot be promised.
+    as many as there are cores. `provider` is one of `PROVIDERS`; any other than cpu must answer as that does.
+    Raises ModelError, one line, for a file that is not an exported blemish model or that the provider
+    computes otherwise, UsageError for a rate that cannot be promised and a provider that cannot be had.
     """
     file = Path(path)
     content = _Unchanged(file)
-    session = _session(file, threads)
+    session = _session(file, threads, provider)
     metadata = session.get_modelmeta().custom_metadata_map
     if DESCRIPTION not in metadata:
         raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
@@ -89,10 +95,14 @@ def load_exported(
     except (ValueError, AttributeError, TypeError) as error:
         raise ModelError(f"{file}: its calibration is damaged ({error}); export it again") from error
     model_file = model_file_of(file, metadata[DESCRIPTION], calibration)
-    _check_shape(file, session, (model_file.image_format.channels, *model_file.size))
+    shape = (model_file.image_format.channels, *model_file.size)
+    _check_shape(file, session, shape)
+    backend = OnnxBackend(session, portion, content=content, threads=threads, provider=provider)
+    if provider != CPU:
+        _check_parity(file, backend, shape)
     return Detector(
         model_file=model_file,
-        backend=OnnxBackend(session, portion, content=content, threads=threads),
+        backend=backend,
         allow=allow,
         false_alarm_rate=false_alarm_rate,
         batch_size=batch_size,
@@ -143,37 +153,23 @@ def _signature(file: Path) -> tuple[int, int, int] | None:
     return about.st_ino, about.st_size, about.st_mtime_ns
 
 
-def _reopen(content: bytes, portion: int | None, threads: int | None) -> OnnxBackend:
+def _reopen(content: bytes, portion: int | None, threads: int | None, provider: str) -> OnnxBackend:
     """Make a backend of what a pickle holds."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"])
-    return OnnxBackend(session, portion, content=partial(bytes, content), threads=threads)
+    session = open_session(content, threads, provider)
+    return OnnxBackend(session, portion, content=partial(bytes, content), threads=threads, provider=provider)
 
 
-def _options(threads: int | None) -> onnxruntime.SessionOptions:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Its threads would wait in a busy loop between two calls, on the cores that decode images meanwhile.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
-
-
-def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def _session(file: Path, threads: int | None, provider: str) -> onnxruntime.InferenceSession:
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
     except ImportError as error:
         raise UsageError(f"{file}: onnxruntime is missing; pip install 'blemish[onnx]'") from error
     if not file.is_file():
         raise ModelError(f"{file}: there is no model here; name a file that `blemish export` wrote")
     try:
-        session = onnxruntime.InferenceSession(
-            str(file), _options(threads), providers=["CPUExecutionProvider"]
-        )
+        session = open_session(str(file), threads, provider)
+    except UsageError:
+        raise
     except Exception as error:  # onnxruntime's errors have no common base
         line = " ".join(str(error).split()).rsplit(") ", 1)[-1][-200:]  # the cause comes last
         raise ModelError(
@@ -183,6 +179,21 @@ def _session(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
     if names not in (([INPUT], [OUTPUT]), ([INPUT], [OUTPUT, IMAGE_SCORES])):
         raise ModelError(f"{file}: an ONNX file, but no blemish model; write one with `blemish export`")
     return session
+
+
+def _check_parity(file: Path, backend: OnnxBackend, shape: tuple[int, int, int]) -> None:
+    """Refuse a provider by which a graph for images (C, h, w) answers otherwise than by the CPU's code."""
+    exact = OnnxBackend(
+        _session(file, backend.threads, CPU),
+        backend.portion,
+        content=backend.content,
+        threads=backend.threads,
+    )
+    if (wrong := too_large(differences(exact, backend, shape))) is not None:
+        raise ModelError(
+            f"{file}: by --provider {backend.provider} its output differs from the CPU's by {wrong}; "
+            "leave --provider out"
+        )
 
 
 def _check_shape(file: Path, session: onnxruntime.InferenceSession, shape: tuple[int, ...]) -> None:

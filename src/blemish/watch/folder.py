@@ -54,9 +54,10 @@ class WatchSettings:
     """A recorded file goes to accepted/, rejected/, failed/ or, without a calibration, unjudged/ below it;
     None: it stays."""
     allow: frozenset[str] = frozenset()
-    """This, `false_alarm_rate` and `device` are as in `blemish.inference.load.load`."""
+    """This, `false_alarm_rate`, `device` and `provider` are as in `blemish.inference.load.load`."""
     false_alarm_rate: float | None = None
     device: str = "auto"
+    provider: str = "cpu"
 
     def load(self, path: Path) -> Detector:
         """Load a model with these options. Raises BlemishError."""
@@ -66,6 +67,7 @@ class WatchSettings:
             allow=self.allow,
             false_alarm_rate=self.false_alarm_rate,
             batch_size=BATCH_SIZE,
+            provider=self.provider,
         )
 
     def check_folders(self) -> None:

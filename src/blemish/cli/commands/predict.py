@@ -101,6 +101,10 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
     if options.overlay_format != "png":
         named = f"--overlay-format {options.overlay_format}"
         raise UsageError(f"{named}: is for pictures, which a cluster does not write; leave it out")
+    if options.provider != "cpu":
+        raise UsageError(
+            f"--provider {options.provider}: a cluster runs exported models on CPUs; leave it out"
+        )
     partition = {} if options.partition is None else {"partition": options.partition}
     work = scoring.Scoring(
         model=options.model,

@@ -56,6 +56,7 @@ def watch(arguments: list[str]) -> int:
         allow=frozenset(options.allow),
         false_alarm_rate=options.false_alarm_rate,
         device=options.device,
+        provider=options.provider,
     )
     with Lines("blemish watch") as lines:
         with (
