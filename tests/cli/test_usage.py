@@ -41,6 +41,7 @@ ENOUGH: dict[str, tuple[str, ...]] = {
     "restore": ("--backup", "x"),
     "export": ("--model", "x", "--out", "x.onnx"),
     "bench": ("--data", "x", "--methods", "pca"),
+    "submission": ("--model", "x", "--data", "x"),
     "compare": ("a", "b"),
 }
 """What each command cannot do without."""

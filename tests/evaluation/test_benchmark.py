@@ -18,11 +18,11 @@ from typing import IO, Any
 import pytest
 from commands import refused, run
 from conftest import save, tiny_defect, tiny_image
-from pictures import mask_of, picture
+from pictures import mask_of, mvtec_loco, picture
 from processes import processes_of
 from warm import Warm, module
 
-from blemish.core.errors import DataError
+from blemish.core.errors import DataError, UsageError
 from blemish.evaluation import benchmark
 from blemish.evaluation.benchmark import Cell, Progress
 from blemish.evaluation.benchmark_report import write_results
@@ -108,6 +108,26 @@ def test_categories_are_found_one_or_two_levels_below_or_at_the_folder_itself(tm
         benchmark.categories_in(tmp_path / "empty")
     with pytest.raises(DataError, match=r"no such folder"):
         benchmark.categories_in(tmp_path / "nowhere")
+
+
+def test_a_layout_finds_its_categories_and_is_told_to_the_commands(tmp_path: Path):
+    loco, other = mvtec_loco(tmp_path / "loco"), category(tmp_path / "other")
+    assert benchmark.categories_in(tmp_path) == {"loco/" + loco.name: loco, "other": other}
+    assert benchmark.categories_in(tmp_path, layout="mvtec-loco") == {"loco/" + loco.name: loco}
+    assert benchmark.categories_in(loco, layout="mvtec-loco") == {loco.name: loco}
+    assert other in benchmark.categories_in(tmp_path, layout="mvtec").values()
+    with pytest.raises(DataError, match="holds no category; one has Data/Images/Normal"):
+        benchmark.categories_in(tmp_path, layout="visa")
+    with pytest.raises(UsageError, match="--layout nonsense: is unknown"):
+        benchmark.categories_in(tmp_path, layout="nonsense")
+    found = benchmark.categories_in(loco, layout="mvtec-loco")
+    (cell,) = benchmark.plan(["pca"], found, [0], tmp_path / "out", layout="mvtec-loco")
+    assert [command[2:6] for command in benchmark.commands(cell)] == [
+        ["--data", str(loco), "--layout", "mvtec-loco"],
+        ["--data", str(loco), "--layout", "mvtec-loco"],
+    ]
+    (plain,) = benchmark.plan(["pca"], found, [0], tmp_path / "out")
+    assert plain.folder == cell.folder  # the same images, whoever named their layout
 
 
 def test_several_methods_are_one_by_a_plus(tmp_path: Path):

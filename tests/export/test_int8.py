@@ -192,3 +192,11 @@ def test_both_options_or_none(
 ):
     out = ("--out", tmp_path / "model.onnx")
     assert "--int8 needs --data" in refused(capsys, "export", "--model", tiny_model, *out, *options)
+
+
+def test_a_layout_is_for_the_data_and_must_be_theirs(
+    tiny_model: Path, tiny_category: Path, tmp_path: Path, capsys: CaptureFixture
+):
+    words = ("export", "--model", tiny_model, "--out", tmp_path / "model.onnx", "--layout", "visa")
+    assert "--layout visa: is for --data" in refused(capsys, *words)
+    assert "is no category of visa" in refused(capsys, *words, "--int8", "--data", tiny_category)

@@ -45,6 +45,7 @@ COMMANDS = {
     "restore": "make a station's folder and record from a backup",
     "export": "write a model as ONNX, to run without torch",
     "bench": "train and evaluate methods × categories × seeds, and put them in a table",
+    "submission": "maps of MVTec AD 2's private test images, as its evaluation server takes them",
     "compare": "runs side by side, and whether one is better than the other",
 }
 """What each command does: it is the function of its name in the module of its name in `commands`."""

@@ -75,14 +75,14 @@ def anomalib_version() -> str:
     return importlib.metadata.version("anomalib")
 
 
-def train_and_evaluate(model: str, data: Path, seed: int, out: Path) -> dict[str, Any]:
+def train_and_evaluate(model: str, data: Path, seed: int, out: Path, layout: str = "auto") -> dict[str, Any]:
     """Train an anomalib model on a category, evaluate it, and write a run folder without a model file.
 
     Returns evaluation.json's content. Raises BlemishError for a model that anomalib does not have, and for
     data that cannot be used.
     """
     anomalib_version()
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, layout=layout)
     split = split_good(dataset, validation_fraction=0, calibration_fraction=CALIBRATION_FRACTION, seed=seed)
     began = time.monotonic()
     backend = AnomalibBackend(_train(model, [s.path for s in split.train], seed, out))
@@ -166,9 +166,9 @@ def _write_run(out: Path, model_file: ModelFile, seconds: float) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the module's docstring says; a refusal is one line on stderr and the exit code 2."""
-    model, data, seed, out = arguments
+    model, data, seed, out, *layout = arguments
     try:
-        train_and_evaluate(model, Path(data), int(seed), Path(out))
+        train_and_evaluate(model, Path(data), int(seed), Path(out), *layout)
     except BlemishError as error:
         print(f"blemish: {error}", file=sys.stderr)
         return 2

@@ -40,7 +40,8 @@ CELL_NAME = "cell.json"
 class Cell:
     """One method on one category with one seed.
 
-    `data` is the category's folder, `folder` where the run lies, `identity` what its figures depend on.
+    `data` is the category's folder, in a `layout`; `folder` is where the run lies, `identity` what its
+    figures depend on.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Cell:
     data: Path
     folder: Path
     identity: dict[str, Any]
+    layout: str = "auto"
 
     @property
     def name(self) -> str:
@@ -110,19 +112,24 @@ def label_of(method: str, preset: str) -> str:
     return method if preset == "default" else f"{method}:{preset}"
 
 
-def categories_in(root: Path, wanted: Sequence[str] = ()) -> dict[str, Path]:
-    """Find categories in a known layout by name: `root` itself, or folders one or two levels below it.
+def categories_in(root: Path, wanted: Sequence[str] = (), layout: str = "auto") -> dict[str, Path]:
+    """Find categories in a layout by name: `root` itself, or folders one or two levels below it.
 
-    With `wanted`, only those, each by its whole name or its last part. Raises DataError when there are none,
-    or when one that is wanted is not there or not the only one of that name.
+    With `wanted`, only those, each by its whole name or its last part. `layout` is as in `open_dataset`.
+    Raises DataError when there are none, or when one that is wanted is not there or not the only one of that
+    name, UsageError for an unknown layout.
     """
+    layouts.check_name(layout)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one that holds categories in MVTec layout")
-    found = {folder.relative_to(root).as_posix(): folder for folder in _categories_below(root)}
-    if (root / "train").is_dir() or layouts.recognised(root):
+    found = {folder.relative_to(root).as_posix(): folder for folder in _categories_below(root, layout)}
+    if _is_category(root, layout):
         found = {root.resolve().name: root}
     if not found:
-        raise DataError(f"{root}: holds no category; one has the folders train/good and test")
+        holds = (
+            layouts.LAYOUTS[layout].holds if layout in layouts.LAYOUTS else "the folders train/good and test"
+        )
+        raise DataError(f"{root}: holds no category; one has {holds}")
     chosen = {}
     for name in wanted or found:
         hits = [name] if name in found else [full for full in found if full.rsplit("/", 1)[-1] == name]
@@ -133,11 +140,25 @@ def categories_in(root: Path, wanted: Sequence[str] = ()) -> dict[str, Path]:
     return chosen
 
 
-def _categories_below(root: Path) -> list[Path]:
-    return sorted({*mvtec.find_categories(root), *layouts.find_categories(root)})
+def _is_category(root: Path, layout: str) -> bool:
+    if layout in ("auto", "mvtec") and (root / "train").is_dir():
+        return True
+    return layout != "mvtec" and layouts.is_category(root, layout)
 
 
-def plan(methods: Sequence[str], categories: dict[str, Path], seeds: Sequence[int], out: Path) -> list[Cell]:
+def _categories_below(root: Path, layout: str) -> list[Path]:
+    of_mvtec = mvtec.find_categories(root) if layout in ("auto", "mvtec") else []
+    return sorted({*of_mvtec, *(layouts.find_categories(root, layout) if layout != "mvtec" else [])})
+
+
+def plan(
+    methods: Sequence[str],
+    categories: dict[str, Path],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    layout: str = "auto",
+) -> list[Cell]:
     """List the cells, seeds outermost: a benchmark cut short then has whole tables of fewer seeds.
 
     `methods` are names, `name:preset`, several of them joined by a plus, or `anomalib:Model` where anomalib
@@ -158,11 +179,11 @@ def plan(methods: Sequence[str], categories: dict[str, Path], seeds: Sequence[in
         chosen.append(named | software(method))
     fingerprints = {}
     for name, folder in categories.items():
-        dataset = open_dataset(folder)
+        dataset = open_dataset(folder, layout=layout)
         check_evaluable(dataset)
         fingerprints[name] = dataset_fingerprint(dataset)
     return [
-        _cell(one | {"seed": seed, "data": fingerprints[name]}, name, folder, out)
+        replace(_cell(one | {"seed": seed, "data": fingerprints[name]}, name, folder, out), layout=layout)
         for seed in dict.fromkeys(seeds)
         for name, folder in categories.items()
         for one in chosen
@@ -212,7 +233,10 @@ def commands(cell: Cell) -> list[list[str]]:
     method = ["--method", cell.method, "--preset", cell.preset, "--seed", str(cell.seed)]
     data, run = ["--data", str(cell.data)], str(cell.folder)
     if cell.method == anomalib.METHOD:
-        return [["blemish.evaluation.anomalib", cell.preset, str(cell.data), str(cell.seed), run]]
+        words = [cell.preset, str(cell.data), str(cell.seed), run]
+        return [["blemish.evaluation.anomalib", *words, *([] if cell.layout == "auto" else [cell.layout])]]
+    if cell.layout != "auto":
+        data += ["--layout", cell.layout]
     train = ["blemish.cli", "train", *data, *method, "--out", run, "--resume"]
     return [train, ["blemish.cli", "evaluate", *data, "--model", run, "--no-sensitivity"]]
 

@@ -73,17 +73,18 @@ class Comparison:
     largest_difference: float
 
 
-def quantise(model: Path, data: Path, out: Path) -> Comparison:
+def quantise(model: Path, data: Path, out: Path, *, layout: str = "auto") -> Comparison:
     """Write the model of a run folder or model file as ONNX in 8 bits, and measure what that costs.
 
     Args:
         model: run folder or model file.
         data: what it was trained on: the held-out images set the thresholds anew.
         out: the file to write; appears when it is whole.
+        layout: how `data` lies on the disk, as in `open_dataset`.
 
     Raises DataError for other data, ModelError for a method without trained layers, and what `export` raises.
     """
-    model_file, dataset = load_model_file(model), open_dataset(data)
+    model_file, dataset = load_model_file(model), open_dataset(data, layout=layout)
     split = split_of(model_file, dataset, data, model)
     with tempfile.TemporaryDirectory(prefix=".blemish-") as temporary:
         file, rounded = Path(temporary) / "fp32.onnx", Path(temporary) / "int8.onnx"

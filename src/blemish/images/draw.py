@@ -36,6 +36,26 @@ def write_map(path: str | os.PathLike[str], map_hw: np.ndarray) -> None:
         tifffile.imwrite(part, map_hw.astype(np.float32, copy=False), photometric="minisblack", metadata=None)
 
 
+def write_half_map(path: str | os.PathLike[str], map_hw: np.ndarray) -> None:
+    """Write a map, float16 (H, W), as a TIFF of its own type, in one step; folders are made.
+
+    Raises OSError where the disk refuses.
+    """
+    import tifffile
+
+    with _write_in_one_step(path) as part:
+        tifffile.imwrite(part, map_hw, photometric="minisblack", metadata=None)
+
+
+def write_marks(path: str | os.PathLike[str], marked: np.ndarray) -> None:
+    """Write what is marked, bool (H, W), as a grey PNG of 255 and 0, in one step; folders are made.
+
+    Raises OSError where the disk refuses.
+    """
+    with _write_in_one_step(path) as part:
+        part.write_bytes(_png(np.where(marked, np.uint8(255), np.uint8(0))))
+
+
 def encode_map(map_hw: np.ndarray) -> bytes:
     """Return an anomaly map (h, w), unbounded, as the bytes of a compressed float32 TIFF."""
     import tifffile

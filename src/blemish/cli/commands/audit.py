@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blemish.cli.console import print_left_out, progress_bar
-from blemish.cli.options import DeviceOptions
+from blemish.cli.options import DeviceOptions, LayoutOption
 from blemish.cli.parser import parse
 
 NAMED = 10
@@ -14,7 +14,7 @@ NAMED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions(DeviceOptions):
+class AuditOptions(DeviceOptions, LayoutOption):
     """Find defects, odd pictures and near-copies among images that are said to be good.
 
     Each image is scored by a model that did not learn it. Writes audit.json and audit.html; removes nothing.
@@ -42,7 +42,7 @@ def audit(arguments: list[str]) -> int:
     from blemish.evaluation.audit import content_of
     from blemish.report.audit import change_of, sentence_of
 
-    dataset = open_dataset(options.data)
+    dataset = open_dataset(options.data, layout=options.layout)
     print_left_out(dataset.left_out)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=len(dataset.train) + len(dataset.calibration))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blemish.cli.console import draw_jobs, print_summary, progress_bar
-from blemish.cli.options import CategoryOptions, resources
+from blemish.cli.options import CategoryOptions, LayoutOption, resources
 from blemish.cli.parser import parse, parse_known
 from blemish.core.errors import UsageError
 from blemish.core.ownership import owned
@@ -32,14 +32,14 @@ class TableOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(TableOptions, CategoryOptions):
+class BenchOptions(TableOptions, CategoryOptions, LayoutOption):
     """Train and evaluate methods × categories × seeds; writes results.json, results.md and results.html.
 
     Repeat the command to go on after an interruption: what is finished is not done again.
     """
 
     data: Path
-    """A folder with categories in MVTec layout, one or two levels below it, or one category."""
+    """A folder with categories, one or two levels below it, or one category."""
     methods: tuple[str, ...]
     """Names of methods, name:preset, or several joined by a plus that one model combines."""
     seeds: tuple[int, ...] = (0,)
@@ -62,8 +62,8 @@ def bench(arguments: list[str]) -> int:
     from blemish.evaluation.benchmark_report import write_results
 
     machines, run = _machines(options)
-    categories = benchmark.categories_in(options.data, options.categories)
-    cells = benchmark.plan(options.methods, categories, options.seeds, options.out)
+    categories = benchmark.categories_in(options.data, options.categories, options.layout)
+    cells = benchmark.plan(options.methods, categories, options.seeds, options.out, layout=options.layout)
     with owned(options.out), machines, progress_bar(estimate=False) as bar:
         draw = draw_jobs(bar, "cells")
 

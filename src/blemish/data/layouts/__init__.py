@@ -98,10 +98,9 @@ def chosen(name: str, data: Path) -> Layout | None:
     """
     if name == "auto":
         return recognised(data)
+    check_name(name)
     if name == "mvtec":
         return None
-    if name not in LAYOUTS:
-        raise UsageError(f"--layout {name}: is unknown; choose auto, mvtec, {', '.join(LAYOUTS)}")
     if not LAYOUTS[name].recognises(data):
         raise DataError(
             f"{data}: is no category of {name}, which has {LAYOUTS[name].holds}; give such a folder"
@@ -109,11 +108,25 @@ def chosen(name: str, data: Path) -> Layout | None:
     return LAYOUTS[name]
 
 
-def find_categories(root: Path) -> list[Path]:
-    """Find the folders in one of the layouts, one or two levels below `root`, sorted."""
+def check_name(name: str) -> None:
+    """Raise UsageError for what is no layout."""
+    if name not in ("auto", "mvtec", *LAYOUTS):
+        raise UsageError(f"--layout {name}: is unknown; choose auto, mvtec, {', '.join(LAYOUTS)}")
+
+
+def is_category(folder: Path, name: str) -> bool:
+    """Whether a folder is in the layout of this name; with auto, in any but that of MVTec AD."""
+    return recognised(folder) is not None if name == "auto" else LAYOUTS[name].recognises(folder)
+
+
+def find_categories(root: Path, name: str = "auto") -> list[Path]:
+    """Find the folders in the layout of this name, one or two levels below `root`, sorted.
+
+    With auto those in any but that of MVTec AD, whose own `blemish.data.mvtec` finds.
+    """
     below = list(_folders_in(root))
     below += [folder for each in below for folder in _folders_in(each)]
-    return sorted(folder for folder in below if recognised(folder))
+    return sorted(folder for folder in below if is_category(folder, name))
 
 
 def _folders_in(folder: Path) -> Iterator[Path]:
