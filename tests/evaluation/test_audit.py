@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ pytest.importorskip("jinja2", reason="blemish[report] is not installed")
 from blemish.cli.main import main
 from blemish.core.errors import DataError, UsageError
 from blemish.data.dataset import open_dataset
-from blemish.evaluation.audit import FEWEST, Audit, assign_folds, audit
+from blemish.evaluation.audit import FEWEST, Audit, _is_other, assign_folds, audit
+from blemish.evaluation.looks import Looks, likeness, look_at
 
 
 def part(seed: int) -> np.ndarray:
@@ -98,3 +100,44 @@ def test_too_few_images_are_refused(tmp_path: Path):
         save(tmp_path / "good" / f"{seed}.png", part(seed))
     with pytest.raises(DataError, match=f"3 good images; an audit needs {FEWEST}"):
         audit(open_dataset(tmp_path / "good"), tmp_path / "out")
+
+
+def ring(seed: int) -> np.ndarray:
+    """Another product: a bright ring where the disc is dark, and the other way round."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:48, :48] - 24
+    grey = np.where(np.hypot(y, x) < 18, 60.0, 110.0) + rng.normal(0, 4, (48, 48))
+    return np.repeat(np.clip(grey[..., None], 0, 255), 3, 2).astype(np.uint8)
+
+
+def test_pictures_of_another_product_are_told_also_where_there_are_several():
+    def looks(pictures: list[np.ndarray], folder: Path) -> list[Looks]:
+        return [look_at(save(folder / f"{i}.png", picture)) for i, picture in enumerate(pictures)]
+
+    with TemporaryDirectory() as folder:
+        alike = likeness(looks([*(part(i) for i in range(12)), ring(1), ring(2)], Path(folder)))
+    assert [_is_other(float(own), alike) for own in alike] == [False] * 12 + [True] * 2
+    assert alike[:12].min() > 0.9
+    defective = part(1)
+    defective[20:32, 20:32] = 250  # a large defect is no other product
+    noise = [np.random.default_rng(i).integers(0, 255, (48, 48, 3)).astype(np.uint8) for i in range(12)]
+    with TemporaryDirectory() as folder:
+        alike = likeness(looks([*(part(i) for i in range(12)), defective], Path(folder)))
+        assert not any(_is_other(float(own), alike) for own in alike)
+        alike = likeness(looks(noise, Path(folder)))  # nothing is alike, so nothing can be told
+        assert not any(_is_other(float(own), alike) for own in alike)
+        assert likeness(looks([np.full((48, 48, 3), 9, np.uint8)] * 3, Path(folder))).tolist() == [0, 0, 0]
+
+
+def test_the_audit_says_another_product(audited: tuple[Audit, Path]):
+    found, out = audited
+    assert not any("perhaps another product" in each.reasons for each in found.findings)
+    assert all(
+        -1 <= each["likeness"] <= 1 for each in json.loads((out / "audit.json").read_text())["findings"]
+    )
+
+
+def test_a_layout_is_read_as_it_is_named(doubtful: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["audit", "--data", str(doubtful), "--out", str(tmp_path / "out"), "--layout", "btad"]
+    assert main(words) == 2
+    assert "is no category of btad, which has train/ok and test/ko" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import numpy as np
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import owned
-from blemish.evaluation.looks import Copy, Looks, find_copies, group_copies, look_at, modified_z
+from blemish.evaluation.looks import Copy, Looks, find_copies, group_copies, likeness, look_at, modified_z
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
 from blemish.inference.calibration import calibrate
 from blemish.training.fit import fit
@@ -31,6 +31,8 @@ SUSPECT = 3.5
 """A modified z-score beyond this makes a suspect; the cutoff of Iglewicz and Hoaglin 1993."""
 LEAST_EXPOSURE, LEAST_SHARPNESS = 0.001, 0.01
 """Differences that nobody sees, in the units of `Looks`: what varies less is taken to vary so much (ours)."""
+ALIKE, OTHER = 0.5, 0.5
+"""Where the median likeness is `ALIKE` or more, below `OTHER` of it may be another product (our choice)."""
 FEWEST = 10
 """The fewest images to audit: with fewer, there is no telling what is usual (our choice)."""
 
@@ -41,8 +43,9 @@ class Finding:
 
     `score` is that of a model that did not learn the image, unbounded. `score_z`, `exposure_z` and
     `sharpness_z` say how far the image is from the median of all, as modified z-scores; `suspicion` is the
-    largest of `score_z` and the sizes of the others. `reasons` name what lies beyond `SUSPECT`, none for an
-    image that is not suspected. `overlay` and `thumbnail` are paths relative to the page.
+    largest of `score_z` and the sizes of the others. `likeness` is that of `looks.likeness`. `reasons` name
+    what lies beyond `SUSPECT`, and what may be another product; none for an image that is not suspected.
+    `overlay` and `thumbnail` are paths relative to the page.
     """
 
     path: str
@@ -54,6 +57,7 @@ class Finding:
     exposure_z: float
     sharpness: float
     sharpness_z: float
+    likeness: float
     suspicion: float
     reasons: list[str]
     overlay: str
@@ -183,6 +187,7 @@ def _audit_of(
         "exposure": modified_z(exposure, LEAST_EXPOSURE),
         "sharpness": modified_z(sharpness, LEAST_SHARPNESS),
     }
+    alike = likeness(looks)
     findings = [
         Finding(
             path=names[i],
@@ -194,8 +199,10 @@ def _audit_of(
             exposure_z=float(z["exposure"][i]),
             sharpness=float(sharpness[i]),
             sharpness_z=float(z["sharpness"][i]),
+            likeness=float(alike[i]),
             suspicion=float(max(z["score"][i], abs(z["exposure"][i]), abs(z["sharpness"][i]))),
-            reasons=_reasons({name: float(values[i]) for name, values in z.items()}),
+            reasons=_reasons({name: float(values[i]) for name, values in z.items()})
+            + (["perhaps another product"] if _is_other(float(alike[i]), alike) else []),
             overlay=overlay_name(names[i]),
             thumbnail=thumbnail_name(names[i]),
         )
@@ -216,6 +223,12 @@ def _audit_of(
             calibrate(kept, kept).threshold(rate) if rate >= 1 / (len(kept) + 1) else None
         ),
     )
+
+
+def _is_other(own: float, alike: np.ndarray) -> bool:
+    """Whether an image shows something else than the others, where these are alike enough to tell."""
+    usual = float(np.median(alike))
+    return usual >= ALIKE and own < OTHER * usual
 
 
 def _reasons(z: dict[str, float]) -> list[str]:

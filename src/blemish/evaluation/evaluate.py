@@ -17,8 +17,10 @@ from blemish.core.ownership import owned
 from blemish.core.spreadsheet import TableWriter
 from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage
+from blemish.data.known_defects import read_known_defects
 from blemish.data.masks import read_mask, read_regions
 from blemish.evaluation import sensitivity, sensitivity_plan
+from blemish.evaluation.known_defects import find_chosen_by, measure_known
 from blemish.evaluation.localisation import LIMIT, measure_pixels
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
 from blemish.metrics.confidence import bootstrap_interval
@@ -59,6 +61,7 @@ def evaluate(
     training_log: Path | None = None,
     choice_picture: Path | None = None,
     planted: int = 0,
+    known_defects: Path | None = None,
     on_image: Callable[[], None] = lambda: None,
     on_planted: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def evaluate(
     For the sensitivity card so many images with planted defects, at most, are scored as well; with 0, or
     where there can be none (`sensitivity_plan.why_not`), there is no card. `on_image` is called for each test
     image, `on_planted` for each planted one. `training_log` and `choice_picture` are the run's log.csv and
-    choice.png, shown where they are there.
+    choice.png, shown where they are there. The defects of the folder `known_defects` are reported apart.
 
     Returns evaluation.json's content: areas and rates in [0, 1]; pixel fields are None without masks,
     rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
@@ -75,8 +78,11 @@ def evaluate(
     OSError when it cannot be written.
     """
     check_evaluable(dataset)
+    known = known_defects and (known_defects, read_known_defects(known_defects))
     with owned(out):
-        return _evaluate(detector, dataset, out, training_log, choice_picture, planted, on_image, on_planted)
+        return _evaluate(
+            detector, dataset, out, training_log, choice_picture, planted, known, on_image, on_planted
+        )
 
 
 def _evaluate(
@@ -86,6 +92,7 @@ def _evaluate(
     training_log: Path | None,
     choice_picture: Path | None,
     planted: int,
+    known: tuple[Path, list[Sample]] | None,
     on_image: Callable[[], None],
     on_planted: Callable[[], None],
 ) -> dict[str, Any]:
@@ -113,6 +120,10 @@ def _evaluate(
     evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
     evaluation |= _identity(detector, dataset)
     evaluation["sensitivity"] = _sensitivity(detector, dataset, scored, planted, on_planted)
+    evaluation["known_defects"] = known and measure_known(
+        detector, *known, [s.score for s in scored if not s.sample.is_defect]
+    )
+    evaluation["chosen_by"] = find_chosen_by(detector, dataset.test)
     write_whole(out / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
     _write_scores(out / "scores.csv", scored)
     if pool is not None:

@@ -66,6 +66,19 @@ def look_at(path: Path) -> Looks:
     )
 
 
+def likeness(looks: Sequence[Looks]) -> np.ndarray:
+    """Return the correlation of each image's small picture with the median picture of all, (n,), in [-1, 1].
+
+    Parts that lie alike have one near 1. Parts that move or turn, and plain surfaces, have a low one: their
+    median picture shows nothing.
+    """
+    pictures = np.stack([each.small for each in looks]).astype(np.float64)
+    middle = np.median(pictures, axis=0)
+    middle = middle - middle.mean()
+    spread = float(middle.std())
+    return pictures @ middle / (pictures.shape[1] * spread) if spread > 1e-6 else np.zeros(len(looks))
+
+
 def modified_z(values: np.ndarray, least: float) -> np.ndarray:
     """Say how far each of (n,) values lies from their median: 0.6745 (x - median) / MAD.
 

@@ -32,6 +32,7 @@ from blemish.training import choice as choosing
 from blemish.training.choice import Choice, Row, Trial
 from blemish.training.choice_picture import PICTURE, draw_choice
 from blemish.training.costs import MOST_IMAGES, candidates, member_steps
+from blemish.training.known_defects import with_known
 from blemish.training.learn import Chosen, Lesson, Together, learn, make_network
 from blemish.training.run_folder import Outcome
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from blemish.core.types import Sample
     from blemish.data.dataset import Split
     from blemish.methods.auto import Member
     from blemish.training.batches import ImageBatches
@@ -91,8 +93,11 @@ def fit_auto(
     *,
     watcher: Watcher,
     tensors: Mapping[str, Tensor],
+    known: Sequence[Sample] = (),
 ) -> tuple[Auto, Outcome, dict[str, Any]]:
     """Choose members, unless the options name them, and have them learn; `tensors` are what they begin with.
+
+    `known` defects are shown to the candidates beside planted ones; none of them is learnt.
 
     Returns the network, how long it took, and what the choice was, for the model file. Raises UsageError when
     started in several processes, TrainingError when no candidate can learn.
@@ -100,7 +105,7 @@ def fit_auto(
     if lesson.accelerator.num_processes > 1:
         raise UsageError("--method auto: chooses in one process; name a method to train it in several")
     began = time.monotonic()
-    trial = plant_trial_of(images, lesson.seed)
+    trial = with_known(plant_trial_of(images, lesson.seed), known, images, config.size)
     run = Run(config=config, images=images, lesson=lesson, trial=trial, watcher=watcher, tensors=tensors)
     choice = Choice(members=config.members) if config.members else _choose(run)
     network = _learn_members(replace(config, members=choice.members), run)

@@ -1,10 +1,12 @@
 """Choosing a method without defects: who sees best what is planted into good images?
 
-    (1)  goodness = (planted image AUROC + planted pixel AUROC) / 2, and more for two methods, see `PAIR`
+    (1)  goodness = (1 - w) g_planted + w g_known, and more for two methods, see `PAIR`
+         g = (image AUROC + pixel AUROC) / 2 of planted or of known defects, w = k / (k + `TRUSTED`)
 
 Each candidate learns from good images, and scores other good images and copies of them with planted defects.
 The kinds planted here are those of the second family (`data.planting.FAMILIES`); a candidate that itself
 learns from planted defects learns from the first family alone, so it is judged by kinds that it never met.
+Known defects, k real ones that the user has, are shown beside the planted ones; there may be none.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ PAIR = 0.005
 which is safer with defects that nobody planted."""
 OF_EACH_PLACE, OF_ALL_PLACES = "filters", "filters:shared"
 """Two candidates that differ in this alone: what is usual at a place, or anywhere in the image."""
+TRUSTED = 5
+"""So many known defects count as much as all planted ones together. Our choice: one alone may be odd."""
 LOUDEST = 100
 """The image score of a comparison is the mean of one in so many pixels: the largest ones."""
 
@@ -55,7 +59,8 @@ class Trial:
 
     `good` (n, C, H, W) and `planted` (m, C, H, W) in [0, 1]; `masks` (m, h, w) bool, what was changed, at
     half of the height and width; `kinds` names the kind of each planted one, `origin` the number of its good
-    image.
+    image. The last `known` of `planted` are real defects, without kind and origin; their masks are empty
+    where nobody has marked them.
     """
 
     good: Tensor
@@ -63,6 +68,7 @@ class Trial:
     masks: np.ndarray
     kinds: list[str]
     origin: list[int]
+    known: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,8 @@ class Row:
     pixel_ap: float | None = None
     seconds: float | None = None
     error: str | None = None
+    known_image_auroc: float | None = None
+    known_pixel_auroc: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,16 +174,28 @@ def compare(
     seconds: float | None = None,
 ) -> Row:
     """Measure maps of the trial's good and planted images, (n, h, w) and (m, h, w)."""
-    mask = trial.masks
-    pixels = Roc.of(np.concatenate([good.ravel(), planted[~mask]]), planted[mask])
-    images = Roc.of(image_scores(good), image_scores(planted))
+    made = len(planted) - trial.known
+    images, pixels = _rocs(good, planted[:made], trial.masks[:made])
+    known_images, known_pixels = _rocs(good, planted[made:], trial.masks[made:])
     return Row(
         members=members,
-        image_auroc=images.auroc(),
-        pixel_auroc=pixels.auroc(),
-        pixel_ap=pixels.average_precision(),
+        image_auroc=images and images.auroc(),
+        pixel_auroc=pixels and pixels.auroc(),
+        pixel_ap=pixels and pixels.average_precision(),
+        known_image_auroc=known_images and known_images.auroc(),
+        known_pixel_auroc=known_pixels and known_pixels.auroc(),
         seconds=seconds,
     )
+
+
+def _rocs(good: np.ndarray, defective: np.ndarray, mask: np.ndarray) -> tuple[Roc | None, Roc | None]:
+    """Return the curves of images and of pixels, None without defective images or without marked pixels."""
+    if not len(defective):
+        return None, None
+    images = Roc.of(image_scores(good), image_scores(defective))
+    if not mask.any():
+        return images, None
+    return images, Roc.of(np.concatenate([good.ravel(), defective[~mask]]), defective[mask])
 
 
 def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]], trial: Trial) -> Choice:
@@ -192,13 +212,18 @@ def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]
     for pair in itertools.combinations(names, 2):
         good, planted = ((scaled[pair[0]][i] + scaled[pair[1]][i]) / 2 for i in (0, 1))
         rows.append(compare(pair, good, planted, trial))
+    return Choice(members=best_of(rows, trial.known).members, rows=rows)
+
+
+def best_of(rows: Sequence[Row], known: int) -> Row:
+    """Return the row that is kept, the cheapest first, of a trial with so many known defects."""
     best = None
     for row in rows:
-        if row.error is None and (best is None or _goodness(row) > _goodness(best) + MARGIN):
+        if row.error is None and (best is None or _goodness(row, known) > _goodness(best, known) + MARGIN):
             best = row
     if best is None:
         raise ValueError("no candidate to choose from")
-    return Choice(members=best.members, rows=rows)
+    return best
 
 
 def parts_lie_anywhere(rows: Sequence[Row]) -> bool:
@@ -206,14 +231,19 @@ def parts_lie_anywhere(rows: Sequence[Row]) -> bool:
 
     So it is where a density of all places together sees planted defects better than one of each place.
     """
-    found = {row.members[0]: _goodness(row) for row in rows if row.error is None}
+    found = {row.members[0]: _goodness(row, 0) for row in rows if row.error is None}
     return found.get(OF_ALL_PLACES, 0.0) > found.get(OF_EACH_PLACE, 0.0)
 
 
-def _goodness(row: Row) -> float:
+def _goodness(row: Row, known: int) -> float:
     """The rule of the choice, Eq. (1): pixels alone would forget defects that are small."""
     methods = {member.partition(":")[0] for member in row.members}
-    return ((row.image_auroc or 0.0) + (row.pixel_auroc or 0.0)) / 2 + (PAIR + MARGIN) * (len(methods) - 1)
+    goodness = ((row.image_auroc or 0.0) + (row.pixel_auroc or 0.0)) / 2
+    if row.known_image_auroc is not None:
+        of_pixels = row.known_image_auroc if row.known_pixel_auroc is None else row.known_pixel_auroc
+        weight = known / (known + TRUSTED)
+        goodness = (1 - weight) * goodness + weight * (row.known_image_auroc + of_pixels) / 2
+    return goodness + (PAIR + MARGIN) * (len(methods) - 1)
 
 
 def image_scores(maps: np.ndarray, one_in: int = LOUDEST) -> np.ndarray:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
 from blemish.data.dataset import Dataset, open_dataset, split_good
+from blemish.data.known_defects import read_known_defects
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import MODEL_NAME, ModelFile, save_model_file
 from blemish.inference.torch_backend import TorchBackend
 from blemish.methods.auto import AutoConfig
 from blemish.methods.registry import combination, method_named, method_of, preset_named
+from blemish.training import known_defects as known_in_choice
+from blemish.training import suspects
 from blemish.training.auto import fit_auto, remove_trial, shaped
 from blemish.training.calibrate import calibrate_model
 from blemish.training.device import make_accelerator
@@ -30,9 +33,11 @@ from blemish.training.run_folder import (
 from blemish.training.watcher import Silent, Watcher
 
 if TYPE_CHECKING:
-    from blemish.methods.base import Method
+    from blemish.core.types import Sample
+    from blemish.methods.base import Method, Start
     from blemish.methods.config import DetectorConfig
     from blemish.training.images import TrainingImages
+    from blemish.training.run_folder import Outcome
 
 
 @owns_run_folder
@@ -49,6 +54,8 @@ def fit(
     precision: str = "auto",
     resume: bool = False,
     image_options: ImageOptions | None = None,
+    known_defects: str | Path | None = None,
+    drop_suspects: float = 0.0,
     watcher: Watcher | None = None,
 ) -> Detector:
     """Learn what good looks like from the good images of `data`, and return the detector.
@@ -66,6 +73,10 @@ def fit(
         precision: auto, fp32 or bf16.
         resume: go on from the run folder's checkpoint.
         image_options: declared channels, bit depth or value range of the images.
+        known_defects: a folder of defective images, with or without masks: they help auto to choose, and are
+            never learnt.
+        drop_suspects: share of the training images, in [0, 0.5], that is not learnt: those that a quick model
+            of the others finds most unusual.
         watcher: is told of the progress.
 
     Started by torchrun or `accelerate launch`, each process returns the detector and the first one writes.
@@ -76,6 +87,9 @@ def fit(
     kind = method_named(method)
     start, folder = kind.start(config), None if out is None else Path(out)
     config = start.config
+    known = [] if known_defects is None else read_known_defects(Path(known_defects))
+    known_in_choice.check_use(known, method, config)
+    suspects.check_share(drop_suspects, config)
     if folder is not None and not resume:
         refuse_to_overwrite(folder)
     dataset = data if isinstance(data, Dataset) else open_dataset(Path(data), layout=layout)
@@ -88,13 +102,16 @@ def fit(
     if isinstance(config, AutoConfig):
         config = shaped(config, split)
     provenance = provenance_of(dataset.name, split, seed) | start.provenance
-    identity = identity_of(method, asdict(config), provenance)
+    provenance |= known_in_choice.provenance_of(known)
+    identity = identity_of(method, asdict(config), provenance) | suspects.identity_of(drop_suspects)
     if folder is not None and (folder / MODEL_NAME).exists():
         asked = describe_format(split, image_options) | {"precision": precision}
         return load_finished(folder, identity | asked, split, device)
     accelerator = make_accelerator(device, precision)
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     images = load_images(split, config, image_options, watcher.loading, seed)
+    images, dropped = suspects.without_suspects(images, split, drop_suspects, seed)
+    provenance |= dropped
     identity |= {"image format": images.image_format.describe(), "precision": accelerator.mixed_precision}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,12 +126,8 @@ def fit(
         resume=resume,
         on_progress=watcher.training,
     )
-    if isinstance(config, AutoConfig):
-        network, outcome, chosen = fit_auto(config, images, lesson, watcher=watcher, tensors=start.tensors)
-        provenance["choice"] = chosen | {"given": config.members}
-    else:
-        network = make_network(kind, config, images.image_format.channels, seed, start.tensors)
-        outcome = learn(network, config, lesson)
+    network, outcome, choice = _learn(kind, start, config, images, lesson, watcher, known)
+    provenance |= choice
     backend = TorchBackend(network, accelerator.device)
     model_file = _model_file(method, preset, network, images, provenance)
     model_file = calibrate_model(model_file, backend, split, images.held_out)
@@ -124,6 +137,25 @@ def fit(
         remove_checkpoint(folder)
         remove_trial(folder)
     return Detector(model_file=model_file, backend=backend)
+
+
+def _learn(
+    kind: type[Method[Any]],
+    start: Start,
+    config: DetectorConfig,
+    images: TrainingImages,
+    lesson: Lesson,
+    watcher: Watcher,
+    known: list[Sample],
+) -> tuple[Method[Any], Outcome, dict[str, Any]]:
+    """Have a network learn, or candidates and what is chosen; returns what the model says of that as well."""
+    if not isinstance(config, AutoConfig):
+        network = make_network(kind, config, images.image_format.channels, lesson.seed, start.tensors)
+        return network, learn(network, config, lesson), {}
+    network, outcome, chosen = fit_auto(
+        config, images, lesson, watcher=watcher, tensors=start.tensors, known=known
+    )
+    return network, outcome, {"choice": chosen | {"given": config.members}}
 
 
 def _asked_for(method: str | None, preset: str, config: DetectorConfig | None) -> tuple[str, DetectorConfig]:

@@ -45,7 +45,7 @@ class TrainingImages:
     scoring sees them. `held_out` are the calibration images as scoring sees them, None where there are none.
     """
 
-    train: ImageCache
+    train: ImageBatches
     validation: ImageCache | None
     held_out: ImageCache | None
     scored: ImageBatches

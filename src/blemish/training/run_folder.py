@@ -93,6 +93,7 @@ def identity_of(method: str, config: dict[str, Any], provenance: dict[str, Any])
         **({"members": given and tuple(given)} if choice else {}),
         "seed": provenance["seed"],
         "training images": provenance["fingerprint"],
+        "known defects": provenance.get("known_defects", {}).get("fingerprint"),
     }
 
 
@@ -104,6 +105,8 @@ def load_finished(folder: Path, wanted: dict[str, Any], split: Split, device: st
     found = identity_of(model_file.method, options_of(model_file), model_file.provenance)
     found |= describe_format_of(model_file.image_format, model_file.allow)
     found |= _said_of_run(folder, wanted)
+    found["suspects dropped"] = model_file.provenance.get("dropped", {}).get("share", 0.0)
+    wanted = {"suspects dropped": 0.0} | wanted
     for key in wanted:
         if wanted[key] != found.get(key):
             raise UsageError(

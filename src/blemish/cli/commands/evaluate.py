@@ -20,6 +20,8 @@ class EvaluateOptions(ModelOptions, LayoutOption):
     """A category in MVTec layout or another that is known, or a CSV manifest with a test split."""
     out: Path | None = None
     """Where to write; default <run>/evaluation."""
+    known_defects: Path | None = None
+    """A folder of the defects that you have, with or without <name>_mask files: reported apart."""
     sensitivity: bool = True
     """Also plant defects into good test images, about 60, and show which of them are found."""
 
@@ -53,11 +55,17 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
             training_log=run / "log.csv",
             choice_picture=run / "choice.png",
             planted=planted,
+            known_defects=options.known_defects,
             on_image=lambda: progress.advance(task),
             on_planted=lambda: progress.advance(second),
         )
     for trained, tested in evaluation["leakage"]:
         complain(f"warning: leakage: {tested} was trained on, as {trained}")
+    if chosen_by := evaluation["chosen_by"]:
+        more = f" and {len(chosen_by) - 1} more" if len(chosen_by) > 1 else ""
+        complain(
+            f"warning: {chosen_by[0]}{more}: tested, and the method was chosen by it: the figures flatter"
+        )
     if broken := broken_promise(evaluation):
         complain(f"warning: {broken}")
     _print_evaluation(evaluation)
@@ -86,3 +94,6 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
         if key == "au_spro_fpr5" and value is None:  # most data sets have no saturations
             continue
         print(f"{name:<40} {'-' if value is None else f'{value:.4f}'}")
+    if known := evaluation["known_defects"]:
+        found = "" if known["detection_rate"] is None else f", {100 * known['detection_rate']:.0f} % rejected"
+        print(f"{'known defects, image AUROC':<40} {known['image_auroc']:.4f} of {known['n']}{found}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,18 @@ from blemish.cli.console import (
 )
 from blemish.cli.options import CategoryOptions, DeviceOptions, LayoutOption, resources
 from blemish.cli.parser import parse_known, parse_with_config
-from blemish.core.errors import BlemishError
+from blemish.cli.streams import complain
+from blemish.core.errors import BlemishError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from blemish.inference.model_file import ModelFile
+    from blemish.training.watcher import Watcher
+
+
+NAMED = 10
+"""So many images that were not learnt are named; the model has all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,8 @@ class DriverOptions(CategoryOptions):
     """Run folder; default runs/<data set>-<method>. With --cluster it holds one for each category."""
     resume: bool = False
     """Go on with the unfinished run in the run folder."""
+    tensorboard: Path | None = None
+    """Also write the losses of each epoch below this folder, as TensorBoard reads them."""
     cpus_per_model: int | None = None
     """With --cluster: CPUs of a training, and its threads; default 1."""
     gpus_per_model: int | None = None
@@ -63,6 +71,11 @@ class TrainOptions(DeviceOptions, LayoutOption, MethodOptions, DriverOptions):
 
     seed: int = 0
     """Fixes the split, the first weights and the order of images."""
+    known_defects: Path | None = None
+    """A folder of the defects that you have, with or without <name>_mask files: they help to choose the
+    method, beside planted ones, and are never learnt."""
+    drop_suspects: float = 0.0
+    """Share of the training images that is not learnt, 0.05 for 5 %: those least like the others."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the machine has it natively."""
     channels: Literal[1, 3] | None = None
@@ -91,6 +104,8 @@ def train(arguments: list[str]) -> int:
         layout=options.layout,
         seed=options.seed,
         precision=options.precision,
+        known_defects=options.known_defects,
+        drop_suspects=options.drop_suspects,
         image_options=fitting.ImageOptions(
             channels=options.channels, bit_depth=options.bit_depth, value_range=options.value_range
         ),
@@ -100,12 +115,25 @@ def train(arguments: list[str]) -> int:
     options.refuse_without_cluster("categories", "cpus_per_model", "gpus_per_model")
     if is_first_process():
         print_what_is_learnt(options.data, options.layout)
-    with progress_bar() as progress:
-        watcher = TrainingBar(progress)
+    with progress_bar() as progress, _logging(options, out, TrainingBar(progress)) as watcher:
         detector = fit(options.data, out=out, device=options.device, resume=options.resume, watcher=watcher)
     if is_first_process():
         _print_model(out, detector.model_file)
     return 0
+
+
+@contextmanager
+def _logging(options: TrainOptions, out: Path, watcher: Watcher) -> Iterator[Watcher]:
+    """Give what is told of the training: a watcher, and with --tensorboard its log too."""
+    if options.tensorboard is None or not is_first_process():
+        yield watcher
+        return
+    from blemish.training.tensorboard import logging_to
+
+    with logging_to(options.tensorboard, out, watcher) as log:
+        yield log
+    if not log.trainings:
+        complain(f"warning: --tensorboard {options.tensorboard}: nothing was written, as nothing had epochs")
 
 
 def print_what_is_learnt(data: Path, layout: str = "auto") -> None:
@@ -132,8 +160,12 @@ def _train_on_cluster(
     from blemish.core.ownership import owned
     from blemish.evaluation import benchmark
 
+    if options.tensorboard is not None:
+        raise UsageError(
+            f"--tensorboard {options.tensorboard}: is for one machine; leave it out with --cluster"
+        )
     share = resources("model", cpus=options.cpus_per_model, gpus=options.gpus_per_model)
-    categories = benchmark.categories_in(options.data, options.categories)
+    categories = benchmark.categories_in(options.data, options.categories, options.layout)
     trainings = jobs.trainings(categories, out, method=options.method, options=given)
     for training in trainings:
         if training.result() is not None:  # a finished run of other options or images is refused
@@ -149,6 +181,10 @@ def _print_model(out: Path, model_file: ModelFile) -> None:
     choice, calibration = model_file.provenance.get("choice"), model_file.calibration
     if choice is not None and (chosen := sentence_of(choice)) is not None:
         print(f"chosen: {chosen}")
+    if dropped := model_file.provenance.get("dropped"):
+        names = list(dropped["digests"].values())
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        print(f"not learnt, as suspects: {', '.join(names[:NAMED])}{more}")
     print(f"model: {out / 'model.safetensors'}")
     if calibration is None:
         print("no calibration images: scores and maps, but no threshold")

@@ -1,0 +1,103 @@
+"""Training that does not trust all of its good images: the most suspicious share of them is not learnt.
+
+The training images are cut into folds, and each fold is scored by `filters` that learnt the others: a defect
+that is learnt hides itself. Images that calibrate are never dropped: a threshold of those that a look at
+their scores has left would promise too much. Leaving out what fits worst is an old idea of robust statistics;
+the folds, the method and what is never dropped are our choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from blemish.core.errors import UsageError
+from blemish.inference.postprocess import image_score
+from blemish.methods.registry import METHODS
+from blemish.training.batches import in_order
+from blemish.training.learn import FIT_BATCH, Chosen, make_network
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blemish.data.dataset import Split
+    from blemish.methods.config import DetectorConfig
+    from blemish.training.batches import ImageBatches
+    from blemish.training.images import TrainingImages
+
+METHOD = "filters"
+"""What scores the images: it learns in seconds."""
+SIDE = 128
+"""The side in pixels to which images are resized for that."""
+FOLDS = 5
+FEWEST = 10
+"""The fewest training images of which some are dropped: with fewer, there is no telling what is usual."""
+DROPPED = "suspects dropped"
+"""What the identity of a run calls the share."""
+ENTRY = "dropped"
+"""The entry of a model's provenance that says which images were not learnt."""
+
+
+def check_share(share: float, config: DetectorConfig) -> None:
+    """Refuse a share that no training can drop. Raises UsageError."""
+    if not 0 <= share <= 0.5:
+        raise UsageError(f"--drop-suspects {share}: must be at least 0 and at most 0.5; 0.05 is 5 %")
+    if share and config.tiling is not None:
+        raise UsageError("--drop-suspects: images in tiles are not dropped; leave it or --tile-size out")
+
+
+def identity_of(share: float) -> dict[str, float]:
+    """Return what must be the same for a run to be the same: nothing where none is dropped."""
+    return {DROPPED: share} if share else {}
+
+
+def without_suspects(
+    images: TrainingImages, split: Split, share: float, seed: int
+) -> tuple[TrainingImages, dict[str, Any]]:
+    """Return the images that are learnt, and what the model says of the others: nothing with a share of 0.
+
+    Raises UsageError for fewer than `FEWEST` training images.
+    """
+    if share == 0:
+        return images, {}
+    n = len(images.train)
+    if n < FEWEST:
+        raise UsageError(
+            f"--drop-suspects {share}: {n} training images, and {FEWEST} are needed; leave it out"
+        )
+    digests = [split.digests[sample.path] for sample in split.train]
+    scores = scores_of_others(images.train, digests, images.image_format.channels, seed)
+    count = max(1, round(share * n))
+    dropped = sorted(np.argsort(-scores, kind="stable")[:count].tolist())
+    kept = [i for i in range(n) if i not in set(dropped)]
+    names = {digests[i]: split.train[i].path.name for i in dropped}
+    learnt = replace(images, train=Chosen(images.train, kept), scored=Chosen(images.scored, kept))
+    return learnt, {ENTRY: {"share": share, "images": len(dropped), "digests": names}}
+
+
+@torch.inference_mode()
+def scores_of_others(images: ImageBatches, digests: Sequence[str], channels: int, seed: int) -> np.ndarray:
+    """Score each image by a model that learnt the other folds, float64 (n,); equal files are in one fold."""
+    kind = METHODS[METHOD]
+    config = replace(kind.presets["default"], image_size=SIDE)
+    groups = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(groups))
+    fold = order[[groups[digest] for digest in digests]] % min(FOLDS, len(groups))
+    scores = np.zeros(len(images))
+    for k in range(int(fold.max()) + 1):
+        theirs, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        network = make_network(kind, config, channels, seed)
+        learnt = Chosen(images, theirs.tolist(), config.size)
+        network.fit(lambda learnt=learnt: (_floats(batch) for batch in in_order(learnt, FIT_BATCH)))
+        network.eval()
+        maps = [network(_floats(b)) for b in in_order(Chosen(images, own.tolist(), config.size), FIT_BATCH)]
+        scores[own] = [image_score(each.numpy(), config.image_score) for each in torch.cat(maps)]
+    return scores
+
+
+def _floats(batch: np.ndarray) -> torch.Tensor:
+    images = torch.from_numpy(batch)
+    return images.float() / 255 if images.dtype == torch.uint8 else images
