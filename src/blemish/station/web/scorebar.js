@@ -22,6 +22,7 @@ export function scoreBar(score, threshold, scores) {
     low: number(scores[0]),
     high: number(scores.at(-1)),
   });
+  const needleLeft = x(score) < WIDTH / 3; // where the number of good parts would stand
   const side = x(threshold) > WIDTH - 110 ? "end" : "start";
   return s(
     "svg",
@@ -38,7 +39,11 @@ export function scoreBar(score, threshold, scores) {
       t("scorebar.threshold"),
     ),
     s("path", { d: `M${x(score)} ${LINE + 2}l8 14h-16z`, class: "needle" }),
-    s("text", { x: 0, y: HEIGHT - 2 }, t("count.good_parts", { n: scores.length })),
+    s(
+      "text",
+      { x: needleLeft ? WIDTH : 0, y: HEIGHT - 2, "text-anchor": needleLeft ? "end" : "start" },
+      t("count.good_parts", { n: scores.length }),
+    ),
     far
       ? s(
           "text",
