@@ -65,8 +65,10 @@ def test_a_station_shows_its_own_parts_where_many_share_a_record(pca_onnx: Path,
             here.station.engine().submit(upload).result(60)
         page = tab(f"{here.address}/#large")
         page.locator("#large-said span", has_text="of east").wait_for()
+        assert page.locator("#large-age").inner_text().startswith("east · ")
         page.keyboard.press("Escape")
         page.locator("#inspect-stage .name", has_text="of east").wait_for()
+        assert page.locator(".brand").inner_text() == "blemish · east"
         assert page.locator("#strip li").count() == 1
 
 

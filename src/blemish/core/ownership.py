@@ -28,6 +28,8 @@ else:
     import fcntl
 
 LOCK_NAME = ".lock"
+SERVE_LOCK_NAME = ".serve.lock"
+"""The lock of a station, of its own, as `watch` may keep its record in the same folder."""
 _FAR = 2**30  # on Windows a locked byte cannot be read by others: it lies behind all that is written
 _held: ContextVar[frozenset[tuple[int, int]]] = ContextVar("held", default=frozenset())
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import make_folder, make_private_folder, temporary_for, write_whole
-from blemish.core.ownership import owned
+from blemish.core.ownership import SERVE_LOCK_NAME, owned
 from blemish.record import database, tables
 from blemish.record.archive import Archive, Kind
 from blemish.record.rows import milliseconds
@@ -130,7 +130,7 @@ def restore(backup: Path, folder: Path, *, url: str | None = None) -> Backup:
     if record.exists():
         raise UsageError(f"--folder {folder}: holds a record; restore into an empty folder")
     make_private_folder(folder)
-    with owned(folder, lock=".serve.lock", option="--folder"):
+    with owned(folder, lock=SERVE_LOCK_NAME, option="--folder"):
         here, there = Archive(backup / ARCHIVE), Archive(folder / ARCHIVE)
         for file in here.files():
             there.put(_read(here, file.kind, file.hash), file.kind)

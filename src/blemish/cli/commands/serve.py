@@ -19,7 +19,7 @@ from blemish.cli.options import DetectorOptions, HookOptions, LabelOptions, Stat
 from blemish.cli.parser import parse
 from blemish.cli.streams import write_line
 from blemish.core.errors import UsageError
-from blemish.core.ownership import owned
+from blemish.core.ownership import SERVE_LOCK_NAME, owned
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from blemish.station.proxy import Place
     from blemish.station.security import Tokens
     from blemish.station.station import Station
-
-LOCK = ".serve.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +103,8 @@ def serve(arguments: list[str]) -> int:
     )
     check_binding(options.host, tokens, proxies=_proxies(options))
     listening = _listen(options.host, options.port)
-    # a lock of its own, as `watch` may keep its record in the same folder
     logging = json_lines() if options.log == "json" else nullcontext()
-    with owned(options.folder, lock=LOCK, option="--folder"), logging:
+    with owned(options.folder, lock=SERVE_LOCK_NAME, option="--folder"), logging:
         return _serve(options, tokens, place, listening)
 
 

@@ -102,7 +102,8 @@ export class LargeView {
     const { inspection, stale } = this;
     const waits = this.answered === -Infinity && !isAway();
     at("large-picture").classList.toggle("stale", stale);
-    at("large-age").textContent = inspection ? `${when(inspection.time)} · ${ageOf(inspection)}` : "";
+    const said = [station.station, inspection && when(inspection.time), inspection && ageOf(inspection)];
+    at("large-age").textContent = said.filter(Boolean).join(" · ");
     const [kind, word, line] = waits
       ? ["unjudged", t("viewer.loading"), ""]
       : stale

@@ -91,6 +91,7 @@ async function enter() {
     throw error;
   }
   const { name, role } = station;
+  at("brand").textContent = ["blemish", station.station].filter(Boolean).join(" · ");
   const less = name && role && !mayEngineer();
   at("who").textContent = less ? t("page.login", { name, role: t(`role.${role}`) }) : (name ?? "");
   at("leave").hidden = !station.name;
