@@ -105,10 +105,13 @@ def test_what_is_not_done_is_not_in_the_log(store: Store):
     assert store.acts() == []
     alarm = Alarm(id=new_id(BEGIN), model="a" * 64, time=BEGIN, kind="drift", value=1.0, message="")
     store.add_alarm(alarm)
-    said = verdict(one, 1, "defect")
-    store.add_verdict(said, act=act)
-    store.withdraw_verdict(one.id, said.id, time=BEGIN, by="Ann", act=act)
-    store.acknowledge_alarm(alarm.id, time=BEGIN + timedelta(1), by="Ann", note="", act=act)
+    said = verdict(one, 1, "defect", key="k")
+    for _ in range(2):  # what is sent again is done once
+        store.add_verdict(said, act=act)
+        store.add_verdict(dataclasses.replace(said, id=new_id(BEGIN)), act=act)
+    for _ in range(2):
+        store.withdraw_verdict(one.id, said.id, time=BEGIN, by="Ann", act=act)
+        store.acknowledge_alarm(alarm.id, time=BEGIN + timedelta(1), by="Ann", note="", act=act)
     store.set_sampling(SamplingPlan(0.1), act=act)
     store.set_reasons(["dent"], act=act)
     assert store.check_log()[0] == 5

@@ -31,13 +31,14 @@ class Alarms(AuditLog):
     ) -> None:
         """Note that a person has seen to an alarm, once. Raises DataError for one that is not there."""
         table = tables.alarms.c
-        with self._acting(act) as connection:
+        with self._write_transaction() as connection:
             if connection.execute(sa.select(table.id).where(table.id == id)).first() is None:
                 raise DataError(f"alarm {id}: there is none")
             texts = {"acknowledged_by": tables.escape_text(by), "note": tables.escape_text(note)}
             values = {"acknowledged": milliseconds(time), **texts}
             change = sa.update(tables.alarms).where(table.id == id, table.acknowledged.is_(None))
-            connection.execute(change.values(values))
+            if connection.execute(change.values(values)).rowcount:
+                self._log(connection, act)
 
     def note_peak(self, model: str, *, peak: float, time: datetime) -> None:
         """Note the highest evidence of a model's drift alarms, and when it was reached."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -21,9 +20,6 @@ from blemish.record import tables
 from blemish.record.rows import from_milliseconds, milliseconds, utc_now
 from blemish.record.tables import escape_text
 from blemish.record.transactions import Transactions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FIRST_HASH = "0" * 64
 """What stands for the hash before the first row."""
@@ -66,20 +62,15 @@ def chained(before: str, values: dict[str, Any]) -> str:
 class AuditLog(Transactions):
     """The part of a store that keeps the log."""
 
-    @contextmanager
-    def _acting(self, act: Act | None) -> Iterator[sa.Connection]:
-        """Begin a transaction that writes, and puts an act into the log where what it does succeeds."""
-        with self._write_transaction() as connection:
-            yield connection
-            if act is not None:
-                self._append(connection, act)
-
     def note(self, act: Act) -> None:
         """Put an act into the log."""
-        with self._acting(act):
-            pass
+        with self._write_transaction() as connection:
+            self._log(connection, act)
 
-    def _append(self, connection: sa.Connection, act: Act) -> None:
+    def _log(self, connection: sa.Connection, act: Act | None) -> None:
+        """Put an act into the log in the transaction that does it; None: nobody asked for it."""
+        if act is None:
+            return
         table = tables.audit_log
         if self._engine.dialect.name == "postgresql":  # SQLite has one writer at a time anyhow
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOG_LOCK)))

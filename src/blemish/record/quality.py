@@ -64,9 +64,10 @@ class Quality(AuditLog):
 
     def set_sampling(self, plan: SamplingPlan, *, act: Act | None = None) -> None:
         """Draw by another plan from the next inspection on."""
-        with self._acting(act) as connection:
+        with self._write_transaction() as connection:
             connection.execute(sa.delete(tables.sampling))
             connection.execute(sa.insert(tables.sampling).values(share=plan.share, seed=plan.seed))
+            self._log(connection, act)
 
     def _sampling(self, connection: sa.Connection) -> SamplingPlan:
         return _plan_of(connection.execute(sa.select(tables.sampling)).first())
@@ -85,7 +86,7 @@ class Quality(AuditLog):
         texts = [tables.escape_text(name.strip()) or "" for name in names]
         if len(set(texts)) < len(texts) or not all(texts) or len(texts) > MOST_REASONS:
             raise UsageError(f"reasons: give up to {MOST_REASONS} names, each once and none empty")
-        with self._acting(act) as connection:
+        with self._write_transaction() as connection:
             connection.execute(sa.update(tables.reasons).values(place=None))
             known = {row.name for row in connection.execute(sa.select(tables.reasons.c.name))}
             for place, name in enumerate(texts):
@@ -94,6 +95,7 @@ class Quality(AuditLog):
                     connection.execute(change.values(place=place))
                 else:
                     connection.execute(sa.insert(tables.reasons).values(name=name, place=place))
+            self._log(connection, act)
 
     def _check_reason(self, connection: sa.Connection, reason: str | None) -> None:
         """Refuse a reason that was never in the list; one that was is taken, as a verdict may come late."""

@@ -28,11 +28,13 @@ class Verdicts(Quality):
 
         Raises DataError for an inspection that is not there, and a reason that was never in the list.
         """
-        with self._acting(act) as connection:
+        with self._write_transaction() as connection:
             self._lock_inspection(connection, verdict.inspection)
             self._check_reason(connection, verdict.reason)
-            connection.execute(self._insert_once(tables.verdicts).values(conversion.verdict_row(verdict)))
-            self._settle_verdict(connection, verdict.inspection)
+            insert = self._insert_once(tables.verdicts).values(conversion.verdict_row(verdict))
+            if connection.execute(insert.returning(tables.verdicts.c.id)).first() is not None:  # not again
+                self._settle_verdict(connection, verdict.inspection)
+                self._log(connection, act)
 
     def withdraw_verdict(
         self, inspection: str, verdict: str, *, time: datetime, by: str, act: Act | None = None
@@ -43,15 +45,15 @@ class Verdicts(Quality):
         """
         table = tables.verdicts.c
         named = sa.and_(table.inspection == inspection, sa.or_(table.id == verdict, table.key == verdict))
-        with self._acting(act) as connection:
+        with self._write_transaction() as connection:
             self._lock_inspection(connection, inspection)
             if connection.execute(sa.select(table.id).where(named)).first() is None:
                 raise DataError(f"verdict {verdict}: inspection {inspection} has none of that name")
             change = sa.update(tables.verdicts).where(named, table.withdrawn.is_(None))
-            connection.execute(
-                change.values(withdrawn=milliseconds(time), withdrawn_by=tables.escape_text(by))
-            )
-            self._settle_verdict(connection, inspection)
+            change = change.values(withdrawn=milliseconds(time), withdrawn_by=tables.escape_text(by))
+            if connection.execute(change).rowcount:
+                self._settle_verdict(connection, inspection)
+                self._log(connection, act)
 
     def _lock_inspection(self, connection: sa.Connection, id: str) -> None:
         """Lock a row, so that the last verdict in the table is the one in the inspection's row."""
