@@ -1,4 +1,4 @@
-"""Models rolled out from a folder: by digest, once, checked, and the way back."""
+"""What many stations share: models rolled out from a folder by digest, and users."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
+from fastapi.testclient import TestClient
+
+from blemish.cli.main import main
 from blemish.data.hashing import file_digest
 from blemish.station import rollout
+from blemish.station.app import create
 from blemish.station.rollout import Rollout
+from blemish.station.security import TOKENS, Tokens
+from blemish.station.sessions import FILE as SESSIONS
 from blemish.station.station import Station
 
 
@@ -109,3 +115,21 @@ def test_what_is_no_model_is_said_once_and_changes_nothing(
     watching.look()
     assert in_use(station) == new
     watching.close()
+
+
+def test_users_in_common_have_sessions_of_each_station(
+    station: Station, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    users = tmp_path / "users"
+    refused = ["serve", "--model", "x.onnx", "--users", str(users)]
+    assert main(refused) == 2
+    assert f"make one with `blemish token NAME --folder {users}`" in capsys.readouterr().err
+    secret = Tokens(users).add("ann", "judge")
+    client = TestClient(create(station, tokens=Tokens(users)), base_url="http://127.0.0.1")
+    assert client.get("/v1/session").json() == {"name": None, "role": None}
+    assert client.post("/v1/session", content=secret.encode()).status_code == 204
+    assert client.get("/v1/session").json() == {"name": "ann", "role": "judge"}
+    assert (station.folder / SESSIONS).exists()
+    assert [file.name for file in users.iterdir()] == [TOKENS]
+    Tokens(users).remove("ann")
+    assert client.get("/v1/session").json() == {"name": None, "role": None}

@@ -25,6 +25,7 @@ export class LargeView {
     document.addEventListener("fullscreenchange", () => {
       if (this.shown && !document.fullscreenElement) this.leave();
     });
+    document.addEventListener("visibilitychange", () => this.stayAwake());
     link.addEventListener("away", () => this.render());
     setInterval(() => this.shown && !document.hidden && this.look(), EVERY);
   }
@@ -44,12 +45,24 @@ export class LargeView {
     this.shown = true;
     document.body.classList.add("large");
     this.viewer.resize();
+    this.stayAwake();
     return this.look();
   }
 
   hide() {
     this.shown = false;
+    this.stayAwake();
     document.body.classList.remove("large");
+  }
+
+  /** Keep the screen from going dark while the view is shown, where the browser can (by https alone). */
+  async stayAwake() {
+    try {
+      await this.awake?.release();
+      this.awake = this.shown && !document.hidden ? await navigator.wakeLock?.request("screen") : null;
+    } catch {
+      /* it is dark when the system says so */
+    }
   }
 
   /** Whether what is shown may not be the newest part. */
