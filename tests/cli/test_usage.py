@@ -32,6 +32,7 @@ ENOUGH: dict[str, tuple[str, ...]] = {
     "sensitivity": ("--model", "x", "--data", "x"),
     "audit": ("--data", "x"),
     "card": ("x",),
+    "recalibrate": ("--model", "x", "--data", "x", "--out", "x"),
     "predict": ("--model", "x", "x.png"),
     "watch": ("--model", "x", "--folder", "x"),
     "serve": ("--model", "x"),

@@ -27,6 +27,7 @@ RESULT = Prediction(
     anomalous=True,
     anomaly_map=np.zeros((4, 4), np.float32),
     regions=[REGION],
+    review_threshold=0.25,
 )
 LEDGER_ROW = {
     "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
@@ -83,16 +84,19 @@ def test_a_row_of_predictions_jsonl():
     assert json.dumps(row_of("in/a.png", RESULT)) == (
         '{"path": "in/a.png", "score": 0.5, "p_value": 0.25, "threshold": 0.375, "anomalous": true, '
         '"regions": [{"x0": 1, "y0": 2, "x1": 3, "y1": 4, "area_px": 4, "peak": 0.75}], '
-        '"map": null, "overlay": null, "error": null}'
+        '"review_threshold": 0.25, "map": null, "overlay": null, "error": null, "decision": "rejected"}'
     )
     assert json.dumps(row_of("in/b.png", ImageError("in/b.png: is no image"))) == (
         '{"path": "in/b.png", "score": null, "p_value": null, "threshold": null, "anomalous": null, '
-        '"regions": [], "map": null, "overlay": null, "error": "in/b.png: is no image"}'
+        '"regions": [], "review_threshold": null, "map": null, "overlay": null, '
+        '"error": "in/b.png: is no image", "decision": "failed"}'
     )
 
 
 def test_the_columns_of_predictions_csv():
-    assert ",".join(COLUMNS) == "path,score,p_value,threshold,anomalous,n_regions,map,overlay,error"
+    assert ",".join(COLUMNS) == (
+        "path,score,p_value,threshold,anomalous,n_regions,review_threshold,map,overlay,error,decision"
+    )
 
 
 def test_the_schema_of_the_parquet_files_of_a_cluster():
@@ -110,7 +114,7 @@ def test_the_schema_of_the_parquet_files_of_a_cluster():
                 [*((n, "int64") for n in ("x0", "y0", "x1", "y1", "area_px")), ("peak", "double")]
             )
         )
-        + "error: string"
+        + "review_threshold: double\nerror: string\ndecision: string"
     )
 
 
@@ -125,6 +129,7 @@ def test_the_table_of_inspections():
         "CREATE TABLE inspections ( id VARCHAR(26) NOT NULL, time BIGINT NOT NULL, source TEXT NOT NULL, "
         "part TEXT, path TEXT, model VARCHAR(64) NOT NULL, image VARCHAR(64), map VARCHAR(64), "
         "width INTEGER, height INTEGER, score DOUBLE, p_value DOUBLE, threshold DOUBLE, "
+        "review_threshold DOUBLE, "
         "decision TEXT NOT NULL, regions TEXT NOT NULL, error TEXT, seconds DOUBLE NOT NULL, verdict TEXT, "
         'files_removed BIGINT, number BIGINT, "key" TEXT, product TEXT, line TEXT, shift TEXT, station TEXT, '
         "sample DOUBLE, counts INTEGER, PRIMARY KEY (id) )"
@@ -147,13 +152,13 @@ def test_exported_inspections(tmp_path: Path):
     table_export.write(tmp_path / "x.csv", [judged])
     region = '[{"x0": 1, "y0": 2, "x1": 3, "y1": 4, "area_px": 4, "peak": 0.75}]'
     cells = ["01ARZ3NDEKTSV4RRFFQ69G5FAV", "2026-01-02T03:04:05.678+00:00", "watch", "", "a.png", "0" * 64]
-    cells += ["1" * 64, "2" * 64, "8", "4", "0.5", "0.25", "0.375", "True", region, "", "1.5", ""]
+    cells += ["1" * 64, "2" * 64, "8", "4", "0.5", "0.25", "0.375", "True", region, "0.25", "", "1.5", ""]
     text = io.StringIO()
     cells += ["rejected", "defect", "flange", "dent", "deep", "Ann", "2026-01-03T00:00:00.000+00:00"]
     csv.writer(text, lineterminator="\n").writerow([*cells, *[""] * 5])
     assert (tmp_path / "x.csv").read_text() == (
         "id,time,source,part,path,model,image,map,width,height,score,p_value,threshold,anomalous,regions,"
-        "error,seconds,files_removed,decision,verdict,model_name,reason,note,by,judged,"
+        "review_threshold,error,seconds,files_removed,decision,verdict,model_name,reason,note,by,judged,"
         f"product,line,shift,station,sample\n{text.getvalue()}"
     )
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -162,7 +167,8 @@ def test_exported_inspections(tmp_path: Path):
     assert [f"{name} {kind}" for name, kind in zip(found.names, found.types, strict=True)] == [
         *("id string", "time timestamp[ms, tz=UTC]", "source string", "part string", "path string"),
         *("model string", "image string", "map string", "width int32", "height int32", "score double"),
-        *("p_value double", "threshold double", "anomalous bool", "regions string", "error string"),
+        *("p_value double", "threshold double", "anomalous bool", "regions string"),
+        *("review_threshold double", "error string"),
         *("seconds double", "files_removed timestamp[ms, tz=UTC]", "decision string", "verdict string"),
         *("model_name string", "reason string", "note string", "by string"),
         *("judged timestamp[ms, tz=UTC]", "product string", "line string", "shift string"),
@@ -186,7 +192,7 @@ def test_the_answer_of_the_service():
         '{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","time":"2026-01-02T03:04:05.678000Z","source":"watch",'
         f'"part":null,"product":null,"line":null,"shift":null,"station":null,"path":"a.png",'
         f'"model":"{"0" * 64}","image_sha256":"{"1" * 64}","width":8,"height":4,'
-        '"score":0.5,"p_value":0.25,"threshold":0.375,"anomalous":true,"decision":"rejected",'
+        '"score":0.5,"p_value":0.25,"threshold":0.375,"anomalous":true,"review_threshold":0.25,"decision":"rejected",'
         '"sample":null,"regions":[{"x0":1,"y0":2,"x1":3,"y1":4,"area_px":4,"peak":0.75}],'
         f'"image":"{here}/image","map":"{here}/map","overlay":"{here}/overlay","error":null,"seconds":1.5,'
         '"verdicts":[{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAW","time":"2026-01-02T00:00:00Z","verdict":"good",'
@@ -196,7 +202,14 @@ def test_the_answer_of_the_service():
     assert schema["required"] == list(schema["properties"])
     number, text, yes_no = "number", "string", "boolean"
     optional = {"part": text, "path": text, "score": number, "p_value": number, "threshold": number}
-    optional |= {"anomalous": yes_no, "error": text, "image": text, "map": text, "overlay": text}
+    optional |= {
+        "review_threshold": number,
+        "anomalous": yes_no,
+        "error": text,
+        "image": text,
+        "map": text,
+        "overlay": text,
+    }
     for name, kind in optional.items():
         assert schema["properties"][name]["anyOf"] == [{"type": kind}, {"type": "null"}], name
     assert schema["properties"]["regions"]["items"] == {"$ref": "#/$defs/RegionAnswer"}

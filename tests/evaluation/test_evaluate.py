@@ -239,6 +239,27 @@ def test_without_calibration_rates_and_threshold_are_null(noisy: Path, tmp_path:
         assert {(row["p_value"], row["anomalous"]) for row in csv.DictReader(file)} == {("", "")}
 
 
+def test_the_second_rate_has_its_figures_and_its_badge(noisy: Path, tmp_path: Path):
+    base = fake_detector(grey_levels=range(160, 179), side=40, false_alarm_rate=0.1)
+    detector = replace(base, review_rate=0.4)
+    found, before = (evaluate(d, opened(noisy), tmp_path / str(k)) for k, d in enumerate((detector, base)))
+    assert found["requested_review_rate"] == 0.4
+    assert found["review_threshold"] == detector.review_threshold
+    with (tmp_path / "0" / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for key, defect in (("review_rate", False), ("review_detection_rate", True)):
+        decisions = [row["decision"] for row in rows if (row["label"] != "good") == defect]
+        assert found[key] == np.mean([decision != "accepted" for decision in decisions])
+        assert "review" in decisions
+    assert (found["false_alarm_rate"], found["seg_f1"]) == (before["false_alarm_rate"], before["seg_f1"])
+    assert (before["review_rate"], before["requested_review_rate"]) == (None, None)
+    pages = [(tmp_path / name / "report.html").read_text() for name in ("0", "1")]
+    assert [("for review</span>" in page, "Defects not accepted" in page) for page in pages] == [
+        (True, True),
+        (False, False),
+    ]
+
+
 @pytest.mark.usefixtures("no_report")
 def test_metrics_are_of_raw_scores_and_ignore_the_threshold(noisy: Path, tmp_path: Path):
     strict = fake_detector(grey_levels=range(160, 179), side=40, false_alarm_rate=0.05)
@@ -258,7 +279,7 @@ def test_scores_csv_lists_every_image(detector: Detector, tiny_category: Path, t
     evaluate(detector, open_dataset(tiny_category), tmp_path)
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "label", "score", "p_value", "anomalous"]
+    assert list(rows[0]) == ["path", "label", "score", "p_value", "anomalous", "decision"]
     paths = sorted((tiny_category / "test").rglob("*.png"))
     assert [row["path"] for row in rows] == [p.relative_to(tiny_category).as_posix() for p in paths]
     for row, path in zip(rows, paths, strict=True):

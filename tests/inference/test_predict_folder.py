@@ -23,7 +23,8 @@ from blemish.inference import load
 from blemish.inference.inputs import find_inputs
 from blemish.inference.predict_folder import COLUMNS, predict_to_folder, write_overlay
 
-FIELDS = ["path", "score", "p_value", "threshold", "anomalous", "regions", "map", "overlay", "error"]
+FIELDS = ["path", "score", "p_value", "threshold", "anomalous", "regions", "review_threshold"]
+FIELDS += ["map", "overlay", "error", "decision"]
 LEVELS = (51, 102, 153, 204)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,19 @@ from fakes import fake_detector, grey
 from watched import Place, command
 
 from blemish.inference import load
+from blemish.inference.counting import Counting
 from blemish.inference.detector import Detector
 from blemish.inference.promise import Promise
 
 FEW, MANY = [50, 60, 70], list(range(20, 60))
 NEEDS = "; the usual 5 % needs 19: hold out more images"
+SIZED = "regions of 20 px or more"
+
+
+def counting(detector: Detector, **sizes: float) -> Detector:
+    return replace(detector, model_file=replace(detector.model_file, counting=Counting(**sizes)))
+
+
 SAID = {
     "three": (
         fake_detector(grey_levels=FEW),
@@ -34,6 +43,14 @@ SAID = {
         fake_detector(grey_levels=MANY, false_alarm_rate=0.1),
         "false-alarm rate 10 %, promised by 40 calibration images",
     ),
+    "two": (
+        replace(fake_detector(grey_levels=MANY), review_rate=0.1),
+        "false-alarm rate 5 %, review rate 10 %, promised by 40 calibration images",
+    ),
+    "sizes": (
+        counting(fake_detector(grey_levels=MANY), min_area=20),
+        f"false-alarm rate 5 %, promised by 40 calibration images; counts: {SIZED}",
+    ),
     "none": (
         fake_detector(),
         "no false-alarm rate is promised: no image was held out to calibrate, and the usual 5 % needs 19",
@@ -49,6 +66,8 @@ def fields(detector: Detector) -> dict[str, float | None]:
         "calibration_images": calibration.n if calibration else 0,
         "usual_rate": 0.05,
         "usual_rate_needs": 19,
+        "review_rate": detector.review_rate,
+        "counts": SIZED if detector.model_file.counting.has_sizes else None,
     }
 
 

@@ -129,7 +129,8 @@ def test_opc_ua_reads_the_same_and_takes_no_writing(served):
 def test_counters_wrap():
     state = replace(LineState(), heartbeat=2**16, sequence=2**16 + 3, inspected=2**32 + 5, ready=True)
     assert registers(state)[:8] == [1, 0, 1, 0, 3, 0, 0, 5]
-    assert len(registers(state)) == 18
+    assert len(registers(state)) == 20
+    assert registers(replace(state, review=2**16 + 7))[18:] == [1, 7]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ COMMANDS = {
     "sensitivity": "which planted defects a model finds, by kind, size and contrast",
     "audit": "find defects, odd pictures and near-copies among images said to be good",
     "card": "write a model card: data, figures, limits, sensitivity, licence of weights",
+    "recalibrate": "new thresholds from good images, or for other sizes, without training",
     "predict": "score images: rows, heat maps, overlays",
     "watch": "score what cameras write into a folder, each file once",
     "serve": "the inspection station: a service and its page",

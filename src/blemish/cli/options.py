@@ -45,6 +45,9 @@ class DetectorOptions(DeviceOptions):
 
     false_alarm_rate: float | None = None
     """Share of good parts that may be rejected; default 0.05, or the lowest that can be promised."""
+    review_rate: float | None = None
+    """Share of good parts that may be rejected or sent to a person, above --false-alarm-rate: parts between
+    the two are for review. Default: none is."""
     allow: tuple[Literal["channels", "depth"], ...] = ()
     """Conversions permitted for images that are not as in training: channels, depth."""
 
@@ -67,9 +70,27 @@ class ModelOptions(DetectorOptions):
             device=self.device,
             allow=frozenset(self.allow),
             false_alarm_rate=self.false_alarm_rate,
+            review_rate=self.review_rate,
             batch_size=batch_size,
             provider=self.provider,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountingOptions:
+    """From which size on a region counts; thresholds are made for it."""
+
+    min_area: float | None = None
+    """The smallest area of a region that counts, in pixels of the image; smaller ones do not. 0: any."""
+    min_length: float | None = None
+    """The same for the diagonal of a region's box."""
+    mm_per_px: float | None = None
+    """How many millimetres a pixel shows: sizes are then in mm² and mm."""
+
+    def sizes(self) -> dict[str, float]:
+        """Return the sizes that were given."""
+        given = {name: getattr(self, name) for name in ("min_area", "min_length", "mm_per_px")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +150,14 @@ class HookOptions:
 
     on_reject: str | None = None
     """A command to run for each rejected part; gets the row as JSON on its standard input."""
+    on_review: str | None = None
+    """The same for each part that a person is to look at."""
     webhook: str | None = None
-    """An address to POST rejects to, and a station's other events, as JSON, until it gets through."""
+    """An address to POST rejects and reviews to, and a station's other events, until it gets through."""
     webhook_secret: Path | None = None
     """A file with a secret by which each POST is signed (HMAC-SHA256)."""
     mqtt: str | None = None
-    """mqtt://HOST/TOPIC to publish rejects to, and a station's other events, until it gets through."""
+    """mqtt://HOST/TOPIC to publish rejects and reviews to, and a station's other events."""
 
 
 def resources(unit: str, *, cpus: int | None, gpus: int | None) -> dict[str, int]:

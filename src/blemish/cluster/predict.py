@@ -106,6 +106,7 @@ def _identity(scoring: Scoring) -> dict[str, Any]:
         "model": file_digest(find_model(scoring.model)),
         "inputs": [i if is_url(i) else os.path.abspath(i) for i in scoring.inputs],  # noqa: PTH100
         "--false-alarm-rate": scoring.false_alarm_rate,
+        "--review-rate": scoring.review_rate,
         "--allow": sorted(scoring.allow),
         "--batch-size": scoring.batch_size,
         "--partition": scoring.partition,

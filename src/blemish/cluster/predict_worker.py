@@ -50,6 +50,8 @@ class Scoring:
     """A folder that all nodes see, or a URL."""
     false_alarm_rate: float | None = None
     """Share of good parts that may be rejected, in (0, 1); None: the default."""
+    review_rate: float | None = None
+    """Share of good parts that may be rejected or sent to a person; None: none is sent."""
     allow: frozenset[str] = frozenset()
     """Conversions permitted beside those of training."""
     batch_size: int = 16
@@ -73,6 +75,7 @@ class Scoring:
             device="cuda" if self.device == "cuda" else "cpu",
             allow=self.allow,
             false_alarm_rate=self.false_alarm_rate,
+            review_rate=self.review_rate,
             batch_size=self.batch_size,
             threads=threads,
         )
@@ -165,6 +168,7 @@ def write_rows(rows: Iterator[dict[str, Any]], part: Path, promise: dict[str, An
             total += PredictionCounts(
                 scored=len(some) - len(errors),
                 anomalous=sum(row["anomalous"] is True for row in some),
+                review=sum(row["decision"] == "review" for row in some),
                 failed=len(errors),
                 errors=errors,
             )

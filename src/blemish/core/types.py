@@ -12,6 +12,11 @@ from blemish.core.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+Decision = Literal["accepted", "rejected", "unjudged", "failed", "review"]  # a new one goes to the end:
+# what is kept of old rows has them by their places
+"""What the machine decides of a part. `review`: a person is to look at it; `unjudged`: nothing was
+calibrated; `failed`: the image cannot be used."""
+
 MIN_SIDE = 16
 """The shortest side in pixels. Our choice: below it there is no patch with surroundings to learn from."""
 
@@ -83,10 +88,24 @@ class Result:
     """Whether the score lies above the threshold."""
     regions: list[Region] = field(default_factory=list)
     """Where the anomaly map lies above the pixel threshold, the highest peak first."""
+    review_threshold: float | None = None
+    """The score above which a part that is not rejected goes to a person; None: no part does."""
 
     def shared_fields(self) -> dict[str, Any]:
         """Return the fields that every result has, by name, without those that a subclass adds."""
         return {each.name: getattr(self, each.name) for each in fields(Result)}
+
+
+def decision_of(result: Result) -> Decision:
+    """Return what the machine decides of a part whose image it could use, or not (no score)."""
+    if result.score is None:
+        return "failed"
+    if result.anomalous is None:
+        return "unjudged"
+    if result.anomalous:
+        return "rejected"
+    review = result.review_threshold
+    return "review" if review is not None and result.score > review else "accepted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +120,11 @@ class Prediction(Result):
     anomaly_map: np.ndarray
     coarse_map: np.ndarray | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def decision(self) -> Decision:
+        """What becomes of the part: accepted, review or rejected; unjudged without a calibration."""
+        return decision_of(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow(Result):
@@ -112,6 +136,8 @@ class ResultRow(Result):
     """The picture with the map over it, relative to the output folder."""
     error: str | None = None
     """Why the image could not be used, in one line."""
+    decision: str = "failed"
+    """What becomes of the part, as `Decision`."""
 
 
 def field_types(kind: type) -> dict[str, Any]:

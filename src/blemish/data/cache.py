@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from blemish.core.types import Tiling
     from blemish.images.preprocess import ImageFormat
+    from blemish.images.roi import Roi
     from blemish.images.tiling import Box
 
 CACHE_BYTES = 4 * 2**30
@@ -39,9 +40,14 @@ class ImageFiles:
         *,
         allow: frozenset[str] = frozenset(),
         boxes: Sequence[Box] | None = None,
+        roi: Roi | None = None,
     ) -> None:
-        """Name the images: whole files or, with `boxes`, one tile of each file, which may come repeatedly."""
+        """Name the images: whole files or, with `boxes`, one tile of each file, which may come repeatedly.
+
+        What lies outside of `roi` is covered.
+        """
         self.paths, self.image_format, self.size, self.allow = list(paths), image_format, size, allow
+        self.roi = roi
         self.boxes = [WHOLE] * len(self.paths) if boxes is None else list(boxes)
         self.pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2))
 
@@ -51,7 +57,9 @@ class ImageFiles:
 
     def at_size(self, size: tuple[int, int]) -> ImageFiles:
         """Return the same images at another size."""
-        return ImageFiles(self.paths, self.image_format, size, allow=self.allow, boxes=self.boxes)
+        return ImageFiles(
+            self.paths, self.image_format, size, allow=self.allow, boxes=self.boxes, roi=self.roi
+        )
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """Return images in the order of `indices`. Raises ImageError for one that cannot be used."""
@@ -63,8 +71,12 @@ class ImageFiles:
         return np.stack([small[i] for i in indices])
 
     def _read_pieces(self, path: Path, indices: Sequence[int]) -> list[np.ndarray]:
-        image = decode.read(path)
+        image = self.cover(decode.read(path), path)
         return [self.prepare(image[self.boxes[i]], path) for i in indices]
+
+    def cover(self, image: np.ndarray, path: Path) -> np.ndarray:
+        """Cover what does not count of an image (H, W, C). Raises ImageError for one of another aspect."""
+        return image if self.roi is None else self.roi.cover(image, self.image_format, name=str(path))
 
     def prepare(self, pixels: np.ndarray, path: Path) -> np.ndarray:
         """Take the pixels of an image, or of a tile, to what the model sees."""
@@ -92,14 +104,15 @@ class ImageCache:
         budget: int = CACHE_BYTES,
         tiling: Tiling | None = None,
         seed: int = 0,
+        roi: Roi | None = None,
     ) -> None:
         """Decode the images. `check` sees each (name, pixels) as read; `on_image` is called after each file.
 
         `read` decodes a file, or returns an image that was decoded before. With a `tiling` the images are
-        tiles; where not all fit, `seed` draws those of each file. Raises ImageError on the first file (in the
-        order given) that cannot be used.
+        tiles; where not all fit, `seed` draws those of each file. Outside of `roi` images are covered.
+        Raises ImageError on the first file (in the order given) that cannot be used.
         """
-        files = ImageFiles(paths, image_format, size, allow=allow)
+        files = ImageFiles(paths, image_format, size, allow=allow, roi=roi)
         shape = (image_format.channels, *size)
         dtype = np.dtype(np.uint8 if compact and image_format.dtype == "uint8" else np.float32)
         fits = max(1, budget // (dtype.itemsize * int(np.prod(shape))))
@@ -110,6 +123,7 @@ class ImageCache:
             path = paths[number]
             image = read(path)
             check(str(path), image)
+            image = files.cover(image, path)
             size = image.shape[0], image.shape[1]
             grid = Grid(size, tiling, name=str(path)) if tiling else None
             boxes = _draw_boxes(grid, max(1, fits // len(paths)), (seed, number)) if grid else [WHOLE]
@@ -148,6 +162,7 @@ class ImageCache:
             files.size,
             allow=files.allow,
             boxes=[box for _, box in found],
+            roi=files.roi,
         )
 
     def __len__(self) -> int:

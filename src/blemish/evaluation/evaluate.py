@@ -51,6 +51,7 @@ class Scored:
     score: float
     p_value: float | None
     anomalous: bool | None
+    decision: str
 
 
 def evaluate(
@@ -180,6 +181,7 @@ def _score_of(sample: Sample, prediction: Prediction, dataset: Dataset) -> Score
         score=prediction.score,
         p_value=prediction.p_value,
         anomalous=prediction.anomalous,
+        decision=prediction.decision,
     )
 
 
@@ -201,6 +203,7 @@ def _measure(
         "false_alarm_rate": _share_rejected(s for s in scored if not s.sample.is_defect),
         "false_alarm_p_value": _false_alarm_p_value(detector, scored),
         "detection_rate": _share_rejected(s for s in scored if s.sample.is_defect),
+        **_review_fields(detector, scored),
         "n_good": int((~defective).sum()),
         "n_defect": int(defective.sum()),
         "per_defect": _per_defect(scored, pool),
@@ -231,6 +234,21 @@ def _intervals(scored: list[Scored], resampler: PixelResampler | None) -> dict[s
 def _share_rejected(scored: Iterator[Scored]) -> float | None:
     known = [s.anomalous for s in scored if s.anomalous is not None]
     return sum(known) / len(known) if known else None
+
+
+def _review_fields(detector: Detector, scored: list[Scored]) -> dict[str, float | None]:
+    """Return what the second threshold does: shares of parts that are not accepted; None without one."""
+    shares: list[float | None] = [None, None]
+    if detector.review_rate is not None:
+        for kind in (False, True):
+            found = [s.decision != "accepted" for s in scored if s.sample.is_defect == kind]
+            shares[kind] = sum(found) / len(found) if found else None
+    return {
+        "requested_review_rate": detector.review_rate,
+        "review_threshold": detector.review_threshold,
+        "review_rate": shares[False],
+        "review_detection_rate": shares[True],
+    }
 
 
 def _false_alarm_p_value(detector: Detector, scored: list[Scored]) -> float | None:
@@ -269,11 +287,12 @@ def _pixel_auroc(pool: PixelPool, label: str) -> float:
 def _write_scores(path: Path, scored: list[Scored]) -> None:
     # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = TableWriter(file, ["path", "label", "score", "p_value", "anomalous"])
+        writer = TableWriter(file, ["path", "label", "score", "p_value", "anomalous", "decision"])
         for s in scored:
             unknown = "" if s.anomalous is None else str(s.anomalous).lower()
             row = {"path": s.name, "label": s.sample.label, "score": s.score}
-            writer.write(row | {"p_value": s.p_value, "anomalous": unknown})
+            row |= {"p_value": s.p_value, "anomalous": unknown, "decision": s.decision}
+            writer.write(row)
 
 
 def _report_image(s: Scored) -> ReportImage:
@@ -285,6 +304,7 @@ def _report_image(s: Scored) -> ReportImage:
         anomalous=s.anomalous,
         overlay=overlay_name(s.name),
         thumbnail=thumbnail_name(s.name),
+        review=s.decision == "review",
     )
 
 

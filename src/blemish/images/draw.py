@@ -21,6 +21,8 @@ from blemish.images.preview import THUMBNAIL_SIDE, Preview, preview_of
 
 _STRIP = 64
 """Rows of a picture that are coloured at a time: they stay in the processor's cache."""
+DIMMED = 0.35
+"""Brightness of what does not count, as a share of its own."""
 
 
 def write_map(path: str | os.PathLike[str], map_hw: np.ndarray) -> None:
@@ -80,6 +82,8 @@ def write_overlay(
     low: float,
     high: float,
     contour_level: float | None,
+    outlined: np.ndarray | None = None,
+    inside: np.ndarray | None = None,
 ) -> None:
     """Write what `overlay` draws, in one step; folders are made. A path that ends in .jpg or .webp is one.
 
@@ -88,26 +92,47 @@ def write_overlay(
     preview = image if isinstance(image, Preview) else preview_of(image)
     if map_hw.shape != preview.size:
         raise refusal(os.fspath(path), f"a map {map_hw.shape} is not of its image {preview.size}")
-    pixels = heat_over(preview, map_hw, low=low, high=high, contour_level=contour_level)
+    pixels = heat_over(
+        preview, map_hw, low=low, high=high, contour_level=contour_level, outlined=outlined, inside=inside
+    )
     data = _ENCODERS.get(Path(path).suffix, _png)(pixels)
     with _write_in_one_step(path) as part:
         part.write_bytes(data)
 
 
 def overlay(
-    image: np.ndarray | Preview, map_hw: np.ndarray, *, low: float, high: float, contour_level: float | None
+    image: np.ndarray | Preview,
+    map_hw: np.ndarray,
+    *,
+    low: float,
+    high: float,
+    contour_level: float | None,
+    outlined: np.ndarray | None = None,
+    inside: np.ndarray | None = None,
 ) -> bytes:
     """Draw an image (H, W, C) or its preview with its anomaly map as heat over it, an 8-bit RGB PNG.
 
     Heat: the colours from blue at `low` (unseen) to dark red at `high` (60 % opaque), clipped outside. A
-    red line is drawn along the inner edge of where the map exceeds `contour_level`. The longer side is
-    reduced to `preview.OVERLAY_SIDE`.
+    red line is drawn along the inner edge of where the map exceeds `contour_level`, or of the pixels
+    `outlined`, bool (H, W), where not all regions count. What is not `inside`, bool (H, W), is dimmed. The
+    longer side is reduced to `preview.OVERLAY_SIDE`.
     """
-    return _png(heat_over(image, map_hw, low=low, high=high, contour_level=contour_level))
+    return _png(
+        heat_over(
+            image, map_hw, low=low, high=high, contour_level=contour_level, outlined=outlined, inside=inside
+        )
+    )
 
 
 def heat_over(
-    image: np.ndarray | Preview, map_hw: np.ndarray, *, low: float, high: float, contour_level: float | None
+    image: np.ndarray | Preview,
+    map_hw: np.ndarray,
+    *,
+    low: float,
+    high: float,
+    contour_level: float | None,
+    outlined: np.ndarray | None = None,
+    inside: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the pixels of what `overlay` draws, uint8 (h, w, 3)."""
     preview = image if isinstance(image, Preview) else preview_of(image)
@@ -117,8 +142,13 @@ def heat_over(
     for top in range(0, size[0], _STRIP):
         rows = slice(top, top + _STRIP)
         pixels[rows] = _heated(preview.rgb(rows), heat[rows].astype(np.float32), float(low), float(high))
-    if contour_level is not None:
-        edge = _inner_edge(map_hw > contour_level)
+    if inside is not None:
+        counts = resize(inside[None].astype(np.float32), size)[0]
+        pixels = np.rint(pixels * (DIMMED + (1 - DIMMED) * counts)[..., None]).astype(np.uint8)
+    if outlined is None and contour_level is not None:
+        outlined = map_hw > contour_level
+    if outlined is not None:
+        edge = _inner_edge(outlined)
         pixels[resize(edge[None], size)[0] > 0] = (255, 0, 0)
     return pixels
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from blemish.images.decode import as_image
 from blemish.images.limits import refusal
 from blemish.images.resize import resize
 from blemish.images.sources import name_of
+
+if TYPE_CHECKING:
+    from blemish.images.roi import Roi
 
 _BIT_DEPTHS = {8: "uint8", 10: "uint16", 12: "uint16", 14: "uint16", 16: "uint16"}
 LARGE_PIXELS = 2**24
@@ -176,12 +180,20 @@ def prepare(
 
 
 def load(
-    source: object, fmt: ImageFormat, size: tuple[int, int], *, allow: frozenset[str] = frozenset()
+    source: object,
+    fmt: ImageFormat,
+    size: tuple[int, int],
+    *,
+    allow: frozenset[str] = frozenset(),
+    roi: Roi | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Take any image to float32 (C, *size) as a model sees it; also its original (H, W).
 
-    `source` is what `as_image` takes, `allow` what `convert` allows. Raises ImageError.
+    `source` is what `as_image` takes, `allow` what `convert` allows; what lies outside of `roi` is covered.
+    Raises ImageError.
     """
     image = as_image(source)
+    if roi is not None:
+        image = roi.cover(image, fmt, name=name_of(source))
     small = prepare(image, fmt, size, allow=allow, name=name_of(source))
     return small, (image.shape[0], image.shape[1])

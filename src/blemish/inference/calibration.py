@@ -71,6 +71,10 @@ class Calibration:
         """
         return _threshold(self.map_maxima, rate)
 
+    def rank(self, rate: float) -> int:
+        """Return the k of the threshold: it is the k-th largest of the n. Raises as `threshold` does."""
+        return _rank(self.n, rate)
+
     def chance_of(self, alarms: int, images: int, rate: float) -> float:
         """Return the probability, in (0, 1], of at least `alarms` false alarms among `images` new good ones.
 

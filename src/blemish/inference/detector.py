@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, repeat
-from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from blemish.core.errors import ImageError, UsageError
 from blemish.core.types import Prediction
 from blemish.images import preprocess
 from blemish.images.decode import as_image
-from blemish.images.sources import Frame, Observed, Stored, name_of, path_of
+from blemish.images.roi import shrink
+from blemish.images.sources import name_of, path_of
 from blemish.images.tiling import Grid
 from blemish.inference import postprocess
+from blemish.inference.detector_arguments import check_many, check_options, check_review_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +41,6 @@ Prepared = tuple[np.ndarray, tuple[int, int]]
 """An image as the network sees it, float32 (C, h, w), and its own (H, W)."""
 Answer = tuple[np.ndarray, float | None]
 """What a network says of an image: its map (h, w), and a score of its own if it has one."""
-CONVERSIONS = ("channels", "depth")
-"""What `allow` may hold."""
 DEFAULT_FALSE_ALARM_RATE = 0.05
 """Used when nobody asks for a rate; raised to the lowest rate that the calibration can promise."""
 
@@ -56,6 +54,8 @@ class Detector:
         backend: runs the network.
         false_alarm_rate: share of good parts that may be rejected, in (0, 1); None: 5 %, or the lowest
             that the calibration can promise if that is higher.
+        review_rate: share of good parts that may be rejected or sent to a person, above the other rate: parts
+            between the two thresholds are for review; None: none is.
         allow: conversions permitted beside those of training ("channels", "depth").
         batch_size: images in a call of the network.
         maps: whether `anomaly_map` of a prediction has the size of the image. Without, it is the coarse map,
@@ -65,22 +65,26 @@ class Detector:
     model_file: ModelFile
     backend: Backend
     false_alarm_rate: float | None = None
+    review_rate: float | None = None
     allow: frozenset[str] = frozenset()
     batch_size: int = 16
     maps: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options that cannot be honoured, before any image is read."""
-        _check_options(self.false_alarm_rate, self.allow, self.batch_size)
+        rates = {"--false-alarm-rate": self.false_alarm_rate, "--review-rate": self.review_rate}
+        check_options(rates, self.allow, self.batch_size)
         calibration = self.model_file.calibration
-        if self.false_alarm_rate is None:
-            return
-        if calibration is None:
-            raise UsageError(
-                f"--false-alarm-rate {self.false_alarm_rate}: this model has no calibration images and so "
-                "no threshold; train with --calibration-fraction above 0 or with a calibration/good folder"
-            )
-        calibration.threshold(self.false_alarm_rate)
+        for option, rate in rates.items():
+            if rate is not None and calibration is None:
+                raise UsageError(
+                    f"{option} {rate}: this model has no calibration images and so no threshold; train with "
+                    "--calibration-fraction above 0 or with a calibration/good folder"
+                )
+        if calibration is not None and self.false_alarm_rate is not None:
+            calibration.threshold(self.false_alarm_rate)
+        if calibration is not None and self.rate is not None and self.review_rate is not None:
+            check_review_rate(calibration, self.rate, self.review_rate)
 
     @property
     def rate(self) -> float | None:
@@ -96,6 +100,12 @@ class Detector:
     def threshold(self) -> float | None:
         """The image score above which a part is rejected, or None without a calibration."""
         calibration, rate = self.model_file.calibration, self.rate
+        return None if calibration is None or rate is None else calibration.threshold(rate)
+
+    @property
+    def review_threshold(self) -> float | None:
+        """The image score above which a part that is not rejected goes to a person; None: none does."""
+        calibration, rate = self.model_file.calibration, self.review_rate
         return None if calibration is None or rate is None else calibration.threshold(rate)
 
     @property
@@ -130,7 +140,7 @@ class Detector:
         sizes. Images in tiles come one by one. `threads` decode, and as many read maps off; None: as many as
         there are cores, two at least. Raises UsageError, at once, for what is one image, or a table.
         """
-        _check_many(images)
+        check_many(images)
         return self._predict_each(iter(images), threads)
 
     def _predict_each(
@@ -184,6 +194,10 @@ class Detector:
     def _predict_tiled(self, source: object, tiling: Tiling, path: str | None) -> Prediction:
         """Score an image tile by tile, a batch of them at a time: a part is as bad as its worst tile."""
         image, name = as_image(source), name_of(source)
+        roi = self.model_file.counting.roi
+        inside = None if roi is None else roi.at(image.shape[:2], name=name)
+        if roi is not None:
+            image = roi.cover(image, self.model_file.image_format, name=name)
         grid = Grid(image.shape[:2], tiling, name=name)
         scores: list[float] = []
 
@@ -196,9 +210,12 @@ class Detector:
         def maps() -> Iterator[np.ndarray]:
             for start in range(0, len(grid), self.batch_size):
                 boxes = grid.boxes[start : start + self.batch_size]
-                for answer in _each(self.backend.run(np.stack([cut(box) for box in boxes]))):
-                    score, coarse_map = self._read_off(answer, path)
-                    scores.append(score)
+                answers = _each(self.backend.run(np.stack([cut(box) for box in boxes])))
+                for box, answer in zip(boxes, answers, strict=True):
+                    counts = None if inside is None else inside[box]
+                    score, coarse_map = self._read_off(answer, path, counts)
+                    if counts is None or counts.any():
+                        scores.append(score)
                     yield postprocess.to_original_size(coarse_map, tiling.size)
 
         whole = grid.stitch(maps())
@@ -211,6 +228,7 @@ class Detector:
             self.model_file.image_format,
             self.model_file.size,
             allow=self.allow | self.model_file.allow,
+            roi=self.model_file.counting.roi,
         )
 
     def try_prepare(self, source: object) -> Prepared | ImageError:
@@ -227,15 +245,21 @@ class Detector:
             return error
 
     def _finish(self, answer: Answer, size: tuple[int, int], path: str | None) -> Prediction:
-        score, coarse_map = self._read_off(answer, path)
+        counting = self.model_file.counting
+        score, coarse_map = self._read_off(answer, path, counting.inside(size, name=path))
         level, whole = self.pixel_threshold, coarse_map
-        if self.maps or (level is not None and postprocess.may_exceed(coarse_map, level)):
+        counts = bool(counting.as_fields())
+        if self.maps or counts or (level is not None and postprocess.may_exceed(coarse_map, level)):
             whole = postprocess.to_original_size(coarse_map, size)
         prediction = self._decide(score, coarse_map, whole, path)
-        return prediction if self.maps else replace(prediction, anomaly_map=coarse_map)
+        if self.maps:
+            return prediction
+        return replace(prediction, anomaly_map=counting.confine(coarse_map, coarse=True))
 
-    def _read_off(self, answer: Answer, path: str | None) -> tuple[float, np.ndarray]:
-        """Return the score and the coarse map of what the network said."""
+    def _read_off(
+        self, answer: Answer, path: str | None, inside: np.ndarray | None
+    ) -> tuple[float, np.ndarray]:
+        """Return the score and the coarse map of what the network said; `inside` counts, (H, W), or all."""
         small_map, own_score = answer
         if not np.isfinite(small_map).all():
             raise ImageError(
@@ -243,7 +267,11 @@ class Detector:
                 f"takes, {self.model_file.image_format.describe()}: check its scale"
             )
         how = self.model_file.common.image_score
-        score = postprocess.image_score(small_map, how) if own_score is None else own_score
+        score = own_score
+        if score is None:
+            counts = None if inside is None else shrink(inside, small_map.shape)
+            empty = counts is not None and not counts.any()  # a tile without anything that counts
+            score = 0.0 if empty else postprocess.image_score(small_map, how, inside=counts)
         return score, postprocess.pixel_map(small_map, self.model_file.size, self.model_file.patch_map)
 
     def _decide(
@@ -251,41 +279,20 @@ class Detector:
     ) -> Prediction:
         """Put what the calibration says of it beside a score and its maps."""
         calibration, threshold, level = self.model_file.calibration, self.threshold, self.pixel_threshold
+        counting = self.model_file.counting
+        if counting.has_sizes:
+            score = counting.peak(anomaly_map, name=path)
         return Prediction(
             path=path,
             score=score,
             p_value=None if calibration is None else calibration.p_value(score),
             threshold=threshold,
             anomalous=None if threshold is None else score > threshold,
-            anomaly_map=anomaly_map,
+            review_threshold=self.review_threshold,
+            anomaly_map=counting.confine(anomaly_map),
             coarse_map=coarse_map,
-            regions=[] if level is None else postprocess.regions(anomaly_map, level),
+            regions=[] if level is None else counting.regions(anomaly_map, level),
         )
-
-
-def _check_options(rate: object, allow: object, batch_size: object) -> None:
-    """Refuse options of another type or name, which would be misread or passed over. Raises UsageError."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral):
-        raise UsageError(f"--batch-size {batch_size}: must be a whole number")
-    if batch_size < 1:
-        raise UsageError(f"--batch-size {batch_size}: must be 1 or larger")
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, Real)):
-        raise UsageError(f"--false-alarm-rate {rate!r}: must be a number; 0.05 is 5 %")
-    names = list(allow) if isinstance(allow, Set) else [allow]
-    wrong = names if not isinstance(allow, Set) else [name for name in names if name not in CONVERSIONS]
-    if wrong:
-        raise UsageError(f"--allow {wrong[0]}: must be a set of: {', '.join(CONVERSIONS)}")
-
-
-def _check_many(images: object) -> None:
-    """Refuse one image in the place of many, whose letters, rows or keys would be taken for images."""
-    one = str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Frame | Stored | Observed
-    if isinstance(images, one) or (isinstance(images, np.ndarray) and images.dtype.kind not in "OU"):
-        what = type(images).__name__
-        raise UsageError(f"predict_many: was given a {what}, not many images; give a list, or use predict")
-    if not isinstance(images, Iterable) or isinstance(images, Mapping) or hasattr(images, "columns"):
-        what = type(images).__name__
-        raise UsageError(f"predict_many: was given a {what}, not images; give a list of paths or arrays")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ def load(
     device: str = "auto",
     allow: frozenset[str] = frozenset(),
     false_alarm_rate: float | None = None,
+    review_rate: float | None = None,
     batch_size: int = 16,
     threads: int | None = None,
     provider: str = CPU,
@@ -31,6 +32,7 @@ def load(
         device: auto, cpu or cuda; exported models run on the CPU.
         allow: conversions permitted for images that are not as in training: channels, depth.
         false_alarm_rate: share of good parts that may be rejected, in (0, 1); None: the default.
+        review_rate: share of good parts that may be rejected or sent to a person; None: none is sent.
         batch_size: images in a call of the network.
         threads: those that run the network, torch's in this whole process; None: as many as there are cores.
         provider: what runs an exported model: cpu, openvino, cuda or tensorrt.
@@ -46,6 +48,7 @@ def load(
             path,
             allow=allow,
             false_alarm_rate=false_alarm_rate,
+            review_rate=review_rate,
             batch_size=batch_size,
             threads=threads,
             provider=provider,
@@ -71,5 +74,6 @@ def load(
         device=device,
         allow=allow,
         false_alarm_rate=false_alarm_rate,
+        review_rate=review_rate,
         batch_size=batch_size,
     )

@@ -18,6 +18,7 @@ from blemish.core.errors import BlemishError, ModelError
 from blemish.core.files import write_whole
 from blemish.images.preprocess import ImageFormat
 from blemish.inference.calibration import Calibration, calibrate
+from blemish.inference.counting import Counting
 from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from blemish.core.types import Tiling
     from blemish.inference.postprocess import PatchMap
 
-FORMAT_VERSION = 1
-"""Raised when an older blemish could misread a newer file."""
+FORMAT_VERSION = 2
+"""Raised when an older blemish could misread a newer file: one that says what counts is of version 2, and all
+others are of version 1."""
 
 MODEL_NAME = "model.safetensors"
 _SCORES, _MAXIMA = "calibration.scores", "calibration.map_maxima"
@@ -37,9 +39,9 @@ _SCORES, _MAXIMA = "calibration.scores", "calibration.map_maxima"
 class ModelFile:
     """A trained model, free of any network library.
 
-    `config` holds the method's options, `display_range` the map values at the two ends of an overlay's
-    colours, `provenance` what an auditor asks for (data set, content fingerprint, training images' digests,
-    seed, versions). `tensors` are the network's, by name.
+    `config` holds the method's options, `counting` what of a map counts, `display_range` the map values at
+    the two ends of an overlay's colours, `provenance` what an auditor asks for (data set, content
+    fingerprint, training images' digests, seed, versions). `tensors` are the network's, by name.
     """
 
     method: str
@@ -49,6 +51,7 @@ class ModelFile:
     allow: frozenset[str] = frozenset()
     display_range: tuple[float, float]
     calibration: Calibration | None = None
+    counting: Counting = field(default_factory=Counting)
     provenance: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
@@ -101,8 +104,9 @@ def calibration_tensors(model_file: ModelFile) -> dict[str, np.ndarray]:
 
 def describe(model_file: ModelFile) -> str:
     """Write all of a model file but its tensors and calibration as JSON, for a model file's metadata."""
+    counts = model_file.counting.as_fields()
     header = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if counts else 1,
         "method": model_file.method,
         "preset": model_file.preset,
         "config": model_file.config,
@@ -114,6 +118,7 @@ def describe(model_file: ModelFile) -> str:
         "tiling": None if model_file.tiling is None else asdict(model_file.tiling),
         "display_range": model_file.display_range,
         "provenance": model_file.provenance,
+        **({"counting": counts} if counts else {}),
     }
     return json.dumps(header, sort_keys=True)
 
@@ -187,6 +192,7 @@ def _model_file_of(file: Path, header: dict[str, Any], tensors: dict[str, np.nda
             allow=frozenset(header["allow"]),
             display_range=(header["display_range"][0], header["display_range"][1]),
             calibration=None if scores is None or maxima is None else calibrate(scores, maxima),
+            counting=Counting.of_fields(header.get("counting", {})),
             provenance=header["provenance"],
             tensors=tensors,
         )

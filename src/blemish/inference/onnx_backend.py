@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.core.errors import ModelError, UsageError
+from blemish.core.errors import ConflictError, ModelError, UsageError
 from blemish.inference.backend import Output
 from blemish.inference.detector import Detector
-from blemish.inference.model_file import calibration_tensors, describe, model_file_of
+from blemish.inference.model_file import calibration_tensors, describe, model_file_bytes, model_file_of
 from blemish.inference.parity import differences, too_large
 from blemish.inference.providers import CPU, open_session
 
@@ -71,16 +71,17 @@ def load_exported(
     *,
     allow: frozenset[str] = frozenset(),
     false_alarm_rate: float | None = None,
+    review_rate: float | None = None,
     batch_size: int = 16,
     threads: int | None = None,
     provider: str = CPU,
 ) -> Detector:
     """Load an exported model.
 
-    `allow`, `false_alarm_rate` and `batch_size` are those of `Detector`; `threads` run the graph, None:
-    as many as there are cores. `provider` is one of `PROVIDERS`; any other than cpu must answer as that does.
-    Raises ModelError, one line, for a file that is not an exported blemish model or that the provider
-    computes otherwise, UsageError for a rate that cannot be promised and a provider that cannot be had.
+    `allow`, the rates and `batch_size` are those of `Detector`; `threads` run the graph, None: as many as
+    there are cores. `provider` is one of `PROVIDERS`; any other than cpu must answer as that does. Raises
+    ModelError, one line, for a file that is not an exported blemish model or that the provider computes
+    otherwise, UsageError for a rate that cannot be promised and a provider that cannot be had.
     """
     file = Path(path)
     content = _Unchanged(file)
@@ -105,6 +106,7 @@ def load_exported(
         backend=backend,
         allow=allow,
         false_alarm_rate=false_alarm_rate,
+        review_rate=review_rate,
         batch_size=batch_size,
     )
 
@@ -125,6 +127,22 @@ def attach(graph: onnx.ModelProto, model_file: ModelFile, *, portion: int | None
 def portion_of(graph: onnx.ModelProto) -> int | None:
     """Return how many images a graph is given at a time at most, None: any number."""
     return next((int(entry.value) for entry in graph.metadata_props if entry.key == PORTION), None)
+
+
+def version_bytes(source: Path, model_file: ModelFile) -> bytes:
+    """Return the content of a model file of the kind of `source`, whose network it has.
+
+    Raises ConflictError where an exported model needs the package onnx and it is missing.
+    """
+    if source.suffix.lower() != SUFFIX:
+        return model_file_bytes(model_file)
+    try:
+        import onnx
+    except ImportError as error:
+        raise ConflictError("a new version of an exported model needs onnx; pip install onnx") from error
+    graph = onnx.load(str(source))
+    attach(graph, model_file, portion=portion_of(graph))
+    return graph.SerializeToString()
 
 
 class _Unchanged:

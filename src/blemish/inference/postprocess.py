@@ -6,6 +6,8 @@ scores (h, w)  --pixel_map-->  map  --to_original_size-->  map (H, W)  --regions
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -21,17 +23,19 @@ ImageScore = Literal["max", "mean", "top1", "top5"]
 """How a map becomes the score of its image: see `image_score`."""
 
 
-def image_score(anomaly_map: np.ndarray, how: ImageScore) -> float:
+def image_score(anomaly_map: np.ndarray, how: ImageScore, *, inside: np.ndarray | None = None) -> float:
     """Reduce an anomaly map to the score of its image.
 
     `anomaly_map` is (h, w) at the model's resolution, unbounded; the score has its unit. `max` is the
     largest pixel, `mean` the mean of all, `top1` and `top5` the mean of the largest 1 % and 5 % (rounded
-    down, at least one pixel). Raises UsageError for an empty map, NaN, infinity or another `how`.
+    down, at least one pixel), of the pixels `inside`, bool (h, w); None: of all. Raises UsageError for an
+    empty map, NaN, infinity or another `how`.
 
     Source: `top5` is the rule of CPC-AD (section on the evaluation; there over sub-patches); `top1` is our
     choice, between it and the maximum: a speck is not averaged away, one odd pixel does not decide.
     """
-    values = _check_map(anomaly_map).astype(np.float64).ravel()
+    values = _check_map(anomaly_map).astype(np.float64)
+    values = values.ravel() if inside is None else values[inside]
     if how == "max":
         return float(values.max())
     if how == "mean":
@@ -129,6 +133,66 @@ def regions(anomaly_map: np.ndarray, threshold: float, *, min_area_px: int = 1) 
         for part in np.flatnonzero(areas >= min_area_px)
     ]
     return sorted(found, key=lambda region: (-region.peak, region.y0, region.x0))
+
+
+def large_parts(above: np.ndarray, *, min_area: float, min_length: float) -> np.ndarray:
+    """Return the pixels of a mask (H, W) that belong to its large 8-connected parts, bool (H, W).
+
+    Those have `min_area` pixels or more, and a box whose diagonal is `min_length` pixels or more.
+    """
+    kept = np.zeros(above.shape, dtype=bool)
+    if not above.any():
+        return kept
+    runs = connected_runs(above)
+    large = np.bincount(runs.parts, weights=runs.ends - runs.starts) >= min_area
+    if min_length:
+        across = _fold(np.maximum, runs, runs.ends) - _fold(np.minimum, runs, runs.starts)
+        down = _fold(np.maximum, runs, runs.rows) - _fold(np.minimum, runs, runs.rows) + 1
+        large &= np.hypot(across, down) >= min_length
+    for run in np.flatnonzero(large[runs.parts]):
+        kept[runs.rows[run], runs.starts[run] : runs.ends[run]] = True
+    return kept
+
+
+def opened_peak(
+    anomaly_map: np.ndarray, *, min_area: float, min_length: float, inside: np.ndarray | None = None
+) -> float | None:
+    """Return the largest level at which the map, at or above it, has a large part; None: it has no room.
+
+    `anomaly_map` (H, W), unbounded; large is meant as in `large_parts`. Of the map counts what is `inside`,
+    bool (H, W); None: all.
+    Exact: the level is a value of the map. First the levels that twice and twice as many pixels reach, until
+    there is a large part; then, within its box, the values between the last two by halves.
+
+    Raises UsageError for an empty map, NaN or infinity.
+    """
+    values, most = _check_map(anomaly_map), anomaly_map.size
+    if inside is not None:
+        values, most = np.where(inside, values, -np.inf), int(inside.sum())
+    # a diagonal step adds the root of 2 to the length
+    fewest = max(1, math.ceil(min_area), math.ceil(min_length / math.sqrt(2)))
+    large = partial(large_parts, min_area=min_area, min_length=min_length)
+    count, failed, kept = fewest, np.inf, np.zeros(values.shape, dtype=bool)
+    while not kept.any():
+        count = min(count, most)
+        level = np.partition(values, values.size - count, axis=None)[values.size - count]
+        kept = large(values >= level)
+        if count == most and not kept.any():
+            return None
+        if not kept.any():
+            failed, count = level, 2 * count
+    rows, columns = (np.flatnonzero(kept.any(axis=axis)) for axis in (1, 0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    within = np.where(kept[box], values[box], -np.inf)  # what is large at a higher level lies within
+    levels = np.unique(within[kept[box] & (within < failed)])
+    low, high = 0, len(levels)  # there is a large part at `low`, and none at `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        if large(within >= levels[middle]).any():
+            low = middle
+        else:
+            high = middle
+    return float(levels[low])
 
 
 def _largest_not_above(threshold: float, dtype: np.dtype) -> float | np.floating:

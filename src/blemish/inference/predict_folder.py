@@ -56,12 +56,13 @@ _IN_FLIGHT, _PIXELS_IN_FLIGHT = 8, 2**25  # images, and pixels of them, that may
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionCounts:
-    """The result of a call: numbers of images scored, anomalous and failed, and the first errors."""
+    """The result of a call: numbers of images scored, anomalous, failed and for review; the first errors."""
 
     scored: int = 0
     anomalous: int = 0
     failed: int = 0
     errors: list[str] = field(default_factory=list)
+    review: int = 0
 
     def __add__(self, other: PredictionCounts) -> PredictionCounts:
         """Add the numbers of two calls."""
@@ -70,6 +71,7 @@ class PredictionCounts:
             anomalous=self.anomalous + other.anomalous,
             failed=self.failed + other.failed,
             errors=[*self.errors, *other.errors][:MAX_ERRORS_KEPT],
+            review=self.review + other.review,
         )
 
 
@@ -100,7 +102,7 @@ def _predict_to(
     out: Path,
     on_row: Callable[[dict[str, Any]], None],
 ) -> PredictionCounts:
-    scored = anomalous = 0
+    scored = anomalous = review = 0
     errors: list[str] = []
     with (
         (out / "predictions.jsonl").open("w", encoding="utf-8") as lines,
@@ -112,10 +114,15 @@ def _predict_to(
             _write_row(row, lines, writer, table)
             scored += row["error"] is None
             anomalous += row["anomalous"] is True
+            review += row["decision"] == "review"
             errors += [row["error"]] if row["error"] else []
             on_row(row)
     counts = PredictionCounts(
-        scored=scored, anomalous=anomalous, failed=len(errors), errors=errors[:MAX_ERRORS_KEPT]
+        scored=scored,
+        anomalous=anomalous,
+        failed=len(errors),
+        errors=errors[:MAX_ERRORS_KEPT],
+        review=review,
     )
     write_summary(out, asdict(counts) | Promise.of(detector).as_fields())
     return counts
@@ -224,7 +231,7 @@ def row_of(path: str, result: Prediction | ImageError) -> dict[str, Any]:
     """Make the row of an input from its prediction or error, without the paths of pictures."""
     if isinstance(result, ImageError):
         return asdict(ResultRow(path=path, score=None, error=str(result)))
-    return asdict(ResultRow(**result.shared_fields())) | {"path": path}
+    return asdict(ResultRow(**result.shared_fields(), decision=result.decision)) | {"path": path}
 
 
 def _write_pictures(
@@ -252,14 +259,17 @@ def write_overlay(
 ) -> None:
     """Draw an image (H, W, C), or its preview, with its heat map.
 
-    When the model is calibrated its regions have contours.
+    When the model is calibrated the regions that count have contours.
     """
     low, high = detector.model_file.display_range
+    level, counting = detector.pixel_threshold, detector.model_file.counting
     draw.write_overlay(
         target,
         image,
         prediction.anomaly_map,
         low=low,
         high=high,
-        contour_level=detector.pixel_threshold,
+        contour_level=level,
+        outlined=None if level is None else counting.outlined(prediction.anomaly_map, level),
+        inside=counting.inside(prediction.anomaly_map.shape),
     )

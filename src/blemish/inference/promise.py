@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """The rate in force; without calibration images there is none, and no part is rejected."""
+    """The rates in force; without calibration images there are none, and no part is rejected."""
 
     false_alarm_rate: float | None
     """Share of good parts that may be rejected, in (0, 1)."""
@@ -24,13 +24,20 @@ class Promise:
     """The rate that is in force where nobody asks for one and enough images carry it."""
     usual_rate_needs: int = images_needed(DEFAULT_FALSE_ALARM_RATE)
     """Calibration images that the usual rate needs."""
+    counts: str | None = None
+    """Which regions count, in words; None: all of them."""
+    review_rate: float | None = None
+    """Share of good parts that may be rejected or sent to a person, above the other; None: none is sent."""
 
     @classmethod
     def of(cls, detector: Detector) -> Promise:
         """Return what a detector promises."""
-        calibration = detector.model_file.calibration
+        calibration, counting = detector.model_file.calibration, detector.model_file.counting
         return cls(
-            false_alarm_rate=detector.rate, calibration_images=calibration.n if calibration is not None else 0
+            false_alarm_rate=detector.rate,
+            calibration_images=calibration.n if calibration is not None else 0,
+            review_rate=detector.review_rate,
+            counts=counting.describe() if counting.as_fields() else None,
         )
 
     def as_fields(self) -> dict[str, Any]:
@@ -39,10 +46,15 @@ class Promise:
 
     def describe(self) -> str:
         """Say it in one line; where it is worse than usual, say why, and the cure."""
+        return self._rates() + ("" if self.counts is None else f"; counts: {self.counts}")
+
+    def _rates(self) -> str:
         usual = f"the usual {100 * self.usual_rate:.3g} % needs {self.usual_rate_needs}"
         if self.false_alarm_rate is None:
             return f"no false-alarm rate is promised: no image was held out to calibrate, and {usual}"
-        rate = f"false-alarm rate {100 * self.false_alarm_rate:.3g} %, promised by "
+        rate = f"false-alarm rate {100 * self.false_alarm_rate:.3g} %, "
+        rate += "" if self.review_rate is None else f"review rate {100 * self.review_rate:.3g} %, "
+        rate += "promised by "
         carried = f"{self.calibration_images} calibration image{'s' if self.calibration_images != 1 else ''}"
         if self.calibration_images >= self.usual_rate_needs:
             return rate + carried

@@ -27,6 +27,7 @@ def detector_of(
     device: str = "auto",
     allow: frozenset[str] = frozenset(),
     false_alarm_rate: float | None = None,
+    review_rate: float | None = None,
     batch_size: int = 16,
 ) -> Detector:
     """Build the detector of a model file, its network run by torch.
@@ -42,6 +43,7 @@ def detector_of(
         backend=TorchBackend(network, where),
         allow=allow,
         false_alarm_rate=false_alarm_rate,
+        review_rate=review_rate,
         batch_size=batch_size,
     )
 

@@ -7,7 +7,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.types import Region
-from blemish.record.rows import Alarm, Inspection, ModelRecord, Verdict, from_milliseconds, milliseconds
+from blemish.record.rows import (
+    ANOMALOUS,
+    Alarm,
+    Inspection,
+    ModelRecord,
+    Verdict,
+    from_milliseconds,
+    milliseconds,
+)
 from blemish.record.tables import LABELS, escape_text
 
 if TYPE_CHECKING:
@@ -51,7 +59,7 @@ def inspection_of(row: Row) -> Inspection:
     removed = row.files_removed is not None
     changed = {
         "time": from_milliseconds(row.time),
-        "anomalous": {"accepted": False, "rejected": True}.get(row.decision),
+        "anomalous": ANOMALOUS.get(row.decision),
         "regions": [Region(**region) for region in json.loads(row.regions)],
         "image": None if removed else row.image,
         "map": None if removed else row.map,

@@ -52,10 +52,11 @@ class KeptFiles(Transactions):
     ) -> list[Inspection]:
         """Return the oldest inspections whose files are kept, of those before `until`.
 
-        `wanted`: of rejected and failed parts and those that a person called a defect; else of the others.
+        `wanted`: of parts rejected, in review or failed, and those that a person called a defect; else of the
+        others.
         """
         defect = sa.func.coalesce(rows.verdict, "") == "defect"
-        wants = sa.or_(rows.decision.in_(("rejected", "failed")), defect)
+        wants = sa.or_(rows.decision.in_((*tables.FOR_A_PERSON, "failed")), defect)
         old = tables.conditions(Search(until=until), lag=self._lag)
         where = [tables.has_files, wants if wanted else ~wants, *old]
         query = sa.select(tables.inspections).where(*where).order_by(rows.id).limit(limit)

@@ -41,6 +41,7 @@ class QualityFigures:
     n: int
     accepted: int
     rejected: int
+    review: int
     unjudged: int
     failed: int
     sampled: int
@@ -50,7 +51,7 @@ class QualityFigures:
     false_rejects: Estimate
     """Good parts among the rejected parts that a person judged."""
     waiting: int
-    """Rejected and drawn parts that nobody has judged yet."""
+    """Rejected and drawn parts, and those in review, that nobody has judged yet."""
     reasons: tuple[tuple[str, int], ...]
     """Defects that people confirmed, by reason, the most frequent first; empty: none was given."""
 
@@ -127,12 +128,14 @@ class Quality(AuditLog):
             n=number(),
             accepted=number("accepted"),
             rejected=number("rejected"),
+            review=number("review"),
             unjudged=number("unjudged"),
             failed=number("failed"),
             sampled=number(drawn=True),
             escapes=_estimate(number("accepted", ["defect"], True), number("accepted", both, True)),
             false_rejects=_estimate(number("rejected", ["good"]), number("rejected", both)),
-            waiting=number("rejected", [None]) + number("accepted", [None], True),
+            waiting=sum(number(each, [None]) for each in tables.FOR_A_PERSON)
+            + number("accepted", [None], True),
             reasons=self._pareto(replace(wanted, verdict="defect")),
         )
 

@@ -35,7 +35,8 @@ class Policy:
     accepted_days: float | None = None
     """Files of accepted and unjudged parts; None: as long as there is room."""
     rejected_days: float | None = None
-    """Files of rejected and failed parts and of those called a defect; not less than `accepted_days`."""
+    """Files of parts rejected, in review or failed, and of those called a defect; not less than
+    `accepted_days`."""
     gigabytes: float | None = None
     """Room for all files, in 10⁹ bytes; None: as much as there is."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ulid import ULID, ULIDGenerator
 
 from blemish.core.errors import BlemishError, DataError
-from blemish.core.types import Result
+from blemish.core.types import Decision, Result, decision_of
 from blemish.inference.model_file import describe
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from blemish.inference.model_file import ModelFile
 
 Judgement = Literal["good", "defect"]
-Decision = Literal["accepted", "rejected", "unjudged", "failed"]
+ANOMALOUS: dict[str, bool] = {"accepted": False, "review": False, "rejected": True}
+"""What a recorded decision says of `Result.anomalous`; it is None for all others."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RANDOM_BITS = 80
@@ -70,9 +71,7 @@ class Inspection(Result):
     @property
     def decision(self) -> Decision:
         """What the machine decided about the part."""
-        if self.error is not None:
-            return "failed"
-        return "unjudged" if self.anomalous is None else "rejected" if self.anomalous else "accepted"
+        return "failed" if self.error is not None else decision_of(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +190,7 @@ class Bucket:
     time: datetime
     n: int
     rejected: int
+    review: int
     failed: int
     median_seconds: float | None
     p99_seconds: float | None

@@ -22,6 +22,7 @@ from blemish.record.drift_states import DriftStates
 from blemish.record.kept_files import KeptFiles
 from blemish.record.rollups import RollUps
 from blemish.record.rows import (
+    ANOMALOUS,
     Alarm,
     Bucket,
     Decision,
@@ -215,7 +216,7 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
             where.append(rows.id > since_id)
         query = sa.select(rows.id, rows.score, rows.decision, rows.verdict).where(*where).order_by(rows.id)
         for row in self._stream(query):
-            yield row.id, row.score, {"accepted": False, "rejected": True}.get(row.decision), row.verdict
+            yield row.id, row.score, ANOMALOUS.get(row.decision), row.verdict
 
     def export(
         self,

@@ -180,8 +180,11 @@ for column in ("model", "decision", "part", "verdict"):
     Index(f"ix_inspections_{column}_id", rows[column], rows.id)
 for column in ("image", "map"):
     Index(f"ix_inspections_{column}", rows[column])
+FOR_A_PERSON: tuple[Decision, ...] = ("rejected", "review")
+"""Decisions that a person looks at."""
 to_judge = and_(
-    rows.verdict.is_(None), or_(rows.decision == literal_column("'rejected'"), rows.sample.is_not(None))
+    rows.verdict.is_(None),
+    or_(*(rows.decision == literal_column(f"'{name}'") for name in FOR_A_PERSON), rows.sample.is_not(None)),
 )
 Index("ix_inspections_to_judge", rows.id, sqlite_where=to_judge, postgresql_where=to_judge)
 Index("ix_inspections_number", rows.number, unique=True)
@@ -217,7 +220,7 @@ class Search:
     shift: str | None = None
     station: str | None = None
     to_judge: bool = False
-    """Only what waits for a person: rejected parts and drawn ones, without a verdict."""
+    """Only what waits for a person: parts that were rejected, sent to review or drawn, without a verdict."""
 
 
 def conditions(search: Search, *, lag: timedelta) -> list[ColumnElement[bool]]:

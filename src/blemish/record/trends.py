@@ -48,6 +48,7 @@ def _bucket(start: int, decisions: np.ndarray, seconds: np.ndarray, scores: np.n
         time=from_milliseconds(start),
         n=len(seconds),
         rejected=n[DECISIONS.index("rejected")],
+        review=n[DECISIONS.index("review")],
         failed=n[DECISIONS.index("failed")],
         median_seconds=float(np.median(seconds)) if len(seconds) else None,
         p99_seconds=float(np.quantile(seconds, 0.99)) if len(seconds) else None,

@@ -26,6 +26,8 @@ class ReportImage:
     anomalous: bool | None
     overlay: str
     thumbnail: str | None
+    review: bool = False
+    """Whether the part is neither accepted nor rejected: a person looks at it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,7 @@ def _check(evaluation: Mapping[str, Any], images: list[ReportImage]) -> None:
 
 
 def _is_miss(image: ReportImage) -> bool:
-    return image.anomalous is not None and image.anomalous != (image.label != GOOD)
+    return image.anomalous is not None and image.anomalous != (image.label != GOOD) and not image.review
 
 
 def _gallery(images: list[ReportImage]) -> tuple[list[_Group], list[_Group]]:
@@ -265,6 +265,21 @@ def _numbers(evaluation: Mapping[str, Any]) -> list[_Figure]:
         _figure(e, "n_good", "Good test images", str),
         _figure(e, "n_defect", "Defective test images", str),
     ]
+    if e.get("requested_review_rate") is not None:
+        asked = f"asked for {format_percent(e['requested_review_rate'])}"
+        numbers += [
+            _figure(
+                e,
+                "review_rate",
+                "Good parts not accepted",
+                format_percent,
+                f"{asked}; for review or rejected",
+            ),
+            _figure(
+                e, "review_detection_rate", "Defects not accepted", format_percent, "for review or rejected"
+            ),
+            _figure(e, "review_threshold", "Review threshold", format_number, "a higher score is for review"),
+        ]
     if e["au_spro_fpr5"] is not None:  # data sets with saturations alone have it
         numbers.insert(4, _figure(e, "au_spro_fpr5", "AU-sPRO, FPR up to 5 %", format_area, "area / 0.05"))
     return numbers

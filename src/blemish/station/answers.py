@@ -27,6 +27,7 @@ def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
     engine = station.engines.get(record.digest)
     detector = engine and engine.model.detector
     calibration = detector and detector.model_file.calibration
+    counting = detector and detector.model_file.counting
     first = record.description.get("first_use", {})  # what an earlier version said when it was in use
     return ModelAnswer(
         digest=record.digest,
@@ -41,9 +42,12 @@ def model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
         calibration_images=calibration.n if calibration else first.get("calibration_images", 0),
         lowest_false_alarm_rate=calibration.lowest_rate if calibration else None,
         false_alarm_rate=detector.rate if detector else first.get("false_alarm_rate"),
+        review_rate=detector.review_rate if detector else first.get("review_rate"),
         usual_rate=Promise.usual_rate,
         usual_rate_needs=Promise.usual_rate_needs,
         threshold=detector.threshold if detector else first.get("threshold"),
+        review_threshold=detector.review_threshold if detector else first.get("review_threshold"),
+        counts=counting.describe() if counting and counting.as_fields() else None,
         display_range=detector.model_file.display_range if detector else record.description["display_range"],
         drift=_drift_of(record.digest, station),
     )

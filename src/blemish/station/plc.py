@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CONTRACT = 1
 """The number of the meaning of what follows; another one means that a PLC's program must be looked at."""
-CODES: dict[Decision, int] = {"accepted": 1, "rejected": 2, "unjudged": 3, "failed": 4}
+CODES: dict[Decision, int] = {"accepted": 1, "rejected": 2, "unjudged": 3, "failed": 4, "review": 5}
 """0: no part yet."""
 NAMESPACE = "urn:blemish:station"
 _READ_REGISTERS = (3, 4)  # the functions of Modbus that read holding and input registers
@@ -55,6 +55,7 @@ class LineState:
     unjudged: int = 0
     failed: int = 0
     score: float = 0.0
+    review: int = 0
     part: str = ""
     id: str = ""
 
@@ -62,14 +63,14 @@ class LineState:
 SHORT = ("contract", "heartbeat", "ready", "decision", "sequence", "drift")
 """One register each, modulo 65,536."""
 COUNTERS = ("inspected", "accepted", "rejected", "unjudged", "failed")
-"""Two registers each, modulo 2³², the high half first."""
+"""Two registers each, modulo 2³², the high half first; `review` as well, after the score."""
 
 
 def registers(state: LineState) -> list[int]:
-    """Return the 18 input registers of a state; the score is a float32 in the last two."""
+    """Return the 20 input registers of a state; the score is a float32 in two."""
     short = [int(getattr(state, name)) % 2**16 for name in SHORT]
     long = struct.pack(">5I", *(getattr(state, name) % 2**32 for name in COUNTERS))
-    return short + list(struct.unpack(">12H", long + struct.pack(">f", state.score)))
+    return short + list(struct.unpack(">14H", long + struct.pack(">fI", state.score, state.review % 2**32)))
 
 
 class Plc:

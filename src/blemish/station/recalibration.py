@@ -1,8 +1,9 @@
 """A model calibrated anew, on parts that production has shown to be good: the same network, new thresholds.
 
 The newest parts of a model are taken, all but those that a person called a defect. So that they stand for
-good production, no rejected part among them may be without a verdict: leaving those out would leave out the
-very tail that thresholds are made of, and taking only judged ones would take nothing but rejects.
+good production, no part among them that was rejected or sent to review may be without a verdict: leaving
+those out would leave out the very tail that thresholds are made of, and taking only judged ones would take
+nothing but rejects.
 """
 
 from __future__ import annotations
@@ -12,18 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.core.errors import ConflictError, DataError, UsageError
+from blemish.core.errors import DataError, UsageError
 from blemish.inference import postprocess
 from blemish.inference.calibration import calibrate
-from blemish.inference.model_file import model_file_bytes
-from blemish.inference.onnx_backend import SUFFIX, attach, portion_of
 from blemish.record.rows import standing
 from blemish.record.tables import Search
 from blemish.station.render import read_map
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from blemish.core.types import Decision
+    from blemish.inference.counting import Counting
     from blemish.inference.model_file import ModelFile
     from blemish.record.archive import Archive
     from blemish.record.rows import Inspection
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
 PARTS = 500
 """The newest parts that are looked at, unless told."""
+WAITS: dict[Decision, str] = {"rejected": "rejected", "review": "sent to review"}
+"""Decisions after which a person judges, in words."""
 
 
 def recalibrated(
@@ -46,8 +47,8 @@ def recalibrated(
 
     `station`: only parts of the station of that name, whose images are here; None: all.
 
-    Raises DataError while rejected parts among them wait for a verdict, and when fewer are left than the
-    model was calibrated on; UsageError for fewer `parts` than 1.
+    Raises DataError while parts among them that were rejected or sent to review wait for a verdict, and when
+    fewer are left than the model was calibrated on; UsageError for fewer `parts` than 1.
     """
     if parts < 1:
         raise UsageError(f"{parts} parts: give 1 or more")
@@ -55,10 +56,13 @@ def recalibrated(
     newest = [row for row in found if row.score is not None]
     given = {id: standing(each) for id, each in store.verdicts(row.id for row in newest).items()}
     verdicts = {id: each[-1].verdict for id, each in given.items() if each}
-    waiting = [row for row in newest if row.decision == "rejected" and row.id not in verdicts]
+    waiting = [row for row in newest if row.decision in WAITS and row.id not in verdicts]
     if waiting:
+        what = " or ".join(
+            word for name, word in WAITS.items() if any(row.decision == name for row in waiting)
+        )
         raise DataError(
-            f"{len(waiting)} of the newest {len(newest)} parts were rejected and wait for a verdict; "
+            f"{len(waiting)} of the newest {len(newest)} parts were {what} and wait for a verdict; "
             "judge them first, or take fewer parts"
         )
     good = [row for row in newest if verdicts.get(row.id) != "defect" and row.files_removed is None]
@@ -69,7 +73,7 @@ def recalibrated(
             f"{needed}; inspect more, or take more parts"
         )
     scores = np.array([row.score for row in good], np.float64)
-    maxima = np.array([_maximum(row, archive) for row in good])
+    maxima = np.array([_maximum(model_file.counting, row, archive) for row in good])
     about = {"from": digest, "parts": len(good), "first": good[-1].id, "last": good[0].id}
     return replace(
         model_file,
@@ -78,26 +82,10 @@ def recalibrated(
     )
 
 
-def _maximum(row: Inspection, archive: Archive) -> float:
-    """Return the largest value of a part's map at the size of its image, as calibration counts it."""
+def _maximum(counting: Counting, row: Inspection, archive: Archive) -> float:
+    """Return the largest value of a part's map at the size of its image that counts, as in calibration."""
     assert row.map
     assert row.height
     assert row.width
     coarse_map = read_map(archive.read(row.map, "map"))
-    return float(postprocess.to_original_size(coarse_map, (row.height, row.width)).max())
-
-
-def version_bytes(source: Path, model_file: ModelFile) -> bytes:
-    """Return the content of a model file of the kind of `source`, whose network it has.
-
-    Raises ConflictError where an exported model needs the package onnx and it is missing.
-    """
-    if source.suffix.lower() != SUFFIX:
-        return model_file_bytes(model_file)
-    try:
-        import onnx
-    except ImportError as error:
-        raise ConflictError("a new version of an exported model needs onnx; pip install onnx") from error
-    graph = onnx.load(str(source))
-    attach(graph, model_file, portion=portion_of(graph))
-    return graph.SerializeToString()
+    return counting.peak(postprocess.to_original_size(coarse_map, (row.height, row.width)), name=row.path)

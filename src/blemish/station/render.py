@@ -19,6 +19,7 @@ from blemish.station.engine_jobs import ONE_LARGE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from blemish.inference.counting import Counting
     from blemish.record.store import Inspection
     from blemish.station.station import MapStyle
 
@@ -43,6 +44,7 @@ def room_for(inspection: Inspection) -> Iterator[None]:
 def overlay_name(inspection: Inspection, style: MapStyle) -> str:
     """Name an overlay by all that it is made of besides the image."""
     drawn_of = f"{inspection.map} {style.display_range} {style.pixel_threshold}"
+    drawn_of += f" {style.counting.as_fields()}" if style.counting.as_fields() else ""
     return f"overlay-{hashlib.sha256(drawn_of.encode()).hexdigest()[:16]}.png"
 
 
@@ -58,27 +60,35 @@ def read_map(data: bytes) -> np.ndarray:
     return np.ascontiguousarray(tifffile.imread(io.BytesIO(data)), np.float32)
 
 
-def raw_map(data: bytes) -> tuple[bytes, int, int]:
+def raw_map(data: bytes, counting: Counting) -> tuple[bytes, int, int]:
     """Return a map's values row by row, float32 little-endian, with its height and width, `SIDE` at most."""
-    values = read_map(data)
+    values = counting.confine(read_map(data), coarse=True)
     values = resize(values[None], fit_size(SIDE, values.shape))[0]
     return values.astype("<f4").tobytes(), *values.shape
 
 
-def full_map(data: bytes, inspection: Inspection) -> bytes:
+def full_map(data: bytes, inspection: Inspection, counting: Counting) -> bytes:
     """Make a float32 TIFF of the image's size from a map file."""
     assert inspection.height
     assert inspection.width
-    return draw.encode_map(
-        postprocess.to_original_size(read_map(data), (inspection.height, inspection.width))
-    )
+    values = postprocess.to_original_size(read_map(data), (inspection.height, inspection.width))
+    return draw.encode_map(counting.confine(values))
 
 
-def overlay(
-    image: bytes, map_data: bytes, *, display_range: tuple[float, float], level: float | None
-) -> bytes:
-    """Draw an image with its map over it, PNG; `level`: where its contour is drawn."""
+def overlay(image: bytes, map_data: bytes, style: MapStyle) -> bytes:
+    """Draw an image with its map over it, PNG, with a contour around the regions that count."""
     pixels = decode(image)
     anomaly_map = postprocess.to_original_size(read_map(map_data), pixels.shape[:2])
-    low, high = display_range
-    return draw.overlay(pixels, anomaly_map, low=low, high=high, contour_level=level)
+    level, (low, high) = style.pixel_threshold, style.display_range
+    counting = style.counting
+    inside = counting.inside(anomaly_map.shape)
+    outlined = None if level is None else counting.outlined(anomaly_map, level)
+    return draw.overlay(
+        pixels,
+        counting.confine(anomaly_map),
+        low=low,
+        high=high,
+        contour_level=level,
+        outlined=outlined,
+        inside=inside,
+    )

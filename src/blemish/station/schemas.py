@@ -138,9 +138,12 @@ class ModelAnswer(BaseModel):
     calibration_images: int
     lowest_false_alarm_rate: float | None
     false_alarm_rate: float | None
+    review_rate: float | None = Field(description="share that may be rejected or reviewed; null: none is")
     usual_rate: float = Field(description="the rate that is in force where enough images carry it")
     usual_rate_needs: int = Field(description="calibration images that the usual rate needs")
     threshold: float | None
+    review_threshold: float | None
+    counts: str | None = Field(description="which regions count, in words; null: all, or not in use here")
     display_range: tuple[float, float]
     drift: DriftAnswer | None
 
@@ -186,6 +189,7 @@ class BucketAnswer(BaseModel):
     time: datetime
     n: int
     rejected: int
+    review: int
     failed: int
     median_seconds: float | None
     p99_seconds: float | None
@@ -215,12 +219,13 @@ class QualityAnswer(BaseModel):
     n: int
     accepted: int
     rejected: int
+    review: int
     unjudged: int
     failed: int
     sampled: int = Field(description="accepted parts that were drawn for a person")
     escapes: EstimateAnswer = Field(description="defects among the drawn parts that were judged")
     false_rejects: EstimateAnswer = Field(description="good parts among the rejected parts that were judged")
-    waiting: int = Field(description="rejected and drawn parts without a verdict")
+    waiting: int = Field(description="rejected and drawn parts, and those in review, without a verdict")
     reasons: list[ReasonAnswer]
 
 
@@ -251,6 +256,8 @@ class CalibrationAnswer(BaseModel):
 
     scores: list[float]
     map_maxima: list[float]
+    min_area_px: float = Field(description="the smallest region that counts")
+    min_length_px: float = Field(description="the same for the diagonal of its box")
 
 
 class Problem(BaseModel):

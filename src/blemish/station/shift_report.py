@@ -72,6 +72,7 @@ def _table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 def _decisions(figures: QualityFigures) -> str:
     kinds = (
         ("accepted", figures.accepted),
+        *((("for review", figures.review),) if figures.review else ()),
         ("rejected", figures.rejected),
         ("not decided", figures.unjudged),
         ("failed", figures.failed),
@@ -95,7 +96,7 @@ def _sampled(figures: QualityFigures, share: float) -> str:
         "<h2>What people found</h2>"
         + _table(head, rows)
         + f"<p>{drawn} {figures.sampled} were drawn in this time. "
-        f"{figures.waiting} rejected or drawn parts wait for a verdict.</p>"
+        f"{figures.waiting} parts that were rejected, sent to review or drawn wait for a verdict.</p>"
     )
 
 

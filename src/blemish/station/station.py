@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from blemish.core.errors import BlemishError, ConflictError, NotFoundError
 from blemish.images.limits import MAX_PIXELS
 from blemish.inference import load
+from blemish.inference.counting import Counting
 from blemish.inference.model_file import find_model
+from blemish.inference.onnx_backend import version_bytes
 from blemish.record.archive import Archive
 from blemish.record.labels import Labelling
 from blemish.record.retention import Policy, retain
@@ -28,7 +30,7 @@ from blemish.station.engine import Engine
 from blemish.station.engine_jobs import Model
 from blemish.station.following import Following
 from blemish.station.readiness import KINDS, Readiness, Troubles
-from blemish.station.recalibration import recalibrated, version_bytes
+from blemish.station.recalibration import recalibrated
 from blemish.station.training_jobs import Trainings
 
 if TYPE_CHECKING:
@@ -44,10 +46,11 @@ FOLLOWING_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class MapStyle:
-    """How maps are drawn: the values of the colours' ends, and where the contour runs."""
+    """How maps are drawn: the values of the colours' ends, where the contour runs, and around what."""
 
     display_range: tuple[float, float]
     pixel_threshold: float | None
+    counting: Counting = field(default_factory=Counting)
 
 
 class Station:
@@ -60,6 +63,7 @@ class Station:
         *,
         database: str | None = None,
         false_alarm_rate: float | None = None,
+        review_rate: float | None = None,
         allow: frozenset[str] = frozenset(),
         device: str = "auto",
         capacity: int = 64,
@@ -86,7 +90,8 @@ class Station:
         self._names: dict[str, str] = {}
         self._models_lock = threading.Lock()
         self.versions = Versions(folder / VERSIONS)
-        self._load = partial(load.load, device=device, allow=allow, false_alarm_rate=false_alarm_rate)
+        rates = {"false_alarm_rate": false_alarm_rate, "review_rate": review_rate}
+        self._load = partial(load.load, device=device, allow=allow, **rates)
         self._limits = {"capacity": capacity, "max_pixels": max_pixels}
         for path in models:
             self._start(self.versions.start(path), path.stem if path.is_file() else path.resolve().name)
@@ -135,6 +140,8 @@ class Station:
             "calibration_images": calibration.n if calibration else 0,
             "false_alarm_rate": detector.rate,
             "threshold": detector.threshold,
+            "review_rate": detector.review_rate,
+            "review_threshold": detector.review_threshold,
         }
         self.store.add_model(replace(record, description=record.description | {"first_use": first_use}))
         if calibration is not None:
@@ -229,10 +236,12 @@ class Station:
         engine = self.engines.get(digest)
         if engine is not None:
             detector = engine.model.detector
-            return MapStyle(detector.model_file.display_range, detector.pixel_threshold)
+            model_file = detector.model_file
+            return MapStyle(model_file.display_range, detector.pixel_threshold, model_file.counting)
         record = next((r for r in self.store.models() if r.digest == digest), None)
-        low, high = record.description["display_range"] if record else (0.0, 1.0)
-        return MapStyle((low, high), None)
+        description = record.description if record else {"display_range": (0.0, 1.0)}
+        low, high = description["display_range"]
+        return MapStyle((low, high), None, Counting.of_fields(description.get("counting", {})))
 
     def act(self, who: str | None, what: str, subject: str = "", detail: dict[str, Any] | None = None) -> Act:
         """Return an act of somebody, None: nobody knows who, as the audit log takes it."""

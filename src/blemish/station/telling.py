@@ -53,4 +53,4 @@ class Telling:
 def _event_of(row: Recorded) -> Event | None:
     if row.decision == "rejected":
         return "reject"
-    return "review" if row.sample is not None else None
+    return "review" if row.decision == "review" or row.sample is not None else None

@@ -43,8 +43,12 @@ def calibrate_model(
         if isinstance(prediction, ImageError):
             raise prediction
         scores.append(prediction.score)
-        maxima.append(float(prediction.anomaly_map.max()))
-        medians.append(float(np.median(prediction.anomaly_map)))
+        # with sizes the score is that very value
+        sized = model_file.counting.has_sizes
+        maxima.append(prediction.score if sized else model_file.counting.peak(prediction.anomaly_map))
+        inside = model_file.counting.inside(prediction.anomaly_map.shape)
+        seen_map = prediction.anomaly_map if inside is None else prediction.anomaly_map[inside]
+        medians.append(float(np.median(seen_map)))
     low = float(np.median(medians))
     return replace(
         model_file,

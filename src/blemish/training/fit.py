@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
 from blemish.data.dataset import Dataset, open_dataset, split_good
 from blemish.data.known_defects import read_known_defects
+from blemish.inference.counting import Counting
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import MODEL_NAME, ModelFile, save_model_file
 from blemish.inference.torch_backend import TorchBackend
@@ -56,6 +57,7 @@ def fit(
     image_options: ImageOptions | None = None,
     known_defects: str | Path | None = None,
     drop_suspects: float = 0.0,
+    counting: Counting | None = None,
     watcher: Watcher | None = None,
 ) -> Detector:
     """Learn what good looks like from the good images of `data`, and return the detector.
@@ -77,12 +79,14 @@ def fit(
             never learnt.
         drop_suspects: share of the training images, in [0, 0.5], that is not learnt: those that a quick model
             of the others finds most unusual.
+        counting: where, and from which size on, a region counts; None: all regions do.
         watcher: is told of the progress.
 
     Started by torchrun or `accelerate launch`, each process returns the detector and the first one writes.
     Raises BlemishError, one line, on whatever cannot be done.
     """
     watcher, image_options = watcher or Silent(), image_options or ImageOptions()
+    counting = counting or Counting()
     method, config = _asked_for(method, preset, config)
     kind = method_named(method)
     start, folder = kind.start(config), None if out is None else Path(out)
@@ -103,13 +107,17 @@ def fit(
         config = shaped(config, split)
     provenance = provenance_of(dataset.name, split, seed) | start.provenance
     provenance |= known_in_choice.provenance_of(known)
-    identity = identity_of(method, asdict(config), provenance) | suspects.identity_of(drop_suspects)
+    identity = (
+        identity_of(method, asdict(config), provenance)
+        | counting.identity()
+        | suspects.identity_of(drop_suspects)
+    )
     if folder is not None and (folder / MODEL_NAME).exists():
-        asked = describe_format(split, image_options) | {"precision": precision}
-        return load_finished(folder, identity | asked, split, device)
+        wanted = identity | {"precision": precision, "what counts": counting.describe()}
+        return load_finished(folder, wanted | describe_format(split, image_options), split, device)
     accelerator = make_accelerator(device, precision)
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
-    images = load_images(split, config, image_options, watcher.loading, seed)
+    images = load_images(split, config, image_options, watcher.loading, seed, roi=counting.roi)
     images, dropped = suspects.without_suspects(images, split, drop_suspects, seed)
     provenance |= dropped
     identity |= {"image format": images.image_format.describe(), "precision": accelerator.mixed_precision}
@@ -129,7 +137,7 @@ def fit(
     network, outcome, choice = _learn(kind, start, config, images, lesson, watcher, known)
     provenance |= choice
     backend = TorchBackend(network, accelerator.device)
-    model_file = _model_file(method, preset, network, images, provenance)
+    model_file = replace(_model_file(method, preset, network, images, provenance), counting=counting)
     model_file = calibrate_model(model_file, backend, split, images.held_out)
     if folder is not None and accelerator.is_main_process:
         write_run(folder, model_file, outcome, accelerator, split)

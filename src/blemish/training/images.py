@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from blemish.data.dataset import Split
     from blemish.images.preprocess import ImageFormat
+    from blemish.images.roi import Roi
     from blemish.methods.config import DetectorConfig
     from blemish.training.batches import ImageBatches
 
@@ -84,11 +85,14 @@ def load_images(
     options: ImageOptions,
     loading: Callable[[int], Callable[[], None]],
     seed: int,
+    *,
+    roi: Roi | None = None,
 ) -> TrainingImages:
     """Decode training and validation images, each checked against the format of the first one.
 
     Calibration images are checked as well: a bad one has to be found before the training, not after it.
-    `loading` is told how many images come, and returns what to call for each. Raises BlemishError for one
+    `loading` is told how many images come, and returns what to call for each; outside of `roi` the images are
+    covered. Raises BlemishError for one
     that cannot be used.
     """
     declared = asdict(options)
@@ -117,6 +121,7 @@ def load_images(
         on_image=loaded,
         tiling=config.tiling,
         seed=seed,
+        roi=roi,
     )
     train = cache([s.path for s in split.train], size=config.loading_size, compact=larger)
     contrast.refuse_without("training")

@@ -104,6 +104,7 @@ def load_finished(folder: Path, wanted: dict[str, Any], split: Split, device: st
     model_file = detector.model_file
     found = identity_of(model_file.method, options_of(model_file), model_file.provenance)
     found |= describe_format_of(model_file.image_format, model_file.allow)
+    found |= {"what counts": model_file.counting.describe()}
     found |= _said_of_run(folder, wanted)
     found["suspects dropped"] = model_file.provenance.get("dropped", {}).get("share", 0.0)
     wanted = {"suspects dropped": 0.0} | wanted

@@ -51,11 +51,12 @@ class WatchSettings:
     """Where inspections.jsonl, maps/ and overlays/ are written. In a station's folder, the version of the
     model is used that the station uses."""
     move_to: Path | None = None
-    """A recorded file goes to accepted/, rejected/, failed/ or, without a calibration, unjudged/ below it;
-    None: it stays."""
+    """A recorded file goes to accepted/, review/, rejected/, failed/ or, without a calibration, unjudged/
+    below it; None: it stays."""
     allow: frozenset[str] = frozenset()
-    """This, `false_alarm_rate`, `device` and `provider` are as in `blemish.inference.load.load`."""
+    """This, the rates, `device` and `provider` are as in `blemish.inference.load.load`."""
     false_alarm_rate: float | None = None
+    review_rate: float | None = None
     device: str = "auto"
     provider: str = "cpu"
 
@@ -66,6 +67,7 @@ class WatchSettings:
             device=self.device,
             allow=self.allow,
             false_alarm_rate=self.false_alarm_rate,
+            review_rate=self.review_rate,
             batch_size=BATCH_SIZE,
             provider=self.provider,
         )
@@ -153,7 +155,7 @@ class _Inspector:
             for row in self._inspect(self._next_files()):
                 if self.move_to is not None:
                     arrival = Arrival(row["path"], row["size"], row["mtime_ns"])
-                    _move(self.folder, arrival, self.move_to / _outcome(row))
+                    _move(self.folder, arrival, self.move_to / row["decision"])
                 recorded += 1
                 on_row(row)
                 if should_stop():
@@ -228,12 +230,6 @@ class _Inspector:
         if self.sync is not None:
             self.sync.wake()
         return row
-
-
-def _outcome(row: dict[str, Any]) -> str:
-    if row["error"] is not None:
-        return "failed"
-    return {True: "rejected", False: "accepted", None: "unjudged"}[row["anomalous"]]
 
 
 def _move(folder: Path, arrival: Arrival, into: Path) -> None:

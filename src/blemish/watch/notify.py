@@ -47,6 +47,8 @@ class Receivers:
 
     on_reject: str | None = None
     """A command, of rejects alone."""
+    on_review: str | None = None
+    """A command, of parts that a person is to look at."""
     on_event: str | None = None
     """A command, of every event."""
     webhook: str | None = None
@@ -62,12 +64,13 @@ class Receivers:
         secret = None if self.webhook_secret is None else read_secret(self.webhook_secret)
         makers: dict[str, tuple[str | None, Callable[[str], Callable[[dict[str, Any]], None]]]] = {
             "on-reject": (self.on_reject, command),
+            "on-review": (self.on_review, partial(command, option="--on-review")),
             "on-event": (self.on_event, partial(command, option="--on-event")),
             "webhook": (self.webhook, webhook if secret is None else partial(webhook, secret=secret)),
             "mqtt": (self.mqtt, mqtt),
         }
         senders = {name: make(given) for name, (given, make) in makers.items() if given is not None}
-        only, again = {"on-reject": "reject"}, ("webhook", "mqtt")
+        only, again = {"on-reject": "reject", "on-review": "review"}, ("webhook", "mqtt")
         hooks = [
             Hook(name, send, say, retry=name in again, only=only.get(name)) for name, send in senders.items()
         ]
@@ -97,7 +100,7 @@ class Hook:
         retry: bool = True,
         only: str | None = None,
     ) -> None:
-        """Start the thread. `only`: the one `event` whose rows are taken; those without one are, too."""
+        """Start the thread. `only`: the one `event` whose rows are taken; a row without one is a reject."""
         self.only = only
         self.name, self.send, self.say, self.retry = name, send, say, retry
         self.waiting: deque[dict[str, Any]] = deque()
@@ -108,7 +111,7 @@ class Hook:
 
     def enqueue(self, row: dict[str, Any]) -> None:
         """Queue a row; never waits."""
-        if self.only is not None and row.get("event", self.only) != self.only:
+        if self.only is not None and row.get("event", "reject") != self.only:
             return
         with self.changed:
             if len(self.waiting) >= QUEUE_SIZE:

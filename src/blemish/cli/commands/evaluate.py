@@ -86,6 +86,9 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
         "seg_f1": "SegF1 at the rate promised",
         "requested_false_alarm_rate": "false-alarm rate promised",
         "false_alarm_rate": "false-alarm rate measured",
+        "requested_review_rate": "review rate promised",
+        "review_rate": "review rate measured",
+        "review_detection_rate": "defects not accepted",
         "detection_rate": "detection rate",
         "seconds_per_image": "seconds per image",
     }

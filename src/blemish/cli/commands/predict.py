@@ -111,6 +111,7 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
         inputs=options.inputs,
         out=options.out,
         false_alarm_rate=options.false_alarm_rate,
+        review_rate=options.review_rate,
         allow=frozenset(options.allow),
         batch_size=options.batch_size,
         device=options.device,
@@ -142,6 +143,7 @@ def _print_counts(counts: PredictionCounts, promise: Promise, rows: str) -> int:
         more = counts.failed - len(counts.errors)
         complain(f"failed: {more} more, see {rows.rpartition('/')[2]}")
     anomalous = "" if promise.false_alarm_rate is None else f", {counts.anomalous} anomalous"
+    anomalous += "" if promise.review_rate is None else f", {counts.review} for review"
     print(f"{counts.scored} scored{anomalous}, {counts.failed} failed: {rows}")
     print(promise.describe())
     return 1 if counts.failed else 0

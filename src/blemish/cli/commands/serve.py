@@ -175,6 +175,7 @@ def _outgoing(options: ServeOptions, station: Station) -> Iterator[None]:
 
     receivers = Receivers(
         on_reject=options.on_reject,
+        on_review=options.on_review,
         on_event=options.on_event,
         webhook=options.webhook,
         webhook_secret=options.webhook_secret,
@@ -199,6 +200,7 @@ def _station(options: ServeOptions) -> Station:
         options.folder,
         database=options.database,
         false_alarm_rate=options.false_alarm_rate,
+        review_rate=options.review_rate,
         allow=frozenset(options.allow),
         device=options.device,
         capacity=options.capacity,

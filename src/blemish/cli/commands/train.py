@@ -16,7 +16,7 @@ from blemish.cli.console import (
     print_summary,
     progress_bar,
 )
-from blemish.cli.options import CategoryOptions, DeviceOptions, LayoutOption, resources
+from blemish.cli.options import CategoryOptions, CountingOptions, DeviceOptions, LayoutOption, resources
 from blemish.cli.parser import parse_known, parse_with_config
 from blemish.cli.streams import complain
 from blemish.core.errors import BlemishError, UsageError
@@ -62,7 +62,7 @@ class DriverOptions(CategoryOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(DeviceOptions, LayoutOption, MethodOptions, DriverOptions):
+class TrainOptions(DeviceOptions, LayoutOption, CountingOptions, MethodOptions, DriverOptions):
     """Learn what good looks like from the good images of a data set.
 
     The options of the method are below; --preset sets their defaults. With --cluster it trains a model for
@@ -84,11 +84,15 @@ class TrainOptions(DeviceOptions, LayoutOption, MethodOptions, DriverOptions):
     """Bits that 16-bit files really use."""
     value_range: tuple[float, float] | None = None
     """Values of float images that mean 0 and 1."""
+    roi: Path | None = None
+    """Where the images count: a picture whose white counts, or polygons in JSON. All else is covered."""
 
 
 def train(arguments: list[str]) -> int:
     """Run `blemish train`."""
     chosen, _ = parse_known("train", MethodOptions, arguments)
+    from blemish.images.roi import read_roi
+    from blemish.inference.counting import Counting
     from blemish.methods import registry
     from blemish.training import fit as fitting
 
@@ -109,6 +113,7 @@ def train(arguments: list[str]) -> int:
         image_options=fitting.ImageOptions(
             channels=options.channels, bit_depth=options.bit_depth, value_range=options.value_range
         ),
+        counting=Counting(**options.sizes(), roi=None if options.roi is None else read_roi(options.roi)),
     )
     if options.cluster is not None:
         return _train_on_cluster(options, options.cluster, what_makes_a_model(arguments), out, fit)
@@ -191,3 +196,5 @@ def _print_model(out: Path, model_file: ModelFile) -> None:
     else:
         promised = f"false-alarm rates promised from {calibration.lowest_rate:.3g}"
         print(f"calibrated on {calibration.n} good images: {promised}")
+    if model_file.counting.as_fields():
+        print(f"counts: {model_file.counting.describe()}")

@@ -35,7 +35,7 @@ class WatchOptions(ModelOptions, HookOptions, LabelOptions):
     out: Path = Path("inspections")
     """Where to write."""
     move_to: Path | None = None
-    """Move recorded files to accepted/, rejected/ or failed/ below this folder; default: they stay."""
+    """Move recorded files to accepted/, review/, rejected/ or failed/ below this folder; else they stay."""
     database: str | None = None
     """Keep rows in a database too, and images and maps in OUT/archive: postgresql://..., sqlite:///FILE, or
     sqlite for a file in OUT."""
@@ -55,6 +55,7 @@ def watch(arguments: list[str]) -> int:
         move_to=options.move_to,
         allow=frozenset(options.allow),
         false_alarm_rate=options.false_alarm_rate,
+        review_rate=options.review_rate,
         device=options.device,
         provider=options.provider,
     )
@@ -86,6 +87,7 @@ def _notifying(options: WatchOptions, lines: Lines) -> Iterator[Callable[[dict[s
 
     receivers = Receivers(
         on_reject=options.on_reject,
+        on_review=options.on_review,
         webhook=options.webhook,
         webhook_secret=options.webhook_secret,
         mqtt=options.mqtt,
@@ -94,7 +96,9 @@ def _notifying(options: WatchOptions, lines: Lines) -> Iterator[Callable[[dict[s
 
         def on_row(row: dict[str, Any]) -> None:
             lines.out(_describe(row))
-            if row["anomalous"]:
+            if row["decision"] == "review":
+                tell({"event": "review"} | row)
+            elif row["anomalous"]:
                 tell(row)
 
         yield on_row
@@ -124,6 +128,6 @@ def _database(options: WatchOptions, lines: Lines) -> AbstractContextManager[Led
 
 
 def _describe(row: dict[str, Any]) -> str:
-    decision = {None: "", True: " rejected", False: " accepted"}[row["anomalous"]]
+    decision = {"unjudged": "", "review": " for review"}.get(row["decision"], f" {row['decision']}")
     score = row["error"] or f"score {row['score']:.4g}{decision}, {1000 * row['seconds']:.0f} ms"
     return f"{row['sequence']} {row['path']}: {score}"

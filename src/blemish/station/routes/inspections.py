@@ -85,7 +85,9 @@ def filters(
     part: Part | None = None,
     verdict: Judgement | None = None,
     unjudged: Annotated[bool, Query(description="only parts without a verdict")] = False,
-    to_judge: Annotated[bool, Query(description="only rejected and drawn parts without a verdict")] = False,
+    to_judge: Annotated[
+        bool, Query(description="only parts rejected, in review or drawn, without a verdict")
+    ] = False,
     text: Annotated[Part | None, Query(description="a fragment of part, file name or note")] = None,
     product: Part | None = None,
     line: Part | None = None,

@@ -47,9 +47,15 @@ def calibration(caller: Viewer, station: StationDep, digest: Digest) -> Calibrat
     """Return what the calibration images scored: thresholds of all rates follow from it."""
     engine = station.engines.get(digest)
     known = engine and engine.model.detector.model_file.calibration
-    if not known:
+    if not engine or not known:
         raise NotFoundError(f"model {digest}: is not in use here, or has no calibration")
-    return CalibrationAnswer(scores=known.scores.tolist(), map_maxima=known.map_maxima.tolist())
+    counting = engine.model.detector.model_file.counting
+    return CalibrationAnswer(
+        scores=known.scores.tolist(),
+        map_maxima=known.map_maxima.tolist(),
+        min_area_px=counting.min_area_px,
+        min_length_px=counting.min_length_px,
+    )
 
 
 @router.get("/alarms", response_model=list[AlarmAnswer])

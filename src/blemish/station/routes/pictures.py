@@ -53,10 +53,11 @@ def anomaly_map(
     """Return the anomaly map: float32 rows, little-endian, their number in `X-Map-Height`; or a TIFF."""
     inspection = find_inspection(station, id)
     data = _read_file(station, inspection.map, "map")
+    counting = station.map_style(inspection.model).counting
     if full:
         with render.room_for(inspection):
-            return Response(render.full_map(data, inspection), media_type="image/tiff")
-    rows, height, width = render.raw_map(data)
+            return Response(render.full_map(data, inspection, counting), media_type="image/tiff")
+    rows, height, width = render.raw_map(data, counting)
     size = {"X-Map-Height": str(height), "X-Map-Width": str(width)}
     return Response(rows, media_type="application/octet-stream", headers=size | render.FOR_EVER)
 
@@ -71,9 +72,7 @@ def overlay(caller: Viewer, station: StationDep, id: Id) -> Response:
         image_data = _read_file(station, inspection.image, "image")
         map_data = _read_file(station, inspection.map, "map")
         with render.room_for(inspection):
-            return render.overlay(
-                image_data, map_data, display_range=style.display_range, level=style.pixel_threshold
-            )
+            return render.overlay(image_data, map_data, style)
 
     return _picture(station, inspection, render.overlay_name(inspection, style), make)
 

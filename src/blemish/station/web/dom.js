@@ -28,11 +28,12 @@ export const at = (id) => document.getElementById(id);
 const PATHS = {
   accepted: ["M12 2.5a9.5 9.5 0 1 0 0 19a9.5 9.5 0 1 0 0-19z", "M7.4 12.4l3.2 3.2l6-6.6"],
   rejected: ["M8 2.5h8l5.5 5.5v8l-5.5 5.5h-8l-5.5-5.5v-8z", "M8.4 8.4l7.2 7.2M15.6 8.4l-7.2 7.2"],
+  review: ["M3.5 3.5h17v17h-17z", "M9 9.4a3 3 0 1 1 4.5 2.6c-1 .6-1.5 1.1-1.5 2.2M12 17.2v.2"],
   unjudged: ["M12 2.5l9.5 9.5l-9.5 9.5l-9.5-9.5z", "M12 7.6v5.2M12 16.2v.2"],
   failed: ["M12 3l10 17.5h-20z", "M12 9.5v5M12 17.4v.2"],
 };
 
-/** The mark of a decision: a circle with a tick, an octagon with a cross, a diamond, a triangle. */
+/** The mark of a decision: a circle with a tick, an octagon with a cross, a square, a diamond, a triangle. */
 export function mark(decision, label = null) {
   const [body, sign] = PATHS[decision];
   const meaning = label ? { role: "img", "aria-label": label } : { "aria-hidden": "true" };

@@ -203,6 +203,9 @@ export class InspectionPanel {
         { class: "facts" },
         fact(t("panel.score"), number(inspection.score)),
         fact(t("panel.threshold"), number(limit)),
+        ...(inspection.review_threshold === null
+          ? []
+          : [fact(t("panel.review_threshold"), number(inspection.review_threshold))]),
         fact(t("panel.p_value"), number(inspection.p_value, 3)),
       ),
       ...(this.calibration ? [scoreBar(inspection.score, limit, this.calibration.scores)] : []),
@@ -284,7 +287,9 @@ export class InspectionPanel {
   }
 
   renderWhatIf(own, limit) {
-    const decision = this.inspection.score > limit ? "rejected" : "accepted";
+    const { score, review_threshold: review } = this.inspection;
+    const kept = review !== null && score > review ? "review" : "accepted";
+    const decision = score > limit ? "rejected" : kept;
     const still = decision === this.inspection.decision ? "still_" : "";
     this.whatIf.replaceChildren(
       ...(own ? [t("panel.rate_means")] : [mark(decision), t(`panel.rate_${still}${decision}`)]),
@@ -298,7 +303,9 @@ export class InspectionPanel {
   renderRegions() {
     this.renderWhole();
     const found =
-      this.calibration && this.rate !== this.ownRate ? this.viewer.regions() : this.inspection.regions;
+      this.calibration && this.rate !== this.ownRate
+        ? this.viewer.regions().filter((region) => this.isLarge(region))
+        : this.inspection.regions;
     this.viewer.mark(null);
     this.regionsTitle.textContent = found.length
       ? t("panel.regions", { n: found.length })
@@ -306,6 +313,12 @@ export class InspectionPanel {
     this.regionsTitle.parentElement.hidden =
       this.inspection.decision === "failed" || this.inspection.threshold === null;
     this.list.replaceChildren(...found.slice(0, MOST_REGIONS).map((region, i) => this.regionItem(region, i)));
+  }
+
+  /** Whether a region counts, for the model of this part. */
+  isLarge({ x0, y0, x1, y1, area_px: area }) {
+    const { min_area_px: least, min_length_px: shortest } = this.calibration;
+    return area >= least && Math.hypot(x1 - x0, y1 - y0) >= shortest;
   }
 
   regionItem(region, i) {

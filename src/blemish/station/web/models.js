@@ -114,6 +114,10 @@ class ModelCard {
       [t("models.calibrated"), calibrated(model)],
       [t("models.rate"), percent(model.false_alarm_rate), fewImages(model)],
       [t("panel.threshold"), number(model.threshold)],
+      ...(model.review_rate === null
+        ? []
+        : [[t("models.review_rate"), percent(model.review_rate)], [t("panel.review_threshold"), number(model.review_threshold)]]),
+      ...(model.counts === null ? [] : [[t("models.counts"), model.counts]]),
       [
         t("drift.title"),
         drift ? driftState(drift) : t("drift.unwatched"),

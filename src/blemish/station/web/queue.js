@@ -1,4 +1,4 @@
-/** The view of what waits for a person: rejected and drawn parts without a verdict, one after another. */
+/** The view of what waits for a person: parts rejected, in review or drawn, without a verdict, one after another. */
 
 import { Away, get } from "./api.js";
 import { announce, at, toast } from "./dom.js";

@@ -73,6 +73,7 @@ export class TrendsView {
   render(summary, times, model) {
     const n = sum(summary, "n"),
       rejected = sum(summary, "rejected"),
+      review = sum(summary, "review"),
       failed = sum(summary, "failed");
     const slowest = Math.max(...summary.map((b) => b.p99_seconds ?? 0));
     const fact = (name, value, note) =>
@@ -80,6 +81,7 @@ export class TrendsView {
     at("trend-facts").replaceChildren(
       fact(t("trends.inspected"), n.toLocaleString(locale), t(`trends.in_${this.span}`)),
       fact(t("trends.rejected"), n ? percent(rejected / n) : "–", t("count.parts", { n: rejected })),
+      review ? fact(t("decision.review"), percent(review / n), t("count.parts", { n: review })) : "",
       fact(t("trends.failed"), failed.toLocaleString(locale), t("trends.failed_note")),
       fact(t("trends.slowest"), n ? seconds(slowest) : "–", t("trends.slowest_note")),
     );
@@ -142,6 +144,7 @@ export class TrendsView {
               when(b.time),
               b.n,
               b.rejected,
+              b.review,
               b.failed,
               number(b.score_quantiles?.[2]),
               seconds(b.median_seconds),

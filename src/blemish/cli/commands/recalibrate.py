@@ -1,0 +1,48 @@
+"""`blemish recalibrate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from blemish.cli.options import CountingOptions, DeviceOptions, LayoutOption
+from blemish.cli.parser import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecalibrateOptions(DeviceOptions, LayoutOption, CountingOptions):
+    """Make new thresholds from good images, without training; also when other sizes are to count.
+
+    Images that the model has learnt are left out. Sizes that are not given stay as they are.
+    """
+
+    model: Path
+    """Run folder, model file or exported model; it stays as it is."""
+    data: Path
+    """Good images: a folder, a manifest, or a category in MVTec layout, whose test images are not taken."""
+    out: Path
+    """Where to write: a new folder; for an exported model a file that ends in .onnx."""
+
+
+def recalibrate(arguments: list[str]) -> int:
+    """Run `blemish recalibrate`."""
+    options = parse("recalibrate", RecalibrateOptions, arguments)
+    from blemish.training.recalibrate import recalibrate as run
+
+    model_file, left_out = run(
+        options.model,
+        options.data,
+        options.out,
+        sizes=options.sizes(),
+        layout=options.layout,
+        device=options.device,
+    )
+    if left_out:
+        print(f"{left_out} images left out: the model has learnt them")
+    calibration = model_file.calibration
+    assert calibration is not None
+    promised = f"false-alarm rates promised from {calibration.lowest_rate:.3g}"
+    print(f"counts: {model_file.counting.describe()}")
+    print(f"calibrated on {calibration.n} good images: {promised}")
+    print(f"model: {options.out}")
+    return 0
