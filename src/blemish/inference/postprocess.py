@@ -7,7 +7,6 @@ scores (h, w)  --pixel_map-->  map  --to_original_size-->  map (H, W)  --regions
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -140,18 +139,23 @@ def large_parts(above: np.ndarray, *, min_area: float, min_length: float) -> np.
 
     Those have `min_area` pixels or more, and a box whose diagonal is `min_length` pixels or more.
     """
-    kept = np.zeros(above.shape, dtype=bool)
-    if not above.any():
-        return kept
     runs = connected_runs(above)
-    large = np.bincount(runs.parts, weights=runs.ends - runs.starts) >= min_area
-    if min_length:
+    chosen = _are_large(runs, min_area, min_length)[runs.parts]
+    offsets = runs.rows[chosen] * above.shape[1]
+    changes = np.zeros(above.size + 1, np.int8)  # 1 where a run begins, -1 where one has ended
+    np.add.at(changes, offsets + runs.starts[chosen], 1)
+    np.subtract.at(changes, offsets + runs.ends[chosen], 1)
+    return np.cumsum(changes[:-1], dtype=np.int8).astype(bool).reshape(above.shape)
+
+
+def _are_large(runs: Runs, min_area: float, min_length: float) -> np.ndarray:
+    """Tell of each part whether it is large, bool (count,)."""
+    large = np.bincount(runs.parts, weights=runs.ends - runs.starts, minlength=runs.count) >= min_area
+    if min_length and large.any():
         across = _fold(np.maximum, runs, runs.ends) - _fold(np.minimum, runs, runs.starts)
         down = _fold(np.maximum, runs, runs.rows) - _fold(np.minimum, runs, runs.rows) + 1
         large &= np.hypot(across, down) >= min_length
-    for run in np.flatnonzero(large[runs.parts]):
-        kept[runs.rows[run], runs.starts[run] : runs.ends[run]] = True
-    return kept
+    return large
 
 
 def opened_peak(
@@ -171,12 +175,11 @@ def opened_peak(
         values, most = np.where(inside, values, -np.inf), int(inside.sum())
     # a diagonal step adds the root of 2 to the length
     fewest = max(1, math.ceil(min_area), math.ceil(min_length / math.sqrt(2)))
-    large = partial(large_parts, min_area=min_area, min_length=min_length)
     count, failed, kept = fewest, np.inf, np.zeros(values.shape, dtype=bool)
     while not kept.any():
         count = min(count, most)
         level = np.partition(values, values.size - count, axis=None)[values.size - count]
-        kept = large(values >= level)
+        kept = large_parts(values >= level, min_area=min_area, min_length=min_length)
         if count == most and not kept.any():
             return None
         if not kept.any():
@@ -188,7 +191,7 @@ def opened_peak(
     low, high = 0, len(levels)  # there is a large part at `low`, and none at `high`
     while high - low > 1:
         middle = (low + high) // 2
-        if large(within >= levels[middle]).any():
+        if _are_large(connected_runs(within >= levels[middle]), min_area, min_length).any():
             low = middle
         else:
             high = middle
