@@ -83,6 +83,22 @@ def test_axes_have_letters_of_12_px_or_more(full: Running, tab: Open, width: int
     assert min(sizes) >= 12
 
 
+OUTSIDE = """() => [...document.querySelectorAll("button, .button, .tabs a, h2, dt, dd, label, p")]
+  .filter((e) => e.checkVisibility() && !e.closest(".strip, .wide"))
+  .filter((e) => e.getBoundingClientRect().right > innerWidth + 1
+    || (e.matches("button, .button") && e.scrollWidth > e.clientWidth + 1))
+  .map((e) => e.outerHTML)"""
+
+
+@pytest.mark.parametrize(("language", "width"), [("es", 390), ("de", 1024), ("es", 1024)])
+def test_long_words_have_room(full: Running, tab: Open, language: str, width: int):
+    page = tab(full.address, width=width, locale=language)
+    for view in VIEWS:
+        go(page, view)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+        assert not page.evaluate(OUTSIDE), view
+
+
 FOCUS = """() => {
   const all = [...document.querySelectorAll("a, button, input:not([type=file]), select, summary, canvas")];
   const seen = all.filter((e) => e.checkVisibility() && !e.disabled);
