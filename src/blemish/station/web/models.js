@@ -116,7 +116,10 @@ class ModelCard {
       [t("panel.threshold"), number(model.threshold)],
       ...(model.review_rate === null
         ? []
-        : [[t("models.review_rate"), percent(model.review_rate)], [t("panel.review_threshold"), number(model.review_threshold)]]),
+        : [
+            [t("models.review_rate"), percent(model.review_rate)],
+            [t("panel.review_threshold"), number(model.review_threshold)],
+          ]),
       ...(model.counts === null ? [] : [[t("models.counts"), model.counts]]),
       [
         t("drift.title"),
