@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 LARGE = (4000, 3000)
 KINDS = ("rows", "pictures", "jpeg", "tiff", "one", "start")
-FEW = 6
+FEW = 4
 """Large files, and cold starts, in a round."""
 
 
