@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.sklearn import BlemishDetector
 
-SMALL = PcaConfig(image_size=16, components=2, smoothing=0.0)
+SMALL = PcaConfig(image_size=16, components=1, smoothing=0.0, calibration_fraction=0.3)
 
 FEW = PcaConfig(image_size=32, components=2)
 
