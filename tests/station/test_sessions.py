@@ -19,7 +19,7 @@ from blemish.station.guard import Guard
 from blemish.station.routes import session
 from blemish.station.routes.access import RouteRoles
 from blemish.station.security import COOKIE, Caller, Tokens
-from blemish.station.sessions import MOST_OF_A_TOKEN, SESSION_HOURS, Sessions
+from blemish.station.sessions import MOST_OF_ONE, SESSION_HOURS, Sessions
 
 NOBODY = {"name": None, "role": None}
 
@@ -123,9 +123,9 @@ def test_one_token_has_so_many_sessions_at_a_time(tokens: Tokens, monkeypatch: p
     sessions = Sessions(tokens)
     first, other = begin(tokens, sessions), begin(tokens, sessions, "bob")
     (ann, _) = tokens.known
-    later = [sessions.begin(ann) for _ in range(MOST_OF_A_TOKEN)]
+    later = [sessions.begin(ann) for _ in range(MOST_OF_ONE)]
     found = [name_of(sessions, secret) for secret in (first, *later)]
-    assert found == [None] + ["ann"] * MOST_OF_A_TOKEN
+    assert found == [None] + ["ann"] * MOST_OF_ONE
     assert name_of(sessions, other) == "bob"
 
 

@@ -25,6 +25,7 @@ EXTRAS = {
         "station",
     ),
     "psycopg": "postgres",
+    **dict.fromkeys(("authlib", "joserfc", "requests"), "oidc"),
     **dict.fromkeys(("fsspec", "pyarrow", "ray"), "cluster"),
 }
 """What brings a package that is not there."""

@@ -17,6 +17,7 @@ from blemish.station.guard import Guard
 from blemish.station.prometheus import Meters
 from blemish.station.proxy import Place, RootPath
 from blemish.station.routes import (
+    account,
     audit_log,
     health,
     inspections,
@@ -34,6 +35,7 @@ from blemish.station.token_changes import TokenChanges
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from blemish.station.oidc import Provider
     from blemish.station.security import Tokens
     from blemish.station.station import Station
 
@@ -45,6 +47,7 @@ ROUTERS = (
     trainings.router,
     audit_log.router,
     session.router,
+    account.router,
     health.router,
     pages.router,
 )
@@ -55,10 +58,15 @@ def create(
     *,
     tokens: Tokens,
     place: Place | None = None,
+    provider: Provider | None = None,
     max_bytes: int = 64 * 2**20,
     time_limit: float = 30.0,
 ) -> FastAPI:
-    """Make the application. `place`: where it is found (None: by any name), `time_limit` in seconds."""
+    """Make the application.
+
+    `place`: where it is found, None: by any name; `provider`: of the plant's accounts, None: tokens alone;
+    `time_limit` in seconds.
+    """
     place = place or Place()
 
     @asynccontextmanager
@@ -75,7 +83,10 @@ def create(
         lifespan=lifespan,
     )
     app.state.station, app.state.tokens, app.state.time_limit = station, tokens, time_limit
-    app.state.sessions = Sessions(tokens, station.folder, station=station.labelling.usual.station)
+    app.state.provider = provider
+    app.state.sessions = Sessions(
+        tokens, station.folder, station=station.labelling.usual.station, accounts=provider is not None
+    )
     app.state.meters = Meters(station)
     station.noticing.append(TokenChanges(station, tokens))
     for router in ROUTERS:

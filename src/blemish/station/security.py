@@ -181,10 +181,10 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_binding(host: str, tokens: Tokens, *, proxies: Sequence[str] = ()) -> None:
-    """Refuse to listen to other machines, also through a proxy, without a token. Raises UsageError."""
+def check_binding(host: str, tokens: Tokens, *, proxies: Sequence[str] = (), accounts: bool = False) -> None:
+    """Refuse to listen to other machines, also through a proxy, without a log-in. Raises UsageError."""
     reached = proxies[0] if proxies else None if is_loopback(host) else f"--host {host}"
-    if reached is not None and not tokens.known:
+    if reached is not None and not (tokens.known or accounts):
         raise UsageError(
             f"{reached}: other machines reach it, so a token is required; make one with `blemish token NAME`"
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
 
+    from blemish.station.oidc import Provider
     from blemish.station.proxy import Place
     from blemish.station.security import Tokens
     from blemish.station.station import Station
@@ -46,6 +47,12 @@ class ServeOptions(DetectorOptions, StationOptions, LabelOptions, HookOptions):
     """The address or network of a proxy that is believed who the client is, and that it came by https."""
     root_path: str = ""
     """The path below which a proxy shows the station, as /station."""
+    oidc: str | None = None
+    """The address of the provider of the plant's accounts (OpenID Connect), which then log in here too."""
+    oidc_client: str = "blemish"
+    """The name under which the provider knows the station; the secret is in BLEMISH_OIDC_SECRET."""
+    oidc_roles: Annotated[tuple[str, ...], Parameter(metavar="GROUP=ROLE [...]")] = ()
+    """Which group of the provider has which role here: inspectors=judge quality=engineer."""
     database: str | None = None
     """The record's address, as postgresql://user@host/name; default a SQLite file in the folder."""
     capacity: int = 64
@@ -101,11 +108,22 @@ def serve(arguments: list[str]) -> int:
     place = place_of(
         options.host, names=options.name, trusted=options.trusted_proxy, root_path=options.root_path
     )
-    check_binding(options.host, tokens, proxies=_proxies(options))
+    provider = _provider(options)
+    check_binding(options.host, tokens, proxies=_proxies(options), accounts=provider is not None)
     listening = _listen(options.host, options.port)
     logging = json_lines() if options.log == "json" else nullcontext()
     with owned(options.folder, lock=SERVE_LOCK_NAME, option="--folder"), logging:
-        return _serve(options, tokens, place, listening)
+        return _serve(options, tokens, place, provider, listening)
+
+
+def _provider(options: ServeOptions) -> Provider | None:
+    """Return the provider of the plant's accounts; None: tokens alone."""
+    if options.oidc is None:
+        return None
+    from blemish.station.oidc import Provider
+
+    secret = os.environ.get("BLEMISH_OIDC_SECRET")
+    return Provider(options.oidc, client=options.oidc_client, secret=secret, roles=options.oidc_roles)
 
 
 def _proxies(options: ServeOptions) -> list[str]:
@@ -116,7 +134,13 @@ def _proxies(options: ServeOptions) -> list[str]:
     return names + [f"--trusted-proxy {address}" for address in options.trusted_proxy]
 
 
-def _serve(options: ServeOptions, tokens: Tokens, place: Place, listening: socket.socket) -> int:
+def _serve(
+    options: ServeOptions,
+    tokens: Tokens,
+    place: Place,
+    provider: Provider | None,
+    listening: socket.socket,
+) -> int:
     import uvicorn
 
     from blemish.inference.promise import Promise
@@ -128,6 +152,7 @@ def _serve(options: ServeOptions, tokens: Tokens, place: Place, listening: socke
         station,
         tokens=tokens,
         place=place,
+        provider=provider,
         max_bytes=options.max_megabytes * 10**6,
         time_limit=options.time_limit,
     )

@@ -113,6 +113,16 @@ function sayWhatWaitsForOthers() {
 function askForToken() {
   if (at("login").open) return;
   at("login").showModal();
+  offerAccounts();
+}
+
+/** Show the log-in by an account of the plant, where there is one. */
+async function offerAccounts() {
+  try {
+    at("login-account").hidden = !(await get("/v1/session/ways")).accounts;
+  } catch (error) {
+    if (!(error instanceof Away)) throw error; // it is asked again when the station is back
+  }
 }
 
 async function logIn(event) {
