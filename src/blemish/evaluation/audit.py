@@ -31,8 +31,9 @@ SUSPECT = 3.5
 """A modified z-score beyond this makes a suspect; the cutoff of Iglewicz and Hoaglin 1993."""
 LEAST_EXPOSURE, LEAST_SHARPNESS = 0.001, 0.01
 """Differences that nobody sees, in the units of `Looks`: what varies less is taken to vary so much (ours)."""
-ALIKE, OTHER = 0.5, 0.5
-"""Where the median likeness is `ALIKE` or more, below `OTHER` of it may be another product (our choice)."""
+ALIKE, OTHER = 0.8, 0.5
+"""Where the median likeness is `ALIKE` or more, below `OTHER` of it may be another product: ours, as good
+magnetic tiles, whose median is 0.6, were called so at 0.5, and no good bottle or pill was."""
 FEWEST = 10
 """The fewest images to audit: with fewer, there is no telling what is usual (our choice)."""
 
