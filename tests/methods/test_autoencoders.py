@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import TrainingError, UsageError
 from blemish.inference import load
 from blemish.methods.baselines import ae_l2, autoencoder
 from blemish.methods.baselines.ae_l2 import AeL2
@@ -252,6 +252,23 @@ def test_what_cannot_be_is_refused_in_one_line(changes, said):
 
 
 # --- through the loop, into a file and back ---
+
+
+def test_an_ae_ssim_that_has_lost_its_way_is_not_saved(tiny_category, tmp_path):
+    # at so high a rate x̂ leaves the images for good: SSIM is 0 there, and so is its slope
+    config = replace(SMALL, latent=8, steps=8, epochs=None, learning_rate=0.1, calibration_fraction=0.0)
+    with pytest.raises(
+        TrainingError, match=r"^--method ae-ssim: its map is the same at every place"
+    ) as caught:
+        fit.fit(tiny_category, method="ae-ssim", config=config, out=tmp_path / "run", device="cpu")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_perfect_map_is_no_collapse():
+    network, x = small(AeSsim), images()
+    network.reconstruct = lambda x: x + 1e-5 * torch.rand(x.shape)
+    network.finish(lambda: [x])
 
 
 @pytest.mark.parametrize("method", ["ae-l2", "ae-ssim"])

@@ -10,7 +10,7 @@ al. have them, where the paper names the factors alone; the window is theirs too
 Measured on MVTec AD's bottle, pixel AUROC and its part up to an FPR of 0.3: 0.94 and 0.80, with another
 seed 0.93 and 0.80 (published 0.93 and 0.62). At twice the default's learning rate the loss jumped to 1 and
 stayed there, and every map was flat: far from every image SSIM is near 0 and so is its slope. A training loss
-near 1 in log.csv is the sign.
+near 1 in log.csv is the sign. Such a model is refused when its training ends.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from blemish.methods.baselines.autoencoder import Autoencoder, AutoencoderConfig, weight_penalty
+from blemish.methods.components.collapse import refuse_constant, spread
 from blemish.methods.components.functional import SSIM_SIGMA, SSIM_WINDOW, grey, same_blur_matrix, ssim_map
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from blemish.methods.base import Batches
 
 
 def dissimilarity(x: Tensor, x_hat: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
@@ -69,3 +72,9 @@ class AeSsim(Autoencoder):
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W) in [0, 2]."""
         x = grey(x)
         return dissimilarity(x, self.reconstruct(x).float(), self.rows, self.cols)
+
+    @torch.no_grad()
+    def finish(self, batches: Batches) -> None:
+        """Refuse to be saved where every map is flat. Raises TrainingError."""
+        maps = self(next(iter(batches())))
+        refuse_constant("ae-ssim", spread(maps), "its map is the same at every place of every image")

@@ -44,9 +44,9 @@ from blemish.methods.components.altered import filled
 from blemish.methods.components.backbones.method import (
     FeatureConfig,
     FeatureMethod,
-    refuse_constant,
     spread_of,
 )
+from blemish.methods.components.collapse import refuse_constant
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import (
     blur,
@@ -296,4 +296,5 @@ class Fcdd(FeatureMethod[FcddConfig], TrainedMethod[FcddConfig]):
         """After training: fold the normalisation. Raises TrainingError where the output is constant."""
         fold_all(self)
         x = next(iter(batches()))[:4]
-        refuse_constant("fcdd", self.values(torch.cat([x, 1 - x])))
+        said = self.values(torch.cat([x, 1 - x]))
+        refuse_constant("fcdd", said.std(dim=0).max(), "the network says the same of all images")

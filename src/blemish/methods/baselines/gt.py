@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blemish.core.errors import TrainingError, UsageError
+from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
+from blemish.methods.components.collapse import refuse_constant
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import mirrored_line
 from blemish.methods.config import TrainedConfig
@@ -228,11 +229,8 @@ class Gt(TrainedMethod[GtConfig]):
     def finish(self, batches: Batches) -> None:
         """α̃ of the good training images. Raises TrainingError where the network answers all alike."""
         parts = list(self._logs(batches))
-        if not torch.cat(parts).std(dim=1).max() > 1e-5:
-            raise TrainingError(
-                "--method gt: the network says the same of every transformation; nothing was saved; "
-                "train with another --seed or a lower --learning-rate"
-            )
+        apart = torch.cat(parts).std(dim=1).max()
+        refuse_constant("gt", apart, "the network says the same of every transformation")
         n = sum(len(part) for part in parts)
         log_mean = sum((part.sum(dim=0) for part in parts), torch.zeros(())) / n
         mean = sum((part.exp().sum(dim=0) for part in parts), torch.zeros(())) / n

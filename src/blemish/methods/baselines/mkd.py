@@ -41,10 +41,10 @@ from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.backbones.method import (
     FeatureConfig,
     FeatureMethod,
-    refuse_constant,
     spread_of,
 )
 from blemish.methods.components.backbones.network import embed
+from blemish.methods.components.collapse import refuse_constant
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import blur
 from blemish.methods.components.unet import Block, fold_all
@@ -272,4 +272,5 @@ class Mkd(FeatureMethod[MkdConfig], TrainedMethod[MkdConfig]):
         """After training: fold the normalisation. Raises TrainingError where the output is constant."""
         fold_all(self)
         x = next(iter(batches()))[:4]
-        refuse_constant("mkd", self.values(torch.cat([x, 1 - x]))[1][-1])
+        said = self.values(torch.cat([x, 1 - x]))[1][-1]
+        refuse_constant("mkd", said.std(dim=0).max(), "the network says the same of all images")

@@ -42,11 +42,10 @@ from blemish.methods.baselines.student_teacher_network import PLANS, PatchNetwor
 from blemish.methods.components.backbones.method import (
     BackboneConfig,
     BackboneMethod,
-    enlarge,
-    refuse_constant,
     spread_of,
 )
-from blemish.methods.components.functional import mean_and_variance, smoothing_matrix
+from blemish.methods.components.collapse import refuse_constant
+from blemish.methods.components.functional import enlarge, mean_and_variance, smoothing_matrix
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -290,7 +289,8 @@ class StudentTeacher(BackboneMethod[StudentTeacherConfig], TrainedMethod[Student
         x = next(iter(batches()))[:4]
         seen = self.backbone.normalised(torch.cat([x, 1 - x]))
         for teacher in self.teachers:
-            refuse_constant("student-teacher", teacher(seen))
+            apart = teacher(seen).std(dim=0).max()
+            refuse_constant("student-teacher", apart, "the network says the same of all images")
         parts = [[s.transpose(0, 1).flatten(1).T for s in self._scores(x)] for x in self._singly(batches)]
         for i, scores in enumerate(zip(*parts, strict=True)):
             mean, variance = mean_and_variance(scores)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from blemish.images.preprocess import LUMA
 
@@ -73,6 +74,13 @@ def gaussian_spread(n: int, middles: Tensor, sigma: float, reach: float) -> Tens
 def blur(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """Blur the last two dimensions: (..., H, W) with rows (H', H) and cols (W', W) -> (..., H', W')."""
     return rows @ (x @ cols.T)
+
+
+def enlarge(coarse: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Interpolate maps (B, h, w), and smooth them by matrices (H, H) and (W, W): (B, H, W)."""
+    size = (len(rows), len(cols))
+    whole = F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)
+    return blur(whole[:, 0], rows, cols)
 
 
 def ssim_map(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, *, data_range: float = 1.0) -> Tensor:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from blemish.core.errors import TrainingError, UsageError
+from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Method, Start
 from blemish.methods.components.backbones.network import (
     PACKAGED,
@@ -22,7 +21,7 @@ from blemish.methods.components.backbones.network import (
     grid_of,
     local_mean,
 )
-from blemish.methods.components.functional import blur, smoothing_matrix
+from blemish.methods.components.functional import enlarge, smoothing_matrix
 from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
@@ -145,13 +144,6 @@ class FeatureMethod(BackboneMethod[FeatureConfigT]):
         return enlarge(scores.unflatten(1, self.config.grid), self.smooth_rows, self.smooth_cols)
 
 
-def enlarge(coarse: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """Interpolate maps (B, h, w), and smooth them by matrices (H, H) and (W, W): (B, H, W)."""
-    size = (len(rows), len(cols))
-    whole = F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)
-    return blur(whole[:, 0], rows, cols)
-
-
 def spread_of(variance: Tensor) -> Tensor:
     """Return what features are divided by, from their variances (d,): their std, or hardly less.
 
@@ -159,12 +151,3 @@ def spread_of(variance: Tensor) -> Tensor:
     """
     spread = variance.sqrt()
     return torch.maximum(spread, 1e-3 * spread.max() + 1e-6)
-
-
-def refuse_constant(method: str, said: Tensor) -> None:
-    """Refuse a network whose answers (n, ...) to n images are all the same. Raises TrainingError."""
-    if not said.std(dim=0).max() > 1e-6:
-        raise TrainingError(
-            f"--method {method}: the network says the same of all images; nothing was saved; train with "
-            "another --seed or a lower --learning-rate"
-        )
