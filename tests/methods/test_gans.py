@@ -1,4 +1,4 @@
-"""AnoGAN and f-AnoGAN: their equations by hand, their turns, their collapse."""
+"""AnoGAN, f-AnoGAN and OCGAN: their equations by hand, their turns, their collapse."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from blemish.methods.baselines import gan
 from blemish.methods.baselines.anogan import AnoGan, AnoGanConfig, mapping_loss, search
 from blemish.methods.baselines.f_anogan import FAnoGan, FAnoGanConfig, anomaly_score
 from blemish.methods.baselines.gan_networks import Down, ResidualDown, ResidualUp, Up
+from blemish.methods.baselines.ocgan import OcGanConfig, mined, squared_error
 from blemish.methods.registry import METHODS
 from blemish.training import fit
 
@@ -26,6 +27,16 @@ TINY = {
     ),
     "anogan": AnoGanConfig(
         image_size=16, width=2, latent=4, steps=6, batch_size=4, search_steps=3, calibration_fraction=0.2
+    ),
+    "ocgan": OcGanConfig(
+        image_size=16,
+        width=2,
+        discriminator_width=2,
+        latent=4,
+        steps=6,
+        mining_from=2,
+        batch_size=4,
+        calibration_fraction=0.2,
     ),
 }
 
@@ -99,6 +110,27 @@ def test_search_takes_torchs_steps_of_adam_each_image_by_itself():
     assert torch.equal(search(loss, torch.zeros(1, 2), steps=7, rate=0.1), ours[:1])
 
 
+def test_squared_error_by_hand():
+    x, y = torch.zeros(1, 2, 1, 2), torch.tensor([[[[1.0, 0.0]], [[-3.0, 1.0]]]])
+    assert squared_error(x, y).tolist() == [[[5.0, 0.5]]]
+
+
+def test_informative_negatives_by_hand():
+    u, a = torch.tensor([[0.3, -0.2], [0.0, 0.5]]), torch.tensor([2.0, -1.0])
+
+    def good(s: torch.Tensor) -> torch.Tensor:
+        return s @ a
+
+    # ∂/∂u_i softplus(a · tanh u) = σ(a · tanh u) a_i (1 - tanh² u_i), each code by itself
+    s = u.tanh()
+    slope = torch.sigmoid(good(s))[:, None] * a * (1 - s.square())
+    found = mined(good, u, 0.7)
+    assert torch.allclose(found, (u - 0.7 * slope).tanh(), atol=1e-6)
+    assert (good(found) < good(s)).all()  # less good, by the classifier
+    with torch.no_grad():
+        assert torch.equal(mined(good, u, 0.7), found)
+
+
 # --- the networks ---
 
 
@@ -139,6 +171,12 @@ def test_turns_hold_what_is_trained():
     assert (gans.share, encoder.share, [t.name for t in encoder.turns]) == (2.0, 1.0, ["encoder"])
     (phase,) = a_network("anogan").phases()
     assert [t.name for t in phase.turns] == ["discriminator", "generator"]
+    network = a_network("ocgan")
+    (phase,) = network.phases()
+    turns = {t.name: [id(p) for p in t.parameters] for t in phase.turns}
+    assert list(turns) == ["autoencoder", "discriminators", "classifier"]
+    held = [p for part in turns.values() for p in part]
+    assert sorted(held) == sorted(id(p) for p in network.parameters())  # each in one turn
 
 
 @pytest.mark.parametrize("method", TINY)
@@ -153,13 +191,59 @@ def test_each_turns_loss_moves_its_own_network(method: str):
 
 
 def test_critic_and_discriminator_learn_nothing_of_the_generator_that_draws():
-    for method, turn in (("f-anogan", "critic"), ("anogan", "discriminator")):
-        network = a_network(method)
-        network.loss_of_turn(torch.rand(3, 1, 16, 16), turn).backward()
-        assert all(p.grad is None for p in network.generator.parameters())
+    turns = {
+        "f-anogan": ["critic"],
+        "anogan": ["discriminator"],
+        "ocgan": ["discriminators", "classifier"],
+    }
+    for method in TINY:
+        for turn in turns[method]:
+            network = a_network(method)
+            network.loss_of_turn(torch.rand(3, 1, 16, 16), turn).backward()
+            assert all(p.grad is None for p in network.generator.parameters())
 
 
-@pytest.mark.parametrize(("method", "stops"), [("f-anogan", (3, 10)), ("anogan", (3,))])
+def test_losses_of_ocgan_by_hand(monkeypatch):
+    network, x = a_network("ocgan").eval(), torch.rand(3, 1, 16, 16)
+    z, s = torch.full((3, 4), 0.5), torch.full((3, 4), -0.5)
+    again, drawn = torch.full((3, 1, 16, 16), 0.25), torch.zeros(3, 1, 16, 16)
+    monkeypatch.setattr(network, "encode", lambda _: z)
+    monkeypatch.setattr(network, "codes", lambda *_: s)
+    monkeypatch.setattr(network.generator, "forward", lambda c: again if c is z else drawn)
+    log3 = math.log(3)
+    # D_v: 3/4 of x and 1/4 of De(s); C: 3/4 of De(z), 1/4 of De(s); D_l: 3/4 of s, 1/4 of z
+    for part in (network.discriminator, network.classifier):
+        monkeypatch.setattr(part, "forward", lambda c: torch.full((3, 1), -log3 if c is drawn else log3))
+    monkeypatch.setattr(
+        network.latent_discriminator, "forward", lambda c: torch.full((3, 1), log3 if c is s else -log3)
+    )
+    assert network.loss_of_turn(x, "discriminators") == near(-2 * math.log(0.75))
+    assert network.loss_of_turn(x, "classifier") == near(-math.log(0.75))
+    # 1000 mean (x - 1/4)², 10 · -log 1/4, -log 1/4
+    expected = 1000 * (x - 0.25).square().mean().item() + 11 * math.log(4)
+    assert network.loss_of_turn(x, "autoencoder").item() == pytest.approx(expected, rel=1e-5)
+    assert network.steps_taken == 1
+
+
+def test_ocgan_mines_once_it_has_taken_its_steps(monkeypatch):
+    network, x, mined_at = a_network("ocgan"), torch.rand(4, 1, 16, 16), []
+    monkeypatch.setattr(network, "_mined", lambda u: mined_at.append(int(network.steps_taken)) or u)
+    for _ in range(4):
+        network.loss_of_turn(x, "autoencoder")
+    assert mined_at == [2, 3]
+
+
+def test_ocgan_draws_codes_in_a_box_and_adds_noise_while_it_learns():
+    network, x = a_network("ocgan"), torch.rand(4, 1, 16, 16)
+    s = network.codes(1000, x)
+    assert -1 < s.min() < -0.99 < 0.99 < s.max() < 1
+    assert not torch.equal(network.encode(x), network.encode(x))
+    network.eval()
+    assert torch.equal(network.encode(x), network.encode(x))
+    assert network.encode(x).abs().max() < 1
+
+
+@pytest.mark.parametrize(("method", "stops"), [("f-anogan", (3, 10)), ("anogan", (3,)), ("ocgan", (3,))])
 def test_a_gan_stopped_and_resumed_gives_the_same_bytes(method, stops, tiny_category, tmp_path):
     whole = trained(method, TINY[method], tiny_category, tmp_path / "whole")
     for at in stops:
@@ -181,7 +265,7 @@ def test_anogan_scores_alike_in_any_company_and_is_not_exported(tiny_category, t
 @torch.no_grad()
 def test_own_score_or_the_maps():
     x = torch.rand(2, 1, 16, 16)
-    for method in TINY:
+    for method in ("anogan", "f-anogan"):
         network = METHODS[method](replace(TINY[method], image_score="max"), 1).eval()
         assert network(x).shape == (2, 16, 16)
         maps, scores = a_network(method).eval()(x)
@@ -213,6 +297,24 @@ def test_a_collapsed_gan_is_not_finished(kind):
 
 
 @pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("generator.first", "the generator draws the same image of every code"),
+        ("discriminator.last", "the discriminator says the same of every image"),
+        ("latent_discriminator.6", "the discriminator of codes says the same of every code"),
+        ("encoder.last", "the autoencoder draws the same image of every image"),
+    ],
+)
+def test_each_collapse_of_ocgan_is_one_line(part: str, said: str):
+    network, x = a_network("ocgan").eval(), torch.rand(4, 1, 16, 16)
+    network.encoder.last.weight.data *= 1000  # so that codes lie apart, as when it has learnt
+    network.finish(lambda: [x])
+    torch.nn.init.zeros_(network.get_submodule(part).weight)
+    with pytest.raises(TrainingError, match=rf"^--method ocgan: {said}; nothing was saved"):
+        network.finish(lambda: [x])
+
+
+@pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
         (FAnoGanConfig, {"image_size": 40}, "--image-size 40x40: f-anogan halves it 4 times"),
@@ -221,6 +323,10 @@ def test_a_collapsed_gan_is_not_finished(kind):
         (AnoGanConfig, {"feature_weight": 1.5}, r"--feature-weight 1.5: must be in \[0, 1\]"),
         (AnoGanConfig, {"search_rate": 0.0}, "--search-rate 0.0: must be a finite number above 0"),
         (AnoGanConfig, {"validation_fraction": 0.1}, "--validation-fraction 0.1: no loss of anogan says"),
+        (OcGanConfig, {"validation_fraction": 0.1}, "--validation-fraction 0.1: no loss of ocgan says"),
+        (OcGanConfig, {"image_size": 40}, "--image-size 40x40: ocgan halves it 4 times"),
+        (OcGanConfig, {"noise": math.nan}, "--noise nan: must be a finite number, 0 or larger"),
+        (OcGanConfig, {"mining_from": -1}, "--mining-from -1: must be a finite number, 0 or larger"),
     ],
 )
 def test_options_are_refused_in_one_line(kind, options, said):

@@ -27,12 +27,14 @@ from blemish.methods.baselines.gt import Gt
 from blemish.methods.baselines.kde import Kde
 from blemish.methods.baselines.mkd import Mkd
 from blemish.methods.baselines.nsa import Nsa
+from blemish.methods.baselines.ocgan import OcGan
 from blemish.methods.baselines.padim import Padim
 from blemish.methods.baselines.patchcore import PatchCore
 from blemish.methods.baselines.pca import Pca
 from blemish.methods.baselines.student_teacher import StudentTeacher
 from blemish.methods.baselines.texture_inspection import TextureInspection
 from blemish.methods.baselines.variation import Variation
+from blemish.methods.baselines.vt_adl import VtAdl
 from blemish.methods.config import DetectorConfig
 from blemish.methods.cpc_ad import CpcAd
 from blemish.methods.density.filters import Filters
@@ -57,8 +59,10 @@ METHODS: dict[str, type[Method[Any]]] = {
     "nsa": Nsa,
     "f-anogan": FAnoGan,
     "anogan": AnoGan,
+    "ocgan": OcGan,
     "gt": Gt,
     "distaug": DistAug,
+    "vt-adl": VtAdl,
     "padim": Padim,
     "patchcore": PatchCore,
     "feature-dictionary": FeatureDictionary,

@@ -35,7 +35,7 @@ from torch import Tensor
 from blemish.core.errors import UsageError
 from blemish.methods.base import Phase, Turn
 from blemish.methods.baselines.gan import Gan, GanConfig, discriminator_loss, generator_loss, residual_map
-from blemish.methods.baselines.gan_networks import Down, Up, codes
+from blemish.methods.baselines.gan_networks import Down, Up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,11 +69,7 @@ class AnoGanConfig(GanConfig):
             raise UsageError(f"--feature-weight {self.feature_weight}: must be in [0, 1]")
         if not 0 < self.search_rate < math.inf:
             raise UsageError(f"--search-rate {self.search_rate}: must be a finite number above 0")
-        if self.validation_fraction:
-            raise UsageError(
-                f"--validation-fraction {self.validation_fraction}: no loss of anogan says which epoch is "
-                "best; leave it at 0"
-            )
+        self.refuse_validation()
 
 
 def mapping_loss(x: Tensor, x_hat: Tensor, f: Tensor, f_hat: Tensor, weight: float) -> Tensor:
@@ -149,7 +145,7 @@ class AnoGan(Gan[AnoGanConfig]):
     def loss_of_turn(self, x: Tensor, turn: str) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> the loss of the discriminator or of the generator."""
         count = max(self.config.batch_size, len(x))  # as many as always, for batch normalisation
-        drawn = self.generator(codes(count, self.config.latent, x))
+        drawn = self.generator(self.codes(count, x))
         if turn == "generator":
             return generator_loss(self.answers(drawn).float())
         return discriminator_loss(self.answers(x).float(), self.answers(drawn.detach()).float())

@@ -35,12 +35,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blemish.core.errors import TrainingError, UsageError
+from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste import TRUNKS, upsampling_matrix
 from blemish.methods.baselines.cutpaste_augment import between, jitter, random_crops
 from blemish.methods.baselines.cutpaste_backbones import grid_of
 from blemish.methods.baselines.kde import outlier_score
+from blemish.methods.components.collapse import refuse_constant
 from blemish.methods.components.contrastive import ContrastiveHead, contrastive_loss
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import blur, grey
@@ -268,11 +269,8 @@ class DistAug(TrainedMethod[DistAugConfig]):
     def finish(self, batches: Batches) -> None:
         """Keep features of good training images, and γ. Raises TrainingError where all are the same."""
         z = torch.cat(list(self._kept(batches)), dim=1)
-        if not (z - z.mean(dim=(0, 1))).abs().max() > SAME:
-            raise TrainingError(
-                "--method distaug: the network says the same of every square; nothing was saved; train with "
-                "another --seed or a lower --learning-rate"
-            )
+        apart = (z - z.mean(dim=(0, 1))).abs().max()
+        refuse_constant("distaug", apart, "the network says the same of every square")
         self.gamma.copy_(inverse_width(z, self.config.sharpness))
         self.middle.copy_(z.mean(dim=1, keepdim=True))
         self.bank = z - self.middle

@@ -37,7 +37,7 @@ import torch
 from blemish.core.errors import UsageError
 from blemish.methods.base import Phase, Turn
 from blemish.methods.baselines.gan import Gan, GanConfig, critic_loss, gradient_penalty, residual_map
-from blemish.methods.baselines.gan_networks import ResidualDown, ResidualUp, codes
+from blemish.methods.baselines.gan_networks import ResidualDown, ResidualUp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +132,7 @@ class FAnoGan(Gan[FAnoGanConfig]):
             self.generator.eval()  # it draws each image by itself, as when it scores
             return self.loss(x)
         # as many as always, for batch normalisation
-        drawn = self.generator(codes(max(self.config.batch_size, len(x)), self.config.latent, x))
+        drawn = self.generator(self.codes(max(self.config.batch_size, len(x)), x))
         if turn == "generator":
             return -self.critic(drawn).mean()
         drawn = drawn[: len(x)].detach()

@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 import torch
 from torch.nn import functional as F
 
-from blemish.core.errors import TrainingError
+from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.gan_networks import check_size, codes
+from blemish.methods.components.collapse import refuse_constant, spread
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
-
-SAME = 1e-5
-"""Images and answers that spread by less than this are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +53,14 @@ class GanConfig(TrainedConfig):
         super().__post_init__()
         check_size(self.size, self.name)
         self.check_counts("width", "latent")
+
+    def refuse_validation(self) -> None:
+        """Refuse to choose an epoch where no loss tells them apart. Raises UsageError."""
+        if self.validation_fraction:
+            raise UsageError(
+                f"--validation-fraction {self.validation_fraction}: no loss of {self.name} says which epoch "
+                "is best; leave it at 0"
+            )
 
 
 def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
@@ -115,11 +121,8 @@ def refuse_collapse(method: str, drawn: Tensor, answers: Tensor) -> None:
     Raises:
         TrainingError: every code gives the same image, or every image the same answer.
     """
-    cure = "nothing was saved; train with another --seed or a lower --learning-rate"
-    if not drawn.std(dim=0).max() > SAME:
-        raise TrainingError(f"--method {method}: the generator draws the same image of every code; {cure}")
-    if not answers.std() > SAME * answers.abs().mean():
-        raise TrainingError(f"--method {method}: the discriminator says the same of every image; {cure}")
+    refuse_constant(method, drawn.std(dim=0).max(), "the generator draws the same image of every code")
+    refuse_constant(method, spread(answers), "the discriminator says the same of every image")
 
 
 GanConfigT = TypeVar("GanConfigT", bound=GanConfig)
@@ -134,6 +137,10 @@ class Gan(TrainedMethod[GanConfigT]):
     def answers(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> what the discriminator says of them (B,)."""
 
+    def codes(self, n: int, like: Tensor) -> Tensor:
+        """Draw codes of which images are drawn, (n, d), for the device of `like`."""
+        return codes(n, self.config.latent, like)
+
     def maps_and_scores(self, maps: Tensor, scores: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return maps (B, H, W), and A(x) (B,) beside them where `mean` is the score."""
         return (maps, scores) if self.config.image_score == "mean" else maps
@@ -142,6 +149,6 @@ class Gan(TrainedMethod[GanConfigT]):
     def finish(self, batches: Batches) -> None:
         """Refuse to be saved when generator or discriminator have collapsed. Raises TrainingError."""
         x = next(iter(batches()))
-        drawn = self.generator(codes(16, self.config.latent, x))
+        drawn = self.generator(self.codes(16, x))
         answers = torch.cat([self.answers(x), self.answers(drawn)])
         refuse_collapse(self.config.name, drawn, answers)
