@@ -24,7 +24,9 @@ learn without decay of weights. e and v are standardised over the training image
 ones. The model keeps P and D, which only the training needs. `default` is ours: EfficientNet-Lite0,
 patches of 33 pixels, narrower networks that score every fourth pixel, crops, and a smoothed map.
 
-Numbers of teachers and students of `paper`: 24.0 million for three sizes; MeTAL's Table 6 says 26 M.
+Teachers and students of `paper` have 24.0 million numbers; MeTAL's Table 6 says 26 M. Measured on MVTec AD's
+bottle with `default`, one seed: image AUROC 0.82, pixel AUROC 0.67, its part up to an FPR of 0.3 0.39
+(published 0.94): on good edges students err half as much as on defects (docs/how-to/pretrained.md).
 """
 
 from __future__ import annotations
