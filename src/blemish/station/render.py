@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +15,13 @@ from blemish.images.decode import decode
 from blemish.images.preprocess import LARGE_PIXELS, resize
 from blemish.images.preview import fit_size
 from blemish.inference import postprocess
+from blemish.inference.counting import Counting
 from blemish.station.engine_jobs import ONE_LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blemish.inference.counting import Counting
     from blemish.record.store import Inspection
-    from blemish.station.station import MapStyle
 
 SIDE = 1024
 """Sides of a map that is sent to a browser, in values at most."""
@@ -31,6 +31,15 @@ FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """What is of one inspection does not change."""
 OPENAPI_IMAGE: dict[str, Any] = {"content": {"image/png": {}, "application/octet-stream": {}}}
 OPENAPI_MAP: dict[str, Any] = {"content": {"application/octet-stream": {}, "image/tiff": {}}}
+
+
+@dataclass(frozen=True)
+class MapStyle:
+    """How maps are drawn: the values of the colours' ends, where the contour runs, and around what."""
+
+    display_range: tuple[float, float]
+    pixel_threshold: float | None
+    counting: Counting = field(default_factory=Counting)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from blemish.station.engine_jobs import Model
 from blemish.station.following import Following
 from blemish.station.readiness import KINDS, Readiness, Troubles
 from blemish.station.recalibration import recalibrated
+from blemish.station.render import MapStyle
 from blemish.station.training_jobs import Trainings
 
 if TYPE_CHECKING:
@@ -42,15 +43,6 @@ RETENTION_INTERVAL = 3600.0
 """Seconds between two removals of what the policy does not keep."""
 FOLLOWING_INTERVAL = 1.0
 """Seconds between two looks at what others have recorded."""
-
-
-@dataclass(frozen=True)
-class MapStyle:
-    """How maps are drawn: the values of the colours' ends, where the contour runs, and around what."""
-
-    display_range: tuple[float, float]
-    pixel_threshold: float | None
-    counting: Counting = field(default_factory=Counting)
 
 
 class Station:
@@ -239,7 +231,7 @@ class Station:
             model_file = detector.model_file
             return MapStyle(model_file.display_range, detector.pixel_threshold, model_file.counting)
         record = next((r for r in self.store.models() if r.digest == digest), None)
-        description = record.description if record else {"display_range": (0.0, 1.0)}
+        description: dict[str, Any] = record.description if record else {"display_range": (0.0, 1.0)}
         low, high = description["display_range"]
         return MapStyle((low, high), None, Counting.of_fields(description.get("counting", {})))
 
