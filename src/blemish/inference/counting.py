@@ -74,10 +74,11 @@ class Counting:
     @classmethod
     def of_fields(cls, given: dict[str, Any]) -> Counting:
         """Make it of what `as_fields` returned. Raises UsageError or ValueError where that is damaged."""
+        sizes = {name: value for name, value in given.items() if name != "roi"}
         roi = Roi(given["roi"]) if "roi" in given else None
         if roi is not None:
             _ = roi.mask  # which refuses a damaged one
-        return cls(**given | {"roi": roi})
+        return cls(**sizes, roi=roi)
 
     def identity(self) -> dict[str, str]:
         """Return what tells a training with it from one without; empty for the defaults."""
