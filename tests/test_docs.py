@@ -93,7 +93,7 @@ def resolved(dotted: str) -> object:
 def code_of(page: Path) -> list[str]:
     """The lines of a page's code blocks, and what stands between backticks."""
     text = page.read_text()
-    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
+    blocks = re.findall(r"^```[^`\n]*\n(.*?)^```", text, re.M | re.S)
     joined = [
         re.sub(r"\n {8,}--", " --", block) for block in blocks
     ]  # a command that goes on in the next line
