@@ -30,6 +30,11 @@ layer has 4×4 and doubles, with the channels of the source. Its images are cut 
 are whole.
 
 The preset `default` is ours: 128×128 pixels, patches of 16, a quarter of the width, 3 blocks.
+
+Measured on MVTec AD's bottle with `default`, seed 0: image AUROC 0.93, pixel AUROC 0.89, its part up to an
+FPR of 0.3 in McClish's scale 0.80 (published 0.69). Which of the differences helps was not separated. The
+network is smaller than the source's, learns with a higher rate that falls to 0, and the map is smoothed by 4
+of 128 pixels, there by 4 of 512. Images were scored as well after 250 steps as after 300.
 """
 
 from __future__ import annotations
