@@ -39,7 +39,7 @@ AUTO = {"members": ("filters", "variation"), "validation_fraction": 0.3}
 """Auto has nothing to choose then, and images that set its members' scales."""
 LEFT_OUT = {("cpc-ad", "paper"), ("cutpaste", "paper"), ("ae-l2", "paper"), ("ae-ssim", "paper")}
 LEFT_OUT |= {("padim", "paper"), ("padim", "paper-wide"), ("patchcore", "paper")}
-LEFT_OUT |= {("f-anogan", "paper"), ("gt", "paper"), ("distaug", "paper")}
+LEFT_OUT |= {("f-anogan", "paper"), ("gt", "paper"), ("distaug", "paper"), ("lsa", "paper")}
 LEFT_OUT |= {("ocgan", "paper"), ("vt-adl", "paper")}
 LEFT_OUT |= {
     ("feature-dictionary", "paper"),

@@ -180,6 +180,16 @@ def test_a_run_resumed_has_the_same_bytes(tiny_category, tmp_path):
     assert load.load(tmp_path / "whole", device="cpu").model_file.calibration is not None
 
 
+def test_a_network_of_the_papers_kind_is_traced_for_any_number_of_images():
+    # as an export begins; `tests/export` has the default's
+    network = finished(images(4), trunk="resnet18", density="shared")
+    batch = torch.export.Dim("batch", min=1, max=2**16)
+    traced = torch.export.export(network, (images(2),), dynamic_shapes=({0: batch},)).module()
+    new = images(3, seed=1)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(new), network(new))
+
+
 def test_a_network_that_says_the_same_of_every_square_is_not_finished():
     network = DistAug(TINY, 1).eval()
     for value in (0.0, math.nan):

@@ -25,6 +25,7 @@ from blemish.methods.baselines.fcdd import Fcdd
 from blemish.methods.baselines.feature_dictionary import FeatureDictionary
 from blemish.methods.baselines.gt import Gt
 from blemish.methods.baselines.kde import Kde
+from blemish.methods.baselines.lsa import Lsa
 from blemish.methods.baselines.mkd import Mkd
 from blemish.methods.baselines.nsa import Nsa
 from blemish.methods.baselines.ocgan import OcGan
@@ -62,6 +63,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ocgan": OcGan,
     "gt": Gt,
     "distaug": DistAug,
+    "lsa": Lsa,
     "vt-adl": VtAdl,
     "padim": Padim,
     "patchcore": PatchCore,
