@@ -22,7 +22,7 @@ weight decay 3e-4). The order of the colour jitter is fixed. γ is 10 over the v
 squares: `paper` has those of `cutpaste`, later work of the same authors, and the map too. Its head of eight
 layers, its augmentation and its passes are those of the code. The preset `default`, for one core, has images
 of 128×128, a trunk that overlapping squares share, a head of two layers, a density at each place, and less
-jitter. With it bottle has a pixel AUROC of 0.978 and an image AUROC of 0.994 (docs/benchmark.md).
+jitter. With it bottle has a pixel AUROC of 0.978 and an image AUROC of 0.994, Head CT one of 0.859.
 """
 
 from __future__ import annotations
