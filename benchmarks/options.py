@@ -48,9 +48,11 @@ def measure(
 ) -> dict[str, float]:
     """Have a method learn with these options, and measure planted and real defects."""
     method, _, preset = name.partition(":")
-    config: Any = replace(preset_named(method, preset or "default"), **changes)
+    kind = method_named(method)
+    start = kind.start(replace(preset_named(method, preset or "default"), **changes))  # weights, if it has any
+    config: Any = start.config
     run = begun(data, 10.0, channels, seed)
-    network = make_network(method_named(method), config, run.channels, seed)
+    network = make_network(kind, config, run.channels, seed, start.tensors)
     train = run.images.train
     began = time.process_time()
     lesson = replace(
