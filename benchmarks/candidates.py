@@ -54,7 +54,10 @@ def learn_timed(name: str, size: int, images: Any, steps: int | None) -> tuple[A
     of_preset = config.steps if hasattr(config, "steps") else None
     if steps is not None and of_preset is not None:
         config = replace(config, steps=steps)
-    network = make_network(method_named(method), config, images.image_format.channels, seed=0)
+    kind = method_named(method)
+    start = kind.start(config)
+    config = start.config
+    network = make_network(kind, config, images.image_format.channels, 0, start.tensors)
     lesson = lesson_of(images)
     began = time.process_time()
     learn(network, config, lesson)

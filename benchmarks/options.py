@@ -49,7 +49,7 @@ def measure(
     """Have a method learn with these options, and measure planted and real defects."""
     method, _, preset = name.partition(":")
     kind = method_named(method)
-    start = kind.start(replace(preset_named(method, preset or "default"), **changes))  # weights, if it has any
+    start = kind.start(replace(preset_named(method, preset or "default"), **changes))
     config: Any = start.config
     run = begun(data, 10.0, channels, seed)
     network = make_network(kind, config, run.channels, seed, start.tensors)
