@@ -156,6 +156,7 @@ def test_density_equals_scikit_learn(density):
 
 def test_the_bank_is_bounded():
     assert finished(images(6), bank=4).bank.shape == (25, 4, 4)
+    assert finished(images(6), bank=4, density="shared").bank.shape == (1, 4, 4)
     assert finished(images(6), bank=13, density="shared").bank.shape == (1, 12, 4)  # two of each image
 
 

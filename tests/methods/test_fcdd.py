@@ -132,7 +132,7 @@ def test_papers_preset_is_the_sources():
     paper = Fcdd.presets["paper"]
     assert (paper.size, paper.grid, paper.smoothing) == ((224, 224), (28, 28), 12.0)
     assert (paper.anomalies, paper.labels, paper.image_score) == ("confetti", "images", "mean")
-    assert (paper.epochs, paper.batch_size, paper.calibration_fraction) == (200, 128, 0.0)
+    assert (paper.epochs, paper.batch_size, paper.calibration_fraction) == (2000, 128, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,12 @@ def test_losses_of_ocgan_by_hand(monkeypatch):
     assert network.steps_taken == 1
 
 
+def test_one_image_is_a_batch_of_ocgan_as_well():
+    network, x = a_network("ocgan").train(), torch.rand(1, 1, 16, 16)
+    for turn in ("autoencoder", "discriminators", "classifier"):
+        assert network.loss_of_turn(x, turn).isfinite()
+
+
 def test_ocgan_mines_once_it_has_taken_its_steps(monkeypatch):
     network, x, mined_at = a_network("ocgan"), torch.rand(4, 1, 16, 16), []
     monkeypatch.setattr(network, "_mined", lambda u: mined_at.append(int(network.steps_taken)) or u)

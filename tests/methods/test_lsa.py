@@ -94,6 +94,12 @@ def test_the_loss_is_both_terms_and_the_density_moves_the_code():
     assert any(p.grad is not None and p.grad.any() for p in network.encoder.parameters())
 
 
+def test_one_image_is_a_batch_as_well():
+    network = a_network().train()
+    network.loss(images(1)).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
 def test_good_images_span_one_of_each_term(monkeypatch):
     network, x = a_network(3), images(3, 3)
     errors, surprises = torch.tensor([10, 14.0, 12]), torch.tensor([20, 26.0, 20])

@@ -117,6 +117,16 @@ def test_images_are_scored_by_the_loss_or_by_the_map():
     torch.testing.assert_close(only, maps)
 
 
+@torch.no_grad()
+def test_values_are_means_over_a_neighbourhood():
+    one, nine = (a_network(replace(SMALL, neighbourhood=n)).eval() for n in (1, 3))
+    nine.load_state_dict(one.state_dict())
+    pairs = one.values(images(2))
+    alone, means = one._places(*pairs), nine._places(*pairs)
+    assert means.std() < 0.95 * alone.std()
+    torch.testing.assert_close(means.mean(), alone.mean(), rtol=0.1, atol=0)
+
+
 def test_a_cloner_that_says_the_same_of_all_is_not_saved():
     network, x = a_network(SMALL).eval(), images(4)
     network.finish(lambda: [x])

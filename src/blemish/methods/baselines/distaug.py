@@ -20,7 +20,9 @@ weight decay 3e-4). The order of the colour jitter is fixed. γ is 10 over the v
 (there about one number, the mean of all components). The density keeps `bank` good features, drawn at random
 (there all: 680,000 of bottle). Of the source the code for whole images was at hand, not its numbers for
 squares: `paper` has those of `cutpaste`, later work of the same authors, and the map too. Its head of eight
-layers, its augmentation and its passes are those of the code. The preset `default`, for one core, has images
+layers and its passes are those of the code. A view shows half of a square's area or more (there half of its
+side, a quarter of the area), half of the views are blurred (there none while it learns), and brightness is
+multiplied (there added). The preset `default`, for one core, has images
 of 128×128, a trunk that overlapping squares share, a head of two layers, a density at each place, and less
 jitter. With it bottle has a pixel AUROC of 0.978 and an image AUROC of 0.994, Head CT one of 0.859.
 """
@@ -280,7 +282,7 @@ class DistAug(TrainedMethod[DistAugConfig]):
         drawn = torch.Generator().manual_seed(BANK_SEED)  # the same for every seed of the training
         images, alone = sum(len(x) for x in batches()), self.config.density == "place"
         order = torch.randperm(images, generator=drawn).tolist()
-        wanted = set(order[: self.config.bank] if alone else order)
+        wanted = set(order[: self.config.bank])
         each = max(1, self.config.bank // images)
         for number, x in enumerate(image for batch in batches() for image in batch.split(1)):
             if number in wanted:

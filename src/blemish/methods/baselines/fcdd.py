@@ -20,9 +20,11 @@ Differs from the source: the frozen layers are of ResNet-18 or EfficientNet-Lite
 features are standardised. Adam, there stochastic descent with momentum. Images keep their colours; there each
 one's contrast is normalised. Labels of pixels are compared on the grid, before upsampling. The Gaussian ends
 at 4 σ, there at the receptive field of 62 pixels, and pixels near the border, which fewer places reach, are
-scaled up. Without anomalies the outputs are drawn to 1, and no layer that learns has a bias: drawn to 0, all
-weights would vanish. The preset `default` is ours: planted defects (`blemish.data.planting`), the pixels that
-they changed, and features of three strides.
+scaled up; a place is spread from the middle of its own pixels, from which the middle of what it sees may be
+half a stride away. Images are not cut, coloured or made noisy while it learns, weights do not decay, and the
+rate falls by a cosine (there by 1.5 % in each epoch). Without anomalies the outputs are drawn to 1, and no
+layer that learns has a bias: drawn to 0, all weights would vanish. The preset `default` is ours: planted
+defects (`blemish.data.planting`), the pixels that they changed, and features of three strides.
 """
 
 from __future__ import annotations
@@ -161,7 +163,7 @@ def confetti(x: Tensor) -> Tensor:
 def spread_matrix(n: int, stride: int, sigma: float) -> Tensor:
     """Spread the values of a line's places over its n pixels by Gaussians, Algorithm 1.
 
-    The receptive field of place j has its middle at stride·j + (stride - 1) / 2.
+    As if the receptive field of place j had its middle where its pixels have it: stride·j + (stride - 1) / 2.
 
     Args:
         n: pixels.
@@ -190,7 +192,7 @@ class Fcdd(FeatureMethod[FcddConfig], TrainedMethod[FcddConfig]):
             image_size=224,
             strides=(8,),
             smoothing=12.0,
-            epochs=200,
+            epochs=2000,  # 200 of ten passes each
             batch_size=128,
             width=512,
             anomalies="confetti",

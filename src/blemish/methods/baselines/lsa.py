@@ -43,6 +43,7 @@ from blemish.core.errors import TrainingError, UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste_backbones import BasicBlock
 from blemish.methods.baselines.nsa_network import TransposedBlock
+from blemish.methods.components.altered import filled
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.config import TrainedConfig
 
@@ -209,8 +210,8 @@ class Lsa(TrainedMethod[LsaConfig]):
         return reconstruction(x, self.decode(z).float()), surprise(z.detach(), logits)
 
     def loss(self, x: Tensor) -> Tensor:
-        """L_REC + λ L_LLK, the mean over images (B, C, H, W) in [0, 1]."""
-        errors, surprises = self.terms(x)
+        """L_REC + λ L_LLK, the mean over images (B, C, H, W) in [0, 1]; one image is taken twice."""
+        errors, surprises = self.terms(filled(x, 2))
         return (errors + self.config.density_weight * surprises).mean()
 
     def loss_of_share(self, x: Tensor, share: Share) -> Tensor:

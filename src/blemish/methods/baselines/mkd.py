@@ -21,7 +21,8 @@ distance and cosine; that is quicker, and exported.
 MeTAL's Table 6 says 15 M: VGG-16 without its classifier has 14.7 million numbers, its small cloner 0.3.
 
 Differs from the source: S is ResNet-18 or EfficientNet-Lite0, there VGG-16; the cloner has two convolutions
-of few channels before each critical point's own, and begins at a stride of 2. λ weighs L_val, as in the
+of few channels before each critical point's own, and begins at a stride of 2. The source's program scores by
+three of its four critical points, here all four count. λ weighs L_val, as in the
 source's program (in its text λ weighs L_dir). The gradient keeps its size; there each image's is scaled by
 its own range, so that maps of two images could not be compared. The preset `default` is ours: values are
 standardised by channel, and the map is that of features.
@@ -43,7 +44,7 @@ from blemish.methods.components.backbones.method import (
     FeatureMethod,
     spread_of,
 )
-from blemish.methods.components.backbones.network import embed
+from blemish.methods.components.backbones.network import embed, local_mean
 from blemish.methods.components.collapse import refuse_constant
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import blur
@@ -61,7 +62,10 @@ class MkdConfig(FeatureConfig, TrainedConfig):
     """The options of MKD."""
 
     neighbourhood: int = 1
-    """The map's values are means over this many places along a side, an odd number; 1: as they are."""
+    """The map's values are means over this many places along a side, an odd number; 1: as they are.
+
+    As `grid_stride`, it is of the map of features; that of the gradient has the image's size.
+    """
     image_score: Literal["max", "mean", "top1", "top5"] = "top1"
     """The image score: `mean` is the source's L_total; the others take the map's largest values."""
     steps: int = 300
@@ -70,7 +74,7 @@ class MkdConfig(FeatureConfig, TrainedConfig):
     """Images in an optimiser step."""
     width: int = 32
     """Channels of the cloner between its critical points."""
-    value_weight: float = 0.01
+    value_weight: float = 0.5
     """λ: weight of the distance of values beside that of directions; the source has 0.5 for MVTec AD."""
     standardise: bool = True
     """Bring each channel of the source network to mean 0 and spread 1 over the training images (ours)."""
@@ -239,7 +243,8 @@ class Mkd(FeatureMethod[MkdConfig], TrainedMethod[MkdConfig]):
     def _places(self, source: list[Tensor], clone: list[Tensor]) -> Tensor:
         """The mean over critical points of what differs at each place: smoothed maps (B, H, W)."""
         pairs = zip(source, clone, strict=True)
-        found = embed([place_loss(a, b, self.config.value_weight) for a, b in pairs], self.config.grid)
+        losses = [place_loss(a, b, self.config.value_weight) for a, b in pairs]
+        found = local_mean(embed(losses, self.config.grid), self.config.neighbourhood)
         return self.whole_maps(found.mean(dim=1).flatten(1))
 
     def _slope(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ Two phases: the teachers; then the students, from what the teachers say of crops
 
 Differs from the source: the teacher learns on patches of the good training images, there of ImageNet. L_k is
 the mean over P's numbers, which are standardised, and L_c the mean of |c_ij|, there sums, so that both weigh
-alike at any size. The source's metric loss, for those without a pre-trained network, is left out. Students
-learn without decay of weights. e and v are standardised over the training images, there over held-out good
+alike at any size. The source's metric loss, for those without a pre-trained network, is left out. Neither
+learns with decay of weights. e and v are standardised over the training images, there over held-out good
 ones. The model keeps P and D, which only the training needs. `default` is ours: EfficientNet-Lite0,
 patches of 33 pixels, narrower networks that score every fourth pixel, crops, and a smoothed map.
 

@@ -26,7 +26,8 @@ million; MeTAL's Table 6 says 25.
 Differs from the source: its code weights the Gaussians' log-densities by π; here, as in its paper, π weights
 densities. Its attention is divided by the root of d, here by that of a head's width, as in ViT; queries, keys
 and values have biases here. Its decoder has kernels of 3 to 11 pixels, which fit 512×512 alone; here each
-layer has 4×4 and doubles, with the channels of the source. Its images are cut to 512 of 550 pixels; here they
+layer has 4×4 and doubles, with the channels of the source. Its image score adds the errors of the image's
+reconstruction to the largest -log p. Its images are cut to 512 of 550 pixels; here they
 are whole.
 
 The preset `default` is ours: 128×128 pixels, patches of 16, a quarter of the width, 3 blocks.
@@ -72,7 +73,7 @@ class VtAdlConfig(TrainedConfig):
     """The options of VT-ADL."""
 
     image_score: Literal["max", "mean", "top1", "top5"] = "max"
-    """The image score: `max`, the source's, is the map's largest value; the others are means of the map."""
+    """The image score: `max` is the map's largest value; the others are means of the map."""
     steps: int = 300
     """Optimiser steps when `epochs` is None."""
     batch_size: int = 16
