@@ -106,19 +106,19 @@ def _unpacked_size(chunks: list[tuple[bytes, bytes]]) -> int | None:
 
 
 def encode_png(pixels: np.ndarray, *texts: bytes) -> bytes:
-    """Encode a picture, uint8 (H, W, 3), with texts, each the body of a chunk `tEXt`.
+    """Encode a picture, uint8 (H, W) or (H, W, 3), with texts, each the body of a chunk `tEXt`.
 
     Half the time of libpng's quickest setting, for files that are a little smaller: each row holds its
     differences from the one above, which needs no search for the best filter, packed by libdeflate.
     """
-    height, width, _ = pixels.shape
+    (height, width), colours = pixels.shape[:2], 2 if pixels.ndim == 3 else 0
     rows = pixels.reshape(height, -1)
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
     filtered[:, 0] = _UP
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])  # modulo 256, as the filter is defined
     chunks = [
-        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)),
         *(chunk(b"tEXt", text) for text in texts),
         chunk(b"IDAT", bytes(imagecodecs.deflate_encode(filtered.tobytes(), level=1))),
         chunk(b"IEND", b""),
