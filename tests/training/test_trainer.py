@@ -18,6 +18,7 @@ from blemish.core.errors import Interrupted, TrainingError
 from blemish.methods.base import TrainedMethod
 from blemish.methods.config import TrainedConfig
 from blemish.training import trainer as training
+from blemish.training.checkpoint import load_checkpoint, save_checkpoint
 from blemish.training.device import make_accelerator
 from blemish.training.schedule import learning_rate_at
 from blemish.training.trainer import Trainer
@@ -320,6 +321,25 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
         error, tmp_path / "checkpoint" / "state.pt", "learning_rate was 0.5 and is now 0.25", "--out"
     )
     assert "seed" not in text
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"what counts": "regions of 20 px or more"}, {}, "was regions of 20 px or more and is now not given"),
+        ({}, {"suspects dropped": 0.05}, "suspects dropped was not given and is now 0.05"),
+        ({"members": None}, {}, None),
+    ],
+)
+def test_an_option_on_one_side_alone_makes_another_run(tmp_path, before, now, said):
+    file = tmp_path / "state.pt"
+    save_checkpoint(file, {"identity": {"seed": 1} | before})
+    if said is None:
+        assert load_checkpoint(file, {"seed": 1} | now)["identity"]["seed"] == 1
+        return
+    with pytest.raises(TrainingError) as error:
+        load_checkpoint(file, {"seed": 1} | now)
+    one_line(error, file, said, "--out")
 
 
 class Bomb:

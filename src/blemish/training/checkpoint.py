@@ -49,10 +49,11 @@ def load_checkpoint(file: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Read a checkpoint of the run that `identity` describes. Raises TrainingError for any other."""
     content = _read(file)
     before = content["identity"]
-    for key, value in identity.items():
-        if before.get(key) != value:
+    for key in before | identity:  # an option may be there before alone, or now alone
+        if before.get(key) != identity.get(key):
+            was, now = (each.get(key, "not given") for each in (before, identity))
             raise TrainingError(
-                f"{file}: {key} was {before.get(key)} and is now {value}; "
+                f"{file}: {key} was {was} and is now {now}; "
                 "resume with the same options and data, or train into another --out"
             )
     return content
