@@ -326,7 +326,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
-        ({"what counts": "regions of 20 px or more"}, {}, "was regions of 20 px or more and is now not given"),
+        ({"what counts": "regions of 20 px or more"}, {}, "regions of 20 px or more and is now not given"),
         ({}, {"suspects dropped": 0.05}, "suspects dropped was not given and is now 0.05"),
         ({"members": None}, {}, None),
     ],
