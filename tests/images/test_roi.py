@@ -75,6 +75,15 @@ def test_it_fits_every_size_of_its_aspect_and_no_other():
         roi.at((30, 30), name="a.png")
 
 
+def test_an_image_too_small_for_a_thin_region_is_refused():
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[50] = True
+    roi = roi_of(mask)
+    assert roi.at((200, 200)).any()
+    with pytest.raises(ImageError, match=r"^a\.png: is 10 x 10 px, where nothing .* 100 x 100 px; give"):
+        roi.at((10, 10), name="a.png")
+
+
 def test_coarse_cells_count_when_half_of_them_does():
     np.testing.assert_array_equal(shrink(half(), (4, 4)), half(4, 4))
     speck = np.zeros((8, 8), dtype=bool)

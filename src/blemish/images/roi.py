@@ -49,7 +49,10 @@ class Roi:
         return float(self.mask.mean())
 
     def at(self, size: tuple[int, int], *, name: str = "image") -> np.ndarray:
-        """Return the mask at the (H, W) of an image, bool. Raises ImageError for another aspect."""
+        """Return the mask at the (H, W) of an image, bool, somewhere True.
+
+        Raises ImageError for another aspect, and where a thin region vanishes on a small image.
+        """
         (height, width), (h, w) = size, self.mask.shape
         if abs(height * w - width * h) > ASPECT_TOLERANCE * height * w:
             raise refusal(
@@ -57,7 +60,14 @@ class Roi:
                 f"is {width} x {height} px, but the model's region of interest is {w} x {h} px, of another "
                 "aspect; give images as in the training",
             )
-        return _at(self, size)
+        found = _at(self, size)
+        if not found.any():
+            raise refusal(
+                name,
+                f"is {width} x {height} px, where nothing is left of the model's region of interest, made at "
+                f"{w} x {h} px; give larger images, or train with a wider region",
+            )
+        return found
 
     def cover(self, image: np.ndarray, image_format: ImageFormat, *, name: str = "image") -> np.ndarray:
         """Return a copy of an image (H, W, C) with the middle of its value range outside of the region."""
