@@ -44,6 +44,7 @@ class TrainingImages:
 
     `train` may be larger than the network's images, for random crops; `scored` are the same images as
     scoring sees them. `held_out` are the calibration images as scoring sees them, None where there are none.
+    Outside of `roi` all of them are covered.
     """
 
     train: ImageBatches
@@ -52,6 +53,7 @@ class TrainingImages:
     scored: ImageBatches
     image_format: ImageFormat
     allow: frozenset[str]
+    roi: Roi | None = None
 
 
 class Contrast:
@@ -138,6 +140,7 @@ def load_images(
         scored=train.files.at_size(config.size) if larger else train,
         image_format=image_format,
         allow=allow,
+        roi=roi,
     )
 
 

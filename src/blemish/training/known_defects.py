@@ -62,19 +62,19 @@ def provenance_of(known: Sequence[Sample]) -> dict[str, Any]:
 def with_known(trial: Trial, known: Sequence[Sample], images: TrainingImages, size: tuple[int, int]) -> Trial:
     """Return a trial whose last images are the known defects, resized to `size`, (height, width) in pixels.
 
+    Outside of the region of interest they are covered as training images are, and nothing is marked.
     Raises ImageError for an image that is not as the training images, DataError for a mask that is none.
     """
     if not known:
         return trial
     planes, masks = [], []
     for sample in known:
-        image = decode.read(sample.path)
+        image, whole = _read(sample, images)
         planes.append(
             preprocess.prepare(
                 image, images.image_format, size, allow=images.allow, name=str(sample.path)
             ).astype(np.float32)
         )
-        whole = read_mask(sample, image.shape[:2]) if sample.mask is not None else None
         masks.append(_at_half_size(whole, size))
     return replace(
         trial,
@@ -82,6 +82,16 @@ def with_known(trial: Trial, known: Sequence[Sample], images: TrainingImages, si
         masks=np.concatenate([trial.masks, np.stack(masks)]),
         known=len(known),
     )
+
+
+def _read(sample: Sample, images: TrainingImages) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return an image (H, W, C) and its mask, bool (H, W), or None; of both only what counts."""
+    image, name = decode.read(sample.path), str(sample.path)
+    mask = None if sample.mask is None else read_mask(sample, image.shape[:2])
+    if images.roi is None:
+        return image, mask
+    inside = images.roi.at(image.shape[:2], name=name)
+    return images.roi.cover(image, images.image_format, name=name), None if mask is None else mask & inside
 
 
 def _at_half_size(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
