@@ -145,7 +145,7 @@ def test_train_takes_its_options(tiny_category: Path, tmp_path: Path, capsys: py
     assert run("train", "--data", tiny_category, "--out", out, *options) == 0
     shown = capsys.readouterr()
     assert f"model: {out / 'model.safetensors'}" in shown.out
-    assert "calibrated on 5 good images: false-alarm rates promised from 0.167" in shown.out
+    assert "calibrated on 5 good images: false-alarm rates promised from 0.1667" in shown.out
     assert shown.err == ""  # no bar in a log
     record = read_json(out / "run.json")
     config = record["config"]

@@ -16,6 +16,19 @@ def of(scores: list[float]) -> Calibration:
     return calibrate(scores, scores)
 
 
+def test_a_rate_that_is_named_is_accepted():
+    for n in range(19, 400):
+        calibration = of([float(i) for i in range(n)])
+        for k in (1, 2, n // 10 + 1):
+            rate = float(f"{calibration.named_rate(k):g}")
+            assert calibration.rank(rate) >= k
+            assert rate < k / (n + 1) + 1e-4
+        with pytest.raises(UsageError, match=f"can promise {calibration.named_rate():g} at the lowest"):
+            calibration.rank(0.9 / (n + 1))
+    assert of([0.0] * 20).named_rate(2) == 0.0953
+    assert of([0.0] * 99).named_rate(7) == 0.07
+
+
 def test_p_values_by_hand():
     calibration = of([3.0, 1.0, 2.0, 2.0])
     assert calibration.n == 4

@@ -45,6 +45,10 @@ class Calibration:
         """The lowest false-alarm rate in (0, 1) that n images can promise: 1 / (n + 1)."""
         return 1 / (self.n + 1)
 
+    def named_rate(self, k: int = 1) -> float:
+        """Return the lowest rate in (0, 1] of rank k that has 4 digits, to be named to a person."""
+        return _named_rate(self.n, k)
+
     def p_value(self, score: float) -> float:
         """Say how extreme a score is among good images, in [1 / (n + 1), 1].
 
@@ -132,10 +136,15 @@ def _rank(n: int, rate: float) -> int:
     k = _largest_rank(n, rate)
     if k == 0:
         raise UsageError(
-            f"false-alarm rate {rate:g}: {n} calibration images can promise {1 / (n + 1):.3g} at the lowest; "
-            f"hold out {images_needed(rate)} good images, or ask for a higher rate"
+            f"false-alarm rate {rate:g}: {n} calibration images can promise {_named_rate(n, 1):g} at the "
+            f"lowest; hold out {images_needed(rate)} good images, or ask for a higher rate"
         )
     return k
+
+
+def _named_rate(n: int, k: int) -> float:
+    """Round k / (n + 1) up to 4 digits, exactly: rounded to the nearest, it would be refused when given."""
+    return -(-10_000 * k // (n + 1)) / 10_000
 
 
 def _largest_rank(n: int, rate: float) -> int:

@@ -46,7 +46,7 @@ def check_review_rate(calibration: Calibration, rate: float, review_rate: float)
     if calibration.rank(review_rate) < next_rank:
         raise UsageError(
             f"--review-rate {review_rate:g}: {calibration.n} calibration images cannot tell it from the "
-            f"false-alarm rate, {rate:.3g}; give {next_rank * calibration.lowest_rate:.3g} or more"
+            f"false-alarm rate, {rate:.3g}; give {calibration.named_rate(next_rank):g} or more"
         )
 
 

@@ -41,7 +41,7 @@ def recalibrate(arguments: list[str]) -> int:
         print(f"{left_out} images left out: the model has learnt them")
     calibration = model_file.calibration
     assert calibration is not None
-    promised = f"false-alarm rates promised from {calibration.lowest_rate:.3g}"
+    promised = f"false-alarm rates promised from {calibration.named_rate():g}"
     print(f"counts: {model_file.counting.describe()}")
     print(f"calibrated on {calibration.n} good images: {promised}")
     print(f"model: {options.out}")

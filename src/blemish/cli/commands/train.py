@@ -194,7 +194,7 @@ def _print_model(out: Path, model_file: ModelFile) -> None:
     if calibration is None:
         print("no calibration images: scores and maps, but no threshold")
     else:
-        promised = f"false-alarm rates promised from {calibration.lowest_rate:.3g}"
+        promised = f"false-alarm rates promised from {calibration.named_rate():g}"
         print(f"calibrated on {calibration.n} good images: {promised}")
     if model_file.counting.as_fields():
         print(f"counts: {model_file.counting.describe()}")
