@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,14 +35,16 @@ class Plant:
         self.frames: queue.Queue[Any] = queue.Queue()
         self.producers: list[str] = []
         self.open = 0
+        self.unplugged: set[str] = set()
+        self.calls: list[str] = []
 
     # what harvesters has
 
     def harvester(self) -> Any:
         return SimpleNamespace(
             add_file=self.producers.append,
-            update=lambda: None,
-            reset=lambda: None,
+            update=partial(self.call, "update"),
+            reset=partial(self.call, "reset"),
             device_info_list=[SimpleNamespace(serial_number=serial) for serial in self.serials],
             create=self.create,
         )
@@ -54,10 +57,19 @@ class Plant:
                 node_map=SimpleNamespace(PixelFormat=SimpleNamespace(value=self.format))
             ),
             start=lambda: None,
-            stop=lambda: None,
-            destroy=lambda: setattr(self, "open", self.open - 1),
+            stop=partial(self.call, "stop"),
+            destroy=self.destroy,
             fetch=self.fetch,
         )
+
+    def destroy(self) -> None:
+        self.open -= 1
+        self.call("destroy")
+
+    def call(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.unplugged:
+            raise OSError(f"no {name}:\nthe cable is out")
 
     def fetch(self, timeout: float) -> Any:
         try:
@@ -142,6 +154,18 @@ def test_what_cannot_be_opened_is_a_line(plant: Plant, monkeypatch: pytest.Monke
     assert "pip install 'blemish[genicam]'" in refused("genicam:2")
 
 
+def test_an_unplugged_camera_is_let_go_whatever_it_refuses(plant: Plant):
+    capture = genicam.GenicamCapture("genicam:")
+    plant.unplugged, plant.calls = {"stop", "destroy", "reset"}, []
+    capture.release()
+    assert plant.calls == ["stop", "destroy", "reset"]
+    plant.unplugged, plant.calls = {"update", "reset"}, []
+    with pytest.raises(UsageError) as error:
+        genicam.GenicamCapture("genicam:")
+    assert str(error.value) == "--camera genicam:: cannot be opened (no update: the cable is out)"
+    assert plant.calls == ["update", "reset"]
+
+
 def test_each_trigger_is_a_file_and_a_camera_comes_back(
     plant: Plant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -157,10 +181,11 @@ def test_each_trigger_is_a_file_and_a_camera_comes_back(
 
     plant.frames.put(RGB)
     wait_for(lambda: len(files()) == 1)
-    plant.serials = []
+    plant.serials, plant.unplugged = [], {"stop", "destroy", "reset", "update"}
     plant.frames.put(OSError("the cable is out"))
     wait_for(lambda: said == ["genicam:: gives no frames; trying again"])
-    plant.serials = ["40012345"]
+    wait_for(lambda: plant.calls.count("update") > 1)
+    plant.serials, plant.unplugged = ["40012345"], set()
     for _ in range(2):  # the first of them shows that it is there again
         plant.frames.put(RGB)
     wait_for(lambda: len(files()) == 2)

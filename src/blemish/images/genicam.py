@@ -8,6 +8,7 @@ camera; nothing is changed here. A camera that waits for its hardware trigger is
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +43,20 @@ class GenicamCapture:
         self._harvester = harvester_class()
         try:
             self._open(source.removeprefix(PREFIX))
-        except UsageError:
+        except BaseException:
             self.release()
             raise
 
     def _open(self, serial: str) -> None:
+        try:
+            self._start(self._serial_of(serial))
+        except UsageError:
+            raise
+        except Exception as error:  # of the producer, which has kinds of its own
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise UsageError(f"--camera {self._source}: cannot be opened ({said})") from error
+
+    def _serial_of(self, serial: str) -> str:
         for producer in _producers():
             self._harvester.add_file(str(producer))
         self._harvester.update()
@@ -58,18 +68,16 @@ class GenicamCapture:
         if serial not in there:
             known = ", ".join(PREFIX + each for each in there)
             raise UsageError(f"--camera {self._source}: is none of those that are there: {known}")
-        try:
-            self._camera = self._harvester.create({"serial_number": serial})
-            kind = str(self._camera.remote_device.node_map.PixelFormat.value)
-            if kind not in FORMATS:
-                raise UsageError(
-                    f"--camera {self._source}: sends {kind}; set its PixelFormat to {', '.join(FORMATS)}"
-                )
-            self._camera.start()
-        except UsageError:
-            raise
-        except Exception as error:  # of the producer, which has kinds of its own
-            raise UsageError(f"--camera {self._source}: cannot be opened ({error})") from error
+        return serial
+
+    def _start(self, serial: str) -> None:
+        self._camera = self._harvester.create({"serial_number": serial})
+        kind = str(self._camera.remote_device.node_map.PixelFormat.value)
+        if kind not in FORMATS:
+            raise UsageError(
+                f"--camera {self._source}: sends {kind}; set its PixelFormat to {', '.join(FORMATS)}"
+            )
+        self._camera.start()
 
     def isOpened(self) -> bool:  # noqa: N802, as OpenCV names it
         """Whether it gives frames."""
@@ -93,14 +101,12 @@ class GenicamCapture:
         return self._frame is not None, self._frame
 
     def release(self) -> None:
-        """Let the camera go."""
+        """Let the camera go. One that was unplugged may refuse each of the calls, which are all made."""
         camera, self._camera = self._camera, None
-        try:
-            if camera is not None:
-                camera.stop()
-                camera.destroy()
-        finally:
-            self._harvester.reset()
+        of_camera = [] if camera is None else [camera.stop, camera.destroy]
+        for call in (*of_camera, self._harvester.reset):
+            with suppress(Exception):
+                call()
 
 
 def _harvesters() -> tuple[Any, type[Exception]]:
