@@ -38,6 +38,15 @@ class DetectorConfig:
             if value is not None and value < 1:
                 raise UsageError(f"--{option.replace('_', '-')} {value}: must be 1 or larger")
 
+    def check_weights(self, *options: str) -> None:
+        """Refuse numbers, as of a weight or a width, that are below 0 or not finite. Raises UsageError."""
+        for option in options:
+            value = getattr(self, option)
+            if not 0 <= value < math.inf:
+                raise UsageError(
+                    f"--{option.replace('_', '-')} {value}: must be a finite number, 0 or larger"
+                )
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the resized image, in pixels."""

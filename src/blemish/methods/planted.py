@@ -80,8 +80,7 @@ class PlantedConfig(TrainedConfig):
             raise UsageError(f"--crop-size {self.crop_size}: must be 32 or larger")
         if not 0.25 <= self.width <= 8:
             raise UsageError(f"--width {self.width}: must be from 0.25 to 8")
-        if not 0 <= self.smoothing < math.inf:
-            raise UsageError(f"--smoothing {self.smoothing}: must be a finite number, 0 or larger")
+        self.check_weights("smoothing")
 
     @property
     def kind_names(self) -> tuple[str, ...]:

@@ -70,8 +70,7 @@ class AutoencoderConfig(TrainedConfig):
         self.check_counts("latent")
         if self.halvings < 4:
             raise UsageError(f"--halvings {self.halvings}: must be 4 or larger")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UsageError(f"--weight-decay {self.weight_decay}: must be a finite number, 0 or larger")
+        self.check_weights("weight_decay")
         (H, W), unit = self.size, 2**self.halvings
         if H % unit or W % unit:
             raise UsageError(

@@ -28,13 +28,11 @@ Numbers that `paper` learns at 64×64 RGB: 24.6 million, as in MeTAL's Table 6.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from blemish.core.errors import UsageError
 from blemish.methods.base import Phase, Turn
 from blemish.methods.baselines.gan import Gan, GanConfig, critic_loss, gradient_penalty, residual_map
 from blemish.methods.baselines.gan_networks import ResidualDown, ResidualUp
@@ -71,12 +69,7 @@ class FAnoGanConfig(GanConfig):
         """Refuse sizes and weights that the networks cannot use. Raises UsageError."""
         super().__post_init__()
         self.check_counts("critic_steps")
-        for option in ("penalty", "feature_weight"):
-            if not 0 <= getattr(self, option) < math.inf:
-                raise UsageError(
-                    f"--{option.replace('_', '-')} {getattr(self, option)}: must be a finite number, 0 or "
-                    "larger"
-                )
+        self.check_weights("penalty", "feature_weight")
 
 
 def anomaly_score(x: Tensor, x_hat: Tensor, f: Tensor, f_hat: Tensor, kappa: float) -> Tensor:

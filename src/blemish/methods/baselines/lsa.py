@@ -93,8 +93,7 @@ class LsaConfig(TrainedConfig):
             )
         if self.bins < 2:
             raise UsageError(f"--bins {self.bins}: must be 2 or larger")
-        if not 0 <= self.density_weight < math.inf:
-            raise UsageError(f"--density-weight {self.density_weight}: must be a finite number, 0 or larger")
+        self.check_weights("density_weight")
 
 
 # --- the equations --------------------------------------------------------------------------------------

@@ -37,7 +37,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.backbones.method import (
     FeatureConfig,
@@ -85,8 +84,7 @@ class MkdConfig(FeatureConfig, TrainedConfig):
         """Refuse numbers that mean nothing. Raises UsageError."""
         super().__post_init__()
         self.check_counts("width")
-        if not 0 <= self.value_weight < float("inf"):
-            raise UsageError(f"--value-weight {self.value_weight}: must be a finite number, 0 or larger")
+        self.check_weights("value_weight")
 
 
 # --- the equations --------------------------------------------------------------------------------------

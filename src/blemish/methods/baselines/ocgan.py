@@ -31,14 +31,12 @@ with no word on how it was trained). Good heads are drawn again here, and PCA ha
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Phase, Turn
 from blemish.methods.baselines.gan import Gan, GanConfig, discriminator_loss, generator_loss
 from blemish.methods.baselines.gan_networks import Down, Up
@@ -86,13 +84,7 @@ class OcGanConfig(GanConfig):
         super().__post_init__()
         self.refuse_validation()
         self.check_counts("discriminator_width")
-        options = ("mining_from", "mining_rate", "noise", "reconstruction_weight", "latent_weight")
-        for option in options:
-            if not 0 <= getattr(self, option) < math.inf:
-                raise UsageError(
-                    f"--{option.replace('_', '-')} {getattr(self, option)}: must be a finite number, 0 or "
-                    "larger"
-                )
+        self.check_weights("mining_from", "mining_rate", "noise", "reconstruction_weight", "latent_weight")
 
 
 def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:

@@ -13,14 +13,12 @@ a map.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Method
 from blemish.methods.components.functional import blur, grey, smoothing_matrix
 from blemish.methods.config import DetectorConfig
@@ -46,8 +44,7 @@ class PcaConfig(DetectorConfig):
         """Refuse a count or width that means nothing. Raises UsageError."""
         super().__post_init__()
         self.check_counts("components")
-        if not 0 <= self.smoothing < math.inf:
-            raise UsageError(f"--smoothing {self.smoothing}: must be a finite number, 0 or larger")
+        self.check_weights("smoothing")
 
 
 def principal_axes(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -104,8 +104,7 @@ class StudentTeacherConfig(BackboneConfig, TrainedConfig):
                 )
         if not 0 < self.teacher_share < 1:
             raise UsageError(f"--teacher-share {self.teacher_share}: must lie between 0 and 1")
-        if not 0 <= self.smoothing < float("inf"):
-            raise UsageError(f"--smoothing {self.smoothing}: must be a finite number, 0 or larger")
+        self.check_weights("smoothing")
 
 
 # --- the equations --------------------------------------------------------------------------------------

@@ -114,12 +114,7 @@ class VtAdlConfig(TrainedConfig):
             raise UsageError(f"--image-size {min(H, W)}: vt-adl needs 16 pixels or more")
         if self.embedding % self.heads:
             raise UsageError(f"--embedding {self.embedding}: must be a multiple of --heads {self.heads}")
-        for option in ("weight_decay", "noise", "mse_weight", "ssim_weight", "smoothing"):
-            if not 0 <= getattr(self, option) < math.inf:
-                raise UsageError(
-                    f"--{option.replace('_', '-')} {getattr(self, option)}: must be a finite number, 0 or "
-                    "larger"
-                )
+        self.check_weights("weight_decay", "noise", "mse_weight", "ssim_weight", "smoothing")
 
 
 # --- the equations --------------------------------------------------------------------------------------

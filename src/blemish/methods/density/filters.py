@@ -18,7 +18,6 @@ to the image's size and smoothed.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -78,8 +77,7 @@ class FiltersConfig(DetectorConfig):
             raise UsageError(f"--image-size {min(self.size)}: filters needs {smallest} pixels or more")
         if self.reach < 0:
             raise UsageError(f"--reach {self.reach}: must be 0 or larger")
-        if not 0 <= self.smoothing < math.inf:
-            raise UsageError(f"--smoothing {self.smoothing}: must be a finite number, 0 or larger")
+        self.check_weights("smoothing")
 
     @property
     def places(self) -> tuple[int, int]:

@@ -64,8 +64,7 @@ class FeatureConfig(BackboneConfig):
                 f"--image-size {min(self.size)}: must be twice the largest of --strides or more, "
                 f"{2 * self.strides[-1]}"
             )
-        if not 0 <= self.smoothing < float("inf"):
-            raise UsageError(f"--smoothing {self.smoothing}: must be a finite number, 0 or larger")
+        self.check_weights("smoothing")
 
     @property
     def grid(self) -> tuple[int, int]:
