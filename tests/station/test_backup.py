@@ -178,6 +178,16 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["restore", "--backup", safe, "--folder", str(tmp_path / "new")]) == 0
     place.archive.path(damaged.map or "", "map").unlink()
     assert main(["backup", *folder, "--to", safe]) == 1
+    said = capsys.readouterr().out
+    assert f"map {damaged.map}: the station does not have it any more" in said
+    assert "the backup keeps the copy of an earlier one" in said
+    about = json.loads((tmp_path / "safe" / "backup.json").read_text())
+    assert (about["files"], about["damaged"], about["kept"]) == (2, [], [f"map {damaged.map}"])
+    assert main(["restore", "--backup", safe, "--folder", str(tmp_path / "old")]) == 1
+    kept = Archive(tmp_path / "old" / "archive").read(damaged.map or "", "map")
+    assert kept == Archive(tmp_path / "safe" / "archive").read(damaged.map or "", "map")
+    Archive(tmp_path / "safe" / "archive").path(damaged.map or "", "map").write_bytes(b"other bytes")
+    assert main(["backup", *folder, "--to", safe]) == 1  # and a copy that is damaged too is none
     assert f"map {damaged.map}: the station does not have it any more" in capsys.readouterr().out
     assert json.loads((tmp_path / "safe" / "backup.json").read_text())["damaged"] == [f"map {damaged.map}"]
     assert main(["backup", *folder, "--to", str(place.folder)]) == 2

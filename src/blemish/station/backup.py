@@ -57,6 +57,8 @@ class Backup:
     """The station whose files these are, where many share the record; None: of all parts."""
     damaged: tuple[str, ...] = ()
     """What the record names and the station had no more, or no more as it was recorded; it is not here."""
+    kept: tuple[str, ...] = ()
+    """What the station had no more either, and an earlier backup has left here; it is among the files."""
 
 
 def back_up(folder: Path, to: Path, *, url: str | None = None, station: str | None = None) -> Backup:
@@ -152,7 +154,7 @@ def _described(backup: Path) -> Backup:
     file = backup / DONE
     try:
         known = json.loads(file.read_text())
-        return Backup(**known | {"damaged": tuple(known["damaged"])})
+        return Backup(**known | {"damaged": tuple(known["damaged"]), "kept": tuple(known.get("kept", ()))})
     except FileNotFoundError as error:
         raise UsageError(f"{backup}: is no finished backup; it has no {DONE}") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -190,22 +192,23 @@ def _copy_files(
     copy: sa.Engine, source: sa.Engine, here: Archive, there: Archive, time: datetime, station: str | None
 ) -> Backup:
     """Copy what the rows of the copy name, and remove what they do not; returns what is there then."""
-    kept: set[tuple[Kind, str]] = set()
-    damaged, size = [], 0
+    whole: set[tuple[Kind, str]] = set()
+    damaged, kept, size = [], [], 0
     for kind, hash in list(_named(copy, station)):
-        try:
-            data = _read(here, kind, hash)
-        except DataError:
-            if _is_named(source, kind, hash):
-                damaged.append(f"{kind} {hash}")
-            else:  # it was removed to make room since the rows were read
-                _forget(copy, kind, hash, time)
+        data = _whole(here, kind, hash)
+        if data is not None:
+            there.put(data, kind)
+        elif not _is_named(source, kind, hash):  # it was removed to make room since the rows were read
+            _forget(copy, kind, hash, time)
             continue
-        there.put(data, kind)
-        kept.add((kind, hash))
-        size += len(data)
+        else:  # the station has lost it: the copy of an earlier backup is the last one
+            data = _whole(there, kind, hash)
+            (damaged if data is None else kept).append(f"{kind} {hash}")
+        if data is not None:
+            whole.add((kind, hash))
+            size += len(data)
     for file in list(there.files()):
-        if (file.kind, file.hash) not in kept:
+        if (file.kind, file.hash) not in whole:
             there.delete(file.hash, file.kind)
     with copy.begin() as connection:
         number = connection.execute(sa.select(sa.func.count()).select_from(tables.inspections)).scalar_one()
@@ -213,10 +216,11 @@ def _copy_files(
         time=time.isoformat(timespec="seconds"),
         blemish=version("blemish"),
         inspections=number,
-        files=len(kept),
+        files=len(whole),
         bytes=size,
         station=station,
         damaged=tuple(damaged),
+        kept=tuple(kept),
     )
 
 
@@ -249,6 +253,14 @@ def _read(archive: Archive, kind: Kind, hash: str) -> bytes:
         return archive.read(hash, kind)
     except FileNotFoundError as error:
         raise DataError(f"{archive.folder}: {kind} {hash} is missing") from error
+
+
+def _whole(archive: Archive, kind: Kind, hash: str) -> bytes | None:
+    """Return a file's bytes; None: it is missing or damaged."""
+    try:
+        return _read(archive, kind, hash)
+    except DataError:
+        return None
 
 
 def _copy_small(source: Path, target: Path) -> None:

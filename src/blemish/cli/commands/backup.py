@@ -49,4 +49,9 @@ def tell(place: Path, made: Backup, what: str) -> int:
     print(f"{place}: {what}: {made.inspections} inspections, {size}")
     for name in made.damaged:
         print(f"{name}: the station does not have it any more as it was recorded; the backup lacks it")
-    return 1 if made.damaged else 0
+    for name in made.kept:
+        print(
+            f"{name}: the station does not have it any more as it was recorded; "
+            "the backup keeps the copy of an earlier one"
+        )
+    return 1 if made.damaged or made.kept else 0
