@@ -83,8 +83,27 @@ def test_a_backup_becomes_the_same_station_again(
     assert (tmp_path / "new" / "station.db").exists() == (url is None)
     later = again.part(7)  # and it goes on: rows and verdicts get numbers of their own
     again.store.add_verdict(verdict(later, 1, "good"))
-    with pytest.raises(UsageError, match="holds a record"):
+    with pytest.raises(UsageError, match=r"holds .*restore into an empty folder"):
         backup.restore(tmp_path / "safe", tmp_path / "new", url=url)
+
+
+def test_a_restore_writes_over_nothing(tmp_path: Path):
+    place = Place(tmp_path / "station", None)
+    place.part(0)
+    Tokens(place.folder).add("ann", "judge")
+    safe = tmp_path / "safe"
+    place.back_up(safe)
+    for name, what in (("tokens.json", "tokens"), ("models", "models"), ("archive", "an archive")):
+        used = tmp_path / what / name
+        used.mkdir(parents=True)
+        with pytest.raises(UsageError, match=f"holds {what}; restore into an empty folder"):
+            backup.restore(safe, used.parent)
+        assert [file.name for file in used.parent.iterdir()] == [name]
+    other = Place(tmp_path / "other", None)
+    other.part(1)
+    with pytest.raises(UsageError, match="holds a record; give an empty one"):
+        backup.restore(safe, tmp_path / "new", url=f"sqlite:///{other.folder / 'station.db'}")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_what_is_recorded_meanwhile_is_in_the_next_one(
