@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import databases
 import numpy as np
 import pytest
 from databases import MODELS, inspection
 
+from blemish.record.rows import StoreError
 from blemish.record.store import Store
 from blemish.station.drift import Drift
 from blemish.station.following import Following
@@ -69,6 +72,34 @@ def test_a_state_of_another_test_is_not_gone_on_from(store: Store):
         if row.score is not None:
             fresh.update(row.score)
     assert other.drifts[MODEL].state() == fresh.state()
+
+
+def test_two_stations_keep_states_at_once(store: Store):
+    many = {f"{k:064d}": {"evidence": k} for k in range(20)}
+    backwards = dict(reversed(many.items()))
+    with ThreadPoolExecutor(2) as pool:
+        other = Store(store._engine)  # which has a lock of its own, as another process
+        done = [pool.submit(s.note_drift_states, 7, m) for s, m in ((store, many), (other, backwards))]
+        for each in done:
+            each.result(20)
+    store.note_drift_states(8, {"0" * 64: {"evidence": 1}})
+    assert store.drift_state("0" * 64) == (8, {"evidence": 1})
+    assert store.drift_state(f"{19:064d}") == (7, {"evidence": 19})
+
+
+def test_a_state_that_cannot_be_kept_stops_nothing(store: Store, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(Store, "note_drift_states", refuse)
+    record(store, 0, 30)
+    found = following(store)
+    heard: list[int] = []
+    found.listeners.append(lambda rows: heard.extend(row.number for row in rows))
+    record(store, 30, 12)
+    found.follow()
+    assert len(heard) == 12
+    found.note_states()
 
 
 def test_a_start_behind_another_station_s_state_catches_up(store: Store):

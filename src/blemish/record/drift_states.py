@@ -25,14 +25,12 @@ class DriftStates(Transactions):
         return (found[0].number, json.loads(found[0].state)) if found else None
 
     def note_drift_states(self, number: int, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keep the states of models after the row of a number."""
-        table = tables.drift_states
+        """Keep the states of models after the row of a number; stations on one record may do it at once."""
+        upsert = self._insert_or_update(tables.drift_states)
         with self._write_transaction() as connection:
-            for model, state in states.items():
-                connection.execute(sa.delete(table).where(table.c.model == model))
-                connection.execute(
-                    sa.insert(table).values(model=model, number=number, state=json.dumps(state))
-                )
+            for model, state in sorted(states.items()):  # in one order, so that nobody waits in a circle
+                values = {"model": model, "number": number, "state": json.dumps(state)}
+                connection.execute(upsert, values)
 
     def scored_id(self, model: str, place: int) -> str | None:
         """Return the identifier of the part that a model scored at a place, 1 is the first; None: not yet."""

@@ -63,6 +63,13 @@ class Transactions:
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         return dialect.insert(table).on_conflict_do_nothing(index_elements=unless or None)
 
+    def _insert_or_update(self, table: sa.Table) -> sa.Insert:
+        """Insert a row, or give the one of the same primary key the values of this one."""
+        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
+        insert = dialect.insert(table)
+        new = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
+        return insert.on_conflict_do_update(index_elements=table.primary_key.columns, set_=new)
+
 
 def batches(values: Iterable[str]) -> Iterator[list[str]]:
     """Cut values into lists that a query takes."""

@@ -8,11 +8,12 @@ restart the same rows in the same order give the same state, to the bit; it goes
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.core.errors import DataError, NotFoundError
-from blemish.record.rows import from_milliseconds, milliseconds, utc_now
+from blemish.record.rows import StoreError, from_milliseconds, milliseconds, utc_now
 from blemish.record.store import Alarm
 from blemish.station.drift import Drift
 
@@ -55,7 +56,7 @@ class Following:
             self._drift_of(digest, drift, rest)
             self.drifts[digest] = drift
             if seen - after >= STATE_ROWS:
-                self.store.note_drift_states(self._number, {digest: self._state(digest)})
+                self._keep_states([digest])
         if drift.alarm and not any(
             a.kind == "drift" for a in self.store.alarms(digest)
         ):  # a crash came before it was on record
@@ -90,8 +91,12 @@ class Following:
             self._note_states()
 
     def _note_states(self) -> None:
-        self.store.note_drift_states(self._number, {digest: self._state(digest) for digest in self.drifts})
+        self._keep_states(self.drifts)
         self._noted = self._number
+
+    def _keep_states(self, digests: Iterable[str]) -> None:
+        with suppress(StoreError):  # it only saves a start some reading
+            self.store.note_drift_states(self._number, {digest: self._state(digest) for digest in digests})
 
     def follow(self) -> None:
         """Take what was recorded since the last time. Raises StoreError; then it is taken the next time."""
