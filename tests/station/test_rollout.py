@@ -108,13 +108,36 @@ def test_what_is_no_model_is_said_once_and_changes_nothing(
     junk.write_bytes(b"no model")
     shared.want(**{name: shared.put(junk)})
     watching.look()
-    assert "no model was rolled out" in said.pop()
+    watching.look()
+    assert said.pop().startswith(f"model {name}: was not rolled out: ")
+    assert not said
     assert in_use(station) == before
     shutil.copyfile(pca_onnx, shared.folder / f"{new}.onnx")
     shared.want(**{name: new})
     watching.look()
     assert in_use(station) == new
     watching.close()
+
+
+def test_a_model_that_fails_does_not_hold_up_others(
+    shared: Shared, tiny_onnx: Path, pca_onnx: Path, tmp_path: Path
+):
+    said: list[str] = []
+    other = tmp_path / "zz.onnx"
+    shutil.copyfile(tiny_onnx, other)
+    with other.open("ab") as file:  # another version of the same: an unknown field, which is skipped
+        file.write(b"\xfa\x7f\x01x")
+    station = Station([tiny_onnx, other], tmp_path / "station", device="cpu")
+    new = shared.put(pca_onnx)
+    shared.want(**{tiny_onnx.stem: "0" * 64, "zz": new})
+    watching = Rollout(station, shared.folder, said.append)
+    watching.look()
+    assert station.engine("zz").model.digest == new
+    assert len(said) == 2
+    assert said[0].startswith(f"model {tiny_onnx.stem}: was not rolled out: ")
+    assert said[1].startswith("model zz: version ")
+    watching.close()
+    station.close()
 
 
 def test_users_in_common_have_sessions_of_each_station(

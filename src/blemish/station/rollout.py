@@ -15,13 +15,14 @@ import hashlib
 import json
 import re
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import BlemishError, DataError
 from blemish.core.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from blemish.station.station import Station
@@ -39,7 +40,7 @@ class Rollout:
         """Look once, and then every INTERVAL; `say` is told what was taken, and what went wrong, once."""
         self._station, self._folder, self._say = station, folder, say
         self._file = station.folder / FILE  # what was taken last, of each model
-        self._told: str | None = None
+        self._told: dict[str, str] = {}  # what went wrong last, by the beginning of its line
         self._closing = threading.Event()
         self.look()
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
@@ -55,20 +56,30 @@ class Rollout:
             self.look()
 
     def look(self) -> None:
-        """Take what is new. What fails leaves the models as they are, and is tried again at the next look."""
-        try:
-            wanted, taken = _read(self._folder / FILE), self._taken()
-            for name in sorted(wanted.keys() & self._station.names()):
+        """Take what is new. A model that fails stays as it is, and is tried again at the next look."""
+        wanted: dict[str, str] = {}
+        with self._told_once("no model was rolled out"):
+            self._taken()
+            wanted = _read(self._folder / FILE)
+        for name in sorted(wanted.keys() & self._station.names()):
+            with self._told_once(f"model {name}: was not rolled out"):
+                taken = self._taken()
                 if taken.get(name) != wanted[name]:
                     self._take(name, wanted[name])
                     taken = taken | {name: wanted[name]}
                     write_whole(self._file, json.dumps(taken, indent=2) + "\n", durable=True)
+
+    @contextmanager
+    def _told_once(self, what: str) -> Iterator[None]:
+        """Tell what goes wrong in the block, unless it did so the last time too."""
+        try:
+            yield
         except (BlemishError, OSError) as error:
-            if str(error) != self._told:
-                self._say(f"no model was rolled out: {error}")
-            self._told = str(error)
+            if self._told.get(what) != str(error):
+                self._say(f"{what}: {error}")
+            self._told[what] = str(error)
         else:
-            self._told = None
+            self._told.pop(what, None)
 
     def _taken(self) -> dict[str, str]:
         return _read(self._file) if self._file.exists() else {}
