@@ -70,6 +70,9 @@ def test_a_version_is_taken_once_and_goes_back(
     watching.look()
     assert in_use(station) == new
     assert said == [f"model {name}: version {new[:8]} is in use, as {shared.folder / rollout.FILE} says"]
+    (entry,) = station.store.acts()
+    assert (entry.what, entry.who, entry.subject) == ("use", "", new)
+    assert entry.detail == {"by": "rollout", "before": old}
     station.use(old)  # what an engineer does on the station stays
     watching.look()
     assert in_use(station) == old

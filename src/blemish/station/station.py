@@ -167,12 +167,15 @@ class Station:
     def take_version(self, name: str, content: bytes, *, suffix: str) -> bool:
         """Let the engine of the model `name` go on with the model file `content`; False: it does already.
 
+        The audit log tells of it as a use by a rollout.
         Raises BlemishError for a file that cannot be used; then the engine goes on as it was.
         """
         with self._models_lock:
             old = self.engine(name).model.digest
             new = self.versions.add(content, suffix=suffix, of=old)
             self._use(new)
+        if new != old:
+            self.store.note(self.act(None, "use", new, {"by": "rollout", "before": old}))
         return new != old
 
     def _use(self, digest: str) -> None:
