@@ -140,8 +140,14 @@ def test_an_alarm_is_acknowledged_by_name(tiny_model: Path, tmp_path: Path):
         assert client.get("/v1/alarms").json() == [said]
         assert client.post(f"/v1/alarms/{'0' * 26}/acknowledgement", json={}).status_code == 404
     Tokens(tmp_path).remove("ann")
-    with TestClient(
-        create(Station([tiny_model], tmp_path / "station", device="cpu"), tokens=Tokens(tmp_path / "x"))
-    ) as client:
+    again = Station([tiny_model], tmp_path / "station", device="cpu")
+    with TestClient(create(again, tokens=Tokens(tmp_path / "x"))) as client:
         assert client.get("/v1/alarms").json() == [said]  # with its peak
         assert client.post(here, json={}).status_code == 422  # nobody's name
+        again.following.tell(row.model, kind="clock", value=1.0, message="back")
+        again.following.follow()
+        here = f"/v1/alarms/{again.following.alarms()[-1].id}/acknowledgement"
+        assert client.post(here, json={"by": "ann", "note": "seen"}).json()["acknowledged_by"] == "ann"
+        typed, named = again.store.acts(what="acknowledgement")
+    assert (named.who, named.detail) == ("ann", {"note": "new lamp"})
+    assert (typed.who, typed.detail) == ("", {"note": "seen", "by": "ann"})  # anybody may type a name

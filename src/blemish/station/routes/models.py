@@ -71,7 +71,8 @@ def acknowledge(caller: Judge, station: StationDep, id: Id, wanted: Acknowledgem
     by = caller.name or wanted.by
     if not by:
         raise UsageError("say who acknowledges the alarm: give `by`")
-    act = station.act(by, "acknowledgement", id, {"note": wanted.note})
+    typed = {} if caller.name else {"by": by}  # anybody may type any name: it is not who did it
+    act = station.act(caller.name, "acknowledgement", id, {"note": wanted.note} | typed)
     return AlarmAnswer(**vars(station.following.acknowledge(id, by=by, note=wanted.note, act=act)))
 
 
