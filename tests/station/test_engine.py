@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ pytest.importorskip("sqlalchemy", reason="the station's packages are not install
 from blemish.inference.detector import Detector
 from blemish.record.store import Inspection
 from blemish.station.engine import Busy, Engine
-from blemish.station.engine_jobs import Model, Upload
+from blemish.station.engine_jobs import Job, Model, Upload
 from blemish.station.render import read_map
 
 LEVELS = [100, 120, 140]
@@ -304,6 +305,23 @@ def test_many_senders_get_each_their_own():
     np.testing.assert_allclose([found[i].score for i in range(200)], np.arange(200) / 255, rtol=1e-6)
     assert len({row.id for row in engine.store.rows}) == 200 == len(engine.store.rows)
     assert told == engine.store.rows
+
+
+def test_a_job_keeps_its_model_s_tiling_when_another_version_comes(monkeypatch: pytest.MonkeyPatch):
+    whole = fake_detector(grey_levels=LEVELS)
+    cut = with_options(whole, tile_size=32, tile_overlap=0.25)
+    for before, after, size in ((whole, cut, 32), (cut, whole, 70)):
+        with running(before) as engine, monkeypatch.context() as patch:
+
+            def make(*given: Any, engine: Engine = engine, after: Detector = after) -> Job:
+                job = Job(*given)
+                engine.model = Model(digest="e" * 64, detector=after)
+                return job
+
+            patch.setattr("blemish.station.engine.Job", make)
+            said = answer(engine.submit(request(77, side=size)))
+            assert (said.model, said.error) == ("d" * 64, None)
+            assert said.score == pytest.approx(77 / 255)
 
 
 def test_tiles_are_scored_too():

@@ -108,7 +108,7 @@ class Engine:
         job = Job(self.make_id(now), now, upload, Future(), time.monotonic(), self.model)
         self._open[job.id] = job
         job.answer.add_done_callback(lambda _: self._leave(job, size))
-        if self._tiled:
+        if _is_tiled(job.model):  # its own: the engine's may be another one by now
             self._ready.put(job)
         else:
             self._decoders.submit(self._decode, job)
@@ -129,10 +129,6 @@ class Engine:
             thread.join()
         self._decoders.shutdown()
         self._writers.shutdown()
-
-    @property
-    def _tiled(self) -> bool:
-        return self.model.detector.model_file.tiling is not None
 
     def _enter(self, size: int) -> None:
         if not self._free_places.acquire(blocking=False):
@@ -182,16 +178,17 @@ class Engine:
             return decoded()
 
     def _score(self) -> bool:
-        jobs = _take_batch(self._ready, 1 if self._tiled else self.model.detector.batch_size)
+        now = self.model  # taken once: another version may take its place
+        jobs = _take_batch(self._ready, 1 if _is_tiled(now) else now.detector.batch_size)
         if jobs is None:
             return False
         for model in {job.model.digest: job.model for job in jobs}.values():
             batch = deque(job for job in jobs if job.model is model)
-            if model.detector.model_file.tiling is None:
-                self._score_batch(model.detector, batch)
-            else:
+            if _is_tiled(model):
                 for job in batch:
                     self._score_tiled(job)
+            else:
+                self._score_batch(model.detector, batch)
         return True
 
     def _score_batch(self, detector: Detector, left: deque[Job]) -> None:
@@ -239,6 +236,10 @@ class Engine:
         except Exception:  # whoever listens, the rows are recorded, and the next ones must be
             logging.getLogger(__name__).exception("what follows a record failed")
         return True
+
+
+def _is_tiled(model: Model) -> bool:
+    return model.detector.model_file.tiling is not None
 
 
 def _repeat(step: Callable[[], bool]) -> None:
