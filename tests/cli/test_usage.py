@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 from commands import refused, run
@@ -18,6 +18,7 @@ from blemish.cli.commands.train import TrainOptions
 from blemish.cli.main import COMMANDS
 from blemish.cli.parser import parse, parse_known, parse_with_config
 from blemish.core.errors import UsageError
+from blemish.core.types import Decision
 from blemish.methods import registry
 from blemish.methods.config import DetectorConfig
 from blemish.methods.registry import METHODS
@@ -121,6 +122,15 @@ def test_help_says_what_is_required_first_and_the_text_of_an_option_is_one(
     assert [line.split()[0] for line in options[:2]] == ["PATH", "--model"]
     assert options[0].endswith("With --cluster also URLs as s3://BUCKET/PREFIX, and Parquet files with the "
                                "columns path and image; no films. (required)")  # fmt: skip
+
+
+def test_help_of_what_is_moved_names_the_folder_of_each_decision(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert run("watch", "--help") == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.strip().startswith("--move-to"))
+    assert all(f"{decision}/" in line for decision in get_args(Decision))
 
 
 # --- mistakes ---

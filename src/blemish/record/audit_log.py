@@ -32,7 +32,7 @@ class Act:
     """What somebody did."""
 
     who: str
-    """The name of a token; empty: none was needed."""
+    """The name of a token or an account; empty: none was needed."""
     what: str
     """A verdict, a training, …"""
     subject: str = ""

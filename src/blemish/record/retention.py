@@ -1,8 +1,9 @@
 """Removing old files to make room: which ones, when, and in what order. Rows stay for ever.
 
-The files of rejected and failed parts, and of those that a person called a defect, are wanted for longer.
-First the files that are too old are removed. Then, while the rest takes too much room, the oldest accepted
-parts' files, and last the oldest wanted ones. A file of several inspections goes with the last of them.
+The files of parts rejected, in review or failed, and of those that a person called a defect, are wanted for
+longer. First the files that are too old are removed. Then, while the rest takes too much room, the oldest
+accepted parts' files, and last the oldest wanted ones. A file of several inspections goes with the last of
+them.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ class EntryAnswer(BaseModel):
     number: int
     time: datetime
     station: str
-    who: str = Field(description="the name of a token; empty: none was needed")
+    who: str = Field(description="the name of a token or an account; empty: none was needed")
     what: str
     subject: str = Field(description="the identifier or digest of what it was done to")
     detail: dict[str, Any]

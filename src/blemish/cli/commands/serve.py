@@ -64,7 +64,7 @@ class ServeOptions(DetectorOptions, StationOptions, LabelOptions, HookOptions):
     keep_accepted_days: float | None = None
     """Days after which images and maps of accepted parts are removed; their rows stay."""
     keep_rejected_days: float | None = None
-    """The same for rejected parts and defects; not fewer."""
+    """The same for parts that were rejected, sent to review or failed, and for defects; not fewer."""
     keep_gigabytes: float | None = None
     """Room for images and maps, in 10⁹ bytes; the oldest go first, accepted ones before rejected ones."""
     keep_trainings_days: float = 30.0
@@ -74,7 +74,8 @@ class ServeOptions(DetectorOptions, StationOptions, LabelOptions, HookOptions):
     sample: float | None = None
     """Share of accepted parts that are drawn at random for a person, 0.02 for 2 %; default: as it was."""
     on_event: str | None = None
-    """A command to run for each event: a reject, a part that was drawn for a person, an alarm."""
+    """A command to run for each event: a reject, a part that a person is to look at (sent to review,
+    or drawn), an alarm."""
     opcua: str | None = None
     """Serve the state for a PLC by OPC UA: opc.tcp://HOST:PORT, read only and without a login."""
     modbus: str | None = None

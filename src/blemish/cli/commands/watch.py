@@ -35,7 +35,8 @@ class WatchOptions(ModelOptions, HookOptions, LabelOptions):
     out: Path = Path("inspections")
     """Where to write."""
     move_to: Path | None = None
-    """Move recorded files to accepted/, review/, rejected/ or failed/ below this folder; else they stay."""
+    """Move recorded files to accepted/, review/, rejected/, failed/ or, without a calibration, unjudged/
+    below this folder; else they stay."""
     database: str | None = None
     """Keep rows in a database too, and images and maps in OUT/archive: postgresql://..., sqlite:///FILE, or
     sqlite for a file in OUT."""
