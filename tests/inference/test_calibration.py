@@ -78,9 +78,10 @@ def test_a_rate_that_cannot_be_promised_names_the_cure():
     calibration = of(list(range(18)))
     with pytest.raises(UsageError) as refused:
         calibration.threshold(0.05)
-    # 18 images promise 1 / 19 = 0.0526; 0.05 = 1 / 20 needs 19.
+    # 18 images promise 1 / 19 = 0.05263…, named as a rate that is not refused; 0.05 = 1 / 20 needs 19.
     assert "18 calibration images" in str(refused.value)
-    assert "0.0526" in str(refused.value)
+    assert "0.0527" in str(refused.value)
+    assert calibration.threshold(0.0527) == 17
     assert "hold out 19 good images" in str(refused.value)
     assert "\n" not in str(refused.value)
     with pytest.raises(UsageError, match="hold out 999 good"):
