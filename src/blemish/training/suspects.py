@@ -72,7 +72,7 @@ def without_suspects(
     scores = scores_of_others(images.train, digests, images.image_format.channels, seed)
     count = max(1, round(share * n))
     dropped = sorted(np.argsort(-scores, kind="stable")[:count].tolist())
-    kept = [i for i in range(n) if i not in set(dropped)]
+    kept = np.setdiff1d(np.arange(n), dropped).tolist()
     names = {digests[i]: split.train[i].path.name for i in dropped}
     learnt = replace(images, train=Chosen(images.train, kept), scored=Chosen(images.scored, kept))
     return learnt, {ENTRY: {"share": share, "images": len(dropped), "digests": names}}

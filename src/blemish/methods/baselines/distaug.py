@@ -43,7 +43,7 @@ from blemish.methods.baselines.cutpaste import TRUNKS, upsampling_matrix
 from blemish.methods.baselines.cutpaste_augment import between, jitter, random_crops
 from blemish.methods.baselines.cutpaste_backbones import grid_of
 from blemish.methods.baselines.kde import outlier_score
-from blemish.methods.components.collapse import refuse_constant
+from blemish.methods.components.collapse import SAME, refuse_constant
 from blemish.methods.components.contrastive import ContrastiveHead, contrastive_loss
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import blur, grey
@@ -65,8 +65,6 @@ BANK_SEED = 0
 """Draws the good features that a density keeps."""
 LEAST = 1e-2
 """The least length that features are divided by: those of a square that says nothing are rounding alone."""
-SAME = 1e-5
-"""Unit features that vary by less than this are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

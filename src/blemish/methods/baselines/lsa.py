@@ -39,11 +39,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blemish.core.errors import TrainingError, UsageError
+from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste_backbones import BasicBlock
 from blemish.methods.baselines.nsa_network import TransposedBlock
 from blemish.methods.components.altered import filled
+from blemish.methods.components.collapse import SAME, refuse_constant
 from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.config import TrainedConfig
 
@@ -55,8 +56,6 @@ HIDDEN = 256
 """Numbers of the layer between the convolutions and the code."""
 LEAST_RANGE = 0.01
 """Good images span at least this share of a term: the rounding of its sum is not to be made large."""
-SAME = 1e-5
-"""Codes that differ by less than this are the same, and so are scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,11 +226,8 @@ class Lsa(TrainedMethod[LsaConfig]):
     def finish(self, batches: Batches) -> None:
         """Take the extremes of the good training images. Raises TrainingError where all codes are one."""
         codes = torch.cat([self.encode(x) for x in batches()])
-        if not (codes.amax(dim=0) - codes.amin(dim=0)).max() > SAME:
-            raise TrainingError(
-                "--method lsa: all images have the same code; nothing was saved; train with another --seed "
-                "or a lower --density-weight"
-            )
+        apart = (codes.amax(dim=0) - codes.amin(dim=0)).max()
+        refuse_constant("lsa", apart, "all images have the same code", lower="--density-weight")
         terms = torch.stack([torch.cat(part) for part in zip(*map(self.terms, batches()), strict=True)])
         least, largest = terms.amin(dim=1), terms.amax(dim=1)
         largest = torch.maximum(largest, least + LEAST_RANGE * least.abs() + SAME)

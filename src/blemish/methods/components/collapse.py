@@ -18,19 +18,19 @@ def spread(values: Tensor) -> Tensor:
     return values.std() / values.abs().mean()
 
 
-def refuse_constant(method: str, apart: Tensor, said: str) -> None:
+def refuse_constant(method: str, apart: Tensor, said: str, *, lower: str = "--learning-rate") -> None:
     """Refuse to go on where nothing differs.
 
     Args:
         method: its name, for the message.
         apart: how far apart things are that should differ, a number ≥ 0, or none.
         said: what is the same, for the message.
+        lower: the option of which less may help.
 
     Raises:
         TrainingError: `apart` is not above SAME.
     """
     if not apart > SAME:
         raise TrainingError(
-            f"--method {method}: {said}; nothing was saved; train with another --seed or a lower "
-            "--learning-rate"
+            f"--method {method}: {said}; nothing was saved; train with another --seed or a lower {lower}"
         )
