@@ -40,6 +40,10 @@ class Sample:
     """Further masks of the same image, where a data set has one for each defect."""
     any_value: bool = False
     """Whether all that is not 0 in the masks is defective, as in data sets that number their defects."""
+    part: str | None = None
+    """The part that the image shows, where parts have several images; None: it is one by itself."""
+    view: str | None = None
+    """Which view of the part it is; None: they are not told apart."""
 
     @property
     def masks(self) -> tuple[Path, ...]:

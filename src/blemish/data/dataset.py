@@ -20,6 +20,7 @@ from blemish.core.spelling import Spellings
 from blemish.core.types import Sample
 from blemish.data import layouts, manifest, mvtec
 from blemish.data.hashing import file_digest, fingerprint
+from blemish.data.part_names import PartNames, check_parts
 from blemish.images.folders import LeftOut
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ class Split:
     digests: Mapping[Path, str] = field(compare=False, repr=False)
 
 
-def open_dataset(data: Path, *, need_train: bool = True, layout: str = "auto") -> Dataset:
+def open_dataset(
+    data: Path, *, need_train: bool = True, layout: str = "auto", names: PartNames | None = None
+) -> Dataset:
     """Find the images, labels and masks of a data set.
 
     `data` is one of
@@ -81,17 +84,20 @@ def open_dataset(data: Path, *, need_train: bool = True, layout: str = "auto") -
     - a folder of good images, with or without sub-folders;
     - a category in the layout of another data set, one of `layouts.LAYOUTS`, recognised by its folders, or
       as `layout` says;
-    - a CSV manifest `path,split,label,mask`: paths absolute or relative to the manifest, `split` one of
-      train, calibration, test; an empty label means good; blanks around a cell do not count. Either
+    - a CSV manifest `path,split,label,mask,part,view`: paths absolute or relative to the manifest,
+      `split` one of train, calibration, test; an empty label means good; blanks around a cell do not count. Either
       every defective row has a mask or none has.
 
     `need_train=False` also accepts a folder that has `test` but no `train`, and any number of training
     images; otherwise at least `MIN_TRAIN` are needed. `layout` is auto, mvtec, or a name in `LAYOUTS`.
+    `names` tell the part of each image, where the data set does not; equal ones in two splits are two parts.
     Raises `DataError`, and `UsageError` for an unknown layout, or for one of a manifest.
     """
     data = Spellings().same(Path(data)) or Path(data)
     left_out = LeftOut()
     found, saturations = _find_samples(data, need_train, left_out, layout)
+    found = found if names is None else names.name(found)
+    check_parts(found)
     samples = [s for s in found if s.split == "test" or not s.is_defect]
     parts = {
         split: sorted((s for s in samples if s.split == split), key=_path_key) for split in manifest.SPLITS
@@ -202,8 +208,9 @@ def split_good(
     rounded to nearest, halves up, and at least 1 if the fraction is above 0. If the data set brings its
     own calibration images these are used as they are and `calibration_fraction` is not applied.
 
-    Identical files (by digest) always go to the same part, else the calibration would see images that
-    training has fitted; a part may therefore exceed its number by the size of its last group less one.
+    Identical files (by digest), and all images of one product part (`Sample.part`), always go the same way,
+    else the calibration would see what training has fitted; a split's part may therefore exceed its number by
+    the size of its last group less one.
     The draw is a permutation by numpy's PCG64 of the groups, sorted by path relative to the root: the
     same on every machine, whatever the order on disk.
 
@@ -212,7 +219,7 @@ def split_good(
     """
     _check_split(validation_fraction, calibration_fraction, seed)
     digests = {sample.path: file_digest(sample.path) for sample in dataset.train}
-    groups = _group_identical(dataset, digests)
+    groups = _group_alike(dataset, digests)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(groups))
     queue = [groups[i] for i in order]
     n = len(dataset.train)
@@ -230,16 +237,28 @@ def split_good(
     return Split(train=rest, validation=validation, calibration=calibration, digests=digests)
 
 
-def _group_identical(dataset: Dataset, digests: Mapping[Path, str]) -> list[list[Sample]]:
-    """Group identical training images, in order of path; none may be a calibration image as well."""
-    groups: dict[str, list[Sample]] = {}
+def _group_alike(dataset: Dataset, digests: Mapping[Path, str]) -> list[list[Sample]]:
+    """Group training images that are identical or show one part, in order of path.
+
+    None may be a calibration image as well.
+    """
+    groups: dict[tuple[str, str], list[Sample]] = {}
     for sample in sorted(dataset.train, key=lambda s: _relative_name(s.path, dataset.root)):
-        groups.setdefault(digests[sample.path], []).append(sample)
+        keys = [("digest", digests[sample.path])]
+        keys += [] if sample.part is None else [("part", sample.part)]
+        known = [groups[key] for key in keys if key in groups]
+        group = known[0] if known else []
+        group.append(sample)
+        groups |= dict.fromkeys(keys, group)
+        for other in known[1:]:
+            if other is not group:  # an image of this part is also one of another part
+                group += other
+                groups |= {key: group for key, members in groups.items() if members is other}
     for sample in dataset.calibration:
-        twin = groups.get(file_digest(sample.path))
+        twin = groups.get(("digest", file_digest(sample.path)))
         if twin:
             raise DataError(f"{sample.path}: same content as training image {twin[0].path}; remove one")
-    return list(groups.values())
+    return list({id(group): group for group in groups.values()}.values())
 
 
 def _check_split(validation_fraction: float, calibration_fraction: float, seed: int) -> None:

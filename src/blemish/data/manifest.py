@@ -1,7 +1,8 @@
-"""The CSV manifest: a data set as a table `path,split,label,mask`, one image a row.
+"""The CSV manifest: a data set as a table `path,split,label,mask,part,view`, one image a row.
 
 Paths are absolute or relative to the manifest. `split` is train, calibration or test. An empty label means
-good, an empty mask means none. UTF-8, commas; blanks around a cell do not count.
+good, an empty mask means none. Images of one `part` are its views, and in one split. UTF-8, commas; blanks
+around a cell do not count.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-COLUMNS = ("path", "split", "label", "mask")
-"""The columns of a manifest; `label` and `mask` may be left out."""
+COLUMNS = ("path", "split", "label", "mask", "part", "view")
+"""The columns of a manifest; all but the first two may be left out."""
 
 _WORDS = """
 good goods goodpart goodparts ok okay okey okpart normal nominal regular fine clean healthy intact perfect
@@ -44,18 +45,20 @@ def read(manifest: Path) -> list[Sample]:
 
     Raises `DataError`, naming the row (the header is row 1), for: an unknown column or split; a label that
     means good elsewhere; a file that does not exist; a path named twice; a defect outside test; a mask on a
-    good image; masks on some defective images but not on all.
+    good image; a part in two splits; masks on some defective images but not on all.
     """
     samples: list[Sample] = []
     spellings = Spellings()
     rows_of: dict[Path, int] = {}
     masked: bool | None = None  # of the defective images so far
+    split_of: dict[str, str] = {}
     for row, cells in _read_rows(manifest):
         where = f"{manifest}, row {row}"
         sample = _make_sample(manifest.parent, where, cells, spellings)
         first = rows_of.setdefault(sample.path.resolve(), row)
         if first != row:
             raise DataError(f"{where}: {cells['path']} is also in row {first}; keep one of them")
+        _check_part(sample, where, split_of)
         has_mask = sample.mask is not None
         if sample.is_defect and masked not in (None, has_mask):
             before = "a" if masked else "no"
@@ -105,7 +108,18 @@ def _make_sample(folder: Path, where: str, cells: Mapping[str, str], spellings: 
     mask = None
     if cells["mask"]:
         mask = _find_file(folder / cells["mask"], where, f"mask {cells['mask']!r}", spellings)
-    return Sample(path=path, split=split, label=label, mask=mask)
+    part, view = cells["part"] or None, cells["view"] or None
+    return Sample(path=path, split=split, label=label, mask=mask, part=part, view=view)
+
+
+def _check_part(sample: Sample, where: str, split_of: dict[str, str]) -> None:
+    """Refuse a part in two splits; `split_of` has that of each part so far. Raises DataError."""
+    before = sample.split if sample.part is None else split_of.setdefault(sample.part, sample.split)
+    if before != sample.split:
+        raise DataError(
+            f"{where}: part {sample.part} is in {sample.split} here, and in {before} above; all its images "
+            "must be in one split"
+        )
 
 
 def _find_file(path: Path, where: str, what: str, spellings: Spellings) -> Path:
