@@ -182,12 +182,13 @@ def test_defective_training_images_are_left_out(tmp_path: Path):
 def test_a_view_without_the_defect_is_good(tmp_path: Path):
     dataset = opened("real-iad", tmp_path)
     assert {s.path.stem.split("_")[-2]: s.label for s in dataset.test} == {"C1": "good", "C2": "BX"}
+    assert [(s.part, s.view) for s in dataset.test] == [("NG/BX/S0002", "C1"), ("NG/BX/S0002", "C2")]
 
 
 def test_one_view_alone(tmp_path: Path):
     data = real_iad(tmp_path)
     (second,) = open_dataset(data, need_train=False, layout="real-iad-c2").test
-    assert (second.label, "_C2_" in second.path.name) == ("BX", True)
+    assert (second.label, "_C2_" in second.path.name, second.part) == ("BX", True, None)
 
 
 def test_a_layout_by_name(tmp_path: Path):

@@ -43,7 +43,7 @@ def test_patterns_of_another_form_are_refused(part: str | None, view: str | None
 
 
 def test_a_name_without_a_part_is_refused():
-    with pytest.raises(DataError, match="top.png: --part-pattern .* does not find anything in its name"):
+    with pytest.raises(DataError, match=r"top.png: --part-pattern .* does not find anything in its name"):
         PartNames(part=r"(\d+)_").of("9/top.png")
 
 

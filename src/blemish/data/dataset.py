@@ -85,8 +85,8 @@ def open_dataset(
     - a category in the layout of another data set, one of `layouts.LAYOUTS`, recognised by its folders, or
       as `layout` says;
     - a CSV manifest `path,split,label,mask,part,view`: paths absolute or relative to the manifest,
-      `split` one of train, calibration, test; an empty label means good; blanks around a cell do not count. Either
-      every defective row has a mask or none has.
+      `split` one of train, calibration, test; an empty label means good; blanks around a cell do not count.
+      Either every defective row has a mask or none has.
 
     `need_train=False` also accepts a folder that has `test` but no `train`, and any number of training
     images; otherwise at least `MIN_TRAIN` are needed. `layout` is auto, mvtec, or a name in `LAYOUTS`.

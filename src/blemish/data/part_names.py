@@ -75,9 +75,7 @@ def check_parts(samples: Sequence[Sample]) -> None:
     for sample in samples:
         if sample.part is None or (sample.view is None and with_views):
             what = "part" if sample.part is None else "view"
-            raise DataError(
-                f"{sample.path}: its {what} is not told; tell the {what} of all images, or of none"
-            )
+            raise DataError(f"{sample.path}: its {what} is not told; tell that of all images, or of none")
         if sample.view is None:
             continue
         other = seen.setdefault((sample.split, sample.part, sample.view), sample)

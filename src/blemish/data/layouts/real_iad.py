@@ -2,13 +2,14 @@
 
 `realiad_jsons/realiad_jsons/<category>.json`, beside the folders of a resolution, lists `train` and `test`:
 for each image `image_path` and `mask_path` below the category, and its `anomaly_class`, OK or the defect. A
-part has five views, C1 to C5 in the names; a view that does not show the defect is labelled OK. Source: Wang
-et al., CVPR 2024, and the data set's folders.
+part has a folder and five views, C1 to C5 in the names; a view that does not show the defect is labelled OK.
+Source: Wang et al., CVPR 2024, and the data set's folders.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.core.errors import DataError
@@ -49,7 +50,7 @@ def read(data: Path, _left_out: LeftOut) -> list[Sample]:
 
 def read_view(data: Path, left_out: LeftOut, view: str) -> list[Sample]:
     """Return the samples of one of `VIEWS`. Raises as `read`."""
-    return [sample for sample in read(data, left_out) if f"_{view}_" in sample.path.name]
+    return [replace(sample, part=None, view=None) for sample in read(data, left_out) if sample.view == view]
 
 
 def _find_table(data: Path) -> Path | None:
@@ -65,6 +66,6 @@ def _sample(data: Path, table: Path, split: Literal["train", "test"], row: Mappi
     for file in (path, mask):
         if file is not None and not file.is_file():
             raise DataError(f"{table}: {file} is not a file; unpack all of the category")
-    if label == "OK":
-        return Sample(path=path, split=split)
-    return Sample(path=path, split=split, label=label, mask=mask, any_value=True)
+    view = next((each for each in VIEWS if f"_{each}_" in path.name), None)
+    sample = Sample(path=path, split=split, part=path.parent.relative_to(data).as_posix(), view=view)
+    return sample if label == "OK" else replace(sample, label=label, mask=mask, any_value=True)
