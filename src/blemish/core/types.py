@@ -44,6 +44,8 @@ class Sample:
     """The part that the image shows, where parts have several images; None: it is one by itself."""
     view: str | None = None
     """Which view of the part it is; None: they are not told apart."""
+    product: str | None = None
+    """What is made, where a data set holds several products."""
 
     @property
     def masks(self) -> tuple[Path, ...]:

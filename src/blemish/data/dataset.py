@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +57,23 @@ class Dataset:
     saturations: Mapping[int, Saturation] = field(default_factory=dict)
     n_set_aside: int = 0
 
+    @property
+    def products(self) -> list[str]:
+        """The names of the products, sorted; empty for a data set of one, which has no name."""
+        samples = (*self.train, *self.calibration, *self.test)
+        return sorted({sample.product for sample in samples if sample.product is not None})
+
+    def of_product(self, name: str) -> Dataset:
+        """Return what there is of one product, as a data set by its name."""
+        train, calibration, test = (
+            [sample for sample in part if sample.product == name]
+            for part in (self.train, self.calibration, self.test)
+        )
+        masks = [sample.mask is not None for sample in test if sample.is_defect]
+        has_masks = bool(masks) and all(masks)
+        parts = {"train": train, "calibration": calibration, "test": test}
+        return replace(self, name=name, has_masks=has_masks, n_set_aside=0, left_out=LeftOut(), **parts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -84,12 +103,13 @@ def open_dataset(
     - a folder of good images, with or without sub-folders;
     - a category in the layout of another data set, one of `layouts.LAYOUTS`, recognised by its folders, or
       as `layout` says;
-    - a CSV manifest `path,split,label,mask,part,view`: paths absolute or relative to the manifest,
+    - a CSV manifest `path,split,label,mask,part,view,product`: paths absolute or relative to the manifest,
       `split` one of train, calibration, test; an empty label means good; blanks around a cell do not count.
-      Either every defective row has a mask or none has.
+      Either every defective row has a mask or none has, and every row has a product or none.
 
     `need_train=False` also accepts a folder that has `test` but no `train`, and any number of training
-    images; otherwise at least `MIN_TRAIN` are needed. `layout` is auto, mvtec, or a name in `LAYOUTS`.
+    images; otherwise at least `MIN_TRAIN` are needed, of each product. `layout` is auto, mvtec, or a name in
+    `LAYOUTS`.
     `names` tell the part of each image, where the data set does not; equal ones in two splits are two parts.
     Raises `DataError`, and `UsageError` for an unknown layout, or for one of a manifest.
     """
@@ -112,7 +132,7 @@ def open_dataset(
         raise DataError(f"{data}: holds no image{_named(left_out)}; read are PNG, JPEG, TIFF, BMP and WebP")
     defects = [s for s in parts["test"] if s.is_defect]
     is_folder = data.is_dir()
-    return Dataset(
+    dataset = Dataset(
         name=data.resolve().name if is_folder else data.stem,
         root=data if is_folder else data.parent,
         has_masks=bool(defects) and all(s.mask is not None for s in defects),
@@ -121,6 +141,14 @@ def open_dataset(
         n_set_aside=len(found) - len(samples),
         **parts,
     )
+    for product in dataset.products if need_train else ():
+        n_train = len(dataset.of_product(product).train)
+        if n_train < MIN_TRAIN:
+            raise DataError(
+                f"{data}: product {product}: {n_train} good image(s) to train on; at least {MIN_TRAIN} are "
+                "needed, add some"
+            )
+    return dataset
 
 
 def _named(left_out: LeftOut) -> str:
@@ -158,6 +186,7 @@ def dataset_fingerprint(dataset: Dataset) -> str:
     return fingerprint(
         [
             f"{s.split} {s.label} {file_digest(s.path)} {' '.join(map(file_digest, s.masks)) or '-'}"
+            + ("" if s.product is None else f" {s.product}")
             for s in samples
         ]
     )
@@ -206,7 +235,8 @@ def split_good(
 
     Fractions are of all training images, in [0, 1) with a sum below 1. A part gets `fraction * n` images,
     rounded to nearest, halves up, and at least 1 if the fraction is above 0. If the data set brings its
-    own calibration images these are used as they are and `calibration_fraction` is not applied.
+    own calibration images these are used as they are and `calibration_fraction` is not applied. Of several
+    products each is cut by itself, as if it were alone.
 
     Identical files (by digest), and all images of one product part (`Sample.part`), always go the same way,
     else the calibration would see what training has fitted; a split's part may therefore exceed its number by
@@ -214,27 +244,58 @@ def split_good(
     The draw is a permutation by numpy's PCG64 of the groups, sorted by path relative to the root: the
     same on every machine, whatever the order on disk.
 
-    Raises `UsageError` on a bad fraction or seed; `DataError` if no training image would remain, or if
-    one of the data set's own calibration images is also a training image.
+    Raises `UsageError` on a bad fraction or seed; `DataError` if no training image would remain, if
+    one of the data set's own calibration images is also a training image, or one image of two products.
     """
     _check_split(validation_fraction, calibration_fraction, seed)
+    cut = partial(_split_one, validation=validation_fraction, calibration=calibration_fraction, seed=seed)
+    if not dataset.products:
+        return cut(dataset)
+    return _joined([cut(dataset.of_product(name)) for name in dataset.products])
+
+
+def _joined(splits: list[Split]) -> Split:
+    """Put the splits of several products together. Raises DataError for an image that two of them have."""
+    owners: dict[str, Sample] = {}
+    for split in splits:
+        samples = [*split.train, *split.validation, *split.calibration]
+        found = {split.digests.get(s.path) or file_digest(s.path): s for s in samples}
+        for digest in found.keys() & owners.keys():
+            twin = owners[digest]
+            raise DataError(
+                f"{found[digest].path}: same content as {twin.path}, which is of product {twin.product}, not "
+                f"{found[digest].product}; remove one"
+            )
+        owners |= found
+    parts = (
+        sorted((s for split in splits for s in part(split)), key=_path_key)
+        for part in (attrgetter("train"), attrgetter("validation"), attrgetter("calibration"))
+    )
+    train, validation, calibration = parts
+    digests = {path: digest for split in splits for path, digest in split.digests.items()}
+    return Split(train=train, validation=validation, calibration=calibration, digests=digests)
+
+
+def _split_one(dataset: Dataset, *, validation: float, calibration: float, seed: int) -> Split:
+    """Cut the images of one product, as `split_good` does, by shares."""
     digests = {sample.path: file_digest(sample.path) for sample in dataset.train}
     groups = _group_alike(dataset, digests)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(groups))
     queue = [groups[i] for i in order]
     n = len(dataset.train)
-    held_out = 0.0 if dataset.calibration else calibration_fraction
-    calibration = _take(queue, _part_size(held_out, n))
-    validation = _take(queue, _part_size(validation_fraction, n))
+    held_out = 0.0 if dataset.calibration else calibration
+    calibrating = _take(queue, _part_size(held_out, n))
+    validating = _take(queue, _part_size(validation, n))
     rest = _take(queue, n)
     if not rest:
         raise DataError(
             f"{dataset.root}: {n} good image(s), {len(groups)} different; no training image left after "
-            f"{len(validation)} to validate and {len(calibration)} to calibrate; add good images"
+            f"{len(validating)} to validate and {len(calibrating)} to calibrate; add good images"
         )
-    chosen = [replace(s, split="calibration") for s in calibration]
-    calibration = chosen or list(dataset.calibration)
-    return Split(train=rest, validation=validation, calibration=calibration, digests=digests)
+    chosen = [replace(s, split="calibration") for s in calibrating]
+    return Split(
+        train=rest, validation=validating, calibration=chosen or list(dataset.calibration), digests=digests
+    )
 
 
 def _group_alike(dataset: Dataset, digests: Mapping[Path, str]) -> list[list[Sample]]:

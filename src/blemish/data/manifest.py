@@ -1,8 +1,8 @@
-"""The CSV manifest: a data set as a table `path,split,label,mask,part,view`, one image a row.
+"""The CSV manifest: a data set as a table `path,split,label,mask,part,view,product`, one image a row.
 
 Paths are absolute or relative to the manifest. `split` is train, calibration or test. An empty label means
-good, an empty mask means none. Images of one `part` are its views, and in one split. UTF-8, commas; blanks
-around a cell do not count.
+good, an empty mask means none. Images of one `part` are its views, and in one split. `product` is given for
+all images or for none. UTF-8, commas; blanks around a cell do not count.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-COLUMNS = ("path", "split", "label", "mask", "part", "view")
+COLUMNS = ("path", "split", "label", "mask", "part", "view", "product")
 """The columns of a manifest; all but the first two may be left out."""
+
+PRODUCT = re.compile(r"\w(?:[\w .+-]{0,62}[\w+-])?")
+"""Names of products: they name folders of reports too."""
 
 _WORDS = """
 good goods goodpart goodparts ok okay okey okpart normal nominal regular fine clean healthy intact perfect
@@ -45,7 +48,8 @@ def read(manifest: Path) -> list[Sample]:
 
     Raises `DataError`, naming the row (the header is row 1), for: an unknown column or split; a label that
     means good elsewhere; a file that does not exist; a path named twice; a defect outside test; a mask on a
-    good image; a part in two splits; masks on some defective images but not on all.
+    good image; a part in two splits; masks on some defective images but not on all; a product on some images
+    but not on all.
     """
     samples: list[Sample] = []
     spellings = Spellings()
@@ -64,6 +68,9 @@ def read(manifest: Path) -> list[Sample]:
             before = "a" if masked else "no"
             raise DataError(f"{where}: defects before it have {before} mask; give all a mask, or none")
         masked = has_mask if sample.is_defect else masked
+        if samples and (sample.product is None) != (samples[0].product is None):
+            before = "no" if sample.product else "a"
+            raise DataError(f"{where}: rows before it have {before} product; give all a product, or none")
         samples.append(sample)
     return samples
 
@@ -109,7 +116,8 @@ def _make_sample(folder: Path, where: str, cells: Mapping[str, str], spellings: 
     if cells["mask"]:
         mask = _find_file(folder / cells["mask"], where, f"mask {cells['mask']!r}", spellings)
     part, view = cells["part"] or None, cells["view"] or None
-    return Sample(path=path, split=split, label=label, mask=mask, part=part, view=view)
+    product = check_product(nfc(cells["product"]), where) if cells["product"] else None
+    return Sample(path=path, split=split, label=label, mask=mask, part=part, view=view, product=product)
 
 
 def _check_part(sample: Sample, where: str, split_of: dict[str, str]) -> None:
@@ -141,6 +149,16 @@ def check_label(label: str, where: str) -> None:
             f"{where}: label {label!r} would count as a defect, and elsewhere it means good; "
             f"write {GOOD!r}, or give the defect another name"
         )
+
+
+def check_product(name: str, where: str) -> str:
+    """Return the name of a product, or refuse it by a DataError; `where` opens the message."""
+    if not PRODUCT.fullmatch(name):
+        raise DataError(
+            f"{where}: product {name!r}: a name has 1 to 64 letters, digits, blanks and . _ + -, and begins "
+            "with a letter or digit; rename it"
+        )
+    return name
 
 
 def _plain(label: str) -> str:

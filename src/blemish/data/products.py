@@ -1,0 +1,102 @@
+"""Several products in one data set: a folder or a data set for each, put together under their names."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blemish.core.errors import DataError, UsageError
+from blemish.core.spelling import nfc
+from blemish.data.dataset import Dataset, open_dataset
+from blemish.data.manifest import check_product
+from blemish.images.folders import LeftOut
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from blemish.core.types import Sample
+
+LONGEST_NAME = 100
+"""Letters of the name of what was put together, at most."""
+
+
+def named_folders(texts: Sequence[str]) -> dict[str, Path]:
+    """Read `NAME=PATH` of each product. Raises UsageError for another form, a bad name and one given twice."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        name = nfc(name)
+        if not name or not path or name in found:
+            raise UsageError(f"--products {text}: must be NAME=PATH, each name once")
+        try:
+            check_product(name, "--products")
+        except DataError as error:
+            raise UsageError(str(error)) from error
+        found[name] = Path(path)
+    return found
+
+
+def open_products(
+    folders: Mapping[str, Path], *, need_train: bool = True, layout: str = "auto"
+) -> dict[str, Dataset]:
+    """Open the data set of each product, as `open_dataset` does, and label its samples with its name.
+
+    Raises DataError for what `open_dataset` refuses, and for one that holds several products itself.
+    """
+    found = {}
+    for name, path in folders.items():
+        dataset = open_dataset(path, need_train=need_train, layout=layout)
+        if dataset.products:
+            raise DataError(f"--products {name}={path}: has products itself; give it as --data")
+        found[name] = replace(
+            dataset,
+            train=_labelled(dataset.train, name),
+            calibration=_labelled(dataset.calibration, name),
+            test=_labelled(dataset.test, name),
+        )
+    return found
+
+
+def split_by_product(dataset: Dataset) -> dict[str, Dataset]:
+    """Return what there is of each product; empty for a data set of one."""
+    return {name: dataset.of_product(name) for name in dataset.products}
+
+
+def put_together(products: Mapping[str, Dataset]) -> Dataset:
+    """Make one data set of the good images of several products, with their test images.
+
+    Raises DataError for one image file under two names.
+    """
+    owners: dict[Path, str] = {}
+    for name, dataset in products.items():
+        for sample in (*dataset.train, *dataset.calibration, *dataset.test):
+            path = sample.path.resolve()
+            if owners.setdefault(path, name) != name:
+                raise DataError(f"{sample.path}: is of product {owners[path]} and of {name}; give it once")
+    each = list(products.values())
+    masks = [s.mask is not None for one in each for s in one.test if s.is_defect]
+    left_out = LeftOut(
+        by_suffix=sum((one.left_out.by_suffix for one in each), Counter()),
+        parts=sum(one.left_out.parts for one in each),
+    )
+    return Dataset(
+        name="+".join(sorted(products))[:LONGEST_NAME],
+        root=Path(os.path.commonpath([one.root.resolve() for one in each])),
+        train=_in_order([s for one in each for s in one.train]),
+        calibration=_in_order([s for one in each for s in one.calibration]),
+        test=_in_order([s for one in each for s in one.test]),
+        has_masks=bool(masks) and all(masks),
+        left_out=left_out,
+        n_set_aside=sum(one.n_set_aside for one in each),
+    )
+
+
+def _labelled(samples: list[Sample], product: str) -> list[Sample]:
+    return [replace(sample, product=product) for sample in samples]
+
+
+def _in_order(samples: list[Sample]) -> list[Sample]:
+    return sorted(samples, key=lambda sample: sample.path.as_posix())
