@@ -84,7 +84,7 @@ def test_what_contradicts_itself_is_refused(root: Path, tmp_path: Path):
     for i in range(4):
         save(tmp_path / f"{i}.png", dot(i))
     twice = put_together(open_products({"bolt": root / "bolts", "nut": tmp_path}))
-    with pytest.raises(DataError, match="same content as .* which is of product bolt, not nut; remove one"):
+    with pytest.raises(DataError, match=r"same content as .* which is of product bolt, not nut; remove one"):
         cut(twice)
 
 
