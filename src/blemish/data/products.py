@@ -24,7 +24,7 @@ LONGEST_NAME = 100
 
 
 def named_folders(texts: Sequence[str]) -> dict[str, Path]:
-    """Read `NAME=PATH` of each product. Raises UsageError for another form, a bad name and one given twice."""
+    """Read `NAME=PATH` of each product. Raises UsageError for another form, and a name given twice."""
     found: dict[str, Path] = {}
     for text in texts:
         name, _, path = text.partition("=")
