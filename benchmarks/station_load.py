@@ -4,14 +4,16 @@
 
 Starts `blemish serve` as a process on the loopback. Clients, all in one other process, POST the category's
 test images; a number is appended to each file, so that no two have the same bytes and the archive keeps each.
-`predict_many` over the same files, a process of its own, runs before and after each load: the median is the
-batch rate, which `ratio` compares with. Where other programs share the cores, the processor's time for an
-image (`cpu_s`) says more than the rate: `cpu_ratio` is the batch's over the station's.
+`predict_many` over the same files is a process of its own. The two take turns, `--rounds` times, while the
+station that has no turn waits: what else runs on the machine slows both. `ratio` is the median of the rounds'
+ratios. Where other programs share the cores, the processor's time for an image (`cpu_s`) says more than the
+rate: `cpu_ratio` is the batch's over the station's.
 
 load: requests a second and latencies at 1, 8 and 64 clients, who keep their connections. burst: 1,000
 requests at once, each on a connection of its own; all must be answered or refused. steady: --minutes of load
-by 8 clients; of the process /proc is read each second, and the first third of the samples is compared with
-the last. Files that are older than a few seconds are removed meanwhile, as retention does.
+by 8 clients, `--pace` images a second at most; of the process /proc is read each second, and the first third
+of the samples is compared with the last. Files that are older than a few seconds are removed meanwhile, as
+retention does.
 
 Writes station_load.json and station_load.png. The exit code is 1 when a request was lost or failed.
 """
@@ -91,8 +93,10 @@ async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body:
     return int(head.split(b" ", 2)[1])
 
 
-async def client(port: int, bodies: Iterator[bytes], goes_on: Callable[[], bool], load: Load) -> None:
-    """Send one image after the other over one connection."""
+async def client(
+    port: int, bodies: Iterator[bytes], goes_on: Callable[[], bool], load: Load, apart_s: float
+) -> None:
+    """Send one image after the other over one connection, `apart_s` seconds from each other or more."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while goes_on():
         body, began = next(bodies), time.perf_counter()
@@ -104,13 +108,18 @@ async def client(port: int, bodies: Iterator[bytes], goes_on: Callable[[], bool]
         load.latencies.append(time.perf_counter() - began)
         if not status:
             break
-        if status == 503:
-            await asyncio.sleep(0.1)
+        left = apart_s - (time.perf_counter() - began)
+        await asyncio.sleep(max(left, 0.1 if status == 503 else 0))
     writer.close()
 
 
-def sent(port: int, files: list[Path], clients: int, seconds: float, first: int) -> Load:
-    """Let clients send for some seconds (0: once each), the first body being numbered `first`."""
+def sent(
+    port: int, files: list[Path], clients: int, seconds: float, first: int, pace: float | None = None
+) -> Load:
+    """Let clients send for some seconds (0: once each), the first body being numbered `first`.
+
+    `pace`: images a second at most; None: as many as the station answers.
+    """
     images = [file.read_bytes() for file in files]
     bodies = (images[n % len(images)] + b"%012d" % n for n in itertools.count(first))
     load, began = Load(seconds=0, statuses=[], latencies=[]), time.perf_counter()
@@ -122,7 +131,8 @@ def sent(port: int, files: list[Path], clients: int, seconds: float, first: int)
         return lambda: next(turns)
 
     async def all_of_them() -> None:
-        every = (client(port, bodies, going_on(), load) for _ in range(clients))
+        apart_s = clients / pace if pace else 0.0
+        every = (client(port, bodies, going_on(), load, apart_s) for _ in range(clients))
         for gone in await asyncio.gather(*every, return_exceptions=True):
             if isinstance(gone, BaseException):
                 load.statuses.append(0)
@@ -192,14 +202,14 @@ def metered(port: int) -> int:
     return sum(int(float(n.rsplit(" ", 1)[1])) for n in lines if n.startswith("blemish_inspections_total{"))
 
 
-def steady(model: Path, root: Path, files: list[Path], seconds: float) -> dict[str, Any]:
+def steady(model: Path, root: Path, files: list[Path], seconds: float, pace: float | None) -> dict[str, Any]:
     """Load a station for some time, and look at its process each second."""
     looks: list[Look] = []
     with (
         serving(model, root) as (process, port),
         ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
     ):
-        loading, began = pool.submit(sent, port, files, STEADY, seconds, 0), time.monotonic()
+        loading, began = pool.submit(sent, port, files, STEADY, seconds, 0, pace), time.monotonic()
         while not loading.done():
             look = look_at(process, began, metered(port))
             if look is not None and look.rows:
@@ -210,26 +220,45 @@ def steady(model: Path, root: Path, files: list[Path], seconds: float) -> dict[s
     return found | growth(looks) | {"looks": [vars(look) for look in looks]}
 
 
-def loaded(model: Path, folder: Path, files: list[Path], clients: int, seconds: float) -> dict[str, Any]:
-    """Measure a fresh station under the load of some clients, after a short one."""
+def loaded(
+    model: Path, folder: Path, files: list[Path], clients: int, *, seconds: float, rounds: int
+) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+    """Measure a station under the load of some clients in turn with the batch; returns the batches too."""
+    loads, batches, times = [], [], []
     with serving(model, folder) as (process, port):
-        apart(sent, port, files, clients, min(5.0, seconds), 0)
-        cpu, before = processor_time(process), metered(port)
-        load = apart(sent, port, files, clients, seconds, 10**6)
-        cpu_s = (processor_time(process) - cpu) / max(1, metered(port) - before)
-    remove_old(folder, 0)
-    return {**load.summary(), "cpu_s": cpu_s}
+        apart(sent, port, files, clients, 5.0, 0)
+        for number in range(1, rounds + 1):
+            batches.append(apart(batch_rate, model, files, seconds / rounds))
+            cpu, before = processor_time(process), metered(port)
+            loads.append(apart(sent, port, files, clients, seconds / rounds, number * 10**6))
+            times.append((processor_time(process) - cpu) / max(1, metered(port) - before))
+            remove_old(folder, 0)
+    rates = [load.summary()["rate"] for load in loads]
+    pairs = list(zip(rates, times, batches, strict=True))
+    whole = Load(
+        seconds=sum(load.seconds for load in loads),
+        statuses=[status for load in loads for status in load.statuses],
+        latencies=[latency for load in loads for latency in load.latencies],
+    )
+    return {
+        **whole.summary(),
+        "cpu_s": statistics.median(times),
+        "ratio": statistics.median(rate / batch for rate, _, (batch, _) in pairs),
+        "ratios": [rate / batch for rate, _, (batch, _) in pairs],
+        "cpu_ratio": statistics.median(batch / time for _, time, (_, batch) in pairs),
+    }, batches
 
 
-def measured(model: Path, root: Path, files: list[Path], seconds: float, at_once: int) -> dict[str, Any]:
+def measured(
+    model: Path, root: Path, files: list[Path], *, seconds: float, rounds: int, at_once: int
+) -> dict[str, Any]:
     """Measure the batch rate, the load of few and many clients, and the burst."""
-    batches, loads = [apart(batch_rate, model, files, seconds / 2)], {}
+    batches, loads = [], {}
     for clients in CLIENTS:
-        loads[str(clients)] = loaded(model, root / str(clients), files, clients, seconds)
-        batches.append(apart(batch_rate, model, files, seconds / 2))
+        folder = root / str(clients)
+        loads[str(clients)], turns = loaded(model, folder, files, clients, seconds=seconds, rounds=rounds)
+        batches += turns
     rate, cpu_s = (statistics.median(values) for values in zip(*batches, strict=True))
-    for load in loads.values():
-        load |= {"ratio": load["rate"] / rate, "cpu_ratio": cpu_s / load["cpu_s"]}
     with serving(model, root / "burst") as (_, port):
         burst = apart(sent, port, files, at_once, 0, 0)
         recorded = metered(port)
@@ -273,16 +302,26 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="an exported model")
     parser.add_argument("--data", type=Path, required=True, help="a category in MVTec layout")
     parser.add_argument("--seconds", type=float, default=30, help="of each load")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each load with the batch")
     parser.add_argument("--burst", type=int, default=1000, help="requests sent at once")
     parser.add_argument("--minutes", type=float, default=10, help="of the steady load; 0: none")
+    parser.add_argument("--pace", type=float, help="images a second of the steady load at most")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     options = parser.parse_args()
     files = test_images(options.data)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        results = measured(options.model, root, files, options.seconds, options.burst)
+        results = measured(
+            options.model,
+            root,
+            files,
+            seconds=options.seconds,
+            rounds=options.rounds,
+            at_once=options.burst,
+        )
         if options.minutes:
-            results["steady"] = steady(options.model, root / "steady", files, 60 * options.minutes)
+            seconds = 60 * options.minutes
+            results["steady"] = steady(options.model, root / "steady", files, seconds, options.pace)
     about = {"cores": os.cpu_count(), "model": options.model.name, "data": options.data.name}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "station_load.json").write_text(json.dumps(about | results, indent=1) + "\n")

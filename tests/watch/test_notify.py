@@ -124,6 +124,16 @@ def test_new_rows_do_not_cut_the_wait_short_but_the_end_does(monkeypatch: pytest
     assert tried == ["1.png"] * 2
 
 
+def test_what_was_not_delivered_is_named_by_its_kind():
+    working = threading.Event()
+    hook = Hook("x", lambda _: working.wait(SOON) and None, lambda _: None)
+    tell_all(hook, [{"event": kind, "id": "7"} for kind in ("review", "alarm", "review")] + [row(1)])
+    assert hook.close(0) == 4
+    assert hook.waiting_said() == "2 reviews and 1 alarms and 1 rejects"
+    working.set()
+    hook.thread.join(SOON)
+
+
 def test_what_does_not_fit_the_queue_is_dropped_the_oldest_first(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(notify, "QUEUE_SIZE", 3)
     works, tried = threading.Event(), threading.Event()

@@ -1,9 +1,8 @@
-"""What commands say while they run and when they are done, and how Ctrl-C reaches them."""
+"""What commands say while they run and when they are done."""
 
 from __future__ import annotations
 
 import os
-import signal
 from typing import TYPE_CHECKING
 
 from blemish.cli.streams import complain
@@ -56,26 +55,6 @@ class TrainingBar:
         shown = " / ".join(f"{x:.4f}" for x in losses)
         text = f"training, epoch {state.epoch + 1}" + (f", loss {shown}" if losses else "")
         self.progress.update(self.task, completed=done, description=text)
-
-
-class StopSignals:
-    """While entered, Ctrl-C and SIGTERM only set `asked`; the second one stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> StopSignals:
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 def progress_bar(*, estimate: bool = True) -> Progress:

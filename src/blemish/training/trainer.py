@@ -21,13 +21,13 @@ from torch import Tensor
 
 from blemish.core.errors import Interrupted, TrainingError
 from blemish.core.files import temporary_for
+from blemish.core.stop_signals import StopSignals
 from blemish.methods.components.distributed import share_of
 from blemish.methods.config import TrainedConfig
 from blemish.training.batches import ImageBatches, in_order
 from blemish.training.checkpoint import CHECKPOINT_FOLDER, State, load_checkpoint, save_checkpoint
 from blemish.training.device import keep_freed_memory
 from blemish.training.run_folder import Outcome
-from blemish.training.stop_signals import StopSignals
 from blemish.training.turns import Loss, Turns
 
 if TYPE_CHECKING:

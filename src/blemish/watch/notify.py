@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import deque
+from collections import Counter, deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -83,9 +83,8 @@ class Receivers:
             yield tell
         finally:
             for hook in hooks:
-                lost = hook.close(CLOSE_TIMEOUT_S)
-                if lost:
-                    say(f"{hook.name}: {lost} rejects were not delivered")
+                if hook.close(CLOSE_TIMEOUT_S):
+                    say(f"{hook.name}: {hook.waiting_said()} were not delivered")
 
 
 class Hook:
@@ -111,14 +110,13 @@ class Hook:
 
     def enqueue(self, row: dict[str, Any]) -> None:
         """Queue a row; never waits."""
-        if self.only is not None and row.get("event", "reject") != self.only:
+        if self.only is not None and _event_of(row) != self.only:
             return
         with self.changed:
             if len(self.waiting) >= QUEUE_SIZE:
                 lost = self.waiting.popleft()
-                self.say(
-                    f"{self.name}: too many rejects wait, {lost.get('path') or lost.get('id')} is dropped"
-                )
+                which = lost.get("path") or lost.get("id")
+                self.say(f"{self.name}: too many {_kind_of(lost)} wait, {which} is dropped")
             self.waiting.append(row)
             self.changed.notify()
 
@@ -129,6 +127,12 @@ class Hook:
             self.changed.notify()
         self.thread.join(seconds)
         return len(self.waiting)
+
+    def waiting_said(self) -> str:
+        """Return how many rows of each kind wait, in words."""
+        with self.changed:
+            kinds = Counter(map(_kind_of, self.waiting))
+        return " and ".join(f"{n} {kind}" for kind, n in kinds.items())
 
     def _run(self) -> None:
         wait = FIRST_RETRY_S
@@ -165,6 +169,16 @@ class Hook:
             self.say(f"{self.name}: works again")
         self.failing = False
         return True
+
+
+def _event_of(row: dict[str, Any]) -> str:
+    """Return what a row tells; one that does not say so is a reject."""
+    return row.get("event", "reject")
+
+
+def _kind_of(row: dict[str, Any]) -> str:
+    """Return the word for several rows as this one: rejects, reviews or alarms."""
+    return f"{_event_of(row)}s"
 
 
 def command(line: str, option: str = "--on-reject") -> Callable[[dict[str, Any]], None]:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from cyclopts import Parameter
 
-from blemish.cli.console import StopSignals
 from blemish.cli.json_lines import json_lines
 from blemish.cli.options import DetectorOptions, HookOptions, LabelOptions, StationOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import write_line
 from blemish.core.errors import UsageError
 from blemish.core.ownership import SERVE_LOCK_NAME, owned
+from blemish.core.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     import asyncio

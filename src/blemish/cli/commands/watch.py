@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.cli.console import StopSignals
 from blemish.cli.options import HookOptions, LabelOptions, ModelOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import Lines
 from blemish.core.ownership import owned
+from blemish.core.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
