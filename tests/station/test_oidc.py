@@ -19,12 +19,14 @@ import pytest
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 pytest.importorskip("authlib", reason="blemish[oidc] is not installed")
 
+import requests
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from blemish.core.errors import BlemishError, UsageError
+from blemish.station import log_ins
 from blemish.station.errors import handle_error
 from blemish.station.guard import Guard
 from blemish.station.oidc import Provider
@@ -219,15 +221,56 @@ def test_who_is_in_no_group_with_a_role_is_refused(plant: Plant, tmp_path: Path)
         assert answer.json()["detail"] == "ann: is in no group that has a role at this station"
 
 
-def test_so_many_log_ins_may_be_under_way(plant: Plant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("blemish.station.oidc.MOST_BEGUN", 2)
+def test_many_log_ins_of_one_address_leave_those_of_others(plant: Plant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(log_ins, "MOST_OF_ONE", 3)
+    monkeypatch.setattr(log_ins, "MOST_BEGUN", 5)
     provider = provider_of(plant)
-    states = [provider.begin("http://here/")[1] for _ in range(3)]
-    assert list(provider._begun) == states[1:]
-    monkeypatch.setattr("blemish.station.oidc.LOG_IN_S", -1)
-    _, state = provider.begin("http://here/")
+
+    def begin(address: str) -> str:
+        return provider.begin("http://here/", address)[1]
+
+    ann = begin("10.0.0.1")
+    flood = [begin("2001:db8::1"), *(begin(f"2001:db8::{n}") for n in range(5))]  # one network of 64 bits
+    assert list(provider.log_ins._begun) == [ann, *flood[-3:]]
+    bob = begin("10.0.0.2")
+    carl = begin("10.0.0.3")  # all five places are taken: one of the flood goes
+    assert list(provider.log_ins._begun) == [ann, *flood[-2:], bob, carl]
+    assert provider.log_ins.take(ann).redirect == "http://here/"
+    monkeypatch.setattr(log_ins, "LOG_IN_S", -1)
     with pytest.raises(Unauthorized, match="took too long"):
-        provider.finish(state, "code")
+        provider.finish(begin("10.0.0.1"), "code")
+
+
+def test_a_log_in_is_begun_without_a_question_to_the_provider(plant: Plant, monkeypatch: pytest.MonkeyPatch):
+    provider, asked = provider_of(plant), []
+    get = requests.get
+    monkeypatch.setattr(requests, "get", lambda *given, **more: asked.append(given) or get(*given, **more))
+    for _ in range(3):
+        provider.begin("http://here/", "10.0.0.1")
+    assert len(asked) == 1
+    pending = provider.log_ins
+    with pending.turn("10.0.0.1"), pending.turn("10.0.0.1"):
+        with pytest.raises(Unauthorized, match="many log in at once"), pending.turn("10.0.0.1"):
+            pass
+        with pending.turn("10.0.0.2"):  # whom the two of the other address do not hold up
+            provider.begin("http://here/", "10.0.0.1")
+    assert not pending._asking
+
+
+def test_a_browser_whose_log_in_fails_sees_a_page_that_says_why(plant: Plant, tmp_path: Path):
+    plant.person = ANN | {"preferred_username": "<ann>", "groups": []}
+    client = client_of(tmp_path, provider_of(plant))
+    client.headers["accept"] = "text/html,*/*;q=0.8"
+    answer = log_in(client, plant)
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "text/html; charset=utf-8")
+    assert "&lt;ann&gt;: is in no group that has a role at this station" in answer.text
+    assert '<a href="/v1/session/account">Log in again</a>' in answer.text
+    answer = client.get("/v1/session/account/answer?state=x&code=y")
+    assert answer.status_code == 401
+    assert "this log-in was not begun in this browser; log in again" in answer.text
+    begun = parse_qs(urlsplit(client.get("/v1/session/account").headers["location"]).query)["state"][0]
+    answer = client.get(f"/v1/session/account/answer?state={begun}&error=access_denied")
+    assert "the provider of the log-in did not say who you are" in answer.text
 
 
 def test_a_station_without_accounts_says_so(tmp_path: Path):
@@ -249,10 +292,6 @@ def test_what_cannot_be_is_refused_at_the_start(tmp_path: Path):
     with pytest.raises(UsageError, match=r"^--oidc-roles: say which group"):
         provider("https://login.example")
     check_binding("0.0.0.0", Tokens(tmp_path), accounts=True)
-    busy = provider("https://login.example", "a=view")
-    busy._turns = threading.BoundedSemaphore(1)
-    with busy._turn(), pytest.raises(Unauthorized, match="many log in at once"):
-        busy.begin("http://here/")
     down = provider("http://127.0.0.1:1", "a=view")
     with pytest.raises(Unauthorized, match="does not answer"):
-        down.begin("http://here/")
+        down.begin("http://here/", "127.0.0.1")

@@ -8,9 +8,7 @@ be of this provider, for this station, of this log-in and of now. Its groups say
 from __future__ import annotations
 
 import secrets
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,31 +21,20 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from blemish.core.errors import UsageError
+from blemish.station.log_ins import LogIns
 from blemish.station.security import ROLES, Forbidden, Role, Unauthorized, is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+
+    from blemish.station.log_ins import Begun
 
 TIMEOUT_S = 10.0
 """Seconds without an answer of the provider."""
-LOG_IN_S = 600.0
-"""Seconds that a person has for the log-in at the provider."""
-AT_A_TIME = 4
-"""Questions to the provider that may be open at a time: one that hangs keeps no others waiting."""
-MOST_BEGUN = 1000
-"""Log-ins that may be under way at a time; one more ends the oldest."""
+KNOWN_S = 600.0
+"""Seconds for which is kept what the provider says of itself."""
 ALGORITHMS = ("RS256", "PS256", "ES256")
 _NAMES = ("preferred_username", "email", "sub")
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """A log-in that is under way: what its answer must fit."""
-
-    nonce: str
-    verifier: str
-    redirect: str
-    until: float
 
 
 @dataclass(frozen=True)
@@ -73,23 +60,22 @@ class Provider:
         self.roles: dict[str, Role] = dict(map(_role_of, roles))
         if not self.roles:
             raise UsageError("--oidc-roles: say which group has which role, as inspectors=judge")
-        self._lock, self._turns = threading.Lock(), threading.BoundedSemaphore(AT_A_TIME)
-        self._begun: dict[str, _Begun] = {}
+        self.log_ins = LogIns()
+        self._said: tuple[float, dict[str, Any]] | None = None  # by the provider of itself, and until when
 
-    def begin(self, redirect: str) -> tuple[str, str]:
-        """Return where a browser logs in, and the state that it brings back to `redirect`."""
+    def begin(self, redirect: str, address: str) -> tuple[str, str]:
+        """Return where a browser at `address` logs in, and the state that it brings back to `redirect`.
+
+        Raises Unauthorized when the provider does not answer.
+        """
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        with self._turn(), self._session(redirect) as session:
-            address, _ = session.create_authorization_url(
-                self._about()["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
+        about = self._about(address)
+        with self._session(redirect) as session:
+            page, _ = session.create_authorization_url(
+                about["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
             )
-        now = time.monotonic()
-        with self._lock:
-            left = {each: begun for each, begun in self._begun.items() if begun.until > now}
-            for each in list(left)[: max(0, len(left) - MOST_BEGUN + 1)]:
-                del left[each]
-            self._begun = left | {state: _Begun(nonce, verifier, redirect, now + LOG_IN_S)}
-        return address, state
+        self.log_ins.add(state, nonce=nonce, verifier=verifier, redirect=redirect, address=address)
+        return page, state
 
     def finish(self, state: str, code: str) -> Person:
         """Exchange the code that a browser brought back for who it is. A state works once.
@@ -97,19 +83,16 @@ class Provider:
         Raises Unauthorized where the provider does not stand for it, and Forbidden for who is in no group
         that has a role here.
         """
-        with self._lock:
-            begun = self._begun.pop(state, None)
-        if begun is None or begun.until < time.monotonic():
-            raise Unauthorized("this log-in was not begun here, or took too long; log in again")
+        begun = self.log_ins.take(state)
         try:
-            with self._turn():
-                claims = self._claims(begun, code)
+            about = self._about(begun.address)
+            with self.log_ins.turn(begun.address):
+                claims = self._claims(about, begun, code)
             return self._person_of(claims)
         except (requests.RequestException, AuthlibBaseError, JoseError, ValueError, KeyError) as error:
             raise Unauthorized(f"the provider's answer is not accepted ({type(error).__name__})") from error
 
-    def _claims(self, begun: _Begun, code: str) -> dict[str, Any]:
-        about = self._about()
+    def _claims(self, about: dict[str, Any], begun: Begun, code: str) -> dict[str, Any]:
         with self._session(begun.redirect) as session:
             answer = session.fetch_token(
                 about["token_endpoint"], code=code, code_verifier=begun.verifier, timeout=TIMEOUT_S
@@ -134,15 +117,6 @@ class Provider:
             raise Forbidden(f"{name}: is in no group that has a role at this station")
         return Person(name, ROLES[max(map(ROLES.index, found))])
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        if not self._turns.acquire(blocking=False):
-            raise Unauthorized("many log in at once; try again in some seconds")
-        try:
-            yield
-        finally:
-            self._turns.release()
-
     def _session(self, redirect: str) -> Any:  # a session of requests, which authlib's types do not say
         return OAuth2Session(
             self.client,
@@ -153,15 +127,28 @@ class Provider:
             token_endpoint_auth_method="client_secret_basic" if self.secret else "none",
         )
 
-    def _about(self) -> dict[str, Any]:
-        """Return what the provider says of itself. Raises Unauthorized when it does not answer."""
+    def _about(self, asked_from: str) -> dict[str, Any]:
+        """Return what the provider says of itself, which is asked again after KNOWN_S.
+
+        Raises Unauthorized when it does not answer, or many ask.
+        """
+        said = self._said
+        if said is not None and time.monotonic() < said[0]:
+            return said[1]
+        with self.log_ins.turn(asked_from):
+            about = self._ask_about()
+        self._said = time.monotonic() + KNOWN_S, about
+        return about
+
+    def _ask_about(self) -> dict[str, Any]:
         address = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
         try:
             about = requests.get(address, timeout=TIMEOUT_S).json()
         except (requests.RequestException, ValueError) as error:
             raise Unauthorized("the provider of the log-in does not answer; try again later") from error
-        if about.get("issuer") != self.issuer:
-            raise Unauthorized(f"the provider calls itself {about.get('issuer')}, and not {self.issuer}")
+        if not isinstance(about, dict) or about.get("issuer") != self.issuer:
+            named = about.get("issuer") if isinstance(about, dict) else None
+            raise Unauthorized(f"the provider calls itself {named}, and not {self.issuer}")
         return about
 
 
