@@ -7,7 +7,7 @@ import pytest
 from pictures import mask_of, picture, refusal
 
 from blemish.core.types import GOOD
-from blemish.data.dataset import open_dataset
+from blemish.data.dataset import dataset_fingerprint, open_dataset
 
 
 def manifest(folder: Path, *rows: str, header: str = "path,split,label,mask") -> Path:
@@ -211,3 +211,34 @@ def test_where_two_files_could_be_meant_or_more_differs_the_difference_is_said(s
         picture(shelf / "two" / unicodedata.normalize(form, "ệ.png"), 3)
     line = refusal(manifest(shelf, *TWO, "two/\u1eb9\u0302.png,test,,"))  # a third form of the same letter
     assert r"beside it is 'e\u0323\u0302.png' and '\u1ec7.png', which is another name: write that one" in line
+
+
+WITH_ROI = "path,split,label,mask,roi"
+
+
+def test_a_row_has_its_own_region_of_interest(shelf: Path):
+    path = manifest(shelf, "img/0.png,train,,,m.png", "img/1.png,train", header=WITH_ROI)
+    assert [sample.roi for sample in open_dataset(path).train] == [shelf / "m.png", None]
+    assert dataset_fingerprint(open_dataset(path)) != dataset_fingerprint(
+        open_dataset(manifest(shelf, "img/0.png,train", "img/1.png,train"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, "row 2: region of interest 'r.json' is not a file"),
+        ("{}", "r.json: is not of the form"),
+        (
+            '{"size": [99, 99], "polygons": [[[1, 1], [2, 1], [2, 2]]]}',
+            "r.json: leaves 0.031 % of the image, and 1 %",
+        ),
+    ],
+)
+def test_a_region_that_is_none_is_refused(shelf: Path, content: str | None, text: str):
+    if content is not None:
+        (shelf / "r.json").write_text(content)
+    path = manifest(shelf, "img/0.png,train,,,r.json", "img/1.png,train", header=WITH_ROI)
+    line = refusal(path)
+    assert "parts.csv, row 2: " in line
+    assert text in line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,3 +145,62 @@ def test_onnx_metadata_has_it(trained: Path):
     attach(graph, load_model_file(trained / "run"), portion=None)
     described = {entry.key: entry.value for entry in graph.metadata_props}[DESCRIPTION]
     assert left_half(64).text in described
+
+
+@pytest.fixture(scope="module")
+def of_each(trained: Path) -> Path:
+    """PCA on the same pictures by a manifest, each with the left half as its own region."""
+    rows = [f"good/{i:03d}.png,train,,,mask.png" for i in range(24)]
+    for name, level in (("calm", 0), ("hole", 1)):
+        image = tiny_image(50)
+        image[:, 32:] = 255 * level
+        image[20:34, 4:20] = image[20:34, 4:20] * (1 - level)
+        save(trained / f"{name}.png", image)
+        rows.append(f"{name}.png,test,{'hole' if level else ''},,mask.png")
+    (trained / "parts.csv").write_text("\n".join(["path,split,label,mask,roi", *rows]) + "\n")
+    given = ("--method", "pca", "--image-size", "32", "--components", "3", "--calibration-fraction", "0.3")
+    given += ("--device", "cpu", "--out", trained / "own")
+    assert run("train", "--data", trained / "parts.csv", *given) == 0
+    return trained
+
+
+def test_regions_of_single_images_teach_and_calibrate_as_the_models_does(of_each: Path):
+    own, common = (load_model_file(of_each / name) for name in ("own", "run"))
+    assert own.counting.roi is None
+    assert own.calibration is not None
+    assert common.calibration is not None
+    np.testing.assert_array_equal(own.calibration.scores, common.calibration.scores)
+    np.testing.assert_array_equal(own.calibration.map_maxima, common.calibration.map_maxima)
+    assert own.display_range == common.display_range
+    assert own.provenance["fingerprint"] != common.provenance["fingerprint"]
+
+
+def test_a_manifest_s_regions_reach_predict_and_evaluate(of_each: Path, capsys: pytest.CaptureFixture[str]):
+    out = of_each / "predicted"
+    assert run("predict", "--model", of_each / "own", of_each / "parts.csv", "--out", out) == 0
+    rows = {row["path"]: row for row in map(json.loads, (out / "predictions.jsonl").read_text().splitlines())}
+    assert len(rows) == 26
+    hole = rows[str(of_each / "hole.png")]
+    assert hole["anomalous"]
+    assert max(region["x1"] for region in hole["regions"]) <= 32
+    detector = load.load(of_each / "run", device="cpu")  # the same region, of the model
+    for name in ("hole", "calm"):
+        row = rows[str(of_each / f"{name}.png")]
+        assert row["score"] == pytest.approx(detector.predict(of_each / f"{name}.png").score, rel=1e-5)
+    with Image.open(out / "overlays" / "hole.png") as overlay:
+        drawn = np.asarray(overlay)
+    assert drawn[:, 34:].max() < 0.6 * 255  # white there, shown dark
+    given = (
+        "--model",
+        of_each / "own",
+        "--data",
+        of_each / "parts.csv",
+        "--no-sensitivity",
+        "--device",
+        "cpu",
+    )
+    assert run("evaluate", *given, "--out", of_each / "evaluated") == 0
+    assert "failed" not in capsys.readouterr().err
+    with (of_each / "evaluated" / "scores.csv").open() as file:
+        scores = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert scores["hole.png"] == pytest.approx(hole["score"], rel=1e-5)

@@ -17,6 +17,7 @@ from conftest import save, tiny_defect, tiny_image
 from blemish.core.errors import ImageError, UsageError
 from blemish.data.known_defects import read_known_defects
 from blemish.images.preprocess import ImageFormat
+from blemish.images.regions import Regions
 from blemish.images.roi import roi_of
 from blemish.methods.auto import AutoConfig
 from blemish.metrics.roc import Roc
@@ -27,7 +28,7 @@ from blemish.training.known_defects import ENTRY, with_known
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 RGB8 = ImageFormat(dtype="uint8", channels=3, value_range=(0.0, 255.0))
-IMAGES: Any = SimpleNamespace(image_format=RGB8, allow=frozenset(), roi=None)
+IMAGES: Any = SimpleNamespace(image_format=RGB8, allow=frozenset(), regions=Regions())
 
 
 def trial(*, good: int = 8, planted: int = 6, known: int = 0, side: int = 8) -> Trial:
@@ -130,7 +131,7 @@ def test_what_lies_outside_of_the_region_is_covered_and_not_marked(tmp_path: Pat
     save(tmp_path / "a.png", np.full((64, 64, 3), 255, np.uint8))
     save(tmp_path / "a_mask.png", mask)
     empty = replace(trial(side=32), planted=torch.zeros(6, 3, 64, 64))
-    images: Any = SimpleNamespace(**vars(IMAGES) | {"roi": roi_of(inside)})
+    images: Any = SimpleNamespace(**vars(IMAGES) | {"regions": Regions(common=roi_of(inside))})
     found = with_known(empty, read_known_defects(tmp_path), images, (64, 64))
     np.testing.assert_allclose(found.planted[-1, :, :, :32], 1.0)
     np.testing.assert_allclose(found.planted[-1, :, :, 32:], 127 / 255, atol=1e-6)

@@ -46,6 +46,8 @@ class Sample:
     """Which view of the part it is; None: they are not told apart."""
     product: str | None = None
     """What is made, where a data set holds several products."""
+    roi: Path | None = None
+    """Where this image counts: a file as `--roi` takes it; None: wherever the model's region says."""
 
     @property
     def masks(self) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from blemish.core.errors import DataError
 from blemish.images import decode, preprocess
+from blemish.images.regions import Regions
 from blemish.images.tiling import WHOLE, Grid
 
 if TYPE_CHECKING:
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
 
     from blemish.core.types import Tiling
     from blemish.images.preprocess import ImageFormat
-    from blemish.images.roi import Roi
     from blemish.images.tiling import Box
 
 CACHE_BYTES = 4 * 2**30
 """The most bytes of resized images in memory; what does not fit is decoded again in each epoch."""
+
+
+EVERYWHERE = Regions()
+"""Where nothing is covered."""
 
 
 class ImageFiles:
@@ -40,14 +44,14 @@ class ImageFiles:
         *,
         allow: frozenset[str] = frozenset(),
         boxes: Sequence[Box] | None = None,
-        roi: Roi | None = None,
+        regions: Regions = EVERYWHERE,
     ) -> None:
         """Name the images: whole files or, with `boxes`, one tile of each file, which may come repeatedly.
 
-        What lies outside of `roi` is covered.
+        What lies outside of their `regions` is covered.
         """
         self.paths, self.image_format, self.size, self.allow = list(paths), image_format, size, allow
-        self.roi = roi
+        self.regions = regions
         self.boxes = [WHOLE] * len(self.paths) if boxes is None else list(boxes)
         self.pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2))
 
@@ -58,7 +62,7 @@ class ImageFiles:
     def at_size(self, size: tuple[int, int]) -> ImageFiles:
         """Return the same images at another size."""
         return ImageFiles(
-            self.paths, self.image_format, size, allow=self.allow, boxes=self.boxes, roi=self.roi
+            self.paths, self.image_format, size, allow=self.allow, boxes=self.boxes, regions=self.regions
         )
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
@@ -76,7 +80,7 @@ class ImageFiles:
 
     def cover(self, image: np.ndarray, path: Path) -> np.ndarray:
         """Cover what does not count of an image (H, W, C). Raises ImageError for one of another aspect."""
-        return image if self.roi is None else self.roi.cover(image, self.image_format, name=str(path))
+        return self.regions.cover(image, self.image_format, path)
 
     def prepare(self, pixels: np.ndarray, path: Path) -> np.ndarray:
         """Take the pixels of an image, or of a tile, to what the model sees."""
@@ -104,15 +108,15 @@ class ImageCache:
         budget: int = CACHE_BYTES,
         tiling: Tiling | None = None,
         seed: int = 0,
-        roi: Roi | None = None,
+        regions: Regions = EVERYWHERE,
     ) -> None:
         """Decode the images. `check` sees each (name, pixels) as read; `on_image` is called after each file.
 
         `read` decodes a file, or returns an image that was decoded before. With a `tiling` the images are
-        tiles; where not all fit, `seed` draws those of each file. Outside of `roi` images are covered.
-        Raises ImageError on the first file (in the order given) that cannot be used.
+        tiles; where not all fit, `seed` draws those of each file. Outside of their `regions` they are
+        covered. Raises ImageError on the first file (in the order given) that cannot be used.
         """
-        files = ImageFiles(paths, image_format, size, allow=allow, roi=roi)
+        files = ImageFiles(paths, image_format, size, allow=allow, regions=regions)
         shape = (image_format.channels, *size)
         dtype = np.dtype(np.uint8 if compact and image_format.dtype == "uint8" else np.float32)
         fits = max(1, budget // (dtype.itemsize * int(np.prod(shape))))
@@ -162,7 +166,7 @@ class ImageCache:
             files.size,
             allow=files.allow,
             boxes=[box for _, box in found],
-            roi=files.roi,
+            regions=files.regions,
         )
 
     def __len__(self) -> int:

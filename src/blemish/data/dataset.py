@@ -103,9 +103,10 @@ def open_dataset(
     - a folder of good images, with or without sub-folders;
     - a category in the layout of another data set, one of `layouts.LAYOUTS`, recognised by its folders, or
       as `layout` says;
-    - a CSV manifest `path,split,label,mask,part,view,product`: paths absolute or relative to the manifest,
+    - a CSV manifest `path,split,label,mask,part,view,product,roi`: paths absolute or relative to it,
       `split` one of train, calibration, test; an empty label means good; blanks around a cell do not count.
-      Either every defective row has a mask or none has, and every row has a product or none.
+      Either every defective row has a mask or none has, and every row has a product or none; any row may have
+      a region of interest.
 
     `need_train=False` also accepts a folder that has `test` but no `train`, and any number of training
     images; otherwise at least `MIN_TRAIN` are needed, of each product. `layout` is auto, mvtec, or a name in
@@ -185,11 +186,16 @@ def dataset_fingerprint(dataset: Dataset) -> str:
     samples = [*dataset.train, *dataset.calibration, *dataset.test]
     return fingerprint(
         [
-            f"{s.split} {s.label} {file_digest(s.path)} {' '.join(map(file_digest, s.masks)) or '-'}"
-            + ("" if s.product is None else f" {s.product}")
+            f"{s.split} {s.label} {with_region(s, file_digest(s.path))} "
+            f"{' '.join(map(file_digest, s.masks)) or '-'}" + ("" if s.product is None else f" {s.product}")
             for s in samples
         ]
     )
+
+
+def with_region(sample: Sample, digest: str) -> str:
+    """Add to an image's digest that of its own region of interest, if it has one. Raises `ImageError`."""
+    return digest if sample.roi is None else f"{digest} in {file_digest(sample.roi)}"
 
 
 def describe_training(dataset: Dataset) -> list[str]:

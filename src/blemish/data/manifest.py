@@ -1,8 +1,9 @@
-"""The CSV manifest: a data set as a table `path,split,label,mask,part,view,product`, one image a row.
+"""The CSV manifest: a data set as a table `path,split,label,mask,part,view,product,roi`, one image a row.
 
 Paths are absolute or relative to the manifest. `split` is train, calibration or test. An empty label means
 good, an empty mask means none. Images of one `part` are its views, and in one split. `product` is given for
-all images or for none. UTF-8, commas; blanks around a cell do not count.
+all images or for none. `roi` is the image's own region of interest, a file as `--roi` takes it, or empty.
+UTF-8, commas; blanks around a cell do not count.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING, Literal
 
-from blemish.core.errors import DataError
+from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.core.spelling import Spellings, nfc
 from blemish.core.types import GOOD, Sample
+from blemish.images.regions import read_own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-COLUMNS = ("path", "split", "label", "mask", "part", "view", "product")
+COLUMNS = ("path", "split", "label", "mask", "part", "view", "product", "roi")
 """The columns of a manifest; all but the first two may be left out."""
 
 PRODUCT = re.compile(r"\w(?:[\w .+-]{0,62}[\w+-])?")
@@ -49,7 +51,7 @@ def read(manifest: Path) -> list[Sample]:
     Raises `DataError`, naming the row (the header is row 1), for: an unknown column or split; a label that
     means good elsewhere; a file that does not exist; a path named twice; a defect outside test; a mask on a
     good image; a part in two splits; masks on some defective images but not on all; a product on some images
-    but not on all.
+    but not on all; a region of interest that cannot be read, or that leaves next to nothing.
     """
     samples: list[Sample] = []
     spellings = Spellings()
@@ -117,7 +119,16 @@ def _make_sample(folder: Path, where: str, cells: Mapping[str, str], spellings: 
         mask = _find_file(folder / cells["mask"], where, f"mask {cells['mask']!r}", spellings)
     part, view = cells["part"] or None, cells["view"] or None
     product = check_product(nfc(cells["product"]), where) if cells["product"] else None
-    return Sample(path=path, split=split, label=label, mask=mask, part=part, view=view, product=product)
+    return Sample(
+        path=path,
+        split=split,
+        label=label,
+        mask=mask,
+        part=part,
+        view=view,
+        product=product,
+        roi=_find_roi(folder, where, cells, spellings),
+    )
 
 
 def _check_part(sample: Sample, where: str, split_of: dict[str, str]) -> None:
@@ -128,6 +139,18 @@ def _check_part(sample: Sample, where: str, split_of: dict[str, str]) -> None:
             f"{where}: part {sample.part} is in {sample.split} here, and in {before} above; all its images "
             "must be in one split"
         )
+
+
+def _find_roi(folder: Path, where: str, cells: Mapping[str, str], spellings: Spellings) -> Path | None:
+    """Find the file of an image's own region, and read it once to refuse what is none. Raises DataError."""
+    if not cells["roi"]:
+        return None
+    found = _find_file(folder / cells["roi"], where, f"region of interest {cells['roi']!r}", spellings)
+    try:
+        read_own(found)
+    except (ImageError, UsageError) as error:
+        raise DataError(f"{where}: {str(error).removeprefix('--roi ')}") from error
+    return found
 
 
 def _find_file(path: Path, where: str, what: str, spellings: Spellings) -> Path:

@@ -165,7 +165,9 @@ def _cross_fit(
         part = replace(dataset, train=others, calibration=[], test=held_out, has_masks=False)
         detector = fit(part, method=method, seed=seed, device=device)
         for i, (_, prediction, _) in zip(
-            np.flatnonzero(fold == k), predict_and_draw(detector, part, out), strict=True
+            np.flatnonzero(fold == k),
+            predict_and_draw(detector.for_samples(held_out), part, out),
+            strict=True,
         ):
             scores[i] = prediction.score
             on_image()

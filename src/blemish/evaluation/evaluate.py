@@ -79,6 +79,7 @@ def evaluate(
     OSError when it cannot be written.
     """
     check_evaluable(dataset)
+    detector = detector.for_samples(dataset.test)
     known = known_defects and (known_defects, read_known_defects(known_defects))
     with owned(out):
         return _evaluate(

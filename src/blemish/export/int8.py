@@ -24,7 +24,7 @@ import numpy as np
 
 from blemish.core.errors import DataError, ImageError, ModelError
 from blemish.core.files import write_whole
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset, split_good, with_region
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.masks import read_mask
 from blemish.export.onnx import export
@@ -89,13 +89,14 @@ def quantise(model: Path, data: Path, out: Path, *, layout: str = "auto") -> Com
     with tempfile.TemporaryDirectory(prefix=".blemish-") as temporary:
         file, rounded = Path(temporary) / "fp32.onnx", Path(temporary) / "int8.onnx"
         export(model, file)
-        exact = load_exported(file)
+        samples = [*split.train, *split.calibration, *dataset.test]
+        exact = load_exported(file).for_samples(samples)
         _check_held_out(model_file, exact, split, data)
         layers = _round(file, rounded, model_file, exact, [s.path for s in split.train[:IMAGES]], model)
         backend = load_exported(rounded).backend
         noted = replace(model_file, provenance=model_file.provenance | {QUANTISATION: "int8"})
         _write(rounded, calibrate_model(noted, backend, split), out)
-    return _compare(layers, exact, load_exported(out), dataset, split)
+    return _compare(layers, exact, load_exported(out).for_samples(samples), dataset, split)
 
 
 def split_of(model_file: ModelFile, dataset: Dataset, data: Path, model: Path) -> Split:
@@ -106,7 +107,7 @@ def split_of(model_file: ModelFile, dataset: Dataset, data: Path, model: Path) -
         calibration_fraction=model_file.config["calibration_fraction"],
         seed=model_file.provenance["seed"],
     )
-    found = fingerprint([file_digest(s.path) for s in (*split.train, *split.validation)])
+    found = fingerprint([with_region(s, file_digest(s.path)) for s in (*split.train, *split.validation)])
     if found != model_file.provenance["fingerprint"]:
         raise _other_data(data, f"its good images are not those that {model} was trained on")
     return split

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Roi:
     """
 
     text: str
+    whose: str = field(default="the model's", compare=False)
+    """In errors: "the model's", or "its own" where one image has it."""
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -48,6 +50,11 @@ class Roi:
         """Share of the image that counts, in (0, 1]."""
         return float(self.mask.mean())
 
+    @property
+    def _cure(self) -> str:
+        own = self.whose == "its own"
+        return "draw it over this very image" if own else "give images as in the training"
+
     def at(self, size: tuple[int, int], *, name: str = "image") -> np.ndarray:
         """Return the mask at the (H, W) of an image, bool, somewhere True.
 
@@ -57,15 +64,15 @@ class Roi:
         if abs(height * w - width * h) > ASPECT_TOLERANCE * height * w:
             raise refusal(
                 name,
-                f"is {width} x {height} px, but the model's region of interest is {w} x {h} px, of another "
-                "aspect; give images as in the training",
+                f"is {width} x {height} px, but {self.whose} region of interest is {w} x {h} px, of another "
+                f"aspect; {self._cure}",
             )
         found = _at(self, size)
         if not found.any():
             raise refusal(
                 name,
-                f"is {width} x {height} px, where nothing is left of the model's region of interest, made at "
-                f"{w} x {h} px; give larger images, or train with a wider region",
+                f"is {width} x {height} px, where nothing is left of {self.whose} region of interest, made "
+                f"at {w} x {h} px; give larger images, or a wider region",
             )
         return found
 

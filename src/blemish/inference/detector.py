@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, repeat
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from blemish.core.errors import ImageError, UsageError
 from blemish.core.types import Prediction
 from blemish.images import preprocess
 from blemish.images.decode import as_image
+from blemish.images.regions import Regions, own_regions
 from blemish.images.roi import shrink
 from blemish.images.sources import name_of, path_of
 from blemish.images.tiling import Grid
@@ -29,12 +30,14 @@ from blemish.inference import postprocess
 from blemish.inference.detector_arguments import check_many, check_options, check_review_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
+    from pathlib import Path
 
-    from blemish.core.types import Tiling
+    from blemish.core.types import Sample, Tiling
     from blemish.images.tiling import Box
     from blemish.inference.backend import Backend, Output
+    from blemish.inference.counting import Counting
     from blemish.inference.model_file import ModelFile
 
 Prepared = tuple[np.ndarray, tuple[int, int]]
@@ -60,6 +63,8 @@ class Detector:
         batch_size: images in a call of the network.
         maps: whether `anomaly_map` of a prediction has the size of the image. Without, it is the coarse map,
             which takes less time and memory; scores and regions are the same.
+        rois: files with regions of interest of single images, by the image's path: such an image counts
+            where both its own and the model's are.
     """
 
     model_file: ModelFile
@@ -69,6 +74,7 @@ class Detector:
     allow: frozenset[str] = frozenset()
     batch_size: int = 16
     maps: bool = True
+    rois: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse options that cannot be honoured, before any image is read."""
@@ -117,6 +123,18 @@ class Detector:
     def at_rate(self, false_alarm_rate: float) -> Detector:
         """Return the same detector with another false-alarm rate."""
         return replace(self, false_alarm_rate=false_alarm_rate)
+
+    def for_samples(self, samples: Iterable[Sample]) -> Detector:
+        """Return the same detector, which knows the regions of interest that single images have."""
+        found = own_regions(samples)
+        return replace(self, rois={**self.rois, **found}) if found else self
+
+    def counting_of(self, path: str | None) -> Counting:
+        """Return what counts of the image that rows name so. Raises ImageError, as `Regions.of` does."""
+        counting = self.model_file.counting
+        if path not in self.rois:
+            return counting
+        return replace(counting, roi=Regions(common=counting.roi, own=self.rois).of(path))
 
     def predict(self, image: object) -> Prediction:
         """Score one image: a path, an array (H, W) or (H, W, C), a PIL image or a frame of a film.
@@ -194,7 +212,7 @@ class Detector:
     def _predict_tiled(self, source: object, tiling: Tiling, path: str | None) -> Prediction:
         """Score an image tile by tile, a batch of them at a time: a part is as bad as its worst tile."""
         image, name = as_image(source), name_of(source)
-        roi = self.model_file.counting.roi
+        roi = self.counting_of(path).roi
         inside = None if roi is None else roi.at(image.shape[:2], name=name)
         if roi is not None:
             image = roi.cover(image, self.model_file.image_format, name=name)
@@ -228,7 +246,7 @@ class Detector:
             self.model_file.image_format,
             self.model_file.size,
             allow=self.allow | self.model_file.allow,
-            roi=self.model_file.counting.roi,
+            roi=self.counting_of(path_of(source)).roi,
         )
 
     def try_prepare(self, source: object) -> Prepared | ImageError:
@@ -245,7 +263,7 @@ class Detector:
             return error
 
     def _finish(self, answer: Answer, size: tuple[int, int], path: str | None) -> Prediction:
-        counting = self.model_file.counting
+        counting = self.counting_of(path)
         score, coarse_map = self._read_off(answer, path, counting.inside(size, name=path))
         level, whole = self.pixel_threshold, coarse_map
         counts = bool(counting.as_fields())
@@ -279,7 +297,7 @@ class Detector:
     ) -> Prediction:
         """Put what the calibration says of it beside a score and its maps."""
         calibration, threshold, level = self.model_file.calibration, self.threshold, self.pixel_threshold
-        counting = self.model_file.counting
+        counting = self.counting_of(path)
         if counting.has_sizes:
             score = counting.peak(anomaly_map, name=path)
         return Prediction(

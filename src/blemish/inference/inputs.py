@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from blemish.core.errors import UsageError
 from blemish.core.spelling import Spellings
+from blemish.data import manifest
 from blemish.images import folders, video
 from blemish.images.folders import LeftOut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from blemish.core.types import Sample
 
 
 def find_inputs(patterns: Sequence[str], left_out: LeftOut | None = None) -> list[tuple[Path, Path]]:
@@ -48,6 +51,23 @@ def find_inputs(patterns: Sequence[str], left_out: LeftOut | None = None) -> lis
         (f, p if twins[stem := p.with_suffix("")] > 1 or (video.is_film(f) and stem in parents) else stem)
         for f, p in zip(files.values(), places, strict=True)
     ]
+
+
+def open_manifests(patterns: Sequence[str]) -> tuple[list[str], list[Sample]]:
+    """Replace manifests (*.csv) among the inputs by the images of their rows; also return these samples.
+
+    Raises DataError, as `manifest.read` does.
+    """
+    found: list[str] = []
+    samples: list[Sample] = []
+    for pattern in patterns:
+        if not (pattern.lower().endswith(".csv") and Path(pattern).is_file()):
+            found.append(pattern)
+            continue
+        rows = manifest.read(Path(pattern))
+        found += [str(sample.path) for sample in rows]
+        samples += rows
+    return found, samples
 
 
 def match_pattern(pattern: str) -> list[Path]:

@@ -262,7 +262,7 @@ def write_overlay(
     When the model is calibrated the regions that count have contours.
     """
     low, high = detector.model_file.display_range
-    level, counting = detector.pixel_threshold, detector.model_file.counting
+    level, counting = detector.pixel_threshold, detector.counting_of(prediction.path)
     draw.write_overlay(
         target,
         image,

@@ -35,7 +35,7 @@ def calibrate_model(
     With `held_out`, the calibration images as scoring sees them, these are not decoded again.
     """
     seen = split.calibration or (split.validation or split.train)[:DISPLAY_IMAGES]
-    detector = Detector(model_file=model_file, backend=backend)
+    detector = Detector(model_file=model_file, backend=backend).for_samples(seen)
     scores, maxima, medians = [], [], []
     for prediction in (
         _predict_prepared(detector, held_out) if held_out else detector.predict_many([s.path for s in seen])
@@ -43,10 +43,10 @@ def calibrate_model(
         if isinstance(prediction, ImageError):
             raise prediction
         scores.append(prediction.score)
-        # with sizes the score is that very value
-        sized = model_file.counting.has_sizes
-        maxima.append(prediction.score if sized else model_file.counting.peak(prediction.anomaly_map))
-        inside = model_file.counting.inside(prediction.anomaly_map.shape)
+        counting = detector.counting_of(prediction.path)
+        sized = counting.has_sizes  # whose score is that very value
+        maxima.append(prediction.score if sized else counting.peak(prediction.anomaly_map))
+        inside = counting.inside(prediction.anomaly_map.shape)
         seen_map = prediction.anomaly_map if inside is None else prediction.anomaly_map[inside]
         medians.append(float(np.median(seen_map)))
     low = float(np.median(medians))

@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import DataError
-from blemish.data.cache import CACHE_BYTES, ImageCache
+from blemish.data.cache import CACHE_BYTES, EVERYWHERE, ImageCache
 from blemish.images import decode, preprocess
+from blemish.images.regions import Regions, own_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,7 @@ class TrainingImages:
 
     `train` may be larger than the network's images, for random crops; `scored` are the same images as
     scoring sees them. `held_out` are the calibration images as scoring sees them, None where there are none.
-    Outside of `roi` all of them are covered.
+    Outside of their `regions` all of them are covered.
     """
 
     train: ImageBatches
@@ -53,7 +54,7 @@ class TrainingImages:
     scored: ImageBatches
     image_format: ImageFormat
     allow: frozenset[str]
-    roi: Roi | None = None
+    regions: Regions = EVERYWHERE
 
 
 class Contrast:
@@ -93,9 +94,8 @@ def load_images(
     """Decode training and validation images, each checked against the format of the first one.
 
     Calibration images are checked as well: a bad one has to be found before the training, not after it.
-    `loading` is told how many images come, and returns what to call for each; outside of `roi` the images are
-    covered. Raises BlemishError for one
-    that cannot be used.
+    `loading` is told how many images come, and returns what to call for each. What lies outside of `roi`, or
+    of an image's own region, is covered. Raises BlemishError for one that cannot be used.
     """
     declared = asdict(options)
     first_name = str(split.train[0].path)
@@ -107,6 +107,7 @@ def load_images(
         return first if path == split.train[0].path else decode.read(path)
 
     contrast = Contrast(image_format)
+    regions = Regions(common=roi, own=own_regions([*split.train, *split.validation, *split.calibration]))
 
     def check(name: str, image: np.ndarray) -> None:
         preprocess.format_of([(first_name, first), (name, image)], **declared)
@@ -123,7 +124,7 @@ def load_images(
         on_image=loaded,
         tiling=config.tiling,
         seed=seed,
-        roi=roi,
+        regions=regions,
     )
     train = cache([s.path for s in split.train], size=config.loading_size, compact=larger)
     contrast.refuse_without("training")
@@ -140,7 +141,7 @@ def load_images(
         scored=train.files.at_size(config.size) if larger else train,
         image_format=image_format,
         allow=allow,
-        roi=roi,
+        regions=regions,
     )
 
 

@@ -88,10 +88,11 @@ def _read(sample: Sample, images: TrainingImages) -> tuple[np.ndarray, np.ndarra
     """Return an image (H, W, C) and its mask, bool (H, W), or None; of both only what counts."""
     image, name = decode.read(sample.path), str(sample.path)
     mask = None if sample.mask is None else read_mask(sample, image.shape[:2])
-    if images.roi is None:
+    roi = images.regions.common
+    if roi is None:
         return image, mask
-    inside = images.roi.at(image.shape[:2], name=name)
-    return images.roi.cover(image, images.image_format, name=name), None if mask is None else mask & inside
+    inside = roi.at(image.shape[:2], name=name)
+    return roi.cover(image, images.image_format, name=name), None if mask is None else mask & inside
 
 
 def _at_half_size(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:

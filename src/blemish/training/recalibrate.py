@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import owned
-from blemish.data.dataset import Split, open_dataset
+from blemish.data.dataset import Split, open_dataset, with_region
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.inference.counting import Counting
 from blemish.inference.load import load
@@ -56,7 +56,7 @@ def recalibrate(
     dataset = open_dataset(data, layout=layout)
     detector = load(model, device=device)
     samples, left_out = _not_learnt([*dataset.train, *dataset.calibration], detector.model_file, data)
-    about = {"data": dataset.name, "fingerprint": fingerprint([digest for _, digest in samples])}
+    about = {"data": dataset.name, "fingerprint": fingerprint([with_region(*each) for each in samples])}
     about |= {"images": len(samples), "from": file_digest(find_model(model))}
     source = detector.model_file
     wanted = replace(

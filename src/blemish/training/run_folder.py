@@ -18,6 +18,7 @@ import torch
 from blemish.core.errors import UsageError
 from blemish.core.files import remove_leftovers, write_whole
 from blemish.core.ownership import owned
+from blemish.data.dataset import with_region
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.inference.model_file import MODEL_NAME, load_model_file, options_of
 from blemish.inference.torch_backend import detector_of
@@ -132,7 +133,9 @@ def _said_of_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 def _calibration_fingerprint(split: Split) -> str:
     """Return the fingerprint of the images that a run is calibrated on."""
-    return fingerprint([split.digests.get(s.path) or file_digest(s.path) for s in split.calibration])
+    return fingerprint(
+        [with_region(s, split.digests.get(s.path) or file_digest(s.path)) for s in split.calibration]
+    )
 
 
 def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
     digests = [split.digests[s.path] for s in fitted]
     return {
         "dataset": name,
-        "fingerprint": fingerprint(digests),
+        "fingerprint": fingerprint([with_region(s, split.digests[s.path]) for s in fitted]),
         "training_digests": dict(zip(digests, (s.path.name for s in fitted), strict=True)),
         "images": {
             "train": len(split.train),

@@ -30,8 +30,9 @@ class PredictOptions(ClusterOptions, ModelOptions):
     inputs: Annotated[tuple[str, ...], Parameter(name="path", metavar="PATH [PATH ...]")] = field(
         kw_only=False
     )
-    """Images, films, folders or globs; folders are searched for images only. With --cluster also URLs as
-    s3://BUCKET/PREFIX, and Parquet files with the columns path and image; no films."""
+    """Images, films, folders, globs or CSV manifests, of which all rows are scored; folders are searched for
+    images only. With --cluster also URLs as s3://BUCKET/PREFIX, and Parquet files with the columns path and
+    image; no films and no manifests."""
     out: str = "predictions"
     """Where to write: a folder, or with --cluster a URL."""
     every: int = 1
@@ -58,15 +59,16 @@ def predict(arguments: list[str]) -> int:
         raise UsageError(f"{named}: is for scoring on a cluster; give --cluster too, or leave it out")
     from blemish.images import video
     from blemish.images.folders import LeftOut
-    from blemish.inference.inputs import find_inputs
+    from blemish.inference.inputs import find_inputs, open_manifests
     from blemish.inference.predict_folder import predict_to_folder
     from blemish.inference.promise import Promise
 
     overlays = _overlays(options)
     left_out, out = LeftOut(), Path(options.out)
-    inputs = find_inputs(options.inputs, left_out)
+    patterns, samples = open_manifests(options.inputs)
+    inputs = find_inputs(patterns, left_out)
     total = video.count_images(inputs, options.every)
-    detector = options.load(options.batch_size)
+    detector = options.load(options.batch_size).for_samples(samples)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=total)
         images = video.expand_films(inputs, options.every)

@@ -39,6 +39,7 @@ def sensitivity(arguments: list[str]) -> int:
     out = options.out or run / "sensitivity"
     detector = options.load()
     dataset = open_dataset(options.data, need_train=False, layout=options.layout)
+    detector = detector.for_samples(dataset.test)
     plan = planned(detector, dataset, options.images, options.seed)
     with progress_bar() as progress:
         task = progress.add_task("scoring good and planted images", total=plan.total)
