@@ -47,8 +47,9 @@ class DriverOptions(CategoryOptions):
     """What the trainings of a cluster are not told: it concerns them all, or differs from one to another."""
 
     data: Path
-    """A category in MVTec layout, a folder of good images, or a CSV manifest (path,split,label,mask,part,view,product,roi).
-    With --cluster a folder with categories in MVTec layout, one or two levels below it."""
+    """A category in MVTec layout, a folder of good images, or a CSV manifest
+    (path,split,label,mask,part,view,product,roi). With --cluster a folder with categories in
+    MVTec layout, one or two levels below it."""
     out: Path | None = None
     """Run folder; default runs/<data set>-<method>. With --cluster it holds one for each category."""
     resume: bool = False
