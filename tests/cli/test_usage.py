@@ -39,6 +39,7 @@ ENOUGH: dict[str, tuple[str, ...]] = {
     "serve": ("--model", "x"),
     "token": ("somebody",),
     "verify": (),
+    "report": ("--since", "2026-03-01"),
     "backup": ("--to", "x"),
     "restore": ("--backup", "x"),
     "export": ("--model", "x", "--out", "x.onnx"),

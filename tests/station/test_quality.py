@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ from inspected import BEGIN, part
 
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
+from blemish.cli.main import main
 from blemish.core.errors import UsageError
 from blemish.record.labels import Labelling, Labels, Shifts
 from blemish.record.rows import Inspection, Verdict, new_id
 from blemish.record.sampling import SamplingPlan, lot
 from blemish.record.store import Store
 from blemish.record.tables import Search
+from blemish.station.report_html import report_html
 from blemish.station.shift_report import shift_report
 
 
@@ -105,7 +108,7 @@ def test_a_report_and_a_table_say_who_judged_what_and_why(store: Store):
     store.record(made)
     say(store, made[0], "good", note="first thought")
     say(store, made[0], "defect", reason="<scratch>", note="3 mm & deep")
-    page = shift_report(store, Search(since=BEGIN), now=BEGIN + timedelta(hours=8), by="Bob")
+    page = report_html(shift_report(store, Search(since=BEGIN), now=BEGIN + timedelta(hours=8), by="Bob"))
     for text in ("&lt;scratch&gt;", "3 mm &amp; deep", "P-0", "Ann", "by Bob", "2026-03-01 00:00", "3 parts"):
         assert text in page, text
     assert "<scratch>" not in page
@@ -132,3 +135,54 @@ def test_shifts_last_until_the_next_one_begins(monkeypatch: pytest.MonkeyPatch):
     usual = Labelling(Labels(line="L2", product="flange", station="east"), ["all day=00:00"])
     given = usual.of(BEGIN, Labels(line="L1", station="of somebody else"))
     assert given == Labels(line="L1", product="flange", shift="all day", station="east")
+
+
+def pdf_text(content: bytes) -> str:
+    pypdf = pytest.importorskip("pypdf", reason="pypdf is not installed")
+    return " ".join(
+        " ".join(page.extract_text().split()) for page in pypdf.PdfReader(io.BytesIO(content)).pages
+    )
+
+
+def test_a_report_as_pdf_says_what_the_page_says(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("fpdf", reason="blemish[pdf] is not installed")
+    from blemish.station import report_pdf
+
+    store.set_reasons(["Kratzer", "вмятина"])
+    made = [part(k, rejected=True) for k in range(4)]
+    store.record(made)
+    for each, reason in zip(made, ("Kratzer", "Kratzer", "вмятина", "Kratzer"), strict=True):
+        say(store, each, "defect", reason=reason, note="3 mm & <deep>")
+    now = BEGIN + timedelta(hours=8)
+    said = shift_report(store, Search(since=BEGIN), now=now, by="Bob")
+    text = pdf_text(report_pdf.report_pdf(said, now=now))
+    page = report_html(said)
+    for section in said.sections:
+        assert section.title in text
+        for row in section.rows:
+            words = [cell for cell in row if isinstance(cell, str)]
+            assert all(cell.replace(" ", "") in text.replace(" ", "") for cell in words), row
+            assert all(escape(cell) in page for cell in words)
+    assert "█" * 15 in text
+    assert "█" * 16 not in text
+    folder = tmp_path / "cli"
+    assert main(["report", "--folder", str(tmp_path), "--since", "2026-03-01", "--out", f"{folder}.pdf"]) == 0
+    assert "4 parts" in pdf_text((tmp_path / "cli.pdf").read_bytes())
+    monkeypatch.setattr(report_pdf, "_fonts_here", list)
+    strange = replace(said, made="划")
+    with pytest.raises(
+        UsageError, match=r"^report: 划 \(U\+5212\) is in no font of this machine; install one"
+    ):
+        report_pdf.report_pdf(strange, now=now)
+
+
+def test_a_report_by_command_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for arguments, why in (
+        (["--since", "yesterday"], "--since yesterday: must be a time such as 2026-03-01T06:00"),
+        (["--since", "2026-03-01"], "holds no record; name the folder of a station"),
+    ):
+        assert main(["report", "--folder", str(tmp_path), *arguments]) == 2
+        assert why in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ EXTRAS = {
     "safetensors": "train",
     "jinja2": "report",
     "matplotlib": "report",
+    **dict.fromkeys(("fpdf", "fontTools"), "pdf"),
     **dict.fromkeys(
         ("alembic", "fastapi", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
         "station",
@@ -43,6 +44,7 @@ COMMANDS = {
     "serve": "the inspection station: a service and its page",
     "token": "make or remove a token for the station",
     "verify": "check that the station's log of who did what was not changed",
+    "report": "the shift report of a station as PDF: decisions, escapes, reasons, confirmed defects",
     "backup": "copy the record and the files of a station, which may be running",
     "restore": "make a station's folder and record from a backup",
     "export": "write a model as ONNX, to run without torch",

@@ -11,6 +11,8 @@ from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, Field
 
 from blemish.record.sampling import SamplingPlan
+from blemish.station.report_html import report_html
+from blemish.station.report_pdf import report_pdf
 from blemish.station.routes.access import Engineer, Viewer
 from blemish.station.routes.dependencies import REFUSALS, StationDep
 from blemish.station.routes.inspections import Filters
@@ -37,7 +39,17 @@ def quality(caller: Viewer, station: StationDep, chosen: Filters) -> QualityAnsw
 @router.get("/report.html", response_class=Response, responses={200: {"content": {"text/html": {}}}})
 def report(caller: Viewer, station: StationDep, chosen: Filters) -> Response:
     """Write a report of a time, to be printed: figures, the Pareto of reasons, and confirmed defects."""
-    return HTMLResponse(shift_report(station.store, chosen, now=datetime.now(UTC), by=caller.name))
+    said = shift_report(station.store, chosen, now=datetime.now(UTC), by=caller.name)
+    return HTMLResponse(report_html(said))
+
+
+@router.get("/report.pdf", response_class=Response, responses={200: {"content": {"application/pdf": {}}}})
+def report_as_pdf(caller: Viewer, station: StationDep, chosen: Filters) -> Response:
+    """Write the same report as PDF."""
+    now = datetime.now(UTC)
+    content = report_pdf(shift_report(station.store, chosen, now=now, by=caller.name), now=now)
+    name = f'attachment; filename="shift-report-{chosen.since or now:%Y-%m-%d-%H%M}.pdf"'
+    return Response(content, media_type="application/pdf", headers={"Content-Disposition": name})
 
 
 @router.get("/sampling", response_model=SamplingPlanAnswer)

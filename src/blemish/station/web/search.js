@@ -52,6 +52,7 @@ export class SearchView {
     const day = new Date(Date.now() - 24 * 3600e3).toISOString();
     const reported = given.some(([name]) => name === "since") ? given : [["since", day], ...given];
     at("report").href = urlOf(`/v1/report.html?${new URLSearchParams(reported)}`);
+    at("report-pdf").href = urlOf(`/v1/report.pdf?${new URLSearchParams(reported)}`);
     return this.more();
   }
 
