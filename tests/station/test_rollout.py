@@ -1,11 +1,15 @@
-"""What many stations share: models rolled out from a folder by digest, and users."""
+"""What many stations share: models rolled out from a folder or bucket by digest, and users."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -14,6 +18,7 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 from fastapi.testclient import TestClient
 
 from blemish.cli.main import main
+from blemish.core.errors import UsageError
 from blemish.data.hashing import file_digest
 from blemish.station import rollout
 from blemish.station.app import create
@@ -85,6 +90,73 @@ def test_a_version_is_taken_once_and_goes_back(
     again = Station([tiny_onnx], station.folder, device="cpu")  # and after a restart
     assert in_use(again) == new
     again.close()
+
+
+class FakeBucket(SimpleHTTPRequestHandler):
+    """Serves a folder, as a bucket that anyone may read; `answers` are given in place of files."""
+
+    answers: ClassVar[dict[str, int]] = {}
+
+    def do_GET(self) -> None:
+        status = self.answers.get(self.path)
+        if status is None:
+            super().do_GET()
+        else:
+            self.send_response(status)
+            self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+            self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def bucket(shared: Shared) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(FakeBucket, directory=str(shared.folder)))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    FakeBucket.answers.clear()
+
+
+def test_a_version_comes_from_a_bucket(
+    station: Station, shared: Shared, bucket: str, tiny_onnx: Path, pca_onnx: Path
+):
+    said: list[str] = []
+    name, new = tiny_onnx.stem, shared.put(pca_onnx)
+    watching = Rollout(station, f"{bucket}/", said.append)
+    assert said.pop() == (
+        f"no model was rolled out: {bucket}/rollout.json: is not there; copy it there, and let it be read"
+    )
+    shared.want(**{name: "0" * 64})
+    watching.look()
+    assert f"{bucket}: has no file {'0' * 64}.onnx; copy it there, and let it be read" in said.pop()
+    shared.want(**{name: new})
+    file = shared.folder / f"{new}.onnx"
+    file.write_bytes(b"another file")
+    watching.look()
+    assert f"{bucket}/{new}.onnx: its bytes are not those of its name; copy it again" in said.pop()
+    for status, why in ((302, "the bucket answered 302"), (500, "the bucket answered 500")):
+        FakeBucket.answers[f"/{new}.onnx"] = status
+        watching.look()
+        assert why in said.pop()
+    FakeBucket.answers.clear()
+    shutil.copyfile(pca_onnx, file)
+    watching.look()
+    assert in_use(station) == new
+    assert said == [f"model {name}: version {new[:8]} is in use, as {bucket}/rollout.json says"]
+    watching.close()
+
+
+def test_a_bucket_that_is_away_or_not_safe_is_said(station: Station):
+    said: list[str] = []
+    Rollout(station, "http://127.0.0.1:1/models", said.append).close()
+    assert "http://127.0.0.1:1/models/rollout.json: the bucket does not answer (" in said.pop()
+    for address in ("http://bucket.plant/models", "s3://models", "https://", "https://a/b?key=1"):
+        with pytest.raises(UsageError, match="must be a folder, or a bucket as https://HOST/PATH"):
+            Rollout(station, address, said.append)
+    with pytest.raises(UsageError, match="a password in an address is seen by all users"):
+        Rollout(station, "https://ann:secret@bucket.plant/models", said.append)
 
 
 def test_what_is_no_model_is_said_once_and_changes_nothing(

@@ -1,12 +1,12 @@
-"""Models for many stations from one folder: which version each model has is written in one file.
+"""Models for many stations from one place: which version each model has is written in one file.
 
-    folder/rollout.json    {"flange": "<SHA-256 of a model file>"}
-    folder/<SHA-256>.onnx  the files, named by their own bytes
+    PLACE/rollout.json    {"flange": "<SHA-256 of a model file>"}
+    PLACE/<SHA-256>.onnx  the files, named by their own bytes
 
-A station looks into the folder, on a shared disk, again and again. When the file names another version of one
-of its models it copies the file, checks its bytes, and goes on with it. It does so once: what an engineer
-changes on a station afterwards stays until the file names another version again. The way back is to name
-the version before.
+A station looks into the place, a folder on a shared disk or a bucket, again and again. When the file names
+another version of one of its models it copies the file, checks its bytes, and goes on with it. It does so
+once: what an engineer changes on a station afterwards stays until the file names another version again. The
+way back is to name the version before.
 """
 
 from __future__ import annotations
@@ -16,29 +16,33 @@ import json
 import re
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import BlemishError, DataError
 from blemish.core.files import write_whole
+from blemish.station.rollout_places import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from blemish.station.station import Station
 
 FILE = "rollout.json"
 INTERVAL = 30.0
-"""Seconds between two looks into the folder."""
+"""Seconds between two looks into the place."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Rollout:
-    """Takes the versions that a folder names into use, from a thread of its own; `close` ends it."""
+    """Takes the versions that a place names into use, from a thread of its own; `close` ends it."""
 
-    def __init__(self, station: Station, folder: Path, say: Callable[[str], None]) -> None:
-        """Look once, and then every INTERVAL; `say` is told what was taken, and what went wrong, once."""
-        self._station, self._folder, self._say = station, folder, say
+    def __init__(self, station: Station, place: str | Path, say: Callable[[str], None]) -> None:
+        """Look once, and then every INTERVAL; `say` is told what was taken, and what went wrong, once.
+
+        `place`: the path of a folder, or the https address of a bucket. Raises UsageError for another one.
+        """
+        self._station, self._place, self._say = station, place_of(place), say
         self._file = station.folder / FILE  # what was taken last, of each model
         self._told: dict[str, str] = {}  # what went wrong last, by the beginning of its line
         self._closing = threading.Event()
@@ -60,7 +64,7 @@ class Rollout:
         wanted: dict[str, str] = {}
         with self._told_once("no model was rolled out"):
             self._taken()
-            wanted = _read(self._folder / FILE)
+            wanted = _digests_of(self._place.read(FILE), self._place.path_of(FILE))
         for name in sorted(wanted.keys() & self._station.names()):
             with self._told_once(f"model {name}: was not rolled out"):
                 taken = self._taken()
@@ -82,28 +86,27 @@ class Rollout:
             self._told.pop(what, None)
 
     def _taken(self) -> dict[str, str]:
-        return _read(self._file) if self._file.exists() else {}
+        return _digests_of(self._file.read_bytes(), str(self._file)) if self._file.exists() else {}
 
     def _take(self, name: str, digest: str) -> None:
         """Go on with a version of a model. Raises DataError for a file that is missing or another one."""
-        found = sorted(self._folder.glob(f"{digest}.*"))
-        if not found:
-            raise DataError(f"{self._folder}: has no file {digest}.onnx; copy it there")
-        content = found[0].read_bytes()
+        file, content = self._place.read_version(digest)
         if hashlib.sha256(content).hexdigest() != digest:
-            raise DataError(f"{found[0]}: its bytes are not those of its name; copy it again")
-        if self._station.take_version(name, content, suffix=found[0].suffix):
-            self._say(f"model {name}: version {digest[:8]} is in use, as {self._folder / FILE} says")
+            where = self._place.path_of(file)
+            raise DataError(f"{where}: its bytes are not those of its name; copy it again")
+        if self._station.take_version(name, content, suffix=Path(file).suffix):
+            where = self._place.path_of(FILE)
+            self._say(f"model {name}: version {digest[:8]} is in use, as {where} says")
 
 
-def _read(file: Path) -> dict[str, str]:
+def _digests_of(content: bytes, where: str) -> dict[str, str]:
     """Read the digests by the models' names. Raises DataError for what is none."""
     try:
-        known = json.loads(file.read_text())
+        known = json.loads(content)
     except ValueError as error:
-        raise DataError(f"{file}: is no JSON ({error})") from error
+        raise DataError(f"{where}: is no JSON ({error})") from error
     if not isinstance(known, dict) or not all(_is_digest(value) for value in known.values()):
-        raise DataError(f'{file}: must be {{"MODEL": "SHA-256 in 64 hex digits", ...}}')
+        raise DataError(f'{where}: must be {{"MODEL": "SHA-256 in 64 hex digits", ...}}')
     return known
 
 

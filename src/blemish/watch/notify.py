@@ -225,7 +225,7 @@ def webhook(url: str, secret: bytes | None = None) -> Callable[[dict[str, Any]],
     """
     if not _is_url_of(url, "http", "https"):
         raise UsageError(f"--webhook {url}: must be an http:// or https:// address")
-    opener = urllib.request.build_opener(_NoRedirect)
+    opener = urllib.request.build_opener(NoRedirect)
 
     def send(row: dict[str, Any]) -> None:
         headers = {"Content-Type": "application/json", "User-Agent": "blemish"}
@@ -247,7 +247,7 @@ def webhook(url: str, secret: bytes | None = None) -> Callable[[dict[str, Any]],
     return send
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
+class NoRedirect(urllib.request.HTTPRedirectHandler):
     """Makes a redirect an error: followed, the POST would become a GET without the row."""
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:

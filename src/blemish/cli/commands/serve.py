@@ -82,8 +82,9 @@ class ServeOptions(DetectorOptions, StationOptions, LabelOptions, HookOptions):
     """The same by Modbus TCP: HOST:PORT."""
     time_limit: float = 30.0
     """Seconds that a request waits for its answer at most."""
-    rollout: Path | None = None
-    """A folder, shared by many stations, whose rollout.json says which version of a model is in use."""
+    rollout: Annotated[str | None, Parameter(metavar="FOLDER|URL")] = None
+    """A folder or a bucket (https://…), shared by many stations, whose rollout.json says which version of a
+    model is in use."""
     users: Path | None = None
     """A folder with the tokens of many stations, made by `blemish token --folder`; default `--folder`."""
     log: Literal["text", "json"] = "text"
