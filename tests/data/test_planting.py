@@ -230,6 +230,15 @@ def unclipped():
     return good
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_are_the_kinds_that_show_another_image(kind):
+    def made(other):
+        torch.manual_seed(0)
+        return planting.plant(windows(2), other, kinds=[kind] * 2, side=40, background=torch.full((3,), 0.1))
+
+    assert torch.equal(made(windows(2, seed=1)), made(windows(2, seed=2))) == (kind not in planting.PIECES)
+
+
 @pytest.mark.parametrize("kind", ["tint", "stain", "grain"])
 def test_contrast_scales_the_change(kind):
     good = unclipped()
@@ -312,6 +321,14 @@ def test_sample_of_the_identity_is_the_image():
     x = windows(2)
     same = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(2, -1, -1)
     torch.testing.assert_close(planting.sample(x, same, (40, 48)), x, rtol=0, atol=1e-5)
+
+
+def test_sample_is_as_exact_in_a_training_at_lower_precision():
+    x = windows(2)
+    turned = torch.tensor([[[0.4, 0.1, 0.3], [-0.1, 0.4, 0.5]]]).expand(2, 2, 3)
+    exact = planting.sample(x, turned, (32, 32))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(planting.sample(x, turned, (32, 32)), exact)
 
 
 def test_sample_is_mirrored_beyond_the_border():

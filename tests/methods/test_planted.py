@@ -190,13 +190,20 @@ def test_crops_are_good_but_for_what_is_planted():
 def test_defects_of_another_image_than_its_own_are_planted(monkeypatch):
     x = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 48, 64) / 5
     network, seen = prepared(x), []
-    monkeypatch.setattr(planting, "plant", lambda good, other, **_: seen.append((good, other)) or good)
+
+    def look(good, other, *, kinds, **_):
+        pieces = [kind in planting.PIECES for kind in kinds]
+        seen.append((good[pieces], other[pieces]))
+        return good
+
+    monkeypatch.setattr(planting, "plant", look)
     torch.manual_seed(0)
     for _ in range(5):
         network.draw_crops(x)
     for good, other in seen:
         assert ((good - other).abs().amax(dim=(1, 2, 3)) > 0.1).all()
     assert 1 < len(seen) <= 15
+    assert sum(len(good) for good, _ in seen) > 5
 
 
 def test_crops_hardly_move_and_pieces_are_turned_and_resized(monkeypatch):

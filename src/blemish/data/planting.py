@@ -179,6 +179,9 @@ KINDS: dict[str, tuple[tuple[Callable[[Places, int, int], Tensor], ...], Callabl
 }
 """Kinds of planted defects: shapes that a place may have, and what stands there."""
 
+PIECES = ("paste", "paste in light", "blend")
+"""Kinds that need another good image: `Window.other`."""
+
 FAMILIES: tuple[tuple[str, ...], tuple[str, ...]] = (
     ("paste", "paste in light", "tint", "scratch", "shift"),
     ("blend", "stain", "specks", "missing", "blur", "grain"),
@@ -240,6 +243,8 @@ def plant(
 def sample(x: Tensor, transform: Tensor, size: Sequence[int]) -> Tensor:
     """Look at images through an affine transform, mirrored beyond their borders.
 
+    Coordinates are float32 in a training at lower precision as well: in bf16 they would miss by half a pixel.
+
     Args:
         x: (K, C, H, W).
         transform: (K, 2, 3), from the result's coordinates to the image's, both in [-1, 1], x before y.
@@ -248,8 +253,9 @@ def sample(x: Tensor, transform: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         (K, C, *size).
     """
-    grid = F.affine_grid(transform, [len(x), x.shape[1], *size], align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    with torch.autocast(x.device.type, enabled=False):
+        grid = F.affine_grid(transform, [len(x), x.shape[1], *size], align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def changed(good: Tensor, planted: Tensor) -> Tensor:

@@ -215,10 +215,13 @@ class Planted(TrainedMethod[PlantedConfig]):
         others = (chosen + torch.randint(1, max(2, B), (K,))) % B
         centres = draw_centres(part[others], self.crop, image)
         turn, zoom = uniform(-math.pi, math.pi, K), uniform(0.7, 1.3, K)
-        seen = views(centres, self.crop, image, turn, zoom).to(x.device)
-        other = planting.sample(x[others], seen, self.crop)
         names = self.config.kind_names
         kinds = [names[i] for i in torch.randint(len(names), (K,)).tolist()]
+        other = torch.zeros_like(windows)
+        pieces = torch.tensor([i for i, kind in enumerate(kinds) if kind in planting.PIECES], dtype=torch.long)
+        if len(pieces):
+            seen = views(centres, self.crop, image, turn, zoom)[pieces].to(x.device)
+            other[pieces] = planting.sample(x[others[pieces]], seen, self.crop)
         good, other, background = windows.cpu(), other.cpu(), self.colour.cpu()  # where planting draws
         made = planting.plant(good, other, kinds=kinds, side=min(image), background=background)
         return made.to(x.device)

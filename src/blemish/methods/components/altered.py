@@ -43,7 +43,8 @@ def look_at(batches: Batches) -> GoodImages:
 
 def filled(x: Tensor, count: int) -> Tensor:
     """Repeat images (B, ...) until there are `count`, and two at least: each is altered in another way."""
-    return x[torch.arange(max(2, count, len(x))) % len(x)]
+    wanted = max(2, count)
+    return x if len(x) >= wanted else x[torch.arange(wanted) % len(x)]
 
 
 def draw_apart(share: Share) -> None:
