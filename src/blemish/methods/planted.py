@@ -218,8 +218,8 @@ class Planted(TrainedMethod[PlantedConfig]):
         names = self.config.kind_names
         kinds = [names[i] for i in torch.randint(len(names), (K,)).tolist()]
         other = torch.zeros_like(windows)
-        pieces = torch.tensor([i for i, kind in enumerate(kinds) if kind in planting.PIECES], dtype=torch.long)
-        if len(pieces):
+        pieces = [i for i, kind in enumerate(kinds) if kind in planting.PIECES]
+        if pieces:
             seen = views(centres, self.crop, image, turn, zoom)[pieces].to(x.device)
             other[pieces] = planting.sample(x[others[pieces]], seen, self.crop)
         good, other, background = windows.cpu(), other.cpu(), self.colour.cpu()  # where planting draws
