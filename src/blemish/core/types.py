@@ -127,6 +127,8 @@ class Prediction(Result):
     score: float
     anomaly_map: np.ndarray
     coarse_map: np.ndarray | None = field(default=None, compare=False, repr=False)
+    product: str | None = None
+    """What the part is, where a model knows several products; its score is then in the product's own unit."""
 
     @property
     def decision(self) -> Decision:

@@ -27,7 +27,7 @@ from blemish.images.roi import shrink
 from blemish.images.sources import name_of, path_of
 from blemish.images.tiling import Grid
 from blemish.inference import postprocess
-from blemish.inference.detector_arguments import check_many, check_options, check_review_rate
+from blemish.inference.detector_arguments import check_many, check_options, check_rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,17 +80,14 @@ class Detector:
         """Refuse options that cannot be honoured, before any image is read."""
         rates = {"--false-alarm-rate": self.false_alarm_rate, "--review-rate": self.review_rate}
         check_options(rates, self.allow, self.batch_size)
-        calibration = self.model_file.calibration
-        for option, rate in rates.items():
-            if rate is not None and calibration is None:
-                raise UsageError(
-                    f"{option} {rate}: this model has no calibration images and so no threshold; train with "
-                    "--calibration-fraction above 0 or with a calibration/good folder"
-                )
-        if calibration is not None and self.false_alarm_rate is not None:
-            calibration.threshold(self.false_alarm_rate)
-        if calibration is not None and self.rate is not None and self.review_rate is not None:
-            check_review_rate(calibration, self.rate, self.review_rate)
+        if self.model_file.products:
+            return  # the rates are those of the product that is chosen
+        try:
+            check_rates(self.model_file.calibration, rates, self.rate)
+        except UsageError as error:
+            if self.model_file.product is None:
+                raise
+            raise UsageError(f"product {self.model_file.product.name}: {error}") from error
 
     @property
     def rate(self) -> float | None:
@@ -136,11 +133,22 @@ class Detector:
             return counting
         return replace(counting, roi=Regions(common=counting.roi, own=self.rois).of(path))
 
+    def for_product(self, name: str | None) -> Detector:
+        """Return the same detector for parts of one product; None: the model has but one.
+
+        Raises UsageError for a product that the model has not, for None where it has several, and for a rate
+        that the images of the product cannot promise.
+        """
+        model_file = self.model_file.of_product(name)
+        return self if model_file is self.model_file else replace(self, model_file=model_file)
+
     def predict(self, image: object) -> Prediction:
         """Score one image: a path, an array (H, W) or (H, W, C), a PIL image or a frame of a film.
 
-        Raises ImageError when it cannot be read or does not fit the model.
+        Raises ImageError when it cannot be read or does not fit the model, UsageError where the model has
+        several products and none was chosen (`for_product`).
         """
+        self.model_file.of_product(None)
         path = path_of(image)
         if self.model_file.tiling is not None:
             return self._predict_tiled(image, self.model_file.tiling, path)
@@ -156,8 +164,10 @@ class Detector:
         One that cannot be used yields its ImageError in its place. Two batches at most are decoded or scored
         ahead, so memory does not grow with the number of images; batches fill across images, whatever their
         sizes. Images in tiles come one by one. `threads` decode, and as many read maps off; None: as many as
-        there are cores, two at least. Raises UsageError, at once, for what is one image, or a table.
+        there are cores, two at least. Raises UsageError, at once, for what is one image, or a table, and as
+        `predict` does.
         """
+        self.model_file.of_product(None)
         check_many(images)
         return self._predict_each(iter(images), threads)
 
@@ -189,6 +199,7 @@ class Detector:
         self, loaded: Sequence[tuple[object, Prepared | ImageError]]
     ) -> Iterator[Prediction | ImageError]:
         """Score what `try_prepare` made of files or frames in one call of the network (not for tiles)."""
+        self.model_file.of_product(None)
         return (finish() for finish in self._scored(loaded))
 
     def _scored(
@@ -300,8 +311,12 @@ class Detector:
         counting = self.counting_of(path)
         if counting.has_sizes:
             score = counting.peak(anomaly_map, name=path)
+        product = self.model_file.product
+        if product is not None:
+            score = product.standardise(score)
         return Prediction(
             path=path,
+            product=None if product is None else product.name,
             score=score,
             p_value=None if calibration is None else calibration.p_value(score),
             threshold=threshold,

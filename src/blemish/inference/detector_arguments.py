@@ -35,6 +35,27 @@ def check_options(rates: Mapping[str, object], allow: object, batch_size: object
         raise UsageError(f"--allow {wrong[0]}: must be a set of: {', '.join(CONVERSIONS)}")
 
 
+def check_rates(
+    calibration: Calibration | None, rates: Mapping[str, float | None], in_force: float | None
+) -> None:
+    """Refuse rates, by option, that a calibration cannot promise; `in_force` is the false-alarm rate.
+
+    Raises UsageError.
+    """
+    for option, rate in rates.items():
+        if rate is not None and calibration is None:
+            raise UsageError(
+                f"{option} {rate}: this model has no calibration images and so no threshold; train with "
+                "--calibration-fraction above 0 or with a calibration/good folder"
+            )
+    if calibration is None or in_force is None:
+        return
+    calibration.threshold(in_force)
+    review_rate = rates["--review-rate"]
+    if review_rate is not None:
+        check_review_rate(calibration, in_force, review_rate)
+
+
 def check_review_rate(calibration: Calibration, rate: float, review_rate: float) -> None:
     """Refuse a review rate that sends no part to a person. Raises UsageError."""
     if not rate < review_rate < 1:

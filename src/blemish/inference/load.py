@@ -24,6 +24,7 @@ def load(
     batch_size: int = 16,
     threads: int | None = None,
     provider: str = CPU,
+    product: str | None = None,
 ) -> Detector:
     """Load a run folder, a model file or an exported model.
 
@@ -36,15 +37,16 @@ def load(
         batch_size: images in a call of the network.
         threads: those that run the network, torch's in this whole process; None: as many as there are cores.
         provider: what runs an exported model: cpu, openvino, cuda or tensorrt.
+        product: which of the model's products is inspected; None: it has but one, or it is chosen later.
 
-    Raises ModelError for a file that is no model, UsageError for a device, provider or rate that cannot be
-    had, and for a model that needs torch where there is none.
+    Raises ModelError for a file that is no model, UsageError for a device, provider, rate or product that
+    cannot be had, and for a model that needs torch where there is none.
     """
     if Path(path).suffix.lower() == SUFFIX:
         if device == "cuda":
             cure = "leave --device out, or use --provider cuda"
             raise UsageError(f"--device cuda: {path} is exported and runs on the CPU; {cure}")
-        return load_exported(
+        exported = load_exported(
             path,
             allow=allow,
             false_alarm_rate=false_alarm_rate,
@@ -53,6 +55,7 @@ def load(
             threads=threads,
             provider=provider,
         )
+        return exported if product is None else exported.for_product(product)
     if provider != CPU:
         raise UsageError(
             f"--provider {provider}: is for exported models; write one of {path} by blemish export"
@@ -68,8 +71,9 @@ def load(
         import torch
 
         torch.set_num_threads(threads)
+    model_file = load_model_file(Path(path))
     return torch_backend.detector_of(
-        load_model_file(Path(path)),
+        model_file if product is None else model_file.of_product(product),
         name=str(path),
         device=device,
         allow=allow,

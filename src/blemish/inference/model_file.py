@@ -8,17 +8,18 @@ gives the same bytes.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.core.errors import BlemishError, ModelError
+from blemish.core.errors import BlemishError, ModelError, UsageError
 from blemish.core.files import write_whole
 from blemish.images.preprocess import ImageFormat
 from blemish.inference.calibration import Calibration, calibrate
 from blemish.inference.counting import Counting
+from blemish.inference.products import Product, ProductCalibration, choose
 from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from blemish.core.types import Tiling
     from blemish.inference.postprocess import PatchMap
 
-FORMAT_VERSION = 2
-"""Raised when an older blemish could misread a newer file: one that says what counts is of version 2, and all
-others are of version 1."""
+FORMAT_VERSION = 3
+"""Raised when an older blemish could misread a newer file: one with products is of version 3, one that says
+what counts is of version 2, and all others are of version 1."""
 
 MODEL_NAME = "model.safetensors"
 _SCORES, _MAXIMA = "calibration.scores", "calibration.map_maxima"
@@ -42,6 +43,9 @@ class ModelFile:
     `config` holds the method's options, `counting` what of a map counts, `display_range` the map values at
     the two ends of an overlay's colours, `provenance` what an auditor asks for (data set, content
     fingerprint, training images' digests, seed, versions). `tensors` are the network's, by name.
+
+    A model of several `products` has a calibration for each and none for all: it decides nothing before one
+    of them is chosen (`of_product`), which is then its `product`.
     """
 
     method: str
@@ -52,6 +56,8 @@ class ModelFile:
     display_range: tuple[float, float]
     calibration: Calibration | None = None
     counting: Counting = field(default_factory=Counting)
+    products: tuple[ProductCalibration, ...] = ()
+    product: Product | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
@@ -60,6 +66,26 @@ class ModelFile:
         """The options that every method has. Raises TypeError or UsageError when they are damaged."""
         names = {f.name for f in fields(DetectorConfig)}
         return DetectorConfig(**{name: v for name, v in options_of(self).items() if name in names})
+
+    def of_product(self, name: str | None) -> ModelFile:
+        """Return the same model for parts of one product; None: there is but one.
+
+        Raises UsageError, with what is known, for a product that it has not, and for none where it has several.
+        """
+        if self.products:
+            chosen = choose(self.products, name)
+            return replace(
+                self,
+                calibration=chosen.calibration,
+                display_range=chosen.display_range,
+                product=chosen.product,
+                products=(),
+            )
+        own = self.product and self.product.name
+        if name not in (None, own):
+            known = "has no products; leave it out" if own is None else f"is of {own}"
+            raise UsageError(f"product {name!r}: this model {known}")
+        return self
 
     @property
     def size(self) -> tuple[int, int]:
@@ -97,16 +123,24 @@ def find_model(path: Path) -> Path:
 
 
 def calibration_tensors(model_file: ModelFile) -> dict[str, np.ndarray]:
-    """Return the calibration's scores and map maxima, float64 (n,) each, by the name they have in a file."""
-    calibration = model_file.calibration
-    return {} if calibration is None else {_SCORES: calibration.scores, _MAXIMA: calibration.map_maxima}
+    """Return the calibration's scores and map maxima, float64 (n,) each, by the name they have in a file.
+
+    Those of a product have its name at the end, after a slash.
+    """
+    known = [("", model_file.calibration)]
+    known += [(f"/{each.product.name}", each.calibration) for each in model_file.products]
+    found = {}
+    for end, calibration in known:
+        if calibration is not None:
+            found |= {_SCORES + end: calibration.scores, _MAXIMA + end: calibration.map_maxima}
+    return found
 
 
 def describe(model_file: ModelFile) -> str:
     """Write all of a model file but its tensors and calibration as JSON, for a model file's metadata."""
-    counts = model_file.counting.as_fields()
+    counts, products = model_file.counting.as_fields(), _products_as_fields(model_file)
     header = {
-        "format_version": FORMAT_VERSION if counts else 1,
+        "format_version": 3 if products else 2 if counts else 1,
         "method": model_file.method,
         "preset": model_file.preset,
         "config": model_file.config,
@@ -119,8 +153,35 @@ def describe(model_file: ModelFile) -> str:
         "display_range": model_file.display_range,
         "provenance": model_file.provenance,
         **({"counting": counts} if counts else {}),
+        **products,
     }
     return json.dumps(header, sort_keys=True)
+
+
+def _products_as_fields(model_file: ModelFile) -> dict[str, Any]:
+    """Return what the description says of products; nothing for a model without."""
+    if model_file.product is not None:
+        return {"product": model_file.product.as_fields()}
+    each = [p.product.as_fields() | {"display_range": p.display_range} for p in model_file.products]
+    return {"products": each} if each else {}
+
+
+def _products_of(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[ProductCalibration, ...]:
+    """Make the products of a description, and take their calibrations out of the tensors."""
+    found = []
+    for each in header.get("products", []):
+        (low, high), named = each["display_range"], {k: v for k, v in each.items() if k != "display_range"}
+        product = Product(**named)
+        calibration = _take_calibration(tensors, f"/{product.name}")
+        found.append(
+            ProductCalibration(product=product, calibration=calibration, display_range=(low, high))
+        )
+    return tuple(found)
+
+
+def _take_calibration(tensors: dict[str, np.ndarray], end: str = "") -> Calibration | None:
+    scores, maxima = tensors.pop(_SCORES + end, None), tensors.pop(_MAXIMA + end, None)
+    return None if scores is None or maxima is None else calibrate(scores, maxima)
 
 
 def save_model_file(path: Path, model_file: ModelFile) -> None:
@@ -181,7 +242,7 @@ def _header_of(file: Path, text: str) -> dict[str, Any]:
 
 def _model_file_of(file: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> ModelFile:
     try:
-        scores, maxima = tensors.pop(_SCORES, None), tensors.pop(_MAXIMA, None)
+        products = _products_of(header, tensors)
         image_format = dict(header["image_format"])
         image_format["value_range"] = tuple(image_format["value_range"])
         model_file = ModelFile(
@@ -191,13 +252,16 @@ def _model_file_of(file: Path, header: dict[str, Any], tensors: dict[str, np.nda
             image_format=ImageFormat(**image_format),
             allow=frozenset(header["allow"]),
             display_range=(header["display_range"][0], header["display_range"][1]),
-            calibration=None if scores is None or maxima is None else calibrate(scores, maxima),
+            calibration=_take_calibration(tensors),
             counting=Counting.of_fields(header.get("counting", {})),
+            products=products,
+            product=Product(**header["product"]) if "product" in header else None,
             provenance=header["provenance"],
             tensors=tensors,
         )
-        if not all(map(isfinite, model_file.display_range)):
-            raise ValueError(f"display range {header['display_range']} is not of two numbers")
+        for low, high in (model_file.display_range, *(each.display_range for each in products)):
+            if not (isfinite(low) and isfinite(high)):
+                raise ValueError(f"display range {[low, high]} is not of two numbers")
         if list(model_file.size) != list(header["size"]):
             raise ValueError(f"size {header['size']} is not its option's, {list(model_file.size)}")
         return model_file
