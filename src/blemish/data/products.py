@@ -51,13 +51,25 @@ def open_products(
         dataset = open_dataset(path, need_train=need_train, layout=layout)
         if dataset.products:
             raise DataError(f"--products {name}={path}: has products itself; give it as --data")
-        found[name] = replace(
-            dataset,
-            train=_labelled(dataset.train, name),
-            calibration=_labelled(dataset.calibration, name),
-            test=_labelled(dataset.test, name),
-        )
+        found[name] = label(dataset, name)
     return found
+
+
+def open_together(
+    data: str | Path | Mapping[str, str | Path], *, need_train: bool = True, layout: str = "auto"
+) -> Dataset:
+    """Open a data set as `open_dataset` does, or those of several products, which are put together."""
+    if isinstance(data, str | Path):
+        return open_dataset(Path(data), need_train=need_train, layout=layout)
+    folders = {check_product(name, "products"): Path(path) for name, path in data.items()}
+    return put_together(open_products(folders, need_train=need_train, layout=layout))
+
+
+def label(dataset: Dataset, product: str) -> Dataset:
+    """Return a data set of which all images show one product."""
+    given = {"train": dataset.train, "calibration": dataset.calibration, "test": dataset.test}
+    parts = {name: [replace(each, product=product) for each in part] for name, part in given.items()}
+    return replace(dataset, **parts)
 
 
 def split_by_product(dataset: Dataset) -> dict[str, Dataset]:
@@ -92,10 +104,6 @@ def put_together(products: Mapping[str, Dataset]) -> Dataset:
         left_out=left_out,
         n_set_aside=sum(one.n_set_aside for one in each),
     )
-
-
-def _labelled(samples: list[Sample], product: str) -> list[Sample]:
-    return [replace(sample, product=product) for sample in samples]
 
 
 def _in_order(samples: list[Sample]) -> list[Sample]:

@@ -85,6 +85,8 @@ def quantise(model: Path, data: Path, out: Path, *, layout: str = "auto") -> Com
     Raises DataError for other data, ModelError for a method without trained layers, and what `export` raises.
     """
     model_file, dataset = load_model_file(model), open_dataset(data, layout=layout)
+    if model_file.products:
+        raise ModelError(f"{model}: has several products, and 8 bits are for one alone; leave --int8 out")
     split = split_of(model_file, dataset, data, model)
     with tempfile.TemporaryDirectory(prefix=".blemish-") as temporary:
         file, rounded = Path(temporary) / "fp32.onnx", Path(temporary) / "int8.onnx"

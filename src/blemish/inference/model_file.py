@@ -70,7 +70,7 @@ class ModelFile:
     def of_product(self, name: str | None) -> ModelFile:
         """Return the same model for parts of one product; None: there is but one.
 
-        Raises UsageError, with what is known, for a product that it has not, and for none where it has several.
+        Raises UsageError for a product that it has not, and for None where it has several.
         """
         if self.products:
             chosen = choose(self.products, name)
@@ -173,9 +173,7 @@ def _products_of(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> tupl
         (low, high), named = each["display_range"], {k: v for k, v in each.items() if k != "display_range"}
         product = Product(**named)
         calibration = _take_calibration(tensors, f"/{product.name}")
-        found.append(
-            ProductCalibration(product=product, calibration=calibration, display_range=(low, high))
-        )
+        found.append(ProductCalibration(product=product, calibration=calibration, display_range=(low, high)))
     return tuple(found)
 
 

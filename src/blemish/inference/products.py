@@ -66,7 +66,7 @@ class ProductCalibration:
 
 
 def choose(products: Sequence[ProductCalibration], name: str | None) -> ProductCalibration:
-    """Return the product of a name. Raises UsageError, with those that are known, for none and for another."""
+    """Return the product of a name. Raises UsageError, which says those that are known, for any other."""
     found = next((each for each in products if each.product.name == name), None)
     if found is None:
         known = ", ".join(each.product.name for each in products)

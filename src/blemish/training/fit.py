@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
-from blemish.data.dataset import Dataset, open_dataset, split_good
+from blemish.data.dataset import Dataset, split_good
 from blemish.data.known_defects import read_known_defects
+from blemish.data.products import open_together
 from blemish.inference.counting import Counting
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import MODEL_NAME, ModelFile, save_model_file
@@ -26,6 +27,7 @@ from blemish.training.run_folder import (
     identity_of,
     load_finished,
     owns_run_folder,
+    products_identity,
     provenance_of,
     refuse_to_overwrite,
     remove_checkpoint,
@@ -34,6 +36,8 @@ from blemish.training.run_folder import (
 from blemish.training.watcher import Silent, Watcher
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blemish.core.types import Sample
     from blemish.methods.base import Method, Start
     from blemish.methods.config import DetectorConfig
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
 
 @owns_run_folder
 def fit(
-    data: str | Path | Dataset,
+    data: str | Path | Dataset | Mapping[str, str | Path],
     *,
     method: str | None = None,
     preset: str = "default",
@@ -63,7 +67,8 @@ def fit(
     """Learn what good looks like from the good images of `data`, and return the detector.
 
     Args:
-        data: a category in MVTec layout, a folder of good images, a CSV manifest, or what was found there.
+        data: a category in MVTec layout, a folder of good images, a CSV manifest, or what was found there; or
+            one of these for each product, by its name.
         method: a name in METHODS, or several that one model combines, METHOD+METHOD, each METHOD or
             METHOD:PRESET; None: the one that `config` belongs to, or auto.
         preset: a preset of the method; `config`, if given, replaces its options.
@@ -96,7 +101,7 @@ def fit(
     suspects.check_share(drop_suspects, config)
     if folder is not None and not resume:
         refuse_to_overwrite(folder)
-    dataset = data if isinstance(data, Dataset) else open_dataset(Path(data), layout=layout)
+    dataset = data if isinstance(data, Dataset) else open_together(data, layout=layout)
     split = split_good(
         dataset,
         validation_fraction=config.validation_share,
@@ -111,6 +116,7 @@ def fit(
         identity_of(method, asdict(config), provenance)
         | counting.identity()
         | suspects.identity_of(drop_suspects)
+        | products_identity(provenance)
     )
     if folder is not None and (folder / MODEL_NAME).exists():
         wanted = identity | {"precision": precision, "what counts": counting.describe()}

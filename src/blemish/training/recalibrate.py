@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import owned
-from blemish.data.dataset import Split, open_dataset, with_region
+from blemish.data.dataset import Split, with_region
 from blemish.data.hashing import file_digest, fingerprint
+from blemish.data.products import label, open_together
 from blemish.inference.counting import Counting
 from blemish.inference.load import load
 from blemish.inference.model_file import MODEL_NAME, find_model
@@ -21,27 +22,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from blemish.core.types import Sample
+    from blemish.data.dataset import Dataset
     from blemish.inference.model_file import ModelFile
 
 
 def recalibrate(
     model: Path,
-    data: Path,
+    data: Path | Mapping[str, Path],
     out: Path,
     *,
     sizes: Mapping[str, float] | None = None,
     layout: str = "auto",
     device: str = "auto",
+    product: str | None = None,
 ) -> tuple[ModelFile, int]:
     """Write a model with thresholds of the good images of `data` that it has not learnt.
 
     Args:
         model: run folder, model file or exported model.
-        data: good images, or a data set of which the good images of the training and calibration are taken.
+        data: good images, or a data set of which the good images of the training and calibration are taken;
+            or one for each product, by its name. Products that are not in it stay as they are.
         out: a folder for the model file; of an exported model the file, which ends in .onnx.
         sizes: fields of `Counting` that change; what counted before counts on in all others.
         layout: how `data` lies on the disk, as in `blemish.data.dataset.open_dataset`.
         device: auto, cpu or cuda.
+        product: what all the images show, where the model has several products and `data` names none.
 
     Returns what was written, and how many images were left out as the model has learnt them. Raises
     DataError when none is left, UsageError for an `out` of another kind or one that holds a model.
@@ -53,20 +58,24 @@ def recalibrate(
         raise UsageError(f"--out {out}: must be {kind}")
     if file.exists():
         raise UsageError(f"--out {out}: already holds a model; choose another --out, or remove it")
-    dataset = open_dataset(data, layout=layout)
+    dataset = open_together(data, layout=layout)
     detector = load(model, device=device)
-    samples, left_out = _not_learnt([*dataset.train, *dataset.calibration], detector.model_file, data)
+    wanted_sizes = _changed(detector.model_file.counting, sizes or {})
+    dataset = _of_known_products(dataset, detector.model_file, wanted_sizes, product)
+    samples, left_out = _not_learnt(dataset, detector.model_file, data)
     about = {"data": dataset.name, "fingerprint": fingerprint([with_region(*each) for each in samples])}
     about |= {"images": len(samples), "from": file_digest(find_model(model))}
     source = detector.model_file
     wanted = replace(
         source,
-        counting=_changed(source.counting, sizes or {}),
+        counting=wanted_sizes,
         provenance=source.provenance | {"recalibrated": about},
     )
     split = Split(train=[], validation=[], calibration=[sample for sample, _ in samples], digests={})
     with owned(file.parent, lock=f".{file.name}.lock", named=f"--out {out}"):
         found = calibrate_model(wanted, detector.backend, split)
+        if source.product is not None:
+            found = found.of_product(source.product.name)
         write_whole(file, version_bytes(find_model(model), found), durable=True)
     return found, left_out
 
@@ -82,16 +91,36 @@ def _changed(counting: Counting, sizes: Mapping[str, float]) -> Counting:
     return replace(counting, **sizes)
 
 
+def _of_known_products(
+    dataset: Dataset, model_file: ModelFile, counting: Counting, product: str | None
+) -> Dataset:
+    """Return the images with the products that they calibrate. Raises UsageError for an unknown one."""
+    if product is not None and dataset.products:
+        raise UsageError(f"--product {product}: the images have products of their own; leave it out")
+    own = model_file.product.name if model_file.product is not None else None
+    named = dataset if (product or own) is None or dataset.products else label(dataset, product or own or "")
+    for name in named.products or [None]:
+        model_file.of_product(name)
+    missing = [p.product.name for p in model_file.products if p.product.name not in named.products]
+    if missing and counting != model_file.counting:
+        raise UsageError(f"other sizes make new scores for all products: give images of {missing[0]} too")
+    return named
+
+
 def _not_learnt(
-    samples: list[Sample], model_file: ModelFile, data: Path
+    dataset: Dataset, model_file: ModelFile, data: object
 ) -> tuple[list[tuple[Sample, str]], int]:
-    """Return the samples that a model has not learnt, each with its digest, and how many it has."""
+    """Return the images that a model has not learnt, each with its digest, and how many it has."""
+    samples = [*dataset.train, *dataset.calibration]
     learnt = model_file.provenance.get("training_digests", {})
     with_digests = [(sample, file_digest(sample.path)) for sample in samples]
     found = [(sample, digest) for sample, digest in with_digests if digest not in learnt]
-    if not found:
-        raise DataError(
-            f"--data {data}: the model has learnt all of its {len(samples)} good images, which then promise "
-            "nothing; give good images that it has not seen"
-        )
+    for name in dataset.products or [None]:
+        own = [sample for sample in samples if sample.product == name]
+        if all(sample.product != name for sample, _ in found):
+            where = f"--data {data}" if name is None else f"product {name}"
+            raise DataError(
+                f"{where}: the model has learnt all of its {len(own)} good images, which then promise "
+                "nothing; give good images that it has not seen"
+            )
     return found, len(samples) - len(found)

@@ -98,6 +98,11 @@ def identity_of(method: str, config: dict[str, Any], provenance: dict[str, Any])
     }
 
 
+def products_identity(provenance: dict[str, Any]) -> dict[str, Any]:
+    """What of several products must be the same; nothing for a training of one."""
+    return {"products": provenance["products"]} if "products" in provenance else {}
+
+
 def load_finished(folder: Path, wanted: dict[str, Any], split: Split, device: str) -> Detector:
     """Load the finished run that `resume` met, if it is the one that is asked for. Raises UsageError."""
     wanted = wanted | {"calibration images": _calibration_fingerprint(split)}
@@ -108,7 +113,8 @@ def load_finished(folder: Path, wanted: dict[str, Any], split: Split, device: st
     found |= {"what counts": model_file.counting.describe()}
     found |= _said_of_run(folder, wanted)
     found["suspects dropped"] = model_file.provenance.get("dropped", {}).get("share", 0.0)
-    wanted = {"suspects dropped": 0.0} | wanted
+    found |= products_identity(model_file.provenance)
+    wanted = {"suspects dropped": 0.0, "products": None} | wanted
     for key in wanted:
         if wanted[key] != found.get(key):
             raise UsageError(
@@ -142,6 +148,7 @@ def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
     """What an auditor asks for: which images, by content; which seed; which software."""
     fitted = [*split.train, *split.validation]
     digests = [split.digests[s.path] for s in fitted]
+    products = _products_of(split)
     return {
         "dataset": name,
         "fingerprint": fingerprint([with_region(s, split.digests[s.path]) for s in fitted]),
@@ -153,7 +160,20 @@ def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
         },
         "seed": seed,
         "versions": _versions(),
+        **({"products": products} if products else {}),
     }
+
+
+def _products_of(split: Split) -> dict[str, dict[str, Any]]:
+    """Return of each product how many images there are, and which ones were learnt; empty for one product."""
+    parts = {"train": split.train, "validation": split.validation, "calibration": split.calibration}
+    named = sorted({s.product for part in parts.values() for s in part if s.product is not None})
+    found: dict[str, dict[str, Any]] = {}
+    for name in named:
+        own = {key: [s for s in part if s.product == name] for key, part in parts.items()}
+        digests = [split.digests[s.path] for s in (*own["train"], *own["validation"])]
+        found[name] = {key: len(part) for key, part in own.items()} | {"fingerprint": fingerprint(digests)}
+    return found
 
 
 @cache
