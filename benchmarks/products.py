@@ -1,4 +1,4 @@
-"""One model of several products against one model each: does it find as much, and is the promise kept for each?
+"""One model of several products against one each: does it find as much, and is the promise kept for each?
 
     python benchmarks/products.py [--data ROOT] [--out DIR] [--methods pca filters] [--splits 200]
 
@@ -7,8 +7,8 @@ half of the good training images, of all products together and of each one alone
 test images are scored; so are the defective ones.
 
 Measured: the image AUROC of each product by both models; that of all images together, by the method's own
-scores and by standardised ones; and false alarms. For these, half of the good images of each product, drawn at
-random, calibrate, the rest is tested, and again, `--splits` times, with
+scores and by standardised ones; and false alarms. For these, half of the good images of each product, drawn
+at random, calibrate, the rest is tested, and again, `--splits` times, with
 
     one threshold    of the calibration images of all products, for the method's own scores
     standardised     the same, for scores less the median, over the median deviation, of their product
