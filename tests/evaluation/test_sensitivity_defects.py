@@ -140,3 +140,15 @@ def test_a_blur_of_what_has_no_detail_is_left_out():
     surface, scenes = surroundings(plain)
     defect = Defect(kind="blur", size=0.2, contrast=None)
     assert plant_defect(scenes[0], scenes[1], defect, surface, 0) is None
+
+
+def test_it_lies_inside_of_what_counts():
+    surface = surface_of(IMAGES, 0, 255)
+    inside = np.zeros((SIDE, SIDE), dtype=bool)
+    inside[:, : SIDE // 2] = True
+    scene, other = scene_of(IMAGES[0], surface, inside), scene_of(IMAGES[1], surface, inside)
+    for seed in range(6):
+        planted = plant_defect(scene, other, Defect(kind="spot", size=0.2, contrast=0.4), surface, seed)
+        assert planted is not None
+        assert planted.changed.any()
+        assert not (planted.image != IMAGES[0])[~inside].any()

@@ -21,6 +21,7 @@ from blemish.evaluation.sensitivity_plan import GOOD, KINDS, defects_of
 from blemish.images import decode
 from blemish.images.preprocess import convert, resize
 from blemish.images.preview import fit_size
+from blemish.images.sources import Frame
 from blemish.metrics.confidence import wilson_interval
 from blemish.report.sensitivity import write_card
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from blemish.evaluation.sensitivity_defects import Planted
+    from blemish.evaluation.sensitivity_defects import Planted, Scene
     from blemish.evaluation.sensitivity_plan import Defect, Plan
     from blemish.inference.detector import Detector
 
@@ -182,19 +183,18 @@ class _Planter:
         jobs: Sequence[tuple[int, int]],
         waiting: deque[tuple[int, Planted, float]],
         on_left_out: Callable[[], None],
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[Frame]:
         """Yield planted images, and append to `waiting` what each one is; without effect, none."""
-        from blemish.evaluation.sensitivity_defects import plant_defect, scene_of
+        from blemish.evaluation.sensitivity_defects import plant_defect
 
         of_image: dict[int, list[int]] = {}
         for number, place in jobs:
             of_image.setdefault(place, []).append(number)
         places = list(of_image)
-        other = scene_of(self._read(places[-1])[0], self.surface)
+        other = self._scene(places[-1])[0]
         self.sides.clear()
         for place in places:
-            image, scale = self._read(place)
-            scene = scene_of(image, self.surface)
+            scene, scale = self._scene(place)
             for number in of_image[place]:
                 defect = self.defects[number]
                 planted = plant_defect(scene, other, defect, self.surface, self._seed_of(defect, place))
@@ -202,8 +202,17 @@ class _Planter:
                     on_left_out()
                     continue
                 waiting.append((number, planted, scale))
-                yield planted.image
+                yield Frame(path=str(self.paths[place]), image=planted.image)  # whose region it has
             other = scene
+
+    def _scene(self, place: int) -> tuple[Scene, float]:
+        """Tell where an image shows the part, inside of what counts of it; also its scale, as `_read`."""
+        from blemish.evaluation.sensitivity_defects import scene_of
+
+        image, scale = self._read(place)
+        path = str(self.paths[place])
+        inside = self.detector.counting_of(path).inside(image.shape[:2], name=path)
+        return scene_of(image, self.surface, inside), scale
 
     def _decode(self, path: Path) -> np.ndarray:
         """Decode an image (H, W, C), in the model's format; ImageError where it cannot be taken to it."""

@@ -22,6 +22,7 @@ from blemish.data import planting
 from blemish.data.part import background_of, cells_of_part, draw_centres, views
 from blemish.data.shapes import Places, blob, box, line, uniform
 from blemish.images.preprocess import resize
+from blemish.images.roi import shrink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -72,10 +73,14 @@ class Surface:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A good image (H, W, C), and which cells of its small copy show the part, bool (h, w)."""
+    """A good image (H, W, C), and which cells of its small copy show the part, bool (h, w).
+
+    `inside` says which of its pixels count, bool (H, W); None: all.
+    """
 
     image: np.ndarray
     part: Tensor
+    inside: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +105,11 @@ def surface_of(images: Iterable[np.ndarray], lowest: float, highest: float) -> S
     return Surface(zero=zero, one=one, lowest=lowest, highest=highest, colour=colour, apart=apart)
 
 
-def scene_of(image: np.ndarray, surface: Surface) -> Scene:
-    """Tell where a good image (H, W, C) shows the part."""
+def scene_of(image: np.ndarray, surface: Surface, inside: np.ndarray | None = None) -> Scene:
+    """Tell where a good image (H, W, C) shows the part, of what counts of it: `inside`, bool (H, W)."""
     units = (torch.from_numpy(_small(image))[None] - surface.zero) / (surface.one - surface.zero)
-    return Scene(image=image, part=cells_of_part(units, surface.colour, surface.apart))
+    seen = None if inside is None else torch.from_numpy(shrink(inside, (SMALL, SMALL)))[None, None]
+    return Scene(image=image, part=cells_of_part(units, surface.colour, surface.apart, seen), inside=inside)
 
 
 def _small(image: np.ndarray) -> np.ndarray:
@@ -157,6 +163,8 @@ def _plant_once(scene: Scene, other: Scene, defect: Defect, surface: Surface) ->
     )
     planted = good + mask * (filling(window, side).clamp(*limits) - good)
     inside = mask[0, 0].numpy() > 0
+    if scene.inside is not None:
+        inside &= scene.inside[rows, cols]
     out = image.copy()
     out[rows, cols][inside] = surface.pixels(planted, image.dtype)[inside]
     change = (surface.units(out[rows, cols]) - good).abs().mean(dim=1)[0].numpy() * planting.LEVELS

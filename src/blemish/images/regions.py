@@ -26,6 +26,11 @@ class Regions:
     common: Roi | None = None
     own: Mapping[str, Path] = field(default_factory=dict)
 
+    @property
+    def cover_something(self) -> bool:
+        """Whether anything is covered, of any image."""
+        return self.common is not None or bool(self.own)
+
     def of(self, path: str | Path | None) -> Roi | None:
         """Return where the image of this path counts; None: everywhere.
 

@@ -12,8 +12,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from blemish.data.part import seen_of
 from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
@@ -72,6 +74,9 @@ class Method(nn.Module, Generic[ConfigT]):
     of a method, or set by one whose options say so."""
     presets: ClassVar[dict[str, Any]]
     """Named sets of options, each of `config_type`; there is always a `default`."""
+    covered: bool = False
+    """Set before it learns: whether parts of the training images are covered, as they do not count. One that
+    plants defects plants none there."""
 
     def __init__(self, config: ConfigT, channels: int) -> None:
         """Make the network for images of `channels` channels, its weights drawn from torch's generator."""
@@ -138,6 +143,12 @@ class TrainedMethod(Method[ConfigT]):
     def loss_of_turn(self, x: Tensor, turn: str) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> the mean loss of the turn of this name, a number."""
         return self.loss(x)
+
+    def seen_in(self, batches: Batches) -> Tensor | None:
+        """Return which places are not covered in all of the training images, bool (H, W); None: all."""
+        if not self.covered:
+            return None
+        return torch.stack([seen_of(x).any(dim=0)[0] for x in batches()]).any(dim=0)
 
     def begin_phase(self, phase: str, batches: Batches) -> None:
         """Take statistics with the weights of the phases before, or copy them; not called for the first."""

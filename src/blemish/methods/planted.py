@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.data import planting
-from blemish.data.part import background_of, cells_of_part, draw_centres, views
+from blemish.data.part import background_of, cells_of_part, draw_centres, seen_of, views
 from blemish.data.shapes import uniform
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.altered import count_of, draw_apart, filled, look_at
@@ -193,12 +193,14 @@ class Planted(TrainedMethod[PlantedConfig]):
         (B, 2).
         """
         B, (h, w), image = len(x), self.crop, (x.shape[2], x.shape[3])
-        part = cells_of_part(x, self.colour, self.apart)
+        seen = seen_of(x * self.white) if self.covered else None
+        part = cells_of_part(x, self.colour, self.apart, seen)
         centres = draw_centres(part, self.crop, image)
         corners = (centres - torch.tensor([h, w]) / 2).round().long()
         centres = corners + torch.tensor([h, w]) / 2 + uniform(-2, 2, B, 2)
         turn, zoom = uniform(-1, 1, B) * math.radians(1), uniform(0.99, 1.01, B)
-        good = planting.sample(x, views(centres, self.crop, image, turn, zoom).to(x.device), self.crop)
+        looks = views(centres, self.crop, image, turn, zoom).to(x.device)
+        good = planting.sample(x, looks, self.crop)
         gain, offset = uniform(0.97, 1.03, B, 1, 1, 1), uniform(-3, 3, B, 1, 1, 1)
         good = good * gain.to(x.device) + offset.to(x.device) / planting.LEVELS
         planted = good.clone()
@@ -207,6 +209,8 @@ class Planted(TrainedMethod[PlantedConfig]):
             chosen = (count > number).nonzero()[:, 0]
             if len(chosen):
                 planted[chosen] = self._plant(x, part, planted[chosen], chosen)
+        if seen is not None:
+            planted = torch.where(planting.sample(seen.to(x), looks, self.crop) > 0.5, planted, good)
         return good, planted, corners
 
     def _plant(self, x: Tensor, part: Tensor, windows: Tensor, chosen: Tensor) -> Tensor:
@@ -241,7 +245,7 @@ class Planted(TrainedMethod[PlantedConfig]):
         self.place_std.copy_(good.std)
         self.pixel_mean.copy_(good.mean.mean())
         self.pixel_spread.copy_(good.spread)
-        colour, apart = background_of(self.place_mean, self.place_std)
+        colour, apart = background_of(self.place_mean, self.place_std, self.seen_in(batches))
         self.colour.copy_(colour)
         self.apart.copy_(apart)
 

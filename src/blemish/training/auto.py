@@ -117,7 +117,8 @@ def plant_trial_of(images: TrainingImages, seed: int) -> Trial:
     assert images.validation is not None
     good = images.validation.batch(_spread(len(images.validation), choosing.MOST_GOOD))
     train = images.train.batch(_spread(len(images.train), 60))
-    return choosing.plant_trial(torch.from_numpy(good), torch.from_numpy(train), seed)
+    covered = images.regions.cover_something
+    return choosing.plant_trial(torch.from_numpy(good), torch.from_numpy(train), seed, covered=covered)
 
 
 def _spread(n: int, most: int) -> np.ndarray:

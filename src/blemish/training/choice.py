@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from blemish.data import planting, shapes
-from blemish.data.part import background_of, cells_of_part, draw_centres, views
+from blemish.data.part import background_of, cells_of_part, draw_centres, seen_of, views
 from blemish.methods.components.functional import white_point
 from blemish.metrics.roc import Roc
 
@@ -100,20 +100,25 @@ class Choice:
         return {"members": list(self.members), "kinds": list(KINDS), "candidates": rows}
 
 
-def plant_trial(good: Tensor, train: Tensor, seed: int) -> Trial:
+def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False) -> Trial:
     """Plant each kind into each good image: once, or more often where there are few images.
 
     Args:
         good: (n, C, H, W) in [0, 1], which no candidate learns.
         train: (t, C, H, W), whose pieces are planted.
         seed: fixes places, sizes and pieces.
+        covered: whether parts of the images are covered: nothing is planted there.
     """
     (H, W), copies = good.shape[2:], -(-PLANTED // len(good))
     white = white_point(train).mean().clamp(min=1e-3)  # grey levels are told of it, as `planted` does
+    seen, seen_train = (seen_of(good), seen_of(train)) if covered else (None, None)
     good, train, n = good / white, train / white, len(good)
     std, mean = torch.std_mean(train, dim=0, correction=0)
-    colour, apart = background_of(mean, std)
-    part, other_part = cells_of_part(good, colour, apart), cells_of_part(train, colour, apart)
+    colour, apart = background_of(mean, std, None if seen_train is None else seen_train.any(dim=0)[0])
+    part, other_part = (
+        cells_of_part(good, colour, apart, seen),
+        cells_of_part(train, colour, apart, seen_train),
+    )
     found, masks, kinds, origin = [], [], [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -129,6 +134,7 @@ def plant_trial(good: Tensor, train: Tensor, seed: int) -> Trial:
             planted = planting.plant(
                 good, other, kinds=[kind] * n, side=min(H, W), background=colour, places=places
             )
+            planted = planted if seen is None else torch.where(seen, planted, good)
             changed = planting.changed(good, planted) > CHANGED
             for i in (changed.flatten(1).sum(dim=1) >= LEAST_PIXELS).nonzero()[:, 0].tolist():
                 found.append(planted[i])

@@ -139,6 +139,7 @@ def fit(
         identity=identity,
         resume=resume,
         on_progress=watcher.training,
+        covered=images.regions.cover_something,
     )
     network, outcome, choice = _learn(kind, start, config, images, lesson, watcher, known)
     provenance |= choice

@@ -46,6 +46,8 @@ class Lesson:
     identity: dict[str, Any]
     resume: bool
     on_progress: Callable[[Trainer], None]
+    covered: bool = False
+    """Whether parts of the images are covered, as they lie outside of a region of interest."""
 
 
 class Chosen:
@@ -111,6 +113,7 @@ def learn(network: Method[Any], config: DetectorConfig, lesson: Lesson) -> Outco
 
     Raises TrainingError on a loss that is not finite, Interrupted after Ctrl-C or SIGTERM.
     """
+    network.covered = lesson.covered
     if not isinstance(network, TrainedMethod):
         return _fit(network.to(lesson.accelerator.device), lesson)
     trainer = Trainer(

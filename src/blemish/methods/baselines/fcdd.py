@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.data import planting
-from blemish.data.part import background_of, cells_of_part, draw_centres
+from blemish.data.part import background_of, cells_of_part, draw_centres, seen_of
 from blemish.data.shapes import Places, box, draw_places, uniform
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.altered import filled
@@ -255,10 +255,14 @@ class Fcdd(FeatureMethod[FcddConfig], TrainedMethod[FcddConfig]):
     def make_anomalous(self, x: Tensor) -> Tensor:
         """Alter the first half of images (B, C, H, W), which may take from the others: (B // 2, C, H, W)."""
         good = x[: len(x) // 2]
-        if self.config.anomalies == "confetti":
-            return confetti(good)
+        seen = seen_of(good) if self.covered else None
+        made = confetti(good) if self.config.anomalies == "confetti" else self._plant(good, x, seen)
+        return made if seen is None else torch.where(seen, made, good)
+
+    def _plant(self, good: Tensor, x: Tensor, seen: Tensor | None) -> Tensor:
+        """Plant up to three defects into each good image, with pieces of all images `x`."""
         K, H, W = len(good), *x.shape[2:]
-        part, count = cells_of_part(good, self.colour, self.apart), torch.randint(1, 4, (K,))
+        part, count = cells_of_part(good, self.colour, self.apart, seen), torch.randint(1, 4, (K,))
         made = good.cpu().clone()
         for number in range(3):
             chosen = (count > number).nonzero()[:, 0]
@@ -289,7 +293,7 @@ class Fcdd(FeatureMethod[FcddConfig], TrainedMethod[FcddConfig]):
         self.feature_mean.copy_(mean)
         self.feature_spread.copy_(spread_of(variance))
         mean, variance = mean_and_variance(batches())
-        colour, apart = background_of(mean.float(), variance.sqrt().float())
+        colour, apart = background_of(mean.float(), variance.sqrt().float(), self.seen_in(batches))
         self.colour.copy_(colour)
         self.apart.copy_(apart)
 

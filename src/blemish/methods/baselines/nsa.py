@@ -42,7 +42,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
-from blemish.data.part import background_of
+from blemish.data.part import background_of, seen_of
 from blemish.data.planting import LEVELS
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.nsa_network import EncoderDecoder
@@ -216,7 +216,10 @@ class Nsa(TrainedMethod[NsaConfig]):
     def alter(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Blend pieces into each image, where pieces are drawn: `alter_each` of images of white 1."""
         cpu, colour, apart = x.cpu(), self.colour.cpu(), self.apart.cpu()
-        altered, touched = alter_each(cpu, part_pixels(cpu, colour, apart), self.habit)
+        seen = seen_of(cpu * self.white.cpu()) if self.covered else None
+        altered, touched = alter_each(cpu, part_pixels(cpu, colour, apart, seen), self.habit)
+        if seen is not None:
+            altered, touched = torch.where(seen, altered, cpu), touched & seen[:, 0]
         return altered.to(x.device), touched.to(x.device)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -230,7 +233,7 @@ class Nsa(TrainedMethod[NsaConfig]):
         self.white.copy_(good.white)
         self.pixel_mean.copy_(good.mean.mean(dim=(1, 2), keepdim=True))
         self.pixel_spread.copy_(good.spread)
-        colour, apart = background_of(good.mean, good.std)
+        colour, apart = background_of(good.mean, good.std, self.seen_in(batches))
         self.colour.copy_(colour)
         self.apart.copy_(apart)
         self.half_way.copy_(self._half_change(batches))

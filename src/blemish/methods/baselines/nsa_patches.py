@@ -147,12 +147,12 @@ def draw_place(piece: Piece, part: Tensor) -> tuple[slice, slice] | None:
 # --- images ---------------------------------------------------------------------------------------------
 
 
-def part_pixels(x: Tensor, colour: Tensor, apart: Tensor) -> Tensor:
+def part_pixels(x: Tensor, colour: Tensor, apart: Tensor, seen: Tensor | None = None) -> Tensor:
     """Tell which pixels show the part, by cells: images (B, C, H, W) -> bool (B, H, W).
 
-    `colour` and `apart` are those of `background_of`.
+    `colour` and `apart` are those of `background_of`, `seen` that of `cells_of_part`.
     """
-    cells = cells_of_part(x, colour, apart)
+    cells = cells_of_part(x, colour, apart, seen)
     return F.interpolate(cells[:, None].float(), x.shape[2:])[:, 0] > 0.5
 
 
