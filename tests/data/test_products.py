@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import save
 
-from blemish.core.errors import DataError, UsageError
+from blemish.core.errors import DataError
 from blemish.data.dataset import Dataset, dataset_fingerprint, open_dataset, split_good
-from blemish.data.products import named_folders, open_products, put_together, split_by_product
+from blemish.data.products import open_products, open_together, put_together, split_by_product
 
 
 def dot(value: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_what_contradicts_itself_is_refused(root: Path, tmp_path: Path):
         open_dataset(manifest(root, *rows[:2], "nuts/0.png,train,"))
     with pytest.raises(DataError, match="row 2: product 'a/b': a name has"):
         open_dataset(manifest(root, "bolts/0.png,train,a/b"))
-    with pytest.raises(DataError, match=r"--products bolt=.*parts.csv: has products itself"):
+    with pytest.raises(DataError, match=r"product bolt: .*parts.csv has products itself"):
         open_products({"bolt": manifest(root, *rows, "nuts/1.png,train,nut")})
     with pytest.raises(DataError, match=r"0.png: is of product bolt and of nut; give it once"):
         put_together(open_products({"bolt": root / "bolts", "nut": root / "bolts"}))
@@ -86,9 +86,5 @@ def test_what_contradicts_itself_is_refused(root: Path, tmp_path: Path):
     twice = put_together(open_products({"bolt": root / "bolts", "nut": tmp_path}))
     with pytest.raises(DataError, match=r"same content as .* which is of product bolt, not nut; remove one"):
         cut(twice)
-
-
-@pytest.mark.parametrize("text", ["bolt", "bolt=", "=folder", "../x=folder", "a.=folder", "x=1 x=2"])
-def test_names_of_another_form_are_refused(text: str):
-    with pytest.raises(UsageError, match="--products"):
-        named_folders(text.split(" "))
+    with pytest.raises(DataError, match="--products: product 'a/b': a name has"):
+        open_together({"a/b": root / "bolts"})

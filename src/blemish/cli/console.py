@@ -15,7 +15,21 @@ if TYPE_CHECKING:
 
     from blemish.evaluation.jobs import Progress as Jobs
     from blemish.images.folders import LeftOut
+    from blemish.inference.model_file import ModelFile
     from blemish.training.trainer import Trainer
+
+
+def describe_calibrations(model_file: ModelFile) -> list[str]:
+    """Say what can be promised, in a line for each product."""
+    known = [(f"{each.product.name}: ", each.calibration) for each in model_file.products]
+    lines = []
+    for name, calibration in known or [("", model_file.calibration)]:
+        said = "no calibration images: scores and maps, but no threshold"
+        if calibration is not None:
+            promised = f"false-alarm rates promised from {calibration.named_rate():g}"
+            said = f"calibrated on {calibration.n} good images: {promised}"
+        lines.append(name + said)
+    return lines
 
 
 class TrainingBar:

@@ -32,6 +32,29 @@ class LayoutOption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProductOption:
+    """What is inspected, of a model that knows several products."""
+
+    product: str | None = None
+    """The product that all images show, where the model has several and no manifest says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductsOption:
+    """Which products a folder holds."""
+
+    products: Annotated[tuple[str, ...], Parameter(metavar="NAME [...]")] = ()
+    """Sub-folders of --data, each a product and a data set by itself. A manifest has a column for it."""
+
+    def data_sets(self, data: Path) -> Path | dict[str, Path]:
+        """Return the data set, or that of each product by its name. Raises UsageError for a name twice."""
+        found = {name: data / name for name in self.products}
+        if len(found) < len(self.products):
+            raise UsageError(f"--products {' '.join(self.products)}: names a product twice")
+        return found or data
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
     """Where a network runs."""
 

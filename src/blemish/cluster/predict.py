@@ -71,7 +71,8 @@ def _score(
 ) -> tuple[PredictionCounts, Promise]:
     began = time.monotonic()
     # what no worker could do is refused here, where there may be no GPU
-    promise = Promise.of(replace(scoring, device="cpu").load(scoring.model))
+    detector = replace(scoring, device="cpu").load(scoring.model).of(None)
+    promise = Promise.of(detector)
     run = _read_run(scoring, out) or _start_run(scoring, out, on_listed)
     left_out.by_suffix.update(run["left_out"]["by_suffix"])
     left_out.parts += run["left_out"]["parts"]
@@ -83,7 +84,8 @@ def _score(
             on_done(counts.scored + counts.failed, run["listed"]["inputs"])
         out.remove_leftovers()
         seconds = {"partitions": run["listed"]["partitions"], "seconds": time.monotonic() - began}
-        out.write(SUMMARY_NAME, _json(asdict(total) | promise.as_fields() | seconds))
+        of_product = {} if scoring.product is None else {"product": scoring.product}
+        out.write(SUMMARY_NAME, _json(asdict(total) | promise.as_fields() | of_product | seconds))
     return total, promise
 
 
@@ -108,6 +110,7 @@ def _identity(scoring: Scoring) -> dict[str, Any]:
         "--false-alarm-rate": scoring.false_alarm_rate,
         "--review-rate": scoring.review_rate,
         "--allow": sorted(scoring.allow),
+        **({} if scoring.product is None else {"--product": scoring.product}),
         "--batch-size": scoring.batch_size,
         "--partition": scoring.partition,
         "--device": scoring.device,

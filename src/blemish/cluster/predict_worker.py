@@ -60,6 +60,8 @@ class Scoring:
     """Inputs in a partition, a multiple of the batch size."""
     device: str = "auto"
     """cuda: each worker has a GPU; auto or cpu: each has a CPU."""
+    product: str | None = None
+    """What all images show, of a model of several products."""
 
     def __post_init__(self) -> None:
         """Refuse partitions that would cut batches, which could move figures' last bits."""
@@ -78,6 +80,7 @@ class Scoring:
             review_rate=self.review_rate,
             batch_size=self.batch_size,
             threads=threads,
+            product=self.product,
         )
 
 

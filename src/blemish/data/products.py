@@ -8,35 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish.core.errors import DataError, UsageError
+from blemish.core.errors import DataError
 from blemish.core.spelling import nfc
 from blemish.data.dataset import Dataset, open_dataset
 from blemish.data.manifest import check_product
 from blemish.images.folders import LeftOut
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from blemish.core.types import Sample
 
 LONGEST_NAME = 100
 """Letters of the name of what was put together, at most."""
-
-
-def named_folders(texts: Sequence[str]) -> dict[str, Path]:
-    """Read `NAME=PATH` of each product. Raises UsageError for another form, and a name given twice."""
-    found: dict[str, Path] = {}
-    for text in texts:
-        name, _, path = text.partition("=")
-        name = nfc(name)
-        if not name or not path or name in found:
-            raise UsageError(f"--products {text}: must be NAME=PATH, each name once")
-        try:
-            check_product(name, "--products")
-        except DataError as error:
-            raise UsageError(str(error)) from error
-        found[name] = Path(path)
-    return found
 
 
 def open_products(
@@ -50,7 +34,7 @@ def open_products(
     for name, path in folders.items():
         dataset = open_dataset(path, need_train=need_train, layout=layout)
         if dataset.products:
-            raise DataError(f"--products {name}={path}: has products itself; give it as --data")
+            raise DataError(f"product {name}: {path} has products itself; give it as --data")
         found[name] = label(dataset, name)
     return found
 
@@ -61,7 +45,7 @@ def open_together(
     """Open a data set as `open_dataset` does, or those of several products, which are put together."""
     if isinstance(data, str | Path):
         return open_dataset(Path(data), need_train=need_train, layout=layout)
-    folders = {check_product(name, "products"): Path(path) for name, path in data.items()}
+    folders = {check_product(nfc(name), "--products"): Path(path) for name, path in data.items()}
     return put_together(open_products(folders, need_train=need_train, layout=layout))
 
 

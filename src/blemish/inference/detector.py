@@ -65,6 +65,7 @@ class Detector:
             which takes less time and memory; scores and regions are the same.
         rois: files with regions of interest of single images, by the image's path: such an image counts
             where both its own and the model's are.
+        named: products of single images, by the image's path, for a model of several products.
     """
 
     model_file: ModelFile
@@ -75,6 +76,7 @@ class Detector:
     batch_size: int = 16
     maps: bool = True
     rois: Mapping[str, Path] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse options that cannot be honoured, before any image is read."""
@@ -122,9 +124,17 @@ class Detector:
         return replace(self, false_alarm_rate=false_alarm_rate)
 
     def for_samples(self, samples: Iterable[Sample]) -> Detector:
-        """Return the same detector, which knows the regions of interest that single images have."""
-        found = own_regions(samples)
-        return replace(self, rois={**self.rois, **found}) if found else self
+        """Return the same detector, which knows the regions of interest and products that single images have.
+
+        Raises UsageError for a product that the model has not.
+        """
+        known = list(samples)
+        found = own_regions(known)
+        named = {str(sample.path): sample.product for sample in known if sample.product is not None}
+        for name in sorted({*named.values()}):
+            self.for_product(name)
+        both = {"rois": {**self.rois, **found}, "named": {**self.named, **named}}
+        return replace(self, **both) if found or named else self
 
     def counting_of(self, path: str | None) -> Counting:
         """Return what counts of the image that rows name so. Raises ImageError, as `Regions.of` does."""
@@ -142,14 +152,18 @@ class Detector:
         model_file = self.model_file.of_product(name)
         return self if model_file is self.model_file else replace(self, model_file=model_file)
 
+    def of(self, path: str | None) -> Detector:
+        """Return the detector for the product of the image that rows name so. Raises as `for_product`."""
+        return self.for_product(self.named.get(path or "")) if self.model_file.products else self
+
     def predict(self, image: object) -> Prediction:
         """Score one image: a path, an array (H, W) or (H, W, C), a PIL image or a frame of a film.
 
         Raises ImageError when it cannot be read or does not fit the model, UsageError where the model has
-        several products and none was chosen (`for_product`).
+        several products and none was chosen (`for_product`, `for_samples`).
         """
-        self.model_file.of_product(None)
         path = path_of(image)
+        self.of(path)
         if self.model_file.tiling is not None:
             return self._predict_tiled(image, self.model_file.tiling, path)
         pixels, size = self.prepare(image)
@@ -167,7 +181,8 @@ class Detector:
         there are cores, two at least. Raises UsageError, at once, for what is one image, or a table, and as
         `predict` does.
         """
-        self.model_file.of_product(None)
+        if not self.named:
+            self.of(None)
         check_many(images)
         return self._predict_each(iter(images), threads)
 
@@ -199,7 +214,6 @@ class Detector:
         self, loaded: Sequence[tuple[object, Prepared | ImageError]]
     ) -> Iterator[Prediction | ImageError]:
         """Score what `try_prepare` made of files or frames in one call of the network (not for tiles)."""
-        self.model_file.of_product(None)
         return (finish() for finish in self._scored(loaded))
 
     def _scored(
@@ -248,7 +262,7 @@ class Detector:
                     yield postprocess.to_original_size(coarse_map, tiling.size)
 
         whole = grid.stitch(maps())
-        return self._decide(max(scores), whole, whole, path)
+        return self.of(path)._decide(max(scores), whole, whole, path)
 
     def prepare(self, source: object) -> Prepared:
         """Take an image to float32 (C, h, w) as the network sees it, with its own (H, W). Or ImageError."""
@@ -274,6 +288,9 @@ class Detector:
             return error
 
     def _finish(self, answer: Answer, size: tuple[int, int], path: str | None) -> Prediction:
+        own = self.of(path)
+        if own is not self:
+            return own._finish(answer, size, path)
         counting = self.counting_of(path)
         score, coarse_map = self._read_off(answer, path, counting.inside(size, name=path))
         level, whole = self.pixel_threshold, coarse_map

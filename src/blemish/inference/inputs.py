@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blemish.core.types import Sample
+    from blemish.inference.detector import Detector
 
 
 def find_inputs(patterns: Sequence[str], left_out: LeftOut | None = None) -> list[tuple[Path, Path]]:
@@ -68,6 +69,28 @@ def open_manifests(patterns: Sequence[str]) -> tuple[list[str], list[Sample]]:
         found += [str(sample.path) for sample in rows]
         samples += rows
     return found, samples
+
+
+def named(
+    detector: Detector, samples: Sequence[Sample], product: str | None, paths: Sequence[Path]
+) -> Detector:
+    """Return the detector that knows the product of each input: a manifest's, or one that all of them show.
+
+    Raises UsageError for inputs without a product, where the model has several, and for an unknown one.
+    """
+    detector = detector.for_samples(samples)
+    if product is not None:
+        if any(sample.product is not None for sample in samples):
+            raise UsageError(f"--product {product}: the manifest has a column product; leave one of them out")
+        return detector.for_product(product)
+    for path in paths:
+        if detector.model_file.products and str(path) not in detector.named:
+            try:
+                detector.for_product(None)
+            except UsageError as error:
+                cure = "by --product, or by a manifest's column product"
+                raise UsageError(f"{path}: {error}, {cure}") from error
+    return detector
 
 
 def match_pattern(pattern: str) -> list[Path]:

@@ -109,7 +109,7 @@ def _predict_to(
         # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
         (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
     ):
-        writer = TableWriter(table, COLUMNS)
+        writer = TableWriter(table, columns_of(detector))
         for row in rows:
             _write_row(row, lines, writer, table)
             scored += row["error"] is None
@@ -124,8 +124,18 @@ def _predict_to(
         errors=errors[:MAX_ERRORS_KEPT],
         review=review,
     )
-    write_summary(out, asdict(counts) | Promise.of(detector).as_fields())
+    write_summary(out, asdict(counts) | Promise.fields_of(Promise.of_each(detector)))
     return counts
+
+
+def columns_of(detector: Detector) -> tuple[str, ...]:
+    """Return the columns of predictions.csv; with the product where the model has several."""
+    return (*COLUMNS, "product") if has_products(detector) else COLUMNS
+
+
+def has_products(detector: Detector) -> bool:
+    """Whether rows say which product a part is."""
+    return bool(detector.model_file.products) or detector.model_file.product is not None
 
 
 def write_summary(out: Path, content: dict[str, Any]) -> None:
@@ -160,6 +170,9 @@ def inspect(
         for result in scorer.predict_many(_observe_inputs(inputs, pending, ending)):
             one = pending.popleft()
             row = row_of(one.path, result)
+            if has_products(detector):
+                own = detector.of(one.path).model_file.product
+                row["product"] = own and own.name
             if isinstance(result, ImageError) or ending is None:
                 waiting.append((row, None, 0))
             else:
@@ -261,6 +274,7 @@ def write_overlay(
 
     When the model is calibrated the regions that count have contours.
     """
+    detector = detector.of(prediction.path)
     low, high = detector.model_file.display_range
     level, counting = detector.pixel_threshold, detector.counting_of(prediction.path)
     draw.write_overlay(

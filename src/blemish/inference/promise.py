@@ -40,9 +40,29 @@ class Promise:
             counts=counting.describe() if counting.as_fields() else None,
         )
 
+    @classmethod
+    def of_each(cls, detector: Detector) -> dict[str | None, Promise]:
+        """Return what a detector promises for each product that it is told of; by None without products."""
+        if not detector.model_file.products:
+            return {None: cls.of(detector)}
+        told = {*detector.named.values()} or {each.product.name for each in detector.model_file.products}
+        return {name: cls.of(detector.for_product(name)) for name in sorted(told)}
+
     def as_fields(self) -> dict[str, Any]:
         """Return it as the fields of a file."""
         return asdict(self)
+
+    @staticmethod
+    def fields_of(promises: dict[str | None, Promise]) -> dict[str, Any]:
+        """Return those of `of_each` as the fields of a file."""
+        if None in promises:
+            return promises[None].as_fields()
+        return {"products": {name: promise.as_fields() for name, promise in promises.items()}}
+
+    @staticmethod
+    def lines_of(promises: dict[str | None, Promise]) -> list[str]:
+        """Say those of `of_each`, one in a line."""
+        return [("" if name is None else f"{name}: ") + each.describe() for name, each in promises.items()]
 
     def describe(self) -> str:
         """Say it in one line; where it is worse than usual, say why, and the cure."""

@@ -40,7 +40,8 @@ def calibrate_model(
     Images that have a product calibrate that alone; products of the model without an image stay as they are.
     """
     detector = Detector(model_file=replace(model_file, products=(), product=None), backend=backend)
-    detector = detector.for_samples((*split.calibration, *split.validation, *split.train))
+    samples = (*split.calibration, *split.validation, *split.train)
+    detector = detector.for_samples([replace(sample, product=None) for sample in samples])
     rows = _read_off(detector, [s.path for s in split.calibration], held_out)
     learnt = split.validation or split.train
     names = {s.product for s in (*split.calibration, *learnt)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from blemish.cli.console import print_left_out, progress_bar
-from blemish.cli.options import ClusterOptions, ModelOptions
+from blemish.cli.options import ClusterOptions, ModelOptions, ProductOption
 from blemish.cli.parser import parse
 from blemish.cli.streams import complain
 from blemish.core.errors import UsageError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(ClusterOptions, ModelOptions):
+class PredictOptions(ClusterOptions, ModelOptions, ProductOption):
     """Score images; writes predictions.jsonl, predictions.csv, maps/ and overlays/.
 
     On a cluster it writes Parquet files of rows, no maps or overlays; --device auto is cpu there, a worker on
@@ -59,7 +59,7 @@ def predict(arguments: list[str]) -> int:
         raise UsageError(f"{named}: is for scoring on a cluster; give --cluster too, or leave it out")
     from blemish.images import video
     from blemish.images.folders import LeftOut
-    from blemish.inference.inputs import find_inputs, open_manifests
+    from blemish.inference.inputs import find_inputs, named, open_manifests
     from blemish.inference.predict_folder import predict_to_folder
     from blemish.inference.promise import Promise
 
@@ -68,14 +68,15 @@ def predict(arguments: list[str]) -> int:
     patterns, samples = open_manifests(options.inputs)
     inputs = find_inputs(patterns, left_out)
     total = video.count_images(inputs, options.every)
-    detector = options.load(options.batch_size).for_samples(samples)
+    detector = options.load(options.batch_size)
+    detector = named(detector, samples, options.product, [path for path, _ in inputs])
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=total)
         images = video.expand_films(inputs, options.every)
         counts = predict_to_folder(
             detector, images, out, overlays=overlays, on_row=lambda _: progress.advance(task)
         )
-    code = _print_counts(counts, Promise.of(detector), str(out / "predictions.csv"))
+    code = _print_counts(counts, Promise.of_each(detector), str(out / "predictions.csv"))
     return max(code, print_left_out(left_out))
 
 
@@ -117,6 +118,7 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
         allow=frozenset(options.allow),
         batch_size=options.batch_size,
         device=options.device,
+        product=options.product,
         **partition,
     )
     with progress_bar() as progress:
@@ -134,11 +136,12 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
                 on_done=done,
                 left_out=left_out,
             )
-    code = _print_counts(counts, promise, f"{options.out.rstrip('/')}/part-*.parquet")
+    code = _print_counts(counts, {options.product: promise}, f"{options.out.rstrip('/')}/part-*.parquet")
     return max(code, print_left_out(left_out))
 
 
-def _print_counts(counts: PredictionCounts, promise: Promise, rows: str) -> int:
+def _print_counts(counts: PredictionCounts, promises: dict[str | None, Promise], rows: str) -> int:
+    promise = next(iter(promises.values()))
     for error in counts.errors:
         complain(f"failed: {error}")
     if counts.failed > len(counts.errors):
@@ -147,5 +150,5 @@ def _print_counts(counts: PredictionCounts, promise: Promise, rows: str) -> int:
     anomalous = "" if promise.false_alarm_rate is None else f", {counts.anomalous} anomalous"
     anomalous += "" if promise.review_rate is None else f", {counts.review} for review"
     print(f"{counts.scored} scored{anomalous}, {counts.failed} failed: {rows}")
-    print(promise.describe())
+    print("\n".join(promise.lines_of(promises)))
     return 1 if counts.failed else 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blemish.cli.options import CountingOptions, DeviceOptions, LayoutOption
+from blemish.cli.console import describe_calibrations
+from blemish.cli.options import CountingOptions, DeviceOptions, LayoutOption, ProductOption, ProductsOption
 from blemish.cli.parser import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecalibrateOptions(DeviceOptions, LayoutOption, CountingOptions):
+class RecalibrateOptions(DeviceOptions, LayoutOption, CountingOptions, ProductsOption, ProductOption):
     """Make new thresholds from good images, without training; also when other sizes are to count.
 
     Images that the model has learnt are left out. Sizes that are not given stay as they are.
@@ -31,18 +32,16 @@ def recalibrate(arguments: list[str]) -> int:
 
     model_file, left_out = run(
         options.model,
-        options.data,
+        options.data_sets(options.data),
         options.out,
         sizes=options.sizes(),
         layout=options.layout,
         device=options.device,
+        product=options.product,
     )
     if left_out:
         print(f"{left_out} images left out: the model has learnt them")
-    calibration = model_file.calibration
-    assert calibration is not None
-    promised = f"false-alarm rates promised from {calibration.named_rate():g}"
     print(f"counts: {model_file.counting.describe()}")
-    print(f"calibrated on {calibration.n} good images: {promised}")
+    print("\n".join(describe_calibrations(model_file)))
     print(f"model: {options.out}")
     return 0

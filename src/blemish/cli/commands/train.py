@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.cli.console import (
     TrainingBar,
+    describe_calibrations,
     draw_jobs,
     is_first_process,
     print_left_out,
     print_summary,
     progress_bar,
 )
-from blemish.cli.options import CategoryOptions, CountingOptions, DeviceOptions, LayoutOption, resources
+from blemish.cli.options import (
+    CategoryOptions,
+    CountingOptions,
+    DeviceOptions,
+    LayoutOption,
+    ProductsOption,
+    resources,
+)
 from blemish.cli.parser import parse_known, parse_with_config
 from blemish.cli.streams import complain
 from blemish.core.errors import BlemishError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from blemish.inference.model_file import ModelFile
     from blemish.training.watcher import Watcher
@@ -63,7 +71,9 @@ class DriverOptions(CategoryOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(DeviceOptions, LayoutOption, CountingOptions, MethodOptions, DriverOptions):
+class TrainOptions(
+    DeviceOptions, LayoutOption, CountingOptions, MethodOptions, ProductsOption, DriverOptions
+):
     """Learn what good looks like from the good images of a data set.
 
     The options of the method are below; --preset sets their defaults. With --cluster it trains a model for
@@ -119,10 +129,11 @@ def train(arguments: list[str]) -> int:
     if options.cluster is not None:
         return _train_on_cluster(options, options.cluster, what_makes_a_model(arguments), out, fit)
     options.refuse_without_cluster("categories", "cpus_per_model", "gpus_per_model")
+    data = options.data_sets(options.data)
     if is_first_process():
-        print_what_is_learnt(options.data, options.layout)
+        print_what_is_learnt(data, options.layout)
     with progress_bar() as progress, _logging(options, out, TrainingBar(progress)) as watcher:
-        detector = fit(options.data, out=out, device=options.device, resume=options.resume, watcher=watcher)
+        detector = fit(data, out=out, device=options.device, resume=options.resume, watcher=watcher)
     if is_first_process():
         _print_model(out, detector.model_file)
     return 0
@@ -142,12 +153,13 @@ def _logging(options: TrainOptions, out: Path, watcher: Watcher) -> Iterator[Wat
         complain(f"warning: --tensorboard {options.tensorboard}: nothing was written, as nothing had epochs")
 
 
-def print_what_is_learnt(data: Path, layout: str = "auto") -> None:
+def print_what_is_learnt(data: Path | Mapping[str, str | Path], layout: str = "auto") -> None:
     """Print how many images of which folders are learnt, and what is left out; `fit` says what is wrong."""
-    from blemish.data.dataset import describe_training, open_dataset
+    from blemish.data.dataset import describe_training
+    from blemish.data.products import open_together
 
     with suppress(BlemishError):
-        dataset = open_dataset(data, layout=layout)
+        dataset = open_together(data, layout=layout)
         print("\n".join(describe_training(dataset)), flush=True)
         print_left_out(dataset.left_out)
 
@@ -166,6 +178,8 @@ def _train_on_cluster(
     from blemish.core.ownership import owned
     from blemish.evaluation import benchmark
 
+    if options.products:
+        raise UsageError("--products: is for one machine; leave it out with --cluster")
     if options.tensorboard is not None:
         raise UsageError(
             f"--tensorboard {options.tensorboard}: is for one machine; leave it out with --cluster"
@@ -184,7 +198,7 @@ def _train_on_cluster(
 def _print_model(out: Path, model_file: ModelFile) -> None:
     from blemish.report.choice import sentence_of
 
-    choice, calibration = model_file.provenance.get("choice"), model_file.calibration
+    choice = model_file.provenance.get("choice")
     if choice is not None and (chosen := sentence_of(choice)) is not None:
         print(f"chosen: {chosen}")
     if dropped := model_file.provenance.get("dropped"):
@@ -192,10 +206,6 @@ def _print_model(out: Path, model_file: ModelFile) -> None:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         print(f"not learnt, as suspects: {', '.join(names[:NAMED])}{more}")
     print(f"model: {out / 'model.safetensors'}")
-    if calibration is None:
-        print("no calibration images: scores and maps, but no threshold")
-    else:
-        promised = f"false-alarm rates promised from {calibration.named_rate():g}"
-        print(f"calibrated on {calibration.n} good images: {promised}")
+    print("\n".join(describe_calibrations(model_file)))
     if model_file.counting.as_fields():
         print(f"counts: {model_file.counting.describe()}")
