@@ -12,11 +12,12 @@ from torch import nn
 
 from blemish.core.errors import Interrupted, TrainingError, UsageError
 from blemish.methods.base import Phase, TrainedMethod, Turn
+from blemish.methods.components.distributed import share_of
 from blemish.methods.config import TrainedConfig
 from blemish.training.device import make_accelerator
 from blemish.training.schedule import learning_rate_at
 from blemish.training.trainer import Trainer
-from blemish.training.turns import Turns, phase_starts
+from blemish.training.turns import Loss, Turns, phase_starts
 
 CONFIG = TrainedConfig(learning_rate=1.0, schedule="constant", batch_size=2, epochs=4)
 
@@ -170,3 +171,27 @@ def test_too_few_steps_and_several_processes_are_one_line():
         Turns(Pair(), CONFIG, method="pair", steps=8, processes=2)
     single = SimpleNamespace(phases=lambda: (Phase("one", (Turn("loss", [nn.Parameter(torch.zeros(1))]),)),))
     Turns(single, CONFIG, method="single", steps=8, processes=2)  # type: ignore[arg-type]
+
+
+class Mean(Pair):
+    """Its loss is the images' mean, of all of them or of a part."""
+
+    def loss(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean()
+
+    def loss_of_turn(self, x: torch.Tensor, turn: str) -> torch.Tensor:
+        return self.loss(x)
+
+
+class OfWholeBatches(Mean):
+    whole_batches = True
+
+
+def test_what_needs_whole_batches_refuses_a_part_of_one():
+    x, part = torch.ones(2, 1, 1, 1), share_of(4, process=0, processes=2)
+    for network in (Mean(), OfWholeBatches()):
+        assert Loss(network, method="mean")(x, None, "loss") == 1
+    assert Loss(Mean(), method="mean")(x, part, "loss") == 1
+    refusal = "--method mean: batch normalisation needs whole batches; train it in one process"
+    with pytest.raises(UsageError, match=refusal):
+        Loss(OfWholeBatches(), method="mean")(x, part, "loss")

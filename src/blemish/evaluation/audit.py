@@ -191,26 +191,28 @@ def _audit_of(
         "sharpness": modified_z(sharpness, LEAST_SHARPNESS),
     }
     alike = likeness(looks)
-    findings = [
-        Finding(
+
+    def finding(i: int) -> Finding:
+        own = {name: float(values[i]) for name, values in z.items()}
+        other = ["perhaps another product"] if _is_other(float(alike[i]), alike) else []
+        return Finding(
             path=names[i],
-            split=sample.split,
+            split=samples[i].split,
             fold=int(fold[i]),
             score=float(scores[i]),
-            score_z=float(z["score"][i]),
+            score_z=own["score"],
             exposure=float(exposure[i]),
-            exposure_z=float(z["exposure"][i]),
+            exposure_z=own["exposure"],
             sharpness=float(sharpness[i]),
-            sharpness_z=float(z["sharpness"][i]),
+            sharpness_z=own["sharpness"],
             likeness=float(alike[i]),
-            suspicion=float(max(z["score"][i], abs(z["exposure"][i]), abs(z["sharpness"][i]))),
-            reasons=_reasons({name: float(values[i]) for name, values in z.items()})
-            + (["perhaps another product"] if _is_other(float(alike[i]), alike) else []),
+            suspicion=max(own["score"], abs(own["exposure"]), abs(own["sharpness"])),
+            reasons=_reasons(own) + other,
             overlay=overlay_name(names[i]),
             thumbnail=thumbnail_name(names[i]),
         )
-        for i, sample in enumerate(samples)
-    ]
+
+    findings = [finding(i) for i in range(len(samples))]
     kept = np.array([f.score for f in findings if not f.reasons])
     lowest = 1 / (len(scores) + 1)
     rate = max(0.05, lowest) if rate is None else rate

@@ -8,6 +8,7 @@ from its checkpoint, and figures of other code or data are never mixed in: they 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.metadata
 import inspect
@@ -27,8 +28,9 @@ from blemish.methods import registry
 from blemish.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+PACKAGE = Path(__file__).parents[1]
 FIGURES = ("core", "images", "data", "methods", "metrics", "inference", "training", "evaluation")
 """The rooms whose code can move a figure; the others show figures, or call these."""
 
@@ -212,20 +214,43 @@ def software(method: str) -> dict[str, Any]:
 
 
 def code_fingerprint(method: str) -> str:
-    """SHA-256 of the source that can move a method's figures: `FIGURES` without the other methods' files.
+    """SHA-256 of the source that can move a method's figures: `FIGURES` without what only other methods use.
 
-    Of a method that another package brings, its own file counts as well; of METHOD+METHOD, all members'
-    files; of `auto`, all methods' files.
+    A method's files are its own and what these import. Of a method that another package brings, its own file
+    counts as well; of METHOD+METHOD, all members' files; of `auto`, all methods' files.
     """
-    package = Path(__file__).parents[1]
     files = {name: Path(inspect.getfile(kind)) for name, kind in METHODS.items()}
     members = registry.members_of(method)
     names = ("auto", *(member.partition(":")[0] for member in members)) if members else (method,)
     own = {files[name] for name in names if name in files}
-    others = set() if method == "auto" else set(files.values()) - own
-    ours = source_digest(lambda file: file not in others and file.relative_to(package).parts[0] in FIGURES)
-    outside = [file_digest(file) for file in sorted(own) if not file.is_relative_to(package)]
+    others = set() if method == "auto" else set(_files_of_methods()) - _with_imports(own)
+    ours = source_digest(lambda file: file not in others and file.relative_to(PACKAGE).parts[0] in FIGURES)
+    outside = [file_digest(file) for file in sorted(own) if not file.is_relative_to(PACKAGE)]
     return fingerprint([ours, *outside]) if outside else ours
+
+
+def _files_of_methods() -> Iterator[Path]:
+    """Find the files of single methods: all but the contract, the registry and the shared components."""
+    room = PACKAGE / "methods"
+    for file in room.rglob("*.py"):
+        shared = file.stem in ("__init__", "base", "config", "registry")
+        if not shared and not file.is_relative_to(room / "components"):
+            yield file
+
+
+def _with_imports(files: set[Path]) -> set[Path]:
+    """Return files and what they import of this package's methods, directly or not."""
+    found, waiting = set(files), list(files)
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop().read_bytes())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("blemish.methods."):
+                continue
+            place = PACKAGE.joinpath(*str(node.module).split(".")[1:])
+            named = {place.with_suffix(".py"), *(place / f"{name.name}.py" for name in node.names)}
+            new = {file for file in named - found if file.is_file()}
+            found |= new
+            waiting += new
+    return found
 
 
 def commands(cell: Cell) -> list[list[str]]:

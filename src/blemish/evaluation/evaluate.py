@@ -6,7 +6,7 @@ Nothing is fitted on the test set: the threshold is the calibration's, the metri
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,44 +14,33 @@ import numpy as np
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import owned
-from blemish.core.spreadsheet import TableWriter
-from blemish.core.types import Prediction, Sample
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage
 from blemish.data.known_defects import read_known_defects
 from blemish.data.masks import read_mask, read_regions
 from blemish.evaluation import sensitivity, sensitivity_plan
 from blemish.evaluation.known_defects import find_chosen_by, measure_known
 from blemish.evaluation.localisation import LIMIT, measure_pixels
-from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
+from blemish.evaluation.pictures import predict_and_draw
+from blemish.evaluation.scored import report_image, score_of, write_scores
 from blemish.metrics.confidence import bootstrap_interval
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.resampler import PixelResampler
 from blemish.metrics.roc import Roc, image_roc
-from blemish.report.content import ReportCurve, ReportImage, ReportOverlap
+from blemish.report.content import ReportCurve, ReportOverlap
 from blemish.report.evaluation import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from blemish.core.types import Sample
+    from blemish.evaluation.scored import Scored
     from blemish.inference.detector import Detector
 
 PIXELS_NAME = "pixels.npz"
 """What `blemish compare` needs to compare maps: a sample of each image's pixels."""
 RESAMPLES = 1000
 """So many draws make an interval."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A test image with what the detector said of it; the map is no longer held."""
-
-    sample: Sample
-    name: str
-    score: float
-    p_value: float | None
-    anomalous: bool | None
-    decision: str
 
 
 def evaluate(
@@ -99,6 +88,43 @@ def _evaluate(
     on_planted: Callable[[], None],
 ) -> dict[str, Any]:
     leaks = find_leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
+    scored, pool, resampler, seconds = _score_all(detector, dataset, out, on_image)
+    evaluation, curves, overlap = _measure(detector, scored, pool, saturated=bool(dataset.saturations))
+    evaluation |= _intervals(scored, resampler if pool else None)
+    evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
+    evaluation |= _identity(detector, dataset)
+    evaluation["sensitivity"] = _sensitivity(detector, dataset, scored, planted, on_planted)
+    evaluation["known_defects"] = known and measure_known(
+        detector, *known, [s.score for s in scored if not s.sample.is_defect]
+    )
+    evaluation["chosen_by"] = find_chosen_by(detector, dataset.test)
+    write_whole(out / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
+    write_scores(out / "scores.csv", scored)
+    if pool is not None:
+        resampler.save(out / PIXELS_NAME)
+    write_report(
+        out,
+        title=f"{dataset.name}: {detector.model_file.method}",
+        evaluation=evaluation,
+        images=[report_image(s) for s in scored],
+        curves=curves,
+        overlap=overlap,
+        training_log=training_log if training_log and training_log.exists() else None,
+        facts=_facts(detector),
+        choice=detector.model_file.provenance.get("choice"),
+        choice_picture=_copy_beside(choice_picture, out),
+    )
+    return evaluation
+
+
+def _score_all(
+    detector: Detector, dataset: Dataset, out: Path, on_image: Callable[[], None]
+) -> tuple[list[Scored], PixelPool | None, PixelResampler, float]:
+    """Score the test images and write their pictures below `out`.
+
+    Returns the scores, the pixels (None: no masks, or a method that draws no map), a sample of the pixels for
+    their intervals, and the seconds that scoring took in all.
+    """
     pool = PixelPool() if dataset.has_masks else None
     resampler = PixelResampler()
     scored, seconds, drawn = [], 0.0, False
@@ -113,36 +139,9 @@ def _evaluate(
             pool.add(prediction.anomaly_map, mask, sample.label, regions, is_good=good)
             resampler.add(prediction.anomaly_map, mask)
             drawn = drawn or bool(prediction.anomaly_map.any())
-        scored.append(_score_of(sample, prediction, dataset))
+        scored.append(score_of(sample, prediction, dataset))
         on_image()
-    if not drawn:
-        pool = None  # a method that scores images and draws nothing has no figures of pixels
-    evaluation, curves, overlap = _measure(detector, scored, pool, saturated=bool(dataset.saturations))
-    evaluation |= _intervals(scored, resampler if pool else None)
-    evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
-    evaluation |= _identity(detector, dataset)
-    evaluation["sensitivity"] = _sensitivity(detector, dataset, scored, planted, on_planted)
-    evaluation["known_defects"] = known and measure_known(
-        detector, *known, [s.score for s in scored if not s.sample.is_defect]
-    )
-    evaluation["chosen_by"] = find_chosen_by(detector, dataset.test)
-    write_whole(out / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
-    _write_scores(out / "scores.csv", scored)
-    if pool is not None:
-        resampler.save(out / PIXELS_NAME)
-    write_report(
-        out,
-        title=f"{dataset.name}: {detector.model_file.method}",
-        evaluation=evaluation,
-        images=[_report_image(s) for s in scored],
-        curves=curves,
-        overlap=overlap,
-        training_log=training_log if training_log and training_log.exists() else None,
-        facts=_facts(detector),
-        choice=detector.model_file.provenance.get("choice"),
-        choice_picture=_copy_beside(choice_picture, out),
-    )
-    return evaluation
+    return scored, pool if drawn else None, resampler, seconds
 
 
 def _copy_beside(picture: Path | None, out: Path) -> str | None:
@@ -173,17 +172,6 @@ def _identity(detector: Detector, dataset: Dataset) -> dict[str, str]:
         "dataset": dataset.name,
         "test_fingerprint": dataset_fingerprint(replace(dataset, train=[], calibration=[])),
     }
-
-
-def _score_of(sample: Sample, prediction: Prediction, dataset: Dataset) -> Scored:
-    return Scored(
-        sample=sample,
-        name=name_of_sample(sample, dataset),
-        score=prediction.score,
-        p_value=prediction.p_value,
-        anomalous=prediction.anomalous,
-        decision=prediction.decision,
-    )
 
 
 def _measure(
@@ -283,30 +271,6 @@ def _pixel_auroc(pool: PixelPool, label: str) -> float:
         raise DataError(
             f"ground truth of {label!r}: its masks mark nothing at all, or leave nothing good; correct them"
         ) from error
-
-
-def _write_scores(path: Path, scored: list[Scored]) -> None:
-    # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = TableWriter(file, ["path", "label", "score", "p_value", "anomalous", "decision"])
-        for s in scored:
-            unknown = "" if s.anomalous is None else str(s.anomalous).lower()
-            row = {"path": s.name, "label": s.sample.label, "score": s.score}
-            row |= {"p_value": s.p_value, "anomalous": unknown, "decision": s.decision}
-            writer.write(row)
-
-
-def _report_image(s: Scored) -> ReportImage:
-    return ReportImage(
-        name=s.name,
-        label=s.sample.label,
-        score=s.score,
-        p_value=s.p_value,
-        anomalous=s.anomalous,
-        overlay=overlay_name(s.name),
-        thumbnail=thumbnail_name(s.name),
-        review=s.decision == "review",
-    )
 
 
 def _facts(detector: Detector) -> dict[str, str]:

@@ -122,6 +122,9 @@ class TrainedMethod(Method[ConfigT]):
     A method whose training can collapse (a constant output) says so in `finish` by a TrainingError.
     """
 
+    whole_batches: ClassVar[bool] = False
+    """Whether batch normalisation needs all images of a batch, so that processes cannot share one."""
+
     @abstractmethod
     def loss(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> the mean loss over them, a number."""

@@ -67,7 +67,6 @@ def create(
     `place`: where it is found, None: by any name; `provider`: of the plant's accounts, None: tokens alone;
     `time_limit` in seconds.
     """
-    place = place or Place()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -94,6 +93,12 @@ def create(
     app.add_exception_handler(BlemishError, handle_error)
     app.add_exception_handler(OSError, handle_error)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
+    _add_guards(app, place or Place(), max_bytes)
+    return app
+
+
+def _add_guards(app: FastAPI, place: Place, max_bytes: int) -> None:
+    """Add what each request passes before its route; what is added last sees it first."""
     app.add_middleware(
         Guard,
         sessions=app.state.sessions,
@@ -108,4 +113,3 @@ def create(
         app.add_middleware(RootPath, root_path=place.root_path)
     if place.trusted:  # the outermost: what follows sees the client, not the proxy
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(place.trusted))
-    return app

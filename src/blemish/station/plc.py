@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from asyncua.server.server import Server
 
     from blemish.record.rows import Decision, Recorded
     from blemish.station.station import Station
@@ -168,32 +170,12 @@ async def _opcua(url: str, plc: Plc) -> AsyncIterator[None]:
         from asyncua.server.server import Server
     except ImportError as error:
         raise UsageError("--opcua: asyncua is missing; pip install 'blemish[plc]'") from error
-    kinds = {bool: ua.VariantType.Boolean, float: ua.VariantType.Double, str: ua.VariantType.String}
     server = Server()
     await server.init()
     server.set_endpoint(url)
     server.set_server_name("blemish station")
     server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-    space = await server.register_namespace(NAMESPACE)
-    folder = await server.nodes.objects.add_object(f"ns={space};s=station", f"{space}:station")
-    nodes, kind_of = {}, {}
-    for each in fields(LineState):
-        value = getattr(plc.state, each.name)
-        kind_of[each.name] = kinds.get(type(value), ua.VariantType.UInt32)
-        node, shown = f"ns={space};s={each.name}", f"{space}:{each.name}"
-        nodes[each.name] = await folder.add_variable(node, shown, value, kind_of[each.name])
-    said = plc.state
-
-    async def write(state: LineState) -> None:
-        nonlocal said
-        before, said = said, state
-        # the sequence last: who sees a new one sees what belongs to it
-        for name in sorted(nodes, key=lambda name: name == "sequence"):
-            value = getattr(state, name)
-            if value != getattr(before, name):
-                value = value % 2**32 if kind_of[name] == ua.VariantType.UInt32 else value
-                await nodes[name].write_value(value, kind_of[name])
-
+    write = await _add_variables(server, plc.state)
     try:
         await server.start()
     except OSError as error:
@@ -203,6 +185,34 @@ async def _opcua(url: str, plc: Plc) -> AsyncIterator[None]:
         yield
     finally:
         await server.stop()
+
+
+async def _add_variables(server: Server, state: LineState) -> Callable[[LineState], Awaitable[None]]:
+    """Add a variable for each field of a state; returns what writes those that change."""
+    from asyncua import ua
+
+    kinds = {bool: ua.VariantType.Boolean, float: ua.VariantType.Double, str: ua.VariantType.String}
+    space = await server.register_namespace(NAMESPACE)
+    folder = await server.nodes.objects.add_object(f"ns={space};s=station", f"{space}:station")
+    nodes, kind_of = {}, {}
+    for each in fields(LineState):
+        value = getattr(state, each.name)
+        kind_of[each.name] = kinds.get(type(value), ua.VariantType.UInt32)
+        node, shown = f"ns={space};s={each.name}", f"{space}:{each.name}"
+        nodes[each.name] = await folder.add_variable(node, shown, value, kind_of[each.name])
+    written = state
+
+    async def write(state: LineState) -> None:
+        nonlocal written
+        before, written = written, state
+        # the sequence last: who sees a new one sees what belongs to it
+        for name in sorted(nodes, key=lambda name: name == "sequence"):
+            value = getattr(state, name)
+            if value != getattr(before, name):
+                value = value % 2**32 if kind_of[name] == ua.VariantType.UInt32 else value
+                await nodes[name].write_value(value, kind_of[name])
+
+    return write
 
 
 @asynccontextmanager

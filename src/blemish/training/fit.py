@@ -38,7 +38,10 @@ from blemish.training.watcher import Silent, Watcher
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from accelerate import Accelerator
+
     from blemish.core.types import Sample
+    from blemish.data.dataset import Split
     from blemish.methods.base import Method, Start
     from blemish.methods.config import DetectorConfig
     from blemish.training.images import TrainingImages
@@ -102,22 +105,13 @@ def fit(
     if folder is not None and not resume:
         refuse_to_overwrite(folder)
     dataset = data if isinstance(data, Dataset) else open_together(data, layout=layout)
-    split = split_good(
-        dataset,
-        validation_fraction=config.validation_share,
-        calibration_fraction=config.calibration_fraction,
-        seed=seed,
-    )
+    split = _split_of(dataset, config, seed)
     if isinstance(config, AutoConfig):
         config = shaped(config, split)
     provenance = provenance_of(dataset.name, split, seed) | start.provenance
     provenance |= known_in_choice.provenance_of(known)
-    identity = (
-        identity_of(method, asdict(config), provenance)
-        | counting.identity()
-        | suspects.identity_of(drop_suspects)
-        | products_identity(provenance)
-    )
+    identity = identity_of(method, asdict(config), provenance) | products_identity(provenance)
+    identity |= counting.identity() | suspects.identity_of(drop_suspects)
     if folder is not None and (folder / MODEL_NAME).exists():
         wanted = identity | {"precision": precision, "what counts": counting.describe()}
         return load_finished(folder, wanted | describe_format(split, image_options), split, device)
@@ -125,24 +119,9 @@ def fit(
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     images = load_images(split, config, image_options, watcher.loading, seed, roi=counting.roi)
     images, dropped = suspects.without_suspects(images, split, drop_suspects, seed)
-    provenance |= dropped
-    identity |= {"image format": images.image_format.describe(), "precision": accelerator.mixed_precision}
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    lesson = Lesson(
-        train=images.train,
-        validation=images.validation,
-        scored=images.scored,
-        accelerator=accelerator,
-        seed=seed,
-        folder=folder,
-        identity=identity,
-        resume=resume,
-        on_progress=watcher.training,
-        covered=images.regions.cover_something,
-    )
+    lesson = _lesson(images, accelerator, seed, folder, identity, watcher, resume=resume)
     network, outcome, choice = _learn(kind, start, config, images, lesson, watcher, known)
-    provenance |= choice
+    provenance |= dropped | choice
     backend = TorchBackend(network, accelerator.device)
     model_file = replace(_model_file(method, preset, network, images, provenance), counting=counting)
     model_file = calibrate_model(model_file, backend, split, images.held_out)
@@ -152,6 +131,43 @@ def fit(
         remove_checkpoint(folder)
         remove_trial(folder)
     return Detector(model_file=model_file, backend=backend)
+
+
+def _split_of(dataset: Dataset, config: DetectorConfig, seed: int) -> Split:
+    return split_good(
+        dataset,
+        validation_fraction=config.validation_share,
+        calibration_fraction=config.calibration_fraction,
+        seed=seed,
+    )
+
+
+def _lesson(
+    images: TrainingImages,
+    accelerator: Accelerator,
+    seed: int,
+    folder: Path | None,
+    identity: dict[str, Any],
+    watcher: Watcher,
+    *,
+    resume: bool,
+) -> Lesson:
+    """Say what is learnt and where it is kept, and make the run folder."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    found = {"image format": images.image_format.describe(), "precision": accelerator.mixed_precision}
+    return Lesson(
+        train=images.train,
+        validation=images.validation,
+        scored=images.scored,
+        accelerator=accelerator,
+        seed=seed,
+        folder=folder,
+        identity=identity | found,
+        resume=resume,
+        on_progress=watcher.training,
+        covered=images.regions.cover_something,
+    )
 
 
 def _learn(

@@ -70,14 +70,16 @@ class Trainer:
         self.state = State()
         self.best: dict[str, Tensor] | None = None
         fused = True if accelerator.device.type in ("cpu", "cuda") else None
+        method = identity.get("method", type(network).__name__)
         self.turns = Turns(
             network,
             config,
-            method=identity.get("method", type(network).__name__),
+            method=method,
             steps=self.epochs * self.steps_per_epoch,
             processes=accelerator.num_processes,
         )
-        self.loss, self.optimizer = accelerator.prepare(Loss(network), self.turns.optimizer(fused=fused))
+        loss = Loss(network, method=method)
+        self.loss, self.optimizer = accelerator.prepare(loss, self.turns.optimizer(fused=fused))
         self._stop_asked = False
         self._saved_at = time.monotonic()
 

@@ -27,14 +27,21 @@ if TYPE_CHECKING:
 class Loss(nn.Module):
     """The network seen by accelerate: its forward is the loss, so that wrapping applies to training."""
 
-    def __init__(self, network: TrainedMethod[Any]) -> None:
+    def __init__(self, network: TrainedMethod[Any], *, method: str) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.method = network, method
 
     def forward(self, x: Tensor, share: Share | None, turn: str) -> Tensor:
-        """Images (B, C, H, W), or one process's share of them -> the mean loss of a turn."""
+        """Images (B, C, H, W), or one process's share of them -> the mean loss of a turn.
+
+        Raises UsageError for a share where the method needs whole batches.
+        """
         if share is None:
             return self.network.loss_of_turn(x, turn)
+        if self.network.whole_batches:
+            raise UsageError(
+                f"--method {self.method}: batch normalisation needs whole batches; train it in one process"
+            )
         return self.network.loss_of_share(x, share)
 
 

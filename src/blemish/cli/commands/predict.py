@@ -97,17 +97,7 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
     from blemish.images.folders import LeftOut
 
     left_out = LeftOut()
-    if options.every != 1:
-        raise UsageError(
-            f"--every {options.every}: is for films, which are not scored on a cluster; leave it out"
-        )
-    if options.overlay_format != "png":
-        named = f"--overlay-format {options.overlay_format}"
-        raise UsageError(f"{named}: is for pictures, which a cluster does not write; leave it out")
-    if options.provider != "cpu":
-        raise UsageError(
-            f"--provider {options.provider}: a cluster runs exported models on CPUs; leave it out"
-        )
+    _refuse_without_use_on_cluster(options)
     partition = {} if options.partition is None else {"partition": options.partition}
     work = scoring.Scoring(
         model=options.model,
@@ -138,6 +128,21 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
             )
     code = _print_counts(counts, {options.product: promise}, f"{options.out.rstrip('/')}/part-*.parquet")
     return max(code, print_left_out(left_out))
+
+
+def _refuse_without_use_on_cluster(options: PredictOptions) -> None:
+    """Raise UsageError for an option that does nothing on a cluster."""
+    if options.every != 1:
+        raise UsageError(
+            f"--every {options.every}: is for films, which are not scored on a cluster; leave it out"
+        )
+    if options.overlay_format != "png":
+        named = f"--overlay-format {options.overlay_format}"
+        raise UsageError(f"{named}: is for pictures, which a cluster does not write; leave it out")
+    if options.provider != "cpu":
+        raise UsageError(
+            f"--provider {options.provider}: a cluster runs exported models on CPUs; leave it out"
+        )
 
 
 def _print_counts(counts: PredictionCounts, promises: dict[str | None, Promise], rows: str) -> int:

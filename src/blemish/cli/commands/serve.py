@@ -145,7 +145,6 @@ def _serve(
 ) -> int:
     import uvicorn
 
-    from blemish.inference.promise import Promise
     from blemish.station.app import create
     from blemish.station.connections import Room, connection_limit, spare_log_lines
 
@@ -158,15 +157,7 @@ def _serve(
         max_bytes=options.max_megabytes * 10**6,
         time_limit=options.time_limit,
     )
-    port = listening.getsockname()[1]
-    name = f"[{options.host}]" if ":" in options.host else options.host
-    with suppress(OSError, ValueError):  # a station that nobody listens to inspects all the same
-        write_line(sys.stdout, f"blemish station: http://{name}:{port} (Ctrl-C ends it)")
-        write_line(sys.stdout, record_line(options.folder, station.store.last_number()))
-        for record in station.store.models():
-            if (engine := station.engines.get(record.digest)) is not None:
-                said = Promise.of(engine.model.detector).describe()
-                write_line(sys.stdout, f"model {record.name}: {said}")
+    _print_start(options, station, port=listening.getsockname()[1])
     room = Room(connection_limit(), on_full=partial(app.state.meters.refuse, "connections"))
     config = uvicorn.Config(
         app,
@@ -180,6 +171,20 @@ def _serve(
     with _outgoing(options, station), StopSignals():  # the server ends by them, and then hands them on
         uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def _print_start(options: ServeOptions, station: Station, port: int) -> None:
+    """Print where the station is found, its record, and what its models promise."""
+    from blemish.inference.promise import Promise
+
+    name = f"[{options.host}]" if ":" in options.host else options.host
+    with suppress(OSError, ValueError):  # a station that nobody listens to inspects all the same
+        write_line(sys.stdout, f"blemish station: http://{name}:{port} (Ctrl-C ends it)")
+        write_line(sys.stdout, record_line(options.folder, station.store.last_number()))
+        for record in station.store.models():
+            if (engine := station.engines.get(record.digest)) is not None:
+                said = Promise.of(engine.model.detector).describe()
+                write_line(sys.stdout, f"model {record.name}: {said}")
 
 
 def record_line(folder: Path, number: int) -> str:

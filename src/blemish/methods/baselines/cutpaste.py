@@ -38,14 +38,12 @@ from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste_augment import draw_jitter, jitter, random_crops, three_ways
 from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18, grid_of
-from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import blur, gaussian_spread, mean_and_variance, whitening
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from blemish.methods.components.distributed import Share
 
 SMOOTHING = 10 / 32
 """σ of the upsampling Gaussian as a share of a square's side: 10 of 32 pixels, as in FCDD's code (A.5)."""
@@ -151,6 +149,7 @@ class CutPaste(TrainedMethod[CutPasteConfig]):
     """CutPaste's network. `forward` maps images to maps of their own size."""
 
     config_type = CutPasteConfig
+    whole_batches = True
     presets: ClassVar[dict[str, CutPasteConfig]] = {
         "default": CutPasteConfig(),
         "paper": CutPasteConfig(
@@ -210,10 +209,6 @@ class CutPaste(TrainedMethod[CutPasteConfig]):
         logits = self.head(self.trunk(self.plain(three_ways(crops))))
         classes = torch.arange(3, device=x.device).repeat_interleave(len(crops))
         return F.cross_entropy(logits.float(), classes)
-
-    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
-        """Refuse to train on a part of a batch. Raises UsageError."""
-        raise whole_batches_only("cutpaste")
 
     def encode(self, x: Tensor) -> Tensor:
         """Return f of each square: images (B, C, H, W) in [0, 1] -> (B, g, d)."""

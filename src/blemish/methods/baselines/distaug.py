@@ -45,7 +45,6 @@ from blemish.methods.baselines.cutpaste_backbones import grid_of
 from blemish.methods.baselines.kde import outlier_score
 from blemish.methods.components.collapse import SAME, refuse_constant
 from blemish.methods.components.contrastive import ContrastiveHead, contrastive_loss
-from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import blur, grey
 from blemish.methods.config import TrainedConfig
 from blemish.methods.cpc_ad_equations import random_crops as resized_crops
@@ -53,7 +52,6 @@ from blemish.methods.cpc_ad_equations import random_crops as resized_crops
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blemish.methods.components.distributed import Share
 
 CODE = 128
 """Numbers of a code φ."""
@@ -198,6 +196,7 @@ class DistAug(TrainedMethod[DistAugConfig]):
     """DistAug + KDE. `forward` maps images to maps of their own size."""
 
     config_type = DistAugConfig
+    whole_batches = True
     presets: ClassVar[dict[str, DistAugConfig]] = {
         "default": DistAugConfig(),
         "paper": DistAugConfig(
@@ -247,10 +246,6 @@ class DistAug(TrainedMethod[DistAugConfig]):
         both = torch.cat([views(squares, self.config.jitter), views(squares, self.config.jitter)])
         first, second = self.head(self.trunk(2 * both - 1)).chunk(2)
         return contrastive_loss(first, second, self.config.temperature)
-
-    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
-        """Refuse to train on a part of a batch. Raises UsageError."""
-        raise whole_batches_only("distaug")
 
     def encode(self, x: Tensor) -> Tensor:
         """Return f / |f| of each square: images (B, C, H, W) in [0, 1] -> (B, g, d)."""

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,6 @@ from blemish.methods.components.backbones.method import (
     spread_of,
 )
 from blemish.methods.components.collapse import refuse_constant
-from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import (
     blur,
     gaussian_spread,
@@ -58,9 +57,6 @@ from blemish.methods.components.functional import (
 )
 from blemish.methods.components.unet import Block, fold_all
 from blemish.methods.config import TrainedConfig
-
-if TYPE_CHECKING:
-    from blemish.methods.components.distributed import Share
 
 CHANGED = 3.0
 """Grey levels, of the mean over channels and 3×3 pixels, from which on a pixel counts as changed."""
@@ -185,6 +181,7 @@ class Fcdd(FeatureMethod[FcddConfig], TrainedMethod[FcddConfig]):
     """FCDD. `forward` maps images to maps of their own size."""
 
     config_type = FcddConfig
+    whole_batches = True
     presets: ClassVar[dict[str, FcddConfig]] = {
         "default": FcddConfig(),
         "paper": FcddConfig(
@@ -247,10 +244,6 @@ class Fcdd(FeatureMethod[FcddConfig], TrainedMethod[FcddConfig]):
         Y = torch.cat([Y, torch.zeros_like(A[half:])])
         y = (torch.arange(len(x), device=x.device) < half).to(A)
         return pixel_loss(A, Y) if self.config.labels == "pixels" else image_loss(A, y)
-
-    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
-        """Refuse to train on a part of a batch. Raises UsageError."""
-        raise whole_batches_only("fcdd")
 
     def make_anomalous(self, x: Tensor) -> Tensor:
         """Alter the first half of images (B, C, H, W), which may take from the others: (B // 2, C, H, W)."""

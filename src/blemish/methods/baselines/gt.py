@@ -29,14 +29,12 @@ from torch.nn import functional as F
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.collapse import refuse_constant
-from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import mirrored_line
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blemish.methods.components.distributed import Share
 
 KINDS = 72
 """k: mirrored or not, moved by rows (3) and by columns (3), turned (4)."""
@@ -163,6 +161,7 @@ class Gt(TrainedMethod[GtConfig]):
     """GT. `forward` maps images to empty maps and to scores."""
 
     config_type = GtConfig
+    whole_batches = True
     presets: ClassVar[dict[str, GtConfig]] = {
         "default": GtConfig(),
         "paper": GtConfig(
@@ -209,10 +208,6 @@ class Gt(TrainedMethod[GtConfig]):
         kinds = torch.randint(KINDS, (len(x),))
         seen = torch.cat([transformed(x[i : i + 1], int(kind)) for i, kind in enumerate(kinds)])
         return F.cross_entropy(self.logits(seen), kinds.to(x.device))
-
-    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
-        """Refuse to train on a part of a batch. Raises UsageError."""
-        raise whole_batches_only("gt")
 
     def log_softmax_of_all(self, x: Tensor) -> Tensor:
         """Log y(T_i(x)) of all 72: images (B, C, S, S) -> (B, 72, 72), bounded below."""

@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +45,7 @@ from blemish.methods.baselines.cutpaste_backbones import BasicBlock
 from blemish.methods.baselines.nsa_network import TransposedBlock
 from blemish.methods.components.altered import filled
 from blemish.methods.components.collapse import SAME, refuse_constant
-from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.config import TrainedConfig
-
-if TYPE_CHECKING:
-    from blemish.methods.components.distributed import Share
 
 HALVINGS = 3
 HIDDEN = 256
@@ -152,6 +148,7 @@ class Lsa(TrainedMethod[LsaConfig]):
     """LSA. `forward` maps images to empty maps and to scores."""
 
     config_type = LsaConfig
+    whole_batches = True
     presets: ClassVar[dict[str, LsaConfig]] = {
         "default": LsaConfig(),
         "paper": LsaConfig(
@@ -211,10 +208,6 @@ class Lsa(TrainedMethod[LsaConfig]):
         """L_REC + λ L_LLK, the mean over images (B, C, H, W) in [0, 1]; one image is taken twice."""
         errors, surprises = self.terms(filled(x, 2))
         return (errors + self.config.density_weight * surprises).mean()
-
-    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
-        """Refuse to train on a part of a batch. Raises UsageError."""
-        raise whole_batches_only("lsa")
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) in [0, 1] -> maps of 0 (B, 1, 1), and NS (B,)."""

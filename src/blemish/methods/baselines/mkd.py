@@ -45,15 +45,12 @@ from blemish.methods.components.backbones.method import (
 )
 from blemish.methods.components.backbones.network import embed, local_mean
 from blemish.methods.components.collapse import refuse_constant
-from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import blur
 from blemish.methods.components.unet import Block, fold_all
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from blemish.methods.components.distributed import Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +174,7 @@ class Mkd(FeatureMethod[MkdConfig], TrainedMethod[MkdConfig]):
     """MKD. `forward` maps images to maps of their own size, and to L_total where `mean` is the score."""
 
     config_type = MkdConfig
+    whole_batches = True
     presets: ClassVar[dict[str, MkdConfig]] = {
         "default": MkdConfig(),
         "paper": MkdConfig(
@@ -223,10 +221,6 @@ class Mkd(FeatureMethod[MkdConfig], TrainedMethod[MkdConfig]):
     def loss(self, x: Tensor) -> Tensor:
         """The mean of L_total over images (B, C, H, W) in [0, 1]."""
         return total_loss(*self.values(x), self.config.value_weight).mean()
-
-    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
-        """Refuse to train on a part of a batch. Raises UsageError."""
-        raise whole_batches_only("mkd")
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Images (B, C, H, W) in [0, 1] -> maps (B, H, W) ≥ 0, and L_total (B,) where `mean` is the score."""

@@ -43,7 +43,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,14 +53,10 @@ from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.autoencoder import weight_penalty
 from blemish.methods.components.collapse import refuse_constant, spread
-from blemish.methods.components.distributed import whole_batches_only
 from blemish.methods.components.functional import enlarge, smoothing_matrix, valid_blur_matrix
 from blemish.methods.config import TrainedConfig
 from blemish.methods.metal_encoders import Block
 from blemish.methods.metal_equations import squares_of, ssim_loss
-
-if TYPE_CHECKING:
-    from blemish.methods.components.distributed import Share
 
 LENGTH = 8
 """Numbers of the one vector for each patch."""
@@ -209,6 +205,7 @@ class VtAdl(TrainedMethod[VtAdlConfig]):
     """VT-ADL. `forward` maps images to how unlikely their patches are."""
 
     config_type = VtAdlConfig
+    whole_batches = True
     presets: ClassVar[dict[str, VtAdlConfig]] = {
         "default": VtAdlConfig(),
         "paper": VtAdlConfig(
@@ -262,10 +259,6 @@ class VtAdl(TrainedMethod[VtAdlConfig]):
             similarity = ssim_loss(x, x_hat, self.valid_rows, self.valid_cols)
             drawn = self.config.mse_weight * F.mse_loss(x_hat, x) + self.config.ssim_weight * similarity
             return drawn + density + weight_penalty(self.parameters(), self.config.weight_decay)
-
-    def loss_of_share(self, x: Tensor, share: Share) -> Tensor:
-        """Refuse to train on a part of a batch. Raises UsageError."""
-        raise whole_batches_only("vt-adl")
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W)."""

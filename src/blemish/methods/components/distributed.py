@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from blemish.core.errors import UsageError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -40,11 +38,6 @@ def share_of(total: int, *, process: int, processes: int) -> Share | None:
         return None
     first, last = (total * i // processes for i in (process, process + 1))
     return Share(total=total, first=first, last=last, weight=processes * (last - first) / total)
-
-
-def whole_batches_only(method: str) -> UsageError:
-    """Return the refusal of a method whose batch normalisation sees whole batches, to be raised."""
-    return UsageError(f"--method {method}: batch normalisation needs whole batches; train it in one process")
 
 
 def own_part(drawn: Tensor, share: Share | None) -> Tensor:
