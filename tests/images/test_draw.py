@@ -11,7 +11,7 @@ import tifffile
 from encoded import noise, refused
 from PIL import Image
 
-from blemish.images.draw import heat_over, write_map, write_overlay, write_thumbnail
+from blemish.images.draw import Heat, heat_over, write_map, write_overlay, write_thumbnail
 from blemish.images.preview import preview_of
 
 
@@ -30,7 +30,7 @@ def test_write_map(tmp_path):
     "write",
     [
         lambda path, image: write_map(path, image[..., 0]),
-        lambda path, image: write_overlay(path, image, image[..., 0], low=0, high=1, contour_level=None),
+        lambda path, image: write_overlay(path, image, Heat(map_hw=image[..., 0], low=0, high=1)),
         write_thumbnail,
     ],
 )
@@ -53,7 +53,7 @@ def test_overlay_colours_by_hand(tmp_path):
     image = np.full((20, 30, 3), 100, np.uint8)
     values = np.zeros((20, 30))
     values[5:10, 5:12], values[15, 20], values[0, 0], values[19, 29] = 4, 3, 99, -99
-    write_overlay(path, image, values, low=2, high=4, contour_level=3)  # strictly above
+    write_overlay(path, image, Heat(map_hw=values, low=2, high=4, contour_level=3))  # strictly above
     got = np.asarray(Image.open(path)).astype(int)
     assert got.shape == (20, 30, 3)
     assert got[12, 25].tolist() == got[19, 29].tolist() == [100, 100, 100]  # at or below low: the image
@@ -76,14 +76,14 @@ def test_heat_strip_by_strip_is_the_formula_for_the_whole(channels, dtype, low, 
     t = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)
     jet = np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1], np.float32)[:, None, None]), 0, 1)
     expected = np.round(((1 - 0.6 * t) * preview_of(image).rgb() + 0.6 * t * jet) * 255)
-    got = heat_over(image, heat, low=low, high=high, contour_level=None)
+    got = heat_over(image, Heat(map_hw=heat, low=low, high=high))
     np.testing.assert_array_equal(got, np.moveaxis(expected, 0, -1))
 
 
 def test_overlay_of_any_image(tmp_path):
     path = tmp_path / "a.png"
     for image in (noise(20, 30, 1), noise(20, 30, 5, dtype="uint16"), noise(20, 30, 3, dtype="float32")):
-        write_overlay(path, image, np.zeros((20, 30)), low=0, high=0, contour_level=None)
+        write_overlay(path, image, Heat(map_hw=np.zeros((20, 30)), low=0, high=0))
         got = np.asarray(Image.open(path)).astype(float)
         top = 255.0 if image.dtype == np.uint8 else float(image.max() - image.min())
         base = 0.0 if image.dtype == np.uint8 else float(image.min())
@@ -92,17 +92,18 @@ def test_overlay_of_any_image(tmp_path):
         np.testing.assert_allclose(got, seen, atol=0.51)
     tall = np.zeros((2048, 100))
     tall[1000, 50] = 1  # a defect of one pixel is still outlined at half size
-    write_overlay(path, np.zeros((2048, 100, 1), np.uint8), tall, low=0, high=1, contour_level=0.5)
+    heat = Heat(map_hw=tall, low=0, high=1, contour_level=0.5)
+    write_overlay(path, np.zeros((2048, 100, 1), np.uint8), heat)
     got = np.asarray(Image.open(path))
     assert got.shape == (1024, 50, 3) and got[500, 25].tolist() == [255, 0, 0]
-    refused("is not of its image", write_overlay, path, image, tall, low=0, high=1, contour_level=None)
+    refused("is not of its image", write_overlay, path, image, heat)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_thumbnail_shows_what_the_overlay_shows_without_heat(channels, dtype, tmp_path):
     blocks = noise(3, 5, channels, dtype=dtype).repeat(16, 0).repeat(16, 1)  # JPEG's own: nearly exact
-    cold = partial(write_overlay, map_hw=np.zeros((48, 80)), low=0, high=1, contour_level=None)
+    cold = partial(write_overlay, heat=Heat(map_hw=np.zeros((48, 80)), low=0, high=1))
     cold(tmp_path / "a.png", blocks)
     write_thumbnail(tmp_path / "b" / "a.jpg", blocks)
     expected = np.asarray(Image.open(tmp_path / "a.png")).astype(int)

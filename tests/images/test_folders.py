@@ -163,7 +163,8 @@ def test_pictures_beside_the_file_that_names_them_are_left_out(tmp_path: Path, m
 
 def test_a_picture_that_blemish_drew_is_known_wherever_it_lies(tmp_path: Path):
     image, heat = noise(40, 50, 3), noise(40, 50, dtype="float32")
-    draw.write_overlay(tmp_path / "photo.png", image, heat, low=0, high=1, contour_level=0.5)
+    shown = draw.Heat(map_hw=heat, low=0, high=1, contour_level=0.5)
+    draw.write_overlay(tmp_path / "photo.png", image, shown)
     draw.write_thumbnail(tmp_path / "photo.jpg", image)
     for name in ("photo.png", "photo.jpg"):
         refused(f"{name}: is a picture that blemish drew, not a photo of a part", read, tmp_path / name)

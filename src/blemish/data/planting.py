@@ -120,7 +120,11 @@ def grain(window: Window) -> Tensor:
 
 
 def shift(window: Window) -> Tensor:
-    """The good surface moved by some pixels: a bent or broken piece."""
+    """The good surface moved by some pixels and turned a little: a bent or broken piece.
+
+    The turn is one of places in [-1, 1] × [-1, 1]: where a window is not a square, it shears the piece too.
+    Kept, as other pixels would give other weights for the same seed.
+    """
     K = len(window.good)
     way = uniform(0, 2 * math.pi, K)
     far = uniform(3, 12, K)

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from errno import ENOSPC
 from pathlib import Path
 
@@ -23,6 +24,26 @@ _STRIP = 64
 """Rows of a picture that are coloured at a time: they stay in the processor's cache."""
 DIMMED = 0.35
 """Brightness of what does not count, as a share of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heat:
+    """What is drawn over an image (H, W, C): its anomaly map as heat, and outlines.
+
+    Args:
+        map_hw: the anomaly map (H, W), unbounded.
+        low, high: the map values of the first and the last colour: blue, unseen, and dark red, 60 % opaque.
+        contour_level: a red line runs along the inner edge of where the map exceeds it; None: no line.
+        outlined: pixels, bool (H, W), that the line goes around instead, where not all regions count.
+        inside: pixels, bool (H, W), that count; the others are dimmed. None: all count.
+    """
+
+    map_hw: np.ndarray
+    low: float
+    high: float
+    contour_level: float | None = None
+    outlined: np.ndarray | None = None
+    inside: np.ndarray | None = None
 
 
 def write_map(path: str | os.PathLike[str], map_hw: np.ndarray) -> None:
@@ -74,79 +95,43 @@ def encode_map(map_hw: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_overlay(
-    path: str | os.PathLike[str],
-    image: np.ndarray | Preview,
-    map_hw: np.ndarray,
-    *,
-    low: float,
-    high: float,
-    contour_level: float | None,
-    outlined: np.ndarray | None = None,
-    inside: np.ndarray | None = None,
-) -> None:
+def write_overlay(path: str | os.PathLike[str], image: np.ndarray | Preview, heat: Heat) -> None:
     """Write what `overlay` draws, in one step; folders are made. A path that ends in .jpg or .webp is one.
 
     Raises ImageError when the sizes differ, OSError where the disk refuses.
     """
     preview = image if isinstance(image, Preview) else preview_of(image)
-    if map_hw.shape != preview.size:
-        raise refusal(os.fspath(path), f"a map {map_hw.shape} is not of its image {preview.size}")
-    pixels = heat_over(
-        preview, map_hw, low=low, high=high, contour_level=contour_level, outlined=outlined, inside=inside
-    )
-    data = _ENCODERS.get(Path(path).suffix, _png)(pixels)
+    if heat.map_hw.shape != preview.size:
+        raise refusal(os.fspath(path), f"a map {heat.map_hw.shape} is not of its image {preview.size}")
+    data = _ENCODERS.get(Path(path).suffix, _png)(heat_over(preview, heat))
     with _write_in_one_step(path) as part:
         part.write_bytes(data)
 
 
-def overlay(
-    image: np.ndarray | Preview,
-    map_hw: np.ndarray,
-    *,
-    low: float,
-    high: float,
-    contour_level: float | None,
-    outlined: np.ndarray | None = None,
-    inside: np.ndarray | None = None,
-) -> bytes:
-    """Draw an image (H, W, C) or its preview with its anomaly map as heat over it, an 8-bit RGB PNG.
+def overlay(image: np.ndarray | Preview, heat: Heat) -> bytes:
+    """Draw an image (H, W, C), or its preview, with heat over it, an 8-bit RGB PNG.
 
-    Heat: the colours from blue at `low` (unseen) to dark red at `high` (60 % opaque), clipped outside. A
-    red line is drawn along the inner edge of where the map exceeds `contour_level`, or of the pixels
-    `outlined`, bool (H, W), where not all regions count. What is not `inside`, bool (H, W), is dimmed. The
-    longer side is reduced to `preview.OVERLAY_SIDE`.
+    The longer side is reduced to `preview.OVERLAY_SIDE`.
     """
-    return _png(
-        heat_over(
-            image, map_hw, low=low, high=high, contour_level=contour_level, outlined=outlined, inside=inside
-        )
-    )
+    return _png(heat_over(image, heat))
 
 
-def heat_over(
-    image: np.ndarray | Preview,
-    map_hw: np.ndarray,
-    *,
-    low: float,
-    high: float,
-    contour_level: float | None,
-    outlined: np.ndarray | None = None,
-    inside: np.ndarray | None = None,
-) -> np.ndarray:
+def heat_over(image: np.ndarray | Preview, heat: Heat) -> np.ndarray:
     """Return the pixels of what `overlay` draws, uint8 (h, w, 3)."""
     preview = image if isinstance(image, Preview) else preview_of(image)
     size = preview.planes.shape[1], preview.planes.shape[2]
-    heat = resize(map_hw[None], size)[0]
+    values = resize(heat.map_hw[None], size)[0]
     pixels = np.empty((*size, 3), np.uint8)
     for top in range(0, size[0], _STRIP):
         rows = slice(top, top + _STRIP)
-        pixels[rows] = _heated(preview.rgb(rows), heat[rows].astype(np.float32), float(low), float(high))
-    if inside is not None:
-        counts = resize(inside[None].astype(np.float32), size)[0]
+        shown, strip = preview.rgb(rows), values[rows].astype(np.float32)
+        pixels[rows] = _heated(shown, strip, float(heat.low), float(heat.high))
+    if heat.inside is not None:
+        counts = resize(heat.inside[None].astype(np.float32), size)[0]
         pixels = np.rint(pixels * (DIMMED + (1 - DIMMED) * counts)[..., None]).astype(np.uint8)
-    if outlined is None and contour_level is not None:
-        outlined = map_hw > contour_level
+    outlined = heat.outlined
+    if outlined is None and heat.contour_level is not None:
+        outlined = heat.map_hw > heat.contour_level
     if outlined is not None:
         edge = _inner_edge(outlined)
         pixels[resize(edge[None], size)[0] > 0] = (255, 0, 0)

@@ -277,13 +277,12 @@ def write_overlay(
     detector = detector.of(prediction.path)
     low, high = detector.model_file.display_range
     level, counting = detector.pixel_threshold, detector.counting_of(prediction.path)
-    draw.write_overlay(
-        target,
-        image,
-        prediction.anomaly_map,
+    heat = draw.Heat(
+        map_hw=prediction.anomaly_map,
         low=low,
         high=high,
         contour_level=level,
         outlined=None if level is None else counting.outlined(prediction.anomaly_map, level),
         inside=counting.inside(prediction.anomaly_map.shape),
     )
+    draw.write_overlay(target, image, heat)

@@ -90,14 +90,12 @@ def overlay(image: bytes, map_data: bytes, style: MapStyle) -> bytes:
     anomaly_map = postprocess.to_original_size(read_map(map_data), pixels.shape[:2])
     level, (low, high) = style.pixel_threshold, style.display_range
     counting = style.counting
-    inside = counting.inside(anomaly_map.shape)
-    outlined = None if level is None else counting.outlined(anomaly_map, level)
-    return draw.overlay(
-        pixels,
-        counting.confine(anomaly_map),
+    heat = draw.Heat(
+        map_hw=counting.confine(anomaly_map),
         low=low,
         high=high,
         contour_level=level,
-        outlined=outlined,
-        inside=inside,
+        outlined=None if level is None else counting.outlined(anomaly_map, level),
+        inside=counting.inside(anomaly_map.shape),
     )
+    return draw.overlay(pixels, heat)

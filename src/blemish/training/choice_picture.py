@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from blemish.images.draw import heat_over, pixels_of
+from blemish.images.draw import Heat, heat_over, pixels_of
 from blemish.images.preprocess import resize
 from blemish.images.preview import Preview
 from blemish.training.choice import on_one_scale
@@ -110,8 +110,8 @@ def _draw_table(examples: list[Example], low: float, high: float) -> np.ndarray:
 def _panels(example: Example, size: tuple[int, int], low: float, high: float) -> list[np.ndarray]:
     """Return the three pictures of an example, uint8 (*size, 3)."""
     good, planted = (_preview(resize(image, size), low, high) for image in (example.good, example.planted))
-    over = heat_over(planted, resize(example.map_hw[None], size)[0], low=0, high=HOTTEST, contour_level=None)
-    return [pixels_of(good), pixels_of(planted), over]
+    heat = Heat(map_hw=resize(example.map_hw[None], size)[0], low=0, high=HOTTEST)
+    return [pixels_of(good), pixels_of(planted), heat_over(planted, heat)]
 
 
 def _preview(planes: np.ndarray, low: float, high: float) -> Preview:

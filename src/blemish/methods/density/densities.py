@@ -130,7 +130,7 @@ def fit_mixture(z: Tensor, k: int, *, rounds: int, ridge: float) -> tuple[Tensor
         z: (m, d) float64, standardised, m ≥ k.
         k: number of Gaussians.
         rounds: of expectation and maximisation.
-        ridge: added to each variance.
+        ridge: added to each variance once at least, twice at most.
 
     Returns:
         log_weights (k,), means (k, d) and whitenings (k, d, d) of `minus_log_mixture`.
@@ -138,6 +138,8 @@ def fit_mixture(z: Tensor, k: int, *, rounds: int, ridge: float) -> tuple[Tensor
     m, d = z.shape
     means = spread_out(z, k)
     floor = ridge * torch.eye(d, dtype=z.dtype, device=z.device)
+    # What is drawn to this covariance gets a part of its ridge as well as its own: up to twice the ridge.
+    # Kept, as all figures were measured so.
     covariance = torch.cov(z.T, correction=0) + floor
     whitenings = whitener(covariance).expand(k, d, d)
     log_weights = _log_weights(z.new_full((k,), 1 / k), whitenings)
