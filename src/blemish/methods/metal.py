@@ -41,8 +41,9 @@ from blemish.methods.components.functional import (
     ssim_map,
     valid_blur_matrix,
     white_point,
+    whitener,
 )
-from blemish.methods.density.densities import mahalanobis, shrink, whitener
+from blemish.methods.density.densities import mahalanobis, shrink
 from blemish.methods.metal_config import PAPER, MetalConfig
 from blemish.methods.metal_encoders import TokenEncoder, mlp
 from blemish.methods.metal_equations import (

@@ -37,9 +37,8 @@ from torch.nn import functional as F
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste_augment import draw_jitter, jitter, random_crops, three_ways
-from blemish.methods.baselines.cutpaste_backbones import DenseTrunk, ResNet18, grid_of
+from blemish.methods.baselines.cutpaste_backbones import TRUNKS, TrunkConfig, grid_of
 from blemish.methods.components.functional import blur, gaussian_spread, mean_and_variance, whitening
-from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,11 +46,10 @@ if TYPE_CHECKING:
 
 SMOOTHING = 10 / 32
 """σ of the upsampling Gaussian as a share of a square's side: 10 of 32 pixels, as in FCDD's code (A.5)."""
-TRUNKS = {"resnet18": ResNet18, "dense": DenseTrunk}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutPasteConfig(TrainedConfig):
+class CutPasteConfig(TrunkConfig):
     """The options of CutPaste."""
 
     steps: int = 1500
@@ -62,10 +60,6 @@ class CutPasteConfig(TrainedConfig):
     """P: side of a training crop in pixels, a power of 2 from 16; squares of half of it are scored."""
     stride: int = 4
     """Pixels from one scored square to the next, a power of 2, an eighth of --patch-size at most."""
-    trunk: Literal["resnet18", "dense"] = "dense"
-    """resnet18: the paper's, on each square by itself. dense: overlapping squares share arithmetic (ours)."""
-    width: int = 16
-    """Channels of the trunk's first stage; f has 8 times (resnet18) or up to 4 times (dense) as many."""
     density: Literal["shared", "place"] = "place"
     """A Gaussian for all places, or one for each, for objects that always lie alike (A.5)."""
     score: Literal["density", "distance"] = "distance"
@@ -76,14 +70,9 @@ class CutPasteConfig(TrainedConfig):
     def __post_init__(self) -> None:
         """Refuse sizes that squares do not fit. Raises UsageError."""
         super().__post_init__()
-        self.check_counts("patch_size", "stride", "width")
+        self.check_counts("patch_size")
+        self.check_squares(least=16, steps=8)
         (H, W), P = self.size, self.patch_size
-        if P < 16 or P & (P - 1):
-            raise UsageError(f"--patch-size {P}: must be a power of 2, 16 or larger")
-        if P // 8 % self.stride:
-            raise UsageError(
-                f"--stride {self.stride}: must be a power of 2 and at most an eighth of --patch-size {P}"
-            )
         if min(H, W) < P:
             raise UsageError(f"--image-size {H}x{W}: must be --patch-size {P} or larger")
         _ = self.grid  # which refuses as well

@@ -1,4 +1,4 @@
-"""Trunks of CutPaste: from crops, or from each square of an image, to the representation f.
+"""Trunks of CutPaste and DistAug: from crops, or from each square of an image, to the representation f.
 
 `forward` encodes crops of any size, (n, C, P, P) -> (n, d), by the mean over places. `everywhere` encodes
 each square of side S of whole images, at a stride: (B, C, H, W) -> (B, h, w, d), h = (H - S) / stride + 1.
@@ -7,14 +7,44 @@ Batch normalisation is the paper's; in evaluation it has fixed numbers, so a squ
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
+from blemish.methods.config import TrainedConfig
 
 PORTION = 1024
 """Squares of each image that ResNet-18 encodes at a time, which bounds its memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkConfig(TrainedConfig):
+    """The options of a method whose trunk encodes squares."""
+
+    patch_size: int = 32
+    """Side of a training crop in pixels, a power of 2."""
+    stride: int = 4
+    """Pixels from one scored square to the next, a power of 2."""
+    trunk: Literal["resnet18", "dense"] = "dense"
+    """resnet18: the paper's, on each square by itself. dense: overlapping squares share arithmetic (ours)."""
+    width: int = 16
+    """Channels of the trunk's first stage; f has 8 times (resnet18) or up to 4 times (dense) as many."""
+
+    def check_squares(self, *, least: int, steps: int) -> None:
+        """Refuse crops under `least` pixels, or of fewer strides than `steps`. Raises UsageError."""
+        self.check_counts("stride", "width")
+        P = self.patch_size
+        if least > P or P & (P - 1):
+            raise UsageError(f"--patch-size {P}: must be a power of 2, {least} or larger")
+        if P // steps % self.stride:
+            part = {4: "a quarter", 8: "an eighth"}[steps]
+            raise UsageError(
+                f"--stride {self.stride}: must be a power of 2 and at most {part} of --patch-size {P}"
+            )
 
 
 def grid_of(size: tuple[int, int], side: int, stride: int) -> tuple[int, int]:
@@ -123,3 +153,7 @@ class DenseTrunk(nn.Module):
                 shifted = x[:, :, i * stride :, j * stride :]
                 z[:, i::k, j::k] = self.layers(shifted).permute(0, 2, 3, 1)
         return z
+
+
+TRUNKS = {"resnet18": ResNet18, "dense": DenseTrunk}
+"""By the names of the option."""

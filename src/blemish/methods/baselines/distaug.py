@@ -39,14 +39,13 @@ from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
-from blemish.methods.baselines.cutpaste import TRUNKS, upsampling_matrix
+from blemish.methods.baselines.cutpaste import upsampling_matrix
 from blemish.methods.baselines.cutpaste_augment import between, jitter, random_crops
-from blemish.methods.baselines.cutpaste_backbones import grid_of
+from blemish.methods.baselines.cutpaste_backbones import TRUNKS, TrunkConfig, grid_of
 from blemish.methods.baselines.kde import outlier_score
 from blemish.methods.components.collapse import SAME, refuse_constant
 from blemish.methods.components.contrastive import ContrastiveHead, contrastive_loss
 from blemish.methods.components.functional import blur, grey
-from blemish.methods.config import TrainedConfig
 from blemish.methods.cpc_ad_equations import random_crops as resized_crops
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ LEAST = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistAugConfig(TrainedConfig):
+class DistAugConfig(TrunkConfig):
     """The options of DistAug + KDE."""
 
     steps: int = 1000
@@ -79,10 +78,6 @@ class DistAugConfig(TrainedConfig):
     """S: side of a square in pixels, a power of 2 from 8."""
     stride: int = 4
     """Pixels from one scored square to the next, a power of 2, a quarter of --patch-size at most."""
-    trunk: Literal["resnet18", "dense"] = "dense"
-    """resnet18: the paper's, on each square by itself. dense: overlapping squares share arithmetic (ours)."""
-    width: int = 16
-    """Channels of the trunk's first stage; f has 8 times (resnet18) or up to 4 times (dense) as many."""
     head_layers: int = 2
     """Layers of the head before its last one."""
     temperature: float = 0.2
@@ -99,14 +94,8 @@ class DistAugConfig(TrainedConfig):
     def __post_init__(self) -> None:
         """Refuse sizes that squares do not fit, and numbers that mean nothing. Raises UsageError."""
         super().__post_init__()
-        self.check_counts("stride", "width", "head_layers", "bank")
-        S = self.patch_size
-        if S < 8 or S & (S - 1):
-            raise UsageError(f"--patch-size {S}: must be a power of 2, 8 or larger")
-        if S // 4 % self.stride:
-            raise UsageError(
-                f"--stride {self.stride}: must be a power of 2 and at most a quarter of --patch-size {S}"
-            )
+        self.check_counts("head_layers", "bank")
+        self.check_squares(least=8, steps=4)
         for option in ("temperature", "sharpness"):
             if not 0 < getattr(self, option) < math.inf:
                 raise UsageError(f"--{option} {getattr(self, option)}: must be a finite number above 0")

@@ -35,7 +35,8 @@ from torch import Tensor
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches
 from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod, spread_of
-from blemish.methods.density.densities import mahalanobis, whitener
+from blemish.methods.components.functional import whitener
+from blemish.methods.density.densities import mahalanobis
 
 PORTION = 64
 """Places whose covariances are inverted at a time, in float64."""

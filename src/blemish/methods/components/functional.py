@@ -182,6 +182,11 @@ def whitening(covariance: Tensor, n: int) -> Tensor:
     share = d / (d + n)
     floor = 0.01 * diagonal.mean(dim=-1, keepdim=True) + 1e-3 * diagonal.mean() + 1e-8
     shrunk = (1 - share) * covariance + torch.diag_embed(share * diagonal + floor)
-    factor = torch.linalg.cholesky(shrunk)
-    identity = torch.eye(d, dtype=covariance.dtype, device=covariance.device).expand_as(shrunk)
+    return whitener(shrunk)
+
+
+def whitener(covariance: Tensor) -> Tensor:
+    """Return A, lower triangular, with AᵀA the inverse of a positive definite covariance (..., d, d)."""
+    factor = torch.linalg.cholesky(covariance)
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
     return torch.linalg.solve_triangular(factor, identity, upper=False)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blemish.methods.components.functional import whitener
+
 FAR = 1e9
 """Squared distance to a place outside the image."""
 
@@ -36,13 +38,6 @@ def shrink(covariance: Tensor, n: int, ridge: float) -> Tensor:
     d = covariance.shape[-1]
     drawn = covariance.lerp(covariance.mean(dim=0, keepdim=True), d / (d + n))
     return drawn + ridge * torch.eye(d, dtype=drawn.dtype, device=drawn.device)
-
-
-def whitener(covariance: Tensor) -> Tensor:
-    """Return A, lower triangular, with AᵀA the inverse of a positive definite covariance (..., d, d)."""
-    factor = torch.linalg.cholesky(covariance)
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
-    return torch.linalg.solve_triangular(factor, identity, upper=False)
 
 
 def mahalanobis(z: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
