@@ -17,6 +17,7 @@ from blemish.record.audit_log import Act
 from blemish.record.store import Inspection, Store
 from blemish.record.versions import Versions
 from blemish.station import backup
+from blemish.station.restore import restore
 from blemish.station.security import Tokens
 
 __all__ = ["new_url"]  # a fixture
@@ -72,7 +73,7 @@ def test_a_backup_becomes_the_same_station_again(
     assert (made.inspections, made.files, made.damaged) == (5, 10, ())
     assert backup.check(tmp_path / "safe") == made
     url = None if place.url is None else new_url()
-    assert backup.restore(tmp_path / "safe", tmp_path / "new", url=url) == made
+    assert restore(tmp_path / "safe", tmp_path / "new", url=url) == made
     again = Place(tmp_path / "new", url)
     assert everything(again.store) == everything(place.store)
     for each in again.store.find():
@@ -84,7 +85,7 @@ def test_a_backup_becomes_the_same_station_again(
     later = again.part(7)  # and it goes on: rows and verdicts get numbers of their own
     again.store.add_verdict(verdict(later, 1, "good"))
     with pytest.raises(UsageError, match=r"holds .*restore into an empty folder"):
-        backup.restore(tmp_path / "safe", tmp_path / "new", url=url)
+        restore(tmp_path / "safe", tmp_path / "new", url=url)
 
 
 def test_a_restore_writes_over_nothing(tmp_path: Path):
@@ -97,12 +98,12 @@ def test_a_restore_writes_over_nothing(tmp_path: Path):
         used = tmp_path / what / name
         used.mkdir(parents=True)
         with pytest.raises(UsageError, match=f"holds {what}; restore into an empty folder"):
-            backup.restore(safe, used.parent)
+            restore(safe, used.parent)
         assert [file.name for file in used.parent.iterdir()] == [name]
     other = Place(tmp_path / "other", None)
     other.part(1)
     with pytest.raises(UsageError, match="holds a record; give an empty one"):
-        backup.restore(safe, tmp_path / "new", url=f"sqlite:///{other.folder / 'station.db'}")
+        restore(safe, tmp_path / "new", url=f"sqlite:///{other.folder / 'station.db'}")
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -148,7 +149,7 @@ def test_what_is_wrong_is_found(tmp_path: Path):
     with pytest.raises(DataError, match="no longer those that were recorded"):
         backup.check(tmp_path / "safe")
     with pytest.raises(DataError):
-        backup.restore(tmp_path / "safe", tmp_path / "new")
+        restore(tmp_path / "safe", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     copied.unlink()
     with pytest.raises(DataError, match="is missing"):

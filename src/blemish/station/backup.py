@@ -19,11 +19,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, get_args
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import make_folder, make_private_folder, temporary_for, write_whole
-from blemish.core.ownership import SERVE_LOCK_NAME, owned
 from blemish.record import database, tables
 from blemish.record.archive import Archive, Kind
 from blemish.record.rows import milliseconds
@@ -77,13 +75,13 @@ def back_up(folder: Path, to: Path, *, url: str | None = None, station: str | No
         with temporary_for(to / database.SQLITE_NAME, durable=True, mode=0o600) as part:
             copy = database.open_database(f"sqlite:///{part}", to)
             try:
-                _copy_rows(source, copy)
+                copy_rows(source, copy)
                 made = _copy_files(copy, source, here, there, time, station)
             finally:
                 copy.dispose()  # which leaves one file, without a log beside it
     finally:
         source.dispose()
-    _copy_small(folder, to)
+    copy_small(folder, to)
     write_whole(to / DONE, json.dumps(asdict(made), indent=2) + "\n", durable=True)
     return made
 
@@ -110,7 +108,7 @@ def check(backup: Path) -> Backup:
     archive = Archive(backup / ARCHIVE)
     for kind, hash in named:
         if f"{kind} {hash}" not in made.damaged:
-            _read(archive, kind, hash)
+            read_file(archive, kind, hash)
     return made
 
 
@@ -119,45 +117,6 @@ _NAMED = (
     "AND coalesce(?1, station, '') = coalesce(station, '')"
 )
 """With the name of the station, or NULL for all."""
-
-
-def restore(backup: Path, folder: Path, *, url: str | None = None) -> Backup:
-    """Make a station's folder, and its record (None: a SQLite file in the folder), of a backup.
-
-    The backup is checked first, and stays as it is. The record comes last. Nothing is written over: what was
-    stopped is begun anew in an empty folder.
-    Raises UsageError for a folder or a database that is used already, DataError for a damaged backup.
-    """
-    made = check(backup)
-    _refuse_used(folder)
-    record = folder / database.SQLITE_NAME
-    make_private_folder(folder)
-    with owned(folder, lock=SERVE_LOCK_NAME, option="--folder"):
-        if url is not None:
-            _open_empty(url, folder).dispose()
-        here, there = Archive(backup / ARCHIVE), Archive(folder / ARCHIVE)
-        for file in here.files():
-            there.put(_read(here, file.kind, file.hash), file.kind)
-        with temporary_for(record, durable=True, mode=0o600) as part:
-            shutil.copyfile(backup / database.SQLITE_NAME, part)
-            copy = database.open_database(f"sqlite:///{part}", folder)  # as this version has it
-            try:
-                if url is not None:
-                    _fill(copy, url, folder)
-            finally:
-                copy.dispose()
-            _copy_small(backup, folder)
-        if url is not None:
-            record.unlink()
-    return made
-
-
-def _refuse_used(folder: Path) -> None:
-    """Refuse a folder with anything that a restore writes. Raises UsageError."""
-    known = {database.SQLITE_NAME: "a record", TOKENS: "tokens", VERSIONS: "models", ARCHIVE: "an archive"}
-    found = [what for name, what in known.items() if (folder / name).exists()]
-    if found:
-        raise UsageError(f"--folder {folder}: holds {' and '.join(found)}; restore into an empty folder")
 
 
 def _described(backup: Path) -> Backup:
@@ -171,7 +130,7 @@ def _described(backup: Path) -> Backup:
         raise DataError(f"{file}: is damaged ({error}); take another backup") from error
 
 
-def _copy_rows(source: sa.Engine, target: sa.Engine) -> None:
+def copy_rows(source: sa.Engine, target: sa.Engine) -> None:
     """Copy all rows of all tables, as of one moment."""
     if source.dialect.name == "postgresql":
         source = source.execution_options(isolation_level="REPEATABLE READ")
@@ -257,7 +216,7 @@ def _forget(engine: sa.Engine, kind: Kind, hash: str, time: datetime) -> None:
         connection.execute(of.values(files_removed=milliseconds(time)))
 
 
-def _read(archive: Archive, kind: Kind, hash: str) -> bytes:
+def read_file(archive: Archive, kind: Kind, hash: str) -> bytes:
     """Return a file's bytes. Raises DataError for one that is missing or damaged."""
     try:
         return archive.read(hash, kind)
@@ -268,12 +227,12 @@ def _read(archive: Archive, kind: Kind, hash: str) -> bytes:
 def _whole(archive: Archive, kind: Kind, hash: str) -> bytes | None:
     """Return a file's bytes; None: it is missing or damaged."""
     try:
-        return _read(archive, kind, hash)
+        return read_file(archive, kind, hash)
     except DataError:
         return None
 
 
-def _copy_small(source: Path, target: Path) -> None:
+def copy_small(source: Path, target: Path) -> None:
     """Copy what a station keeps beside record and archive: versions of models, and tokens."""
     models = source / VERSIONS
     for file in sorted(models.iterdir()) if models.is_dir() else ():
@@ -287,31 +246,3 @@ def _copy_small(source: Path, target: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     with temporary_for(target, durable=True, mode=0o600) as part:
         shutil.copyfile(source, part)
-
-
-def _open_empty(url: str, folder: Path) -> sa.Engine:
-    """Open a database to be filled. Raises UsageError for one that holds a record, or cannot be opened."""
-    target = database.open_database(url, folder)
-    try:
-        with target.begin() as connection:
-            if connection.execute(sa.select(tables.rows.id).limit(1)).first() is not None:
-                raise UsageError(
-                    f"--database {database.without_password(target.url)}: holds a record; give an empty one"
-                )
-    except BaseException:
-        target.dispose()
-        raise
-    return target
-
-
-def _fill(copy: sa.Engine, url: str, folder: Path) -> None:
-    """Fill an empty database with the rows of another one."""
-    target = _open_empty(url, folder)  # looked at again: a station may have begun with it meanwhile
-    try:
-        _copy_rows(copy, target)
-    except SQLAlchemyError as error:
-        raise DataError(
-            f"--database: cannot be filled ({database.short_message(error)}); give another empty one"
-        ) from error
-    finally:
-        target.dispose()

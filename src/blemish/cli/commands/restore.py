@@ -24,7 +24,7 @@ def restore(arguments: list[str]) -> int:
     """Run `blemish restore`."""
     options = parse("restore", RestoreOptions, arguments)
     from blemish.record.database import refuse_password
-    from blemish.station.backup import restore
+    from blemish.station.restore import restore
 
     refuse_password(options.database)
     made = restore(options.backup, options.folder, url=options.database)
