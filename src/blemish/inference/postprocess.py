@@ -77,7 +77,7 @@ def to_original_size(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarr
 
     (h, w) unbounded -> float32 (H, W), `size` = (H, W) in pixels, the same unit. Equal sizes leave every
     value as it is. Raises UsageError for an empty map, NaN or infinity. Our choice: bilinear, the filter
-    of `images.resize`, so that a map is aligned with the resized image it came from.
+    of `images.preprocess.resize`, so that a map is aligned with the resized image it came from.
     """
     values = _check_map(anomaly_map).astype(np.float32)
     if values.shape == tuple(size):

@@ -159,8 +159,8 @@ def inspect(
 ) -> Iterator[dict[str, Any]]:
     """Score (file, its place below `out`) in order and yield their rows, each when its pictures are on disk.
 
-    `overlays` is the format of overlays; None: no pictures. A few are written at a
-    time. Raises OSError when `out` cannot be written.
+    `overlays` is the format of overlays; None: no pictures. A few are written at a time. Raises OSError when
+    `out` cannot be written.
     """
     pending: deque[_PendingInput] = deque()
     limit, ending = name_limit(out), _ENDINGS.get(overlays) if overlays else None

@@ -213,9 +213,7 @@ class Ranking:
     def roc(self, weights: np.ndarray | None = None, chosen: np.ndarray | slice = slice(None)) -> Roc:
         """Build the curve of the positives, or of `chosen` ones, with `weights` (m,) or alike.
 
-        Weights are at least 0, and not all of them 0.
-
-        Raises UsageError without negatives or positives.
+        Weights are at least 0, and not all of them 0. Raises UsageError without negatives or positives.
         """
         rank = self.rank[chosen]
         check_two_classes(self.n_negatives, rank.size)

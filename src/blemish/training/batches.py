@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,11 @@ class ImageBatches(Protocol):
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """Images (B, C, H, W), float32 in [0, 1] or uint8 in [0, 255]."""
         ...
+
+
+def as_floats(images: torch.Tensor) -> torch.Tensor:
+    """Return a batch as float32 in [0, 1], uint8 ones divided by 255."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def in_order(images: ImageBatches, size: int) -> Iterator[np.ndarray]:

@@ -44,17 +44,14 @@ def provenance_of(known: Sequence[Sample]) -> dict[str, Any]:
     """Return what a model says of the defects that it was chosen by: none, or their number and content."""
     if not known:
         return {}
-    digests = {file_digest(sample.path): sample.path.name for sample in known}
-    content = [
-        f"{file_digest(sample.path)} {' '.join(map(file_digest, sample.masks)) or '-'}" for sample in known
-    ]
-    masked = known[0].mask is not None
+    digests = [file_digest(sample.path) for sample in known]
+    masks = [" ".join(map(file_digest, sample.masks)) or "-" for sample in known]
     return {
         ENTRY: {
             "images": len(known),
-            "masks": masked,
-            "fingerprint": fingerprint(content),
-            "digests": digests,
+            "masks": known[0].mask is not None,
+            "fingerprint": fingerprint([" ".join(pair) for pair in zip(digests, masks, strict=True)]),
+            "digests": {digest: s.path.name for digest, s in zip(digests, known, strict=True)},
         }
     }
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+DROPPED = "suspects dropped"
+"""What the identity of a run calls the share of training images that is not learnt."""
+DROPPED_ENTRY = "dropped"
+"""The entry of a model's provenance that says which images these are."""
 PATIENCE_S = 10.0
 """Seconds that a training which goes on waits for another one to write its checkpoint and end."""
 
@@ -112,9 +116,9 @@ def load_finished(folder: Path, wanted: dict[str, Any], split: Split, device: st
     found |= describe_format_of(model_file.image_format, model_file.allow)
     found |= {"what counts": model_file.counting.describe()}
     found |= _said_of_run(folder, wanted)
-    found["suspects dropped"] = model_file.provenance.get("dropped", {}).get("share", 0.0)
+    found[DROPPED] = model_file.provenance.get(DROPPED_ENTRY, {}).get("share", 0.0)
     found |= products_identity(model_file.provenance)
-    wanted = {"suspects dropped": 0.0, "products": None} | wanted
+    wanted = {DROPPED: 0.0, "products": None} | wanted
     for key in wanted:
         if wanted[key] != found.get(key):
             raise UsageError(

@@ -17,11 +17,12 @@ import torch
 from blemish.core.errors import UsageError
 from blemish.inference.postprocess import image_score
 from blemish.methods.registry import METHODS
-from blemish.training.batches import in_order
+from blemish.training.batches import as_floats, in_order
 from blemish.training.learn import FIT_BATCH, Chosen, make_network
+from blemish.training.run_folder import DROPPED, DROPPED_ENTRY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from blemish.data.dataset import Split
     from blemish.methods.config import DetectorConfig
@@ -35,10 +36,6 @@ SIDE = 128
 FOLDS = 5
 FEWEST = 10
 """The fewest training images of which some are dropped: with fewer, there is no telling what is usual."""
-DROPPED = "suspects dropped"
-"""What the identity of a run calls the share."""
-ENTRY = "dropped"
-"""The entry of a model's provenance that says which images were not learnt."""
 
 
 def check_share(share: float, config: DetectorConfig) -> None:
@@ -75,7 +72,7 @@ def without_suspects(
     kept = np.setdiff1d(np.arange(n), dropped).tolist()
     names = {digests[i]: split.train[i].path.name for i in dropped}
     learnt = replace(images, train=Chosen(images.train, kept), scored=Chosen(images.scored, kept))
-    return learnt, {ENTRY: {"share": share, "images": len(dropped), "digests": names}}
+    return learnt, {DROPPED_ENTRY: {"share": share, "images": len(dropped), "digests": names}}
 
 
 @torch.inference_mode()
@@ -91,13 +88,12 @@ def scores_of_others(images: ImageBatches, digests: Sequence[str], channels: int
         theirs, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         network = make_network(kind, config, channels, seed)
         learnt = Chosen(images, theirs.tolist(), config.size)
-        network.fit(lambda learnt=learnt: (_floats(batch) for batch in in_order(learnt, FIT_BATCH)))
+        network.fit(lambda learnt=learnt: _batches(learnt))
         network.eval()
-        maps = [network(_floats(b)) for b in in_order(Chosen(images, own.tolist(), config.size), FIT_BATCH)]
+        maps = [network(x) for x in _batches(Chosen(images, own.tolist(), config.size))]
         scores[own] = [image_score(each.numpy(), config.image_score) for each in torch.cat(maps)]
     return scores
 
 
-def _floats(batch: np.ndarray) -> torch.Tensor:
-    images = torch.from_numpy(batch)
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+def _batches(images: ImageBatches) -> Iterator[torch.Tensor]:
+    return (as_floats(torch.from_numpy(batch)) for batch in in_order(images, FIT_BATCH))

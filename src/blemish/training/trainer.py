@@ -24,7 +24,7 @@ from blemish.core.files import temporary_for
 from blemish.core.stop_signals import StopSignals
 from blemish.methods.components.distributed import share_of
 from blemish.methods.config import TrainedConfig
-from blemish.training.batches import ImageBatches, in_order
+from blemish.training.batches import ImageBatches, as_floats, in_order
 from blemish.training.checkpoint import CHECKPOINT_FOLDER, State, load_checkpoint, save_checkpoint
 from blemish.training.device import keep_freed_memory
 from blemish.training.run_folder import Outcome
@@ -162,8 +162,7 @@ class Trainer:
         return (self._to_device(batch) for batch in in_order(images, self.config.batch_size))
 
     def _to_device(self, batch: np.ndarray) -> Tensor:
-        x = torch.from_numpy(batch).to(self.accelerator.device)
-        return x.float() / 255 if x.dtype == torch.uint8 else x
+        return as_floats(torch.from_numpy(batch).to(self.accelerator.device))
 
     def _step(self, x: Tensor, share: Share | None) -> None:
         state = self.state
