@@ -183,7 +183,29 @@ def _audit_of(
     scores: np.ndarray,
     rate: float | None,
 ) -> Audit:
-    """Put the findings together from what was measured of each image."""
+    """Put together what was measured of each image, and the thresholds with and without the suspects."""
+    findings = _findings(samples, names, looks, fold, scores)
+    kept = np.array([f.score for f in findings if not f.reasons])
+    lowest = 1 / (len(scores) + 1)
+    rate = max(0.05, lowest) if rate is None else rate
+    return Audit(
+        method="",
+        folds=int(fold.max()) + 1,
+        seed=0,
+        false_alarm_rate=rate,
+        findings=sorted(findings, key=lambda f: (-f.suspicion, f.path)),
+        copies=copies,
+        threshold=calibrate(scores, scores).threshold(rate),
+        threshold_without_suspects=(
+            calibrate(kept, kept).threshold(rate) if rate >= 1 / (len(kept) + 1) else None
+        ),
+    )
+
+
+def _findings(
+    samples: list[Sample], names: list[str], looks: list[Looks], fold: np.ndarray, scores: np.ndarray
+) -> list[Finding]:
+    """Say of each image how far it is from the others."""
     exposure, sharpness = np.array([x.exposure for x in looks]), np.array([x.sharpness for x in looks])
     z = {
         "score": modified_z(scores, 1e-6 * float(np.abs(scores).max() + 1e-6)),
@@ -212,22 +234,7 @@ def _audit_of(
             thumbnail=thumbnail_name(names[i]),
         )
 
-    findings = [finding(i) for i in range(len(samples))]
-    kept = np.array([f.score for f in findings if not f.reasons])
-    lowest = 1 / (len(scores) + 1)
-    rate = max(0.05, lowest) if rate is None else rate
-    return Audit(
-        method="",
-        folds=int(fold.max()) + 1,
-        seed=0,
-        false_alarm_rate=rate,
-        findings=sorted(findings, key=lambda f: (-f.suspicion, f.path)),
-        copies=copies,
-        threshold=calibrate(scores, scores).threshold(rate),
-        threshold_without_suspects=(
-            calibrate(kept, kept).threshold(rate) if rate >= 1 / (len(kept) + 1) else None
-        ),
-    )
+    return [finding(i) for i in range(len(samples))]
 
 
 def _is_other(own: float, alike: np.ndarray) -> bool:

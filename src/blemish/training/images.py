@@ -57,6 +57,27 @@ class TrainingImages:
     regions: Regions = EVERYWHERE
 
 
+class FirstImage:
+    """The first training image, which all others have to be like."""
+
+    def __init__(self, path: Path, options: ImageOptions) -> None:
+        """Decode it. Raises BlemishError for one that cannot be used."""
+        self.path, self.declared = path, asdict(options)
+        self.image = decode.read(path)
+        self.image_format = self._format_with()
+
+    def read(self, path: Path) -> np.ndarray:
+        """Decode an image, unless it is this one: (H, W, C)."""
+        return self.image if path == self.path else decode.read(path)
+
+    def check(self, name: str, image: np.ndarray) -> None:
+        """Refuse an image (H, W, C) that is not like this one. Raises ImageError."""
+        self._format_with((name, image))
+
+    def _format_with(self, *others: tuple[str, np.ndarray]) -> ImageFormat:
+        return preprocess.format_of([(str(self.path), self.image), *others], **self.declared)
+
+
 class Contrast:
     """Whether any image that is read shows more than one value: without, there is nothing to learn."""
 
@@ -97,20 +118,14 @@ def load_images(
     `loading` is told how many images come, and returns what to call for each. What lies outside of `roi`, or
     of an image's own region, is covered. Raises BlemishError for one that cannot be used.
     """
-    declared = asdict(options)
-    first_name = str(split.train[0].path)
-    first = decode.read(split.train[0].path)
-    image_format = preprocess.format_of([(first_name, first)], **declared)
+    first = FirstImage(split.train[0].path, options)
+    image_format = first.image_format
     allow = frozenset({"channels"}) if options.channels is not None else frozenset()
-
-    def read(path: Path) -> np.ndarray:
-        return first if path == split.train[0].path else decode.read(path)
-
     contrast = Contrast(image_format)
     regions = Regions(common=roi, own=own_regions([*split.train, *split.validation, *split.calibration]))
 
     def check(name: str, image: np.ndarray) -> None:
-        preprocess.format_of([(first_name, first), (name, image)], **declared)
+        first.check(name, image)
         contrast.look(name, image)
 
     larger = config.loading_size != config.size
@@ -120,7 +135,7 @@ def load_images(
         image_format=image_format,
         allow=allow,
         check=check,
-        read=read,
+        read=first.read,
         on_image=loaded,
         tiling=config.tiling,
         seed=seed,
@@ -147,8 +162,7 @@ def load_images(
 
 def describe_format(split: Split, options: ImageOptions) -> dict[str, str]:
     """Say what the model of these images and options would take, from the first image alone."""
-    first = split.train[0].path
-    image_format = preprocess.format_of([(str(first), decode.read(first))], **asdict(options))
+    image_format = FirstImage(split.train[0].path, options).image_format
     return {"image format": image_format.describe(), "--channels": _converts(options.channels is not None)}
 
 
