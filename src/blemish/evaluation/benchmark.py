@@ -28,7 +28,7 @@ from blemish.methods import registry
 from blemish.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 PACKAGE = Path(__file__).parents[1]
 FIGURES = ("core", "images", "data", "methods", "metrics", "inference", "training", "evaluation")
@@ -223,31 +223,29 @@ def code_fingerprint(method: str) -> str:
     members = registry.members_of(method)
     names = ("auto", *(member.partition(":")[0] for member in members)) if members else (method,)
     own = {files[name] for name in names if name in files}
-    others = set() if method == "auto" else set(_files_of_methods()) - _with_imports(own)
+    others = set() if method == "auto" else _files_of_methods() - _with_imports(own)
     ours = source_digest(lambda file: file not in others and file.relative_to(PACKAGE).parts[0] in FIGURES)
     outside = [file_digest(file) for file in sorted(own) if not file.is_relative_to(PACKAGE)]
     return fingerprint([ours, *outside]) if outside else ours
 
 
-def _files_of_methods() -> Iterator[Path]:
+def _files_of_methods() -> set[Path]:
     """Find the files of single methods: all but the contract, the registry and the shared components."""
-    room = PACKAGE / "methods"
-    for file in room.rglob("*.py"):
-        shared = file.stem in ("__init__", "base", "config", "registry")
-        if not shared and not file.is_relative_to(room / "components"):
-            yield file
+    room, shared = PACKAGE / "methods", ("__init__", "base", "config", "registry")
+    files = (file for file in room.rglob("*.py") if file.stem not in shared)
+    return {file for file in files if not file.is_relative_to(room / "components")}
 
 
 def _with_imports(files: set[Path]) -> set[Path]:
-    """Return files and what they import of this package's methods, directly or not."""
-    found, waiting = set(files), list(files)
+    """Return files and those of single methods that they import, directly or not."""
+    known, found, waiting = _files_of_methods(), set(files), list(files)
     while waiting:
         for node in ast.walk(ast.parse(waiting.pop().read_bytes())):
             if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("blemish.methods."):
                 continue
             place = PACKAGE.joinpath(*str(node.module).split(".")[1:])
             named = {place.with_suffix(".py"), *(place / f"{name.name}.py" for name in node.names)}
-            new = {file for file in named - found if file.is_file()}
+            new = (named & known) - found
             found |= new
             waiting += new
     return found
