@@ -63,6 +63,21 @@ def test_what_to_wait_for_is_said():
     assert "retry-after" not in error_response(StoreError("x")).headers
 
 
+def test_a_value_that_is_not_taken_is_one_line_that_can_be_sent(client: TestClient):
+    endless = '{"share": 0.5, "seed": Infinity}'  # as Python writes it; JSON has no such number
+    kind = {"content-type": "application/json"}
+    answer = client.put("/v1/sampling", content=endless, headers=kind)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("seed: Input should be a finite number")
+    answer = client.put("/v1/sampling", content='{"share": 2}', headers=kind)
+    assert answer.json()["detail"].startswith("share: Input should be less than or equal to 1")
+    lone = '{"name": "a", "method": "\\ud800", "\\n": 1}'  # half a letter, which cannot be sent back
+    answer = client.post("/v1/trainings", content=lone, headers=kind)
+    assert (answer.status_code, answer.json()["detail"].isprintable()) == (422, True)
+    answer = client.put("/v1/reasons", content="[" * 50, headers=kind)
+    assert (answer.status_code, isinstance(answer.json()["detail"], str)) == (422, True)
+
+
 def test_what_is_missing_is_404_for_every_method(client: TestClient):
     training, model, inspection = (
         f"/v1/trainings/{NOWHERE}",

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from blemish.core.errors import BlemishError
 from blemish.station.engine import MAX_WAITING_BYTES
-from blemish.station.errors import answer_nobody, handle_error
+from blemish.station.errors import answer_nobody, handle_error, handle_value
 from blemish.station.guard import Guard
 from blemish.station.prometheus import Meters
 from blemish.station.proxy import Place, RootPath
@@ -92,6 +93,7 @@ def create(
         app.include_router(router)
     app.add_exception_handler(BlemishError, handle_error)
     app.add_exception_handler(OSError, handle_error)
+    app.add_exception_handler(RequestValidationError, handle_value)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
     _add_guards(app, place or Place(), max_bytes)
     return app

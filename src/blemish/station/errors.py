@@ -19,6 +19,7 @@ from blemish.station.engine import Busy
 from blemish.station.security import Forbidden, Unauthorized
 
 if TYPE_CHECKING:
+    from fastapi.exceptions import RequestValidationError
     from starlette.requests import Request
 
 STATUS: dict[type[Exception], int] = {
@@ -34,6 +35,8 @@ STATUS: dict[type[Exception], int] = {
     OSError: 503,
 }
 """The most precise class of an error decides."""
+MOST_VALUES, LONGEST_DETAIL = 5, 500
+"""Values that are named in one refusal, and its letters."""
 HEADERS: dict[type[Exception], dict[str, str]] = {
     Unauthorized: {"WWW-Authenticate": "Bearer"},
     Busy: {"Retry-After": "1"},
@@ -89,6 +92,19 @@ async def handle_error(request: Request, error: Exception) -> JSONResponse:
     """Answer an error that a route has raised; its reason is left in the scope, where it is counted."""
     request.scope["refusal"] = reason_of(status_of(error), error)
     return error_response(error)
+
+
+async def handle_value(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Answer a value that is not what the description of a route says: names and why, in one line.
+
+    The values themselves are left out: JSON cannot say an infinite number.
+    """
+    names = (".".join(map(str, found["loc"][1:])) for found in error.errors())
+    said = [f"{name}: {found['msg']}" for name, found in zip(names, error.errors(), strict=True)]
+    line = "; ".join(said[:MOST_VALUES])
+    spelled = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    request.scope["refusal"] = reason_of(422)
+    return JSONResponse({"detail": spelled[:LONGEST_DETAIL]}, 422)
 
 
 async def answer_nobody(_: Request, __: Exception) -> Response:

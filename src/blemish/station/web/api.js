@@ -67,7 +67,6 @@ export async function ask(path, options = {}) {
 async function detailOf(response) {
   try {
     const { detail } = await response.json();
-    if (Array.isArray(detail)) return detail.map((d) => `${d.loc.slice(1).join(".")}: ${d.msg}`).join("; ");
     return String(detail);
   } catch {
     return `${response.status} ${response.statusText}`;
