@@ -355,7 +355,7 @@ def measured(root: Path, *, requests: int, seed: int, seconds: float) -> dict[st
         "ready_afterwards": ready == 200,
         "exit_code": code,
         "tracebacks": log.read_text(errors="replace").count("Traceback"),
-        "log": log.read_text(errors="replace").splitlines()[-MOST_SHOWN:],
+        "log": log.read_text(errors="replace").splitlines()[-3 * MOST_SHOWN :],
     }
 
 

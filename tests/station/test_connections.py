@@ -69,6 +69,20 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
+def test_what_is_no_http_behind_a_head_is_hung_up_on_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+):
+    with (
+        server() as (_, _room, port),
+        opened(port, b"HEAD / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n") as one,
+    ):
+        one.settimeout(60)
+        while one.recv(4096):
+            pass
+        assert status(port) == 200
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_many_half_open_headers_stop_nobody():
     with server(limit=4) as (_, room, port):
         held = [opened(port, HALF) for _ in range(20)]

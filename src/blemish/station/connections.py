@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from h11 import LocalProtocolError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
@@ -106,6 +107,13 @@ class Connection(H11Protocol):
         """Wait for the next request."""
         super().on_response_complete()
         self._settle()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP; where an answer is begun already, or had no body, hang up."""
+        try:
+            super().send_400_response(msg)
+        except LocalProtocolError:
+            self.transport.close()
 
     def give_up(self) -> None:
         """Close it at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse, Response
 
 from blemish.core.errors import (
@@ -19,7 +20,6 @@ from blemish.station.engine import Busy
 from blemish.station.security import Forbidden, Unauthorized
 
 if TYPE_CHECKING:
-    from fastapi.exceptions import RequestValidationError
     from starlette.requests import Request
 
 STATUS: dict[type[Exception], int] = {
@@ -94,13 +94,13 @@ async def handle_error(request: Request, error: Exception) -> JSONResponse:
     return error_response(error)
 
 
-async def handle_value(request: Request, error: RequestValidationError) -> JSONResponse:
+async def handle_value(request: Request, error: Exception) -> JSONResponse:
     """Answer a value that is not what the description of a route says: names and why, in one line.
 
     The values themselves are left out: JSON cannot say an infinite number.
     """
-    names = (".".join(map(str, found["loc"][1:])) for found in error.errors())
-    said = [f"{name}: {found['msg']}" for name, found in zip(names, error.errors(), strict=True)]
+    assert isinstance(error, RequestValidationError)
+    said = [f"{'.'.join(map(str, found['loc'][1:]))}: {found['msg']}" for found in error.errors()]
     line = "; ".join(said[:MOST_VALUES])
     spelled = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     request.scope["refusal"] = reason_of(422)
