@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.special import betaln
 
 from blemish.core.errors import DataError, UsageError
 from blemish.inference.calibration import Calibration, calibrate
@@ -161,6 +162,16 @@ def test_the_chance_of_alarms_by_hand():
     assert of([0.0]).chance_of(0, 0, 0.5) == 1.0
     with pytest.raises(UsageError, match="hold out 19 good images"):
         of([0.0]).chance_of(1, 1, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("n", "images", "alarms"), [(21, 60, 4), (300, 2000, 0), (300, 2000, 150), (5000, 9, 9)]
+)
+def test_the_chance_of_alarms_is_beta_binomial(n: int, images: int, alarms: int):
+    j, k = np.arange(alarms, images + 1), math.floor(0.05 * (n + 1))
+    chosen = -np.log(images + 1) - betaln(images - j + 1, j + 1)
+    terms = np.exp(chosen + betaln(j + k, images - j + n + 1 - k) - betaln(k, n + 1 - k))
+    assert of(list(range(n))).chance_of(alarms, images, 0.05) == pytest.approx(terms.sum(), rel=1e-9)
 
 
 @pytest.mark.parametrize(("n", "rate"), [(19, 0.05), (30, 0.1), (7, 0.3)])

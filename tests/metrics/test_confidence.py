@@ -13,7 +13,7 @@ from fakes import fake_detector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import beta, binomtest, norm, rankdata
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from blemish.core.errors import UsageError
@@ -24,6 +24,7 @@ from blemish.metrics.confidence import (
     bootstrap_interval,
     compare_paired,
     delong,
+    exact_interval,
     structural_components,
     wilson_interval,
 )
@@ -476,6 +477,18 @@ def test_a_comparison_can_be_written_down():
 def test_the_interval_of_a_share_is_wilson_s(found: int, n: int, level: float):
     expected = binomtest(found, n).proportion_ci(level, method="wilson")
     assert wilson_interval(found, n, level=level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.01, 0.95, 1 - 1e-9])
+def test_the_exact_interval_is_that_of_beta_quantiles(level: float):
+    tail = (1 - level) / 2
+    for found, n in [(0, 1), (1, 1), (0, 20), (3, 20), (20, 20), (411, 1000), (999, 1000), (1, 10**6)]:
+        low, high = exact_interval(found, n, level=level)
+        assert low == pytest.approx(beta.ppf(tail, found, n - found + 1) if found else 0, rel=1e-8)
+        assert high == pytest.approx(beta.isf(tail, found + 1, n - found) if found < n else 1, rel=1e-8)
+    low, high = exact_interval(7 * 10**5, 10**6, level=level)
+    assert low == pytest.approx(beta.ppf(tail, 7 * 10**5, 3 * 10**5 + 1), rel=1e-8)
+    assert high == pytest.approx(beta.isf(tail, 7 * 10**5 + 1, 3 * 10**5), rel=1e-8)
 
 
 @pytest.mark.parametrize(("found", "n", "level"), [(0, 0, 0.9), (2, 1, 0.9), (-1, 3, 0.9), (1, 3, 1.0)])

@@ -18,6 +18,7 @@ EXTRAS = {
     "torch": "train",
     "accelerate": "train",
     "safetensors": "train",
+    "scipy": "train",
     "jinja2": "report",
     "matplotlib": "report",
     **dict.fromkeys(("fpdf", "fontTools"), "pdf"),

@@ -124,33 +124,42 @@ def heat_over(image: np.ndarray | Preview, heat: Heat) -> np.ndarray:
     pixels = np.empty((*size, 3), np.uint8)
     for top in range(0, size[0], _STRIP):
         rows = slice(top, top + _STRIP)
-        shown, strip = preview.rgb(rows), values[rows].astype(np.float32)
-        pixels[rows] = _heated(shown, strip, float(heat.low), float(heat.high))
+        # With low == high the tiny span makes a step: nothing up to low, everything above it.
+        t = values[rows].astype(np.float32, copy=False) - float(heat.low)
+        t /= max(float(heat.high) - float(heat.low), 1e-12)
+        _draw_rows(pixels[rows], preview, rows, np.clip(t, 0, 1, out=t))
     if heat.inside is not None:
         counts = resize(heat.inside[None].astype(np.float32), size)[0]
         pixels = np.rint(pixels * (DIMMED + (1 - DIMMED) * counts)[..., None]).astype(np.uint8)
     outlined = heat.outlined
     if outlined is None and heat.contour_level is not None:
         outlined = heat.map_hw > heat.contour_level
-    if outlined is not None:
-        edge = _inner_edge(outlined)
-        pixels[resize(edge[None], size)[0] > 0] = (255, 0, 0)
+    if outlined is not None and outlined.any():
+        edge = resize(_inner_edge(outlined)[None], size)[0] > 0
+        pixels.reshape(-1, 3)[np.flatnonzero(edge)] = (255, 0, 0)
     return pixels
 
 
-def _heated(shown: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Lay heat (h, w) over some rows of a picture, float32 (3, h, w) in [0, 1] -> uint8 (h, w, 3)."""
-    # With low == high the tiny span makes a step: nothing up to low, everything above it.
-    t = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)
-    if not t.any():
-        return _pixels(shown)
-    keep, share, t4 = 1 - 0.6 * t, 0.6 * t, 4 * t
-    for plane, top in zip(shown, (3, 2, 1), strict=True):
-        jet = np.abs(np.subtract(t4, top))
-        jet = np.clip(np.subtract(1.5, jet, out=jet), 0, 1, out=jet)
+def _draw_rows(pixels: np.ndarray, preview: Preview, rows: slice, t: np.ndarray) -> None:
+    """Fill uint8 (h, w, 3) with rows of a preview and their heat t, float32 (h, w) in [0, 1]."""
+    columns = slice(None)
+    if preview.is_plain:  # what has no heat stays as it is: only the columns between the heated ones change
+        pixels[:] = preview.planes[:, rows].transpose(1, 2, 0)
+        hot = np.flatnonzero(t.max(axis=0))
+        columns = slice(hot[0], hot[-1] + 1) if len(hot) else slice(0)
+    _heat(pixels[:, columns], preview.rgb(rows, columns), np.ascontiguousarray(t[:, columns]))
+
+
+def _heat(pixels: np.ndarray, shown: np.ndarray, t: np.ndarray) -> None:
+    """Lay heat t (h, w) over a picture, float32 (3, h, w) in [0, 1], which is lost, into uint8 (h, w, 3)."""
+    keep, share, t4, jet = 1 - 0.6 * t, 0.6 * t, 4 * t, np.empty_like(t)
+    for channel, (plane, top) in enumerate(zip(shown, (3, 2, 1), strict=True)):
+        np.abs(np.subtract(t4, top, out=jet), out=jet)
+        np.clip(np.subtract(1.5, jet, out=jet), 0, 1, out=jet)
         plane *= keep
         plane += np.multiply(jet, share, out=jet)
-    return _pixels(shown)
+        plane *= 255
+        pixels[..., channel] = np.rint(plane, out=plane)
 
 
 def pixels_of(preview: Preview) -> np.ndarray:

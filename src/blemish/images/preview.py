@@ -23,9 +23,14 @@ class Preview:
     high: float
     size: tuple[int, int]
 
-    def rgb(self, rows: slice = slice(None)) -> np.ndarray:
-        """Return the picture to show, or some rows of it: float32 (3, h, w) in [0, 1], a copy."""
-        planes = _scale(self.planes[:, rows], self.low, self.high)
+    @property
+    def is_plain(self) -> bool:
+        """Whether the planes have 8 bits, which are shown as they are."""
+        return self.planes.dtype == np.uint8 and (self.low, self.high) == (0, 255)
+
+    def rgb(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
+        """Return the picture to show, or a part of it: float32 (3, h, w) in [0, 1], a copy."""
+        planes = _scale(self.planes[:, rows, columns], self.low, self.high)
         return planes if len(planes) == 3 else np.repeat(planes, 3, axis=0)
 
 
@@ -52,7 +57,8 @@ def fit_size(side: int, size: tuple[int, ...]) -> tuple[int, int]:
 
 def _scale(planes: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled = planes.astype(np.float32, order="C")  # plane by plane, which is quicker to draw over
-    scaled -= np.float32(low)
+    if low:
+        scaled -= np.float32(low)
     scaled /= np.float32(max(high - low, 1e-12))
     return scaled
 

@@ -87,13 +87,14 @@ class Calibration:
         and n + 1 - k. With ties it is an upper bound. A small one says that the new images are not like the
         calibration's. Raises as `threshold` does.
         """
-        from scipy.special import betaln  # scipy.stats has the distribution, and takes a second to import
-
-        k = _rank(self.n, rate)
-        j = np.arange(alarms, images + 1)
-        # C(images, j) B(j + k, images - j + n + 1 - k) / B(k, n + 1 - k), with C(m, j) = 1 / ((m + 1) B(...))
-        chosen = -np.log(images + 1) - betaln(images - j + 1, j + 1)
-        logs = chosen + betaln(j + k, images - j + self.n + 1 - k) - betaln(k, self.n + 1 - k)
+        k, good = _rank(self.n, rate), images - alarms
+        rest = self.n + 1 - k
+        # C(images, j) B(j + k, images - j + rest) / B(k, rest) for j = alarms, then by ratios of neighbours
+        first = -math.log(images + 1) - _log_beta(good + 1, alarms + 1)
+        first += _log_beta(alarms + k, good + rest) - _log_beta(k, rest)
+        j = np.arange(alarms, images)
+        ratios = (images - j) / (j + 1) * ((j + k) / (images - j - 1 + rest))
+        logs = first + np.concatenate([[0.0], np.cumsum(np.log(ratios))])
         return min(float(np.exp(logs).sum()), 1.0)
 
 
@@ -120,6 +121,11 @@ def calibrate(scores: ArrayLike, map_maxima: ArrayLike) -> Calibration:
             "give one of each per image"
         )
     return Calibration(scores=ascending[0], map_maxima=ascending[1])
+
+
+def _log_beta(a: int, b: int) -> float:
+    """Return log B(a, b) of whole numbers from 1."""
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def _threshold(ascending: np.ndarray, rate: float) -> float:
