@@ -34,6 +34,7 @@ ENOUGH: dict[str, tuple[str, ...]] = {
     "audit": ("--data", "x"),
     "card": ("x",),
     "recalibrate": ("--model", "x", "--data", "x", "--out", "x"),
+    "parts": ("--model", "x", "--data", "x"),
     "predict": ("--model", "x", "x.png"),
     "watch": ("--model", "x", "--folder", "x"),
     "serve": ("--model", "x"),

@@ -39,6 +39,7 @@ COMMANDS = {
     "sensitivity": "which planted defects a model finds, by kind, size and contrast",
     "audit": "find defects, odd pictures and near-copies among images said to be good",
     "card": "write a model card: data, figures, limits, sensitivity, licence of weights",
+    "parts": "calibrate decisions of parts that have several views",
     "recalibrate": "new thresholds from good images, or for other sizes, without training",
     "predict": "score images: rows, heat maps, overlays",
     "watch": "score what cameras write into a folder, each file once",

@@ -11,7 +11,11 @@ from cyclopts import Parameter
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from blemish.data.part_names import PartNames
     from blemish.inference.detector import Detector
+    from blemish.inference.part_models import Views
     from blemish.record.labels import Labelling
 
 
@@ -55,6 +59,61 @@ class ProductsOption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartNameOptions:
+    """Which images show one part."""
+
+    part_pattern: str | None = None
+    """Several images show one part: a regular expression with one group that finds the part in their names,
+    as (\\d+)_ does in 17_top.png. With a / in it, it is searched in the whole path."""
+    view_pattern: str | None = None
+    """The same for the view of the part that an image shows, as _(\\w+)[.] does."""
+
+    def names(self) -> PartNames | None:
+        """Return the patterns, None without them. Raises UsageError for patterns of another form."""
+        from blemish.data.part_names import make_part_names
+
+        return make_part_names(self.part_pattern, self.view_pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewModelOptions(PartNameOptions):
+    """Which models score the views of a part."""
+
+    view_model: Annotated[tuple[str, ...], Parameter(metavar="VIEW=MODEL [...]")] = ()
+    """Models of views that have one of their own, as top=runs/top; --model scores the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOptions(ViewModelOptions):
+    """How parts are decided from their views."""
+
+    parts: Path | None = None
+    """The file of `blemish parts`; default: parts.json of the run, if it has one."""
+    views: tuple[str, ...] = ()
+    """Without such a file: how many views a part has, or their names."""
+
+    def refuse_without_parts(self) -> None:
+        """Raise UsageError for options of parts where nothing tells the parts."""
+        for field in ("view_model", "parts", "views"):
+            if getattr(self, field) not in (None, ()):
+                option = f"--{field.replace('_', '-')}"
+                raise UsageError(f"{option}: is for parts of several images; give --part-pattern too")
+
+    def load_views(
+        self,
+        model: Path,
+        load: Callable[[Path], Detector],
+        told: Sequence[tuple[str, str | None]] = (),
+    ) -> Views:
+        """Load the models and choose the rule; `told` are parts and views that come. Raises BlemishError."""
+        from blemish.inference.part_models import ViewModels, make_views
+
+        models = ViewModels.of(model, self.view_model)
+        detectors = models.load(load)
+        return make_views(models, detectors, calibration=self.parts, views=self.views, told=told)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
     """Where a network runs."""
 
@@ -84,12 +143,15 @@ class ModelOptions(DetectorOptions):
     provider: Literal["cpu", "openvino", "cuda", "tensorrt"] = "cpu"
     """What runs an exported model; it must answer as the cpu does, and not fall back to it."""
 
-    def load(self, batch_size: int = 16) -> Detector:
-        """Load the detector. Raises ModelError, and UsageError for a device or rate that cannot be had."""
+    def load(self, batch_size: int = 16, model: Path | None = None) -> Detector:
+        """Load the detector of --model, or that of another one with the same options.
+
+        Raises ModelError, and UsageError for a device or rate that cannot be had.
+        """
         from blemish.inference.load import load
 
         return load(
-            self.model,
+            model or self.model,
             device=self.device,
             allow=frozenset(self.allow),
             false_alarm_rate=self.false_alarm_rate,

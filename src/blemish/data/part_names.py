@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import DataError, UsageError
@@ -61,6 +61,25 @@ def make_part_names(part: str | None, view: str | None) -> PartNames | None:
     if part is None and view is not None:
         raise UsageError(f"--view-pattern {view}: is for views of parts; give --part-pattern too")
     return None if part is None else PartNames(part=part, view=view)
+
+
+def parts_shown(
+    paths: Sequence[Path], names: PartNames | None, samples: Sequence[Sample]
+) -> list[tuple[str, str | None]] | None:
+    """Return the part and the view of each image, by patterns or as samples say it; None: nobody tells them.
+
+    Raises DataError where they are told of some images only, and as `PartNames.of` and `name` do.
+    """
+    if names is not None:
+        names.name(samples)
+        return [names.of(path) for path in paths]
+    told = {str(s.path): (s.part, s.view) for s in samples if s.part is not None}
+    if not told:
+        return None
+    for path in paths:
+        if str(path) not in told:
+            raise DataError(f"{path}: its part is not told; tell that of all images, or of none")
+    return [told[str(path)] for path in paths]
 
 
 def check_parts(samples: Sequence[Sample]) -> None:

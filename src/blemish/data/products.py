@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from blemish.core.types import Sample
+    from blemish.data.part_names import PartNames
 
 LONGEST_NAME = 100
 """Letters of the name of what was put together, at most."""
@@ -40,11 +41,19 @@ def open_products(
 
 
 def open_together(
-    data: str | Path | Mapping[str, str | Path], *, need_train: bool = True, layout: str = "auto"
+    data: str | Path | Mapping[str, str | Path],
+    *,
+    need_train: bool = True,
+    layout: str = "auto",
+    names: PartNames | None = None,
 ) -> Dataset:
     """Open a data set as `open_dataset` does, or those of several products, which are put together."""
     if isinstance(data, str | Path):
-        return open_dataset(Path(data), need_train=need_train, layout=layout)
+        return open_dataset(Path(data), need_train=need_train, layout=layout, names=names)
+    if names is not None:
+        raise UsageError(
+            f"--part-pattern {names.part}: several products have no parts of views; train each alone"
+        )
     folders = {check_product(nfc(name), "--products"): Path(path) for name, path in data.items()}
     return put_together(open_products(folders, need_train=need_train, layout=layout))
 

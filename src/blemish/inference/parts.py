@@ -68,7 +68,6 @@ class PartDecision:
 class PartRule(Protocol):
     """Decides of parts from their views."""
 
-    rate: float | None
     review_rate: float | None
     carried_by: int
     """Good parts, or of models calibrated apart good images of one view, that carry the promise."""
@@ -76,6 +75,11 @@ class PartRule(Protocol):
     """The number of views of a part; None: as many as it has."""
     names: tuple[str, ...]
     """What the views are called; empty: they are not told apart."""
+
+    @property
+    def rate(self) -> float | None:
+        """The false-alarm rate in force over parts; None: nothing was calibrated."""
+        ...
 
     def decide(self, views: Sequence[ViewScore]) -> PartDecision:
         """Decide of a part. Raises DataError for views that it cannot have."""

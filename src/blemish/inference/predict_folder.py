@@ -91,17 +91,23 @@ def predict_to_folder(
     predictions or another process writes it, and OSError when it cannot be written.
     """
     with owned(out):
-        if (out / "predictions.jsonl").exists():
-            raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
-        return _predict_to(inspect(detector, inputs, out, overlays=overlays), detector, out, on_row)
+        refuse_to_overwrite(out)
+        return write_predictions(inspect(detector, inputs, out, overlays=overlays), detector, out, on_row)
 
 
-def _predict_to(
+def refuse_to_overwrite(out: Path) -> None:
+    """Refuse a folder that holds predictions. Raises UsageError."""
+    if (out / "predictions.jsonl").exists():
+        raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
+
+
+def write_predictions(
     rows: Iterable[dict[str, Any]],
     detector: Detector,
     out: Path,
     on_row: Callable[[dict[str, Any]], None],
 ) -> PredictionCounts:
+    """Write predictions.jsonl, predictions.csv and summary.json. Raises OSError."""
     scored = anomalous = review = 0
     errors: list[str] = []
     with (

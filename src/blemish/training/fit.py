@@ -23,7 +23,9 @@ from blemish.training.calibrate import calibrate_model
 from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, describe_format, load_images
 from blemish.training.learn import Lesson, learn, make_network
+from blemish.training.part_calibration import calibrates_parts, save_parts
 from blemish.training.run_folder import (
+    calibration_fingerprint,
     identity_of,
     load_finished,
     owns_run_folder,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from blemish.core.types import Sample
     from blemish.data.dataset import Split
+    from blemish.data.part_names import PartNames
     from blemish.methods.base import Method, Start
     from blemish.methods.config import DetectorConfig
     from blemish.training.images import TrainingImages
@@ -56,6 +59,7 @@ def fit(
     preset: str = "default",
     config: DetectorConfig | None = None,
     layout: str = "auto",
+    names: PartNames | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -77,6 +81,8 @@ def fit(
         preset: a preset of the method; `config`, if given, replaces its options.
         config: the method's options.
         layout: how `data` lies on the disk: auto, mvtec, or a name in `blemish.data.layouts.LAYOUTS`.
+        names: how names of images tell the part that they show, where the data set does not: no part is
+            learnt and held out, and the run folder gets a `parts.json`, by which parts are decided.
         out: run folder for model.safetensors, run.json, log.csv and checkpoints; None keeps nothing.
         seed: fixes the split, the initial weights and the order of images.
         device: auto, cpu or cuda.
@@ -104,8 +110,9 @@ def fit(
     suspects.check_share(drop_suspects, config)
     if folder is not None and not resume:
         refuse_to_overwrite(folder)
-    dataset = data if isinstance(data, Dataset) else open_together(data, layout=layout)
+    dataset = data if isinstance(data, Dataset) else open_together(data, layout=layout, names=names)
     split = _split_of(dataset, config, seed)
+    has_parts = calibrates_parts(split)
     if isinstance(config, AutoConfig):
         config = shaped(config, split)
     provenance = provenance_of(dataset.name, split, seed) | start.provenance
@@ -119,6 +126,7 @@ def fit(
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     images = load_images(split, config, image_options, watcher.loading, seed, roi=counting.roi)
     images, dropped = suspects.without_suspects(images, split, drop_suspects, seed)
+    identity |= {"calibration images": calibration_fingerprint(split)} if has_parts else {}
     lesson = _lesson(images, accelerator, seed, folder, identity, watcher, resume=resume)
     network, outcome, choice = _learn(kind, start, config, images, lesson, watcher, known)
     provenance |= dropped | choice
@@ -127,9 +135,7 @@ def fit(
     model_file = calibrate_model(model_file, backend, split, images.held_out)
     if folder is not None and accelerator.is_main_process:
         write_run(folder, model_file, outcome, accelerator, split)
-        save_model_file(folder / MODEL_NAME, model_file)  # last: this file says that a run is finished
-        remove_checkpoint(folder)
-        remove_trial(folder)
+        _save(folder, model_file, backend, split if has_parts else None)
     return Detector(model_file=model_file, backend=backend)
 
 
@@ -168,6 +174,15 @@ def _lesson(
         on_progress=watcher.training,
         covered=images.regions.cover_something,
     )
+
+
+def _save(folder: Path, model_file: ModelFile, backend: TorchBackend, parts: Split | None) -> None:
+    """Write the model of a run that is over, and what calibrates parts, None: there are none."""
+    if parts is not None:
+        save_parts(folder, Detector(model_file=model_file, backend=backend), parts)
+    save_model_file(folder / MODEL_NAME, model_file)  # last: this file says that a run is finished
+    remove_checkpoint(folder)
+    remove_trial(folder)
 
 
 def _learn(

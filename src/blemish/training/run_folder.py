@@ -109,7 +109,7 @@ def products_identity(provenance: dict[str, Any]) -> dict[str, Any]:
 
 def load_finished(folder: Path, wanted: dict[str, Any], split: Split, device: str) -> Detector:
     """Load the finished run that `resume` met, if it is the one that is asked for. Raises UsageError."""
-    wanted = wanted | {"calibration images": _calibration_fingerprint(split)}
+    wanted = wanted | {"calibration images": calibration_fingerprint(split)}
     detector = detector_of(load_model_file(folder), name=str(folder), device=device)
     model_file = detector.model_file
     found = identity_of(model_file.method, options_of(model_file), model_file.provenance)
@@ -141,7 +141,7 @@ def _said_of_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     return {key: wanted.get(key) if value is None else value for key, value in said.items()}
 
 
-def _calibration_fingerprint(split: Split) -> str:
+def calibration_fingerprint(split: Split) -> str:
     """Return the fingerprint of the images that a run is calibrated on."""
     return fingerprint(
         [with_region(s, split.digests.get(s.path) or file_digest(s.path)) for s in split.calibration]
@@ -197,7 +197,7 @@ def write_run(
         "config": model_file.config,
         "image_format": asdict(model_file.image_format),
         **{k: v for k, v in model_file.provenance.items() if k != "training_digests"},
-        "calibration_fingerprint": _calibration_fingerprint(split),
+        "calibration_fingerprint": calibration_fingerprint(split),
         "machine": {
             "platform": platform.platform(),
             "processor": platform.processor() or platform.machine(),

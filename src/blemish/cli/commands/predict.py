@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from blemish.cli.console import print_left_out, progress_bar
-from blemish.cli.options import ClusterOptions, ModelOptions, ProductOption
+from blemish.cli.options import ClusterOptions, ModelOptions, PartOptions, ProductOption
 from blemish.cli.parser import parse
 from blemish.cli.streams import complain
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from blemish.core.types import Sample
+    from blemish.inference.detector import Detector
     from blemish.inference.predict_folder import OverlayFormat, PredictionCounts
     from blemish.inference.promise import Promise
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(ClusterOptions, ModelOptions, ProductOption):
-    """Score images; writes predictions.jsonl, predictions.csv, maps/ and overlays/.
+class PredictOptions(ClusterOptions, ModelOptions, ProductOption, PartOptions):
+    """Score images; writes predictions.jsonl, predictions.csv, maps/ and overlays/, of parts parts.jsonl too.
 
     On a cluster it writes Parquet files of rows, no maps or overlays; --device auto is cpu there, a worker on
     each, and with cuda there is one on each GPU.
@@ -57,6 +59,7 @@ def predict(arguments: list[str]) -> int:
             f"--partition {options.partition}" if options.partition is not None else f"--out {options.out}"
         )
         raise UsageError(f"{named}: is for scoring on a cluster; give --cluster too, or leave it out")
+    from blemish.data.part_names import parts_shown
     from blemish.images import video
     from blemish.images.folders import LeftOut
     from blemish.inference.inputs import find_inputs, named, open_manifests
@@ -68,6 +71,10 @@ def predict(arguments: list[str]) -> int:
     patterns, samples = open_manifests(options.inputs)
     inputs = find_inputs(patterns, left_out)
     total = video.count_images(inputs, options.every)
+    told = parts_shown([path for path, _ in inputs], options.names(), samples)
+    if told is not None:
+        return max(_predict_parts(options, told, samples, inputs), print_left_out(left_out))
+    options.refuse_without_parts()
     detector = options.load(options.batch_size)
     detector = named(detector, samples, options.product, [path for path, _ in inputs])
     with progress_bar() as progress:
@@ -78,6 +85,48 @@ def predict(arguments: list[str]) -> int:
         )
     code = _print_counts(counts, Promise.of_each(detector), str(out / "predictions.csv"))
     return max(code, print_left_out(left_out))
+
+
+def _predict_parts(
+    options: PredictOptions,
+    told: list[tuple[str, str | None]],
+    samples: list[Sample],
+    inputs: list[tuple[Path, Path]],
+) -> int:
+    from blemish.images import video
+    from blemish.inference.inputs import named
+    from blemish.inference.predict_parts import predict_parts_to_folder
+    from blemish.inference.promise import Promise
+
+    films = [path for path, _ in inputs if video.is_film(path)]
+    if films:
+        raise UsageError(f"{films[0]}: is a film, whose frames are no views of a part; give images")
+    out = Path(options.out)
+
+    def load(model: Path) -> Detector:
+        detector = options.load(options.batch_size, model)
+        return named(detector, samples, options.product, [path for path, _ in inputs])
+
+    views = options.load_views(options.model, load, told)
+    with progress_bar() as progress:
+        task = progress.add_task("scoring", total=len(inputs))
+        counts, parts = predict_parts_to_folder(
+            views,
+            told,
+            inputs,
+            out,
+            overlays=_overlays(options),
+            on_row=lambda _: progress.advance(task),
+        )
+    code = _print_counts(counts, Promise.of_each(views.detector(None)), str(out / "predictions.csv"))
+    for error in parts.errors:
+        complain(f"failed: {error}")
+    anomalous = "" if views.rule.rate is None else f", {parts.anomalous} anomalous"
+    anomalous += f", {parts.review} for review" if parts.review else ""
+    anomalous += f", {parts.incomplete} incomplete" if parts.incomplete else ""
+    print(f"{parts.parts} parts{anomalous}, {parts.failed} failed: {out / 'parts.csv'}")
+    print(views.describe())
+    return 1 if parts.failed else code
 
 
 def _overlays(options: PredictOptions) -> OverlayFormat | None:
@@ -143,6 +192,9 @@ def _refuse_without_use_on_cluster(options: PredictOptions) -> None:
         raise UsageError(
             f"--provider {options.provider}: a cluster runs exported models on CPUs; leave it out"
         )
+    if options.names() is not None:
+        raise UsageError("--part-pattern: parts are not decided on a cluster; leave out one of the two")
+    options.refuse_without_parts()
 
 
 def _print_counts(counts: PredictionCounts, promises: dict[str | None, Promise], rows: str) -> int:

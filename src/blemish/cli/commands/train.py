@@ -22,6 +22,7 @@ from blemish.cli.options import (
     CountingOptions,
     DeviceOptions,
     LayoutOption,
+    PartNameOptions,
     ProductsOption,
     resources,
 )
@@ -72,7 +73,13 @@ class DriverOptions(CategoryOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(
-    DeviceOptions, LayoutOption, CountingOptions, MethodOptions, ProductsOption, DriverOptions
+    DeviceOptions,
+    LayoutOption,
+    PartNameOptions,
+    CountingOptions,
+    MethodOptions,
+    ProductsOption,
+    DriverOptions,
 ):
     """Learn what good looks like from the good images of a data set.
 
@@ -117,6 +124,7 @@ def train(arguments: list[str]) -> int:
         preset=options.preset,
         config=config,
         layout=options.layout,
+        names=options.names(),
         seed=options.seed,
         precision=options.precision,
         known_defects=options.known_defects,
@@ -196,6 +204,7 @@ def _train_on_cluster(
 
 
 def _print_model(out: Path, model_file: ModelFile) -> None:
+    from blemish.inference.part_models import PARTS_NAME, describe_part_calibration
     from blemish.report.choice import sentence_of
 
     choice = model_file.provenance.get("choice")
@@ -207,5 +216,7 @@ def _print_model(out: Path, model_file: ModelFile) -> None:
         print(f"not learnt, as suspects: {', '.join(names[:NAMED])}{more}")
     print(f"model: {out / 'model.safetensors'}")
     print("\n".join(describe_calibrations(model_file)))
+    if (out / PARTS_NAME).exists():
+        print(describe_part_calibration(out / PARTS_NAME))
     if model_file.counting.as_fields():
         print(f"counts: {model_file.counting.describe()}")

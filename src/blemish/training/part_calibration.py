@@ -1,0 +1,131 @@
+"""Good parts, which no model has learnt, scored in all their views: what decides of parts later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blemish.core.errors import DataError, ImageError
+from blemish.data.hashing import file_digest
+from blemish.inference.model_file import model_file_bytes
+from blemish.inference.part_models import PARTS_NAME, write_part_calibration
+from blemish.inference.parts import PartCalibration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from blemish.core.types import Sample
+    from blemish.data.dataset import Split
+    from blemish.inference.detector import Detector
+    from blemish.inference.part_models import ViewModels
+
+
+def whole_parts(samples: Sequence[Sample]) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
+    """Return the parts that have all views, by name in order, and what the views are called.
+
+    Where views are not told apart, whole is what has as many images as most parts have, the more the better.
+    Raises DataError without any.
+    """
+    parts: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.part is not None:
+            parts.setdefault(sample.part, []).append(sample)
+    views = tuple(sorted({s.view for s in samples if s.view is not None}))
+    counts = Counter(len(members) for members in parts.values())
+    count = len(views) or max(counts, key=lambda size: (counts[size], size), default=0)
+    whole = {name: parts[name] for name in sorted(parts) if len(parts[name]) == count}
+    if not whole:
+        named = f"; the views are {', '.join(views)}" if views else ""
+        raise DataError(
+            f"{len(parts)} calibration parts, of which not one has all views{named}: hold out good parts "
+            "whose images are all there"
+        )
+    return whole, views
+
+
+def calibrates_parts(split: Split) -> bool:
+    """Whether parts will be calibrated. Raises DataError, before the training, where none would be whole."""
+    several = len({sample.product for sample in split.train}) > 1  # such a model decides of no parts
+    named = any(sample.part for sample in split.calibration) and not several
+    return named and bool(whole_parts(split.calibration))
+
+
+def calibrate_parts(
+    detector_of: Callable[[str | None], Detector], samples: Sequence[Sample]
+) -> tuple[PartCalibration, list[str]]:
+    """Score the parts of `samples` that have all views; returns their scores, and what they are called.
+
+    Raises DataError without such parts, ImageError for an image that cannot be used.
+    """
+    whole, views = whole_parts(samples)
+    order = [
+        sample
+        for members in whole.values()
+        for sample in sorted(members, key=lambda s: (s.view or "", s.path.as_posix()))
+    ]
+    scores = np.zeros(len(order))
+    for detector, numbers in _by_detector(detector_of, order):
+        results = replace(detector, maps=False).predict_many([order[i].path for i in numbers])
+        for i, result in zip(numbers, results, strict=True):
+            if isinstance(result, ImageError):
+                raise result
+            scores[i] = result.score
+    return PartCalibration(scores=scores.reshape(len(whole), -1), views=views), list(whole)
+
+
+def _by_detector(
+    detector_of: Callable[[str | None], Detector], samples: Sequence[Sample]
+) -> list[tuple[Detector, list[int]]]:
+    found: dict[int, tuple[Detector, list[int]]] = {}
+    for i, sample in enumerate(samples):
+        detector = detector_of(sample.view)
+        found.setdefault(id(detector), (detector, []))[1].append(i)
+    return list(found.values())
+
+
+def save_parts(folder: Path, detector: Detector, split: Split) -> None:
+    """Write the `parts.json` of a model that is about to be saved in a run folder. Raises OSError."""
+    calibration, names = calibrate_parts(lambda _view: detector, split.calibration)
+    digest = hashlib.sha256(model_file_bytes(detector.model_file)).hexdigest()
+    digests = dict.fromkeys(calibration.views or ("",), digest)
+    write_part_calibration(
+        folder / PARTS_NAME, calibration, digests, parts=names, data=detector.model_file.provenance["dataset"]
+    )
+
+
+def calibrate_views(
+    models: ViewModels,
+    detectors: Mapping[Path, Detector],
+    samples: Sequence[Sample],
+    file: Path,
+    *,
+    data: str,
+) -> tuple[PartCalibration, int]:
+    """Write the `parts.json` of models from good samples, without parts of which one has learnt an image.
+
+    Returns the calibration, and how many parts were left out. Raises DataError where none is left or no
+    parts are named, OSError when the file cannot be written.
+    """
+    if not any(sample.part for sample in samples):
+        raise DataError(f"--data {data}: names no parts; give --part-pattern, or a manifest with parts")
+    learnt = {
+        digest
+        for detector in detectors.values()
+        for digest in detector.model_file.provenance.get("training_digests", {})
+    }
+    known = {sample.part for sample in samples if file_digest(sample.path) in learnt}
+    free = [sample for sample in samples if sample.part not in known]
+    if not free:
+        raise DataError(
+            f"--data {data}: of each of its {len(known)} parts an image was learnt; such parts promise "
+            "nothing: give parts that the models have not seen"
+        )
+    calibration, names = calibrate_parts(lambda view: detectors[models.path(view)], free)
+    digests = {view: models.digest(view or None) for view in calibration.views or ("",)}
+    write_part_calibration(file, calibration, digests, parts=names, data=data)
+    return calibration, len({s.part for s in samples}) - calibration.n
