@@ -25,19 +25,21 @@ if TYPE_CHECKING:
     from blemish.inference.part_models import ViewModels
 
 
-def whole_parts(samples: Sequence[Sample]) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
-    """Return the parts that have all views, by name in order, and what the views are called.
+def whole_parts(
+    samples: Sequence[Sample], good: Sequence[Sample]
+) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
+    """Return the parts of `samples` that have all views, by name in order, and what the views are called.
 
-    Where views are not told apart, whole is what has as many images as most parts have, the more the better.
-    Raises DataError without any.
+    Which views there are is seen in all `good` samples. Where they are not told apart, whole is what has as
+    many images as most parts have, the more the better. Raises DataError without any.
     """
+    views = tuple(sorted({s.view for s in good if s.view is not None}))
+    sizes = Counter(Counter(s.part for s in good if s.part is not None).values())
+    count = len(views) or max(sizes, key=lambda size: (sizes[size], size), default=0)
     parts: dict[str, list[Sample]] = {}
     for sample in samples:
         if sample.part is not None:
             parts.setdefault(sample.part, []).append(sample)
-    views = tuple(sorted({s.view for s in samples if s.view is not None}))
-    counts = Counter(len(members) for members in parts.values())
-    count = len(views) or max(counts, key=lambda size: (counts[size], size), default=0)
     whole = {name: parts[name] for name in sorted(parts) if len(parts[name]) == count}
     if not whole:
         named = f"; the views are {', '.join(views)}" if views else ""
@@ -52,17 +54,23 @@ def calibrates_parts(split: Split) -> bool:
     """Whether parts will be calibrated. Raises DataError, before the training, where none would be whole."""
     several = len({sample.product for sample in split.train}) > 1  # such a model decides of no parts
     named = any(sample.part for sample in split.calibration) and not several
-    return named and bool(whole_parts(split.calibration))
+    return named and bool(whole_parts(split.calibration, _good(split)))
+
+
+def _good(split: Split) -> list[Sample]:
+    return [*split.train, *split.validation, *split.calibration]
 
 
 def calibrate_parts(
-    detector_of: Callable[[str | None], Detector], samples: Sequence[Sample]
+    detector_of: Callable[[str | None], Detector], samples: Sequence[Sample], good: Sequence[Sample]
 ) -> tuple[PartCalibration, list[str]]:
     """Score the parts of `samples` that have all views; returns their scores, and what they are called.
 
+    `good` is that of `whole_parts`.
+
     Raises DataError without such parts, ImageError for an image that cannot be used.
     """
-    whole, views = whole_parts(samples)
+    whole, views = whole_parts(samples, good)
     order = [
         sample
         for members in whole.values()
@@ -90,7 +98,7 @@ def _by_detector(
 
 def save_parts(folder: Path, detector: Detector, split: Split) -> None:
     """Write the `parts.json` of a model that is about to be saved in a run folder. Raises OSError."""
-    calibration, names = calibrate_parts(lambda _view: detector, split.calibration)
+    calibration, names = calibrate_parts(lambda _view: detector, split.calibration, _good(split))
     digest = hashlib.sha256(model_file_bytes(detector.model_file)).hexdigest()
     digests = dict.fromkeys(calibration.views or ("",), digest)
     write_part_calibration(
@@ -125,7 +133,7 @@ def calibrate_views(
             f"--data {data}: of each of its {len(known)} parts an image was learnt; such parts promise "
             "nothing: give parts that the models have not seen"
         )
-    calibration, names = calibrate_parts(lambda view: detectors[models.path(view)], free)
+    calibration, names = calibrate_parts(lambda view: detectors[models.path(view)], free, samples)
     digests = {view: models.digest(view or None) for view in calibration.views or ("",)}
     write_part_calibration(file, calibration, digests, parts=names, data=data)
     return calibration, len({s.part for s in samples}) - calibration.n
