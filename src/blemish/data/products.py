@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish.core.errors import DataError
+from blemish.core.errors import DataError, UsageError
 from blemish.core.spelling import nfc
 from blemish.data.dataset import Dataset, open_dataset
 from blemish.data.manifest import check_product
