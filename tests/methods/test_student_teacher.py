@@ -54,6 +54,8 @@ def test_compactness_is_the_mean_of_numpys_correlations():
     others = ~np.eye(4, dtype=bool)
     expected = np.abs(np.corrcoef(z.T.numpy())[others]).mean()
     assert student_teacher.compactness(z).item() == pytest.approx(expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert student_teacher.compactness(z).item() == pytest.approx(expected)
     assert student_teacher.compactness(torch.ones(5, 3)).item() == 0
     assert student_teacher.compactness(z[:, :1]).item() == 0
 

@@ -123,7 +123,8 @@ def blurred(x: Tensor, sigma: Tensor) -> Tensor:
     apart = (place[:, None] - place).square()
     weights = torch.exp(-apart / (2 * sigma.clamp(min=1e-3)[:, None, None].square()))
     matrix = (weights / weights.sum(dim=2, keepdim=True))[:, None]  # (n, 1, S, S)
-    return matrix @ x @ matrix.transpose(2, 3)
+    with torch.autocast(x.device.type, enabled=False):  # images are not rounded to bf16
+        return matrix @ x @ matrix.transpose(2, 3)
 
 
 def views(x: Tensor, amount: float) -> Tensor:

@@ -117,10 +117,12 @@ def distillation_loss(said: Tensor, features: Tensor) -> Tensor:
 
 def compactness(descriptions: Tensor) -> Tensor:
     """L_c: the mean of |c_ij|, i ≠ j, correlations of a description's numbers; (n, d) -> a number."""
+    descriptions = descriptions.float()
     centred = descriptions - descriptions.mean(dim=0)
     scaled = centred / centred.norm(dim=0).clamp(min=1e-6)
     d = descriptions.shape[1]
-    c = scaled.T @ scaled
+    with torch.autocast(descriptions.device.type, enabled=False):  # most correlations are small: not in bf16
+        c = scaled.T @ scaled
     return (c.abs().sum() - c.diagonal().abs().sum()) / max(d * (d - 1), 1)
 
 

@@ -45,5 +45,6 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tenso
     Returns:
         A number > 0; log n where all codes are equal.
     """
-    logits = first @ second.T / temperature
+    with torch.autocast(first.device.type, enabled=False):  # τ is small: what bf16 rounds, it makes large
+        logits = first.float() @ second.float().T / temperature
     return F.cross_entropy(logits, torch.arange(len(first), device=first.device))
