@@ -16,6 +16,7 @@ from conftest import tiny_image
 from requests_to_station import png
 
 from blemish.core.errors import DataError
+from blemish.images.roi import roi_of
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.record.labels import Labelling, Labels
 from blemish.record.store import Verdict, new_id
@@ -120,3 +121,20 @@ def test_a_version_that_cannot_be_noted_is_not_used(station: Station, monkeypatc
         station.use(old[0])
     assert set(station.engines) == {new, old[1]}
     assert station.versions.active(old[0]) == new
+
+
+def test_a_region_is_kept_with_a_new_version_and_the_parts_are_scored_anew(station: Station):
+    old = list(station.engines)[1]
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[:, 32:] = True
+    new = station.recalibrate(old, parts=PARTS, region=roi_of(mask))
+    detector = station.engines[new].model.detector
+    model_file = detector.model_file
+    assert model_file.counting.inner == roi_of(mask)
+    assert model_file.calibration is not None
+    images = [(tiny_image(i) * 0.97).astype(np.uint8) for i in range(PARTS)]
+    wanted = [detector.predict(image).score for image in images]
+    np.testing.assert_allclose(model_file.calibration.scores, sorted(wanted), rtol=1e-5)
+    assert station.versions.active(old) == new
+    station.use(old)
+    assert station.engines[old].model.detector.model_file.counting.inner is None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import refused, run
 from conftest import save, tiny_image
+from fakes import fake_detector
 
-from blemish.core.errors import DataError, UsageError
+from blemish.core.errors import DataError, ImageError, UsageError
+from blemish.images.roi import roi_of
 from blemish.inference import load
+from blemish.inference.backend import Output
 from blemish.inference.calibration import Calibration
 from blemish.inference.counting import Counting
-from blemish.inference.model_file import ModelFile, load_model_file
+from blemish.inference.detector_arguments import check_region
+from blemish.inference.model_file import ModelFile, describe, load_model_file
 from blemish.training.recalibrate import recalibrate
 
 
@@ -128,3 +133,54 @@ def test_an_exported_model_is_calibrated_anew(pca_onnx: Path, tmp_path: Path):
     assert detector.model_file.counting == Counting(min_area=9)
     assert [*calibrated(detector.model_file).scores] == [*calibrated(found).scores]
     assert len(calibrated(found).scores) == 6
+
+
+# --- regions that are given after the training ---
+
+
+def left(share: float = 0.5) -> np.ndarray:
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[:, : round(64 * share)] = True
+    return mask
+
+
+def test_another_region_takes_no_training_and_the_network_sees_all(
+    trained: Path, good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    mask, out = save(tmp_path / "left.png", left().astype(np.uint8) * 255), tmp_path / "new"
+    assert run("recalibrate", "--model", trained, "--data", good, "--roi", mask, "--out", out) == 0
+    assert "inside a region of interest of 50 % of the image" in capsys.readouterr().out
+    new, old = load.load(out, device="cpu"), load.load(trained, device="cpu")
+    assert new.model_file.counting == Counting(min_area=2, inner=roi_of(left()))
+    assert '"format_version": 3' in describe(new.model_file)
+    image = tiny_image(99)
+    image[20:34, 40:56] = 0  # a hole outside
+    found = new.predict(save(tmp_path / "hole.png", image))
+    seen = old.predict(tmp_path / "hole.png")
+    assert max(region.x1 for region in seen.regions) > 32
+    assert all(region.x1 <= 32 for region in found.regions)
+    np.testing.assert_array_equal(found.anomaly_map[:, :32], seen.anomaly_map[:, :32])  # nothing is covered
+    assert found.score == new.model_file.counting.peak(seen.anomaly_map) < seen.score
+    image[20:34, 10:26] = 0
+    assert new.predict(save(tmp_path / "both.png", image)).decision == "rejected"
+
+
+def test_it_narrows_the_region_of_the_training():
+    counting = Counting(roi=roi_of(left()), inner=roi_of(left().T))
+    np.testing.assert_array_equal(counting.inside((64, 64)), left() & left().T)
+    assert "of 25 % of the image" in counting.describe()
+    assert Counting.of_fields(counting.as_fields()) == counting
+    with pytest.raises(ImageError, match="leaves 0 % of the image inside the model's region of interest"):
+        Counting(roi=roi_of(left()), inner=roi_of(~left())).describe()
+
+
+def test_a_model_that_scores_whole_images_is_refused():
+    detector = fake_detector(grey_levels=(50, 100))
+    check_region(detector)
+
+    class Whole:
+        def run(self, images: np.ndarray) -> Output:
+            return Output(np.zeros((len(images), 4, 4), np.float32), np.zeros(len(images), np.float32))
+
+    with pytest.raises(UsageError, match="scores the image as a whole"):
+        check_region(replace(detector, backend=Whole()))

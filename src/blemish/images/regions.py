@@ -41,7 +41,7 @@ class Regions:
         if file is None:
             return self.common
         own = read_own(file)
-        return own if self.common is None else _inside(own, self.common, str(file))
+        return own if self.common is None else both(own, self.common, str(file))
 
     def cover(self, image: np.ndarray, image_format: ImageFormat, path: Path) -> np.ndarray:
         """Cover what does not count of an image (H, W, C). Raises ImageError, as `of` and `Roi.at` do."""
@@ -69,16 +69,16 @@ def _read(file: Path, _changed_ns: int, _size: int) -> Roi:
 
 
 @lru_cache(maxsize=256)
-def _inside(own: Roi, common: Roi, name: str) -> Roi:
-    """Return what counts by both, at the size of the finer one."""
+def both(own: Roi, common: Roi, name: str = "region") -> Roi:
+    """Return what counts by both, at the size of the finer one. Raises ImageError, as `Regions.of`."""
     size = max(own.mask.shape, common.mask.shape)
-    both = common.at(own.mask.shape, name=name) & own.mask
+    inside = common.at(own.mask.shape, name=name) & own.mask
     if size != own.mask.shape:
-        both = common.mask & own.at(size, name=name)
-    if both.mean() < LEAST_SHARE:
+        inside = common.mask & own.at(size, name=name)
+    if inside.mean() < LEAST_SHARE:
         raise refusal(
             name,
-            f"leaves {100 * float(both.mean()):.2g} % of the image inside the model's region of interest, "
+            f"leaves {100 * float(inside.mean()):.2g} % of the image inside the model's region of interest, "
             f"and {100 * LEAST_SHARE:g} % is the least; white counts, black does not",
         )
-    return replace(roi_of(both), whose="its own")
+    return replace(roi_of(inside), whose=own.whose)

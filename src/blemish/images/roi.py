@@ -127,31 +127,46 @@ def read_roi(path: Path) -> Roi:
     the polygons counts. Raises UsageError for anything else, ImageError for a picture that cannot be read.
     """
     if path.suffix.lower() == ".json":
-        return roi_of(_draw(path), name=str(path))
+        return _of_file(path)
     image = decode.read(path)
     highest = 1.0 if image.dtype == np.float32 else float(np.iinfo(image.dtype).max)
     return roi_of(image.mean(axis=2) > highest / 2, name=str(path))
 
 
-def _draw(path: Path) -> np.ndarray:
-    """Draw the polygons of a file, bool (h, w)."""
+def _of_file(path: Path) -> Roi:
+    """Read the polygons of a JSON file."""
+    name = str(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        width, height = (int(side) for side in content["size"])
-        polygons = [_corners(polygon) for polygon in content["polygons"]]
-        if min(width, height) < 1 or max(width, height) > 2**15 or not polygons:
-            raise ValueError("a size of 1 to 32768 px, and a polygon at least")
+        size, polygons = content["size"], content["polygons"]
     except OSError as error:
-        raise UsageError(f"--roi {path}: cannot be read ({error.strerror}); check the path") from error
+        raise UsageError(f"--roi {name}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"--roi {path}: is not of the form "
-            '{"size": [WIDTH, HEIGHT], "polygons": [[[X, Y], [X, Y], [X, Y]], ...]}'
-        ) from error
+        raise _form_error(name) from error
+    return roi_of_polygons(size, polygons, name=name)
+
+
+def roi_of_polygons(size: Any, polygons: Any, *, name: str) -> Roi:
+    """Draw polygons, each of 3 corners (x, y) or more, into an image of `size`, (width, height) in pixels.
+
+    What lies in any of them counts. Raises UsageError for anything else.
+    """
+    try:
+        width, height = (int(side) for side in size)
+        drawn = [_corners(polygon) for polygon in polygons]
+        if min(width, height) < 1 or max(width, height) > 2**15 or not drawn:
+            raise ValueError("a size of 1 to 32768 px, and a polygon at least")
+    except (ValueError, TypeError) as error:
+        raise _form_error(name) from error
     picture = Image.new("1", (width, height))
-    for corners in polygons:
+    for corners in drawn:
         ImageDraw.Draw(picture).polygon(corners, fill=1)
-    return np.asarray(picture)
+    return roi_of(np.asarray(picture), name=name)
+
+
+def _form_error(name: str) -> UsageError:
+    form = '{"size": [WIDTH, HEIGHT], "polygons": [[[X, Y], [X, Y], [X, Y]], ...]}'
+    return UsageError(f"--roi {name}: is not of the form {form}")
 
 
 def _corners(polygon: Any) -> list[tuple[float, float]]:

@@ -19,11 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blemish.core.errors import ImageError, UsageError
+from blemish.images.regions import both
 from blemish.images.roi import Roi, shrink
 from blemish.inference import postprocess
 
 if TYPE_CHECKING:
     from blemish.core.types import Region
+
+
+REGIONS = ("roi", "inner")
+"""The fields of `Counting` that are regions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,9 @@ class Counting:
     mm_per_px: float | None = None
     """How many millimetres of the part a pixel shows; None: sizes are in pixels."""
     roi: Roi | None = None
-    """Where the image counts; None: everywhere."""
+    """Where the image counts; None: everywhere. A network never sees what lies outside: it learnt so."""
+    inner: Roi | None = None
+    """Where it counts of that, given after the training: the network sees what lies outside. None: all."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be."""
@@ -65,20 +72,27 @@ class Counting:
         """The smallest length in pixels."""
         return self.min_length / (self.mm_per_px or 1.0)
 
+    @property
+    def region(self) -> Roi | None:
+        """Where the image counts, by all that was said; None: everywhere. Raises ImageError where nowhere."""
+        if self.roi is None or self.inner is None:
+            return self.roi or self.inner
+        return both(self.inner, self.roi)
+
     def as_fields(self) -> dict[str, Any]:
         """Return what differs from the defaults, for the description of a model."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         found = {each.name: given[each.name] for each in fields(self) if given[each.name] != each.default}
-        return found | ({} if self.roi is None else {"roi": self.roi.text})
+        return found | {name: roi.text for name in REGIONS if (roi := given[name]) is not None}
 
     @classmethod
     def of_fields(cls, given: dict[str, Any]) -> Counting:
         """Make it of what `as_fields` returned. Raises UsageError or ValueError where that is damaged."""
-        sizes = {name: value for name, value in given.items() if name != "roi"}
-        roi = Roi(given["roi"]) if "roi" in given else None
-        if roi is not None:
+        sizes = {name: value for name, value in given.items() if name not in REGIONS}
+        regions = {name: Roi(given[name]) for name in REGIONS if name in given}
+        for roi in regions.values():
             _ = roi.mask  # which refuses a damaged one
-        return cls(**sizes, roi=roi)
+        return cls(**sizes, **regions)
 
     def identity(self) -> dict[str, str]:
         """Return what tells a training with it from one without; empty for the defaults."""
@@ -92,25 +106,21 @@ class Counting:
         sizes += [f"a length of {length} or more"] if self.min_length else []
         scale = "" if self.mm_per_px is None or not sizes else f" ({self.mm_per_px:.6g} mm per pixel)"
         found = f"regions of {' and '.join(sizes)}{scale}" if sizes else "regions of any size"
-        return found if self.roi is None else f"{found}, inside {self._describe_roi()}"
-
-    def _describe_roi(self) -> str:
-        assert self.roi is not None
-        mark = hashlib.sha256(self.roi.text.encode()).hexdigest()[:8]
-        return f"a region of interest of {100 * self.roi.share:.3g} % of the image (mask {mark})"
+        return found if self.region is None else f"{found}, inside {_describe(self.region)}"
 
     def inside(self, shape: tuple[int, int], *, name: str | None = None) -> np.ndarray | None:
         """Return where an image of this (H, W) counts, bool; None: everywhere. Raises ImageError."""
-        return None if self.roi is None else self.roi.at(shape, name=name or "image")
+        return None if self.region is None else self.region.at(shape, name=name or "image")
 
     def confine(self, anomaly_map: np.ndarray, *, coarse: bool = False) -> np.ndarray:
         """Give the lowest value inside to all of a map that lies outside.
 
         `anomaly_map` is (H, W) at the size of the image or, `coarse`, (h, w) at any other.
         """
-        if self.roi is None:
+        region = self.region
+        if region is None:
             return anomaly_map
-        inside = shrink(self.roi.mask, anomaly_map.shape) if coarse else self.roi.at(anomaly_map.shape)
+        inside = shrink(region.mask, anomaly_map.shape) if coarse else region.at(anomaly_map.shape)
         return np.where(inside, anomaly_map, anomaly_map[inside].min())
 
     def peak(self, anomaly_map: np.ndarray, *, name: str | None = None) -> float:
@@ -152,3 +162,8 @@ class Counting:
     @property
     def _sizes_px(self) -> dict[str, float]:
         return {"min_area": self.min_area_px, "min_length": self.min_length_px}
+
+
+def _describe(region: Roi) -> str:
+    mark = hashlib.sha256(region.text.encode()).hexdigest()[:8]
+    return f"a region of interest of {100 * region.share:.3g} % of the image (mask {mark})"

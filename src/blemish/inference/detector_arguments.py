@@ -15,6 +15,7 @@ from blemish.images.sources import Frame, Observed, Stored
 
 if TYPE_CHECKING:
     from blemish.inference.calibration import Calibration
+    from blemish.inference.detector import Detector
 
 CONVERSIONS = ("channels", "depth")
 """What `allow` may hold."""
@@ -68,6 +69,17 @@ def check_review_rate(calibration: Calibration, rate: float, review_rate: float)
         raise UsageError(
             f"--review-rate {review_rate:g}: {calibration.n} calibration images cannot tell it from the "
             f"false-alarm rate, {rate:.3g}; give {calibration.named_rate(next_rank):g} or more"
+        )
+
+
+def check_region(detector: Detector) -> None:
+    """Refuse a region that is given after the training to a model whose scores are of whole images."""
+    model_file = detector.model_file
+    blank = np.zeros((1, model_file.image_format.channels, *model_file.size), np.float32)
+    if detector.backend.run(blank).scores is not None:
+        raise UsageError(
+            f"region of interest: {model_file.method} scores the image as a whole, not places of it; give "
+            "the region to its training, blemish train --roi"
         )
 
 

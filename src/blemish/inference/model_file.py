@@ -140,7 +140,7 @@ def describe(model_file: ModelFile) -> str:
     """Write all of a model file but its tensors and calibration as JSON, for a model file's metadata."""
     counts, products = model_file.counting.as_fields(), _products_as_fields(model_file)
     header = {
-        "format_version": 3 if products else 2 if counts else 1,
+        "format_version": 3 if products or "inner" in counts else 2 if counts else 1,
         "method": model_file.method,
         "preset": model_file.preset,
         "config": model_file.config,

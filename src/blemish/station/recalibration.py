@@ -9,11 +9,13 @@ nothing but rejects.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.core.errors import DataError, UsageError
+from blemish.core.errors import DataError, ImageError, UsageError
+from blemish.images.sources import Stored
 from blemish.inference import postprocess
 from blemish.inference.calibration import calibrate
 from blemish.record.rows import standing
@@ -23,6 +25,7 @@ from blemish.station.render import read_map
 if TYPE_CHECKING:
     from blemish.core.types import Decision
     from blemish.inference.counting import Counting
+    from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
     from blemish.record.archive import Archive
     from blemish.record.rows import Inspection
@@ -42,10 +45,12 @@ def recalibrated(
     *,
     parts: int = PARTS,
     station: str | None = None,
+    rescored: Detector | None = None,
 ) -> ModelFile:
     """Return a model file with a calibration of the newest good parts that it has scored.
 
-    `station`: only parts of the station of that name, whose images are here; None: all.
+    `station`: only parts of the station of that name, whose images are here; None: all. `rescored` scores
+    their images anew, as where other places are to count; None: their scores on record are taken.
 
     Raises DataError while parts among them that were rejected or sent to review wait for a verdict, and when
     fewer are left than the model was calibrated on; UsageError for fewer `parts` than 1.
@@ -72,14 +77,35 @@ def recalibrated(
             f"{len(good)} good parts are on record with their maps, and this model was calibrated on "
             f"{needed}; inspect more, or take more parts"
         )
-    scores = np.array([row.score for row in good], np.float64)
-    maxima = np.array([_maximum(model_file.counting, row, archive) for row in good])
+    if rescored is None:
+        scores = np.array([row.score for row in good], np.float64)
+        maxima = np.array([_maximum(model_file.counting, row, archive) for row in good])
+    else:
+        scores, maxima = _scored_anew(rescored, good, archive)
     about = {"from": digest, "parts": len(good), "first": good[-1].id, "last": good[0].id}
     return replace(
         model_file,
         calibration=calibrate(scores, maxima),
         provenance=model_file.provenance | {"recalibrated": about},
     )
+
+
+def _scored_anew(
+    detector: Detector, rows: list[Inspection], archive: Archive
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score the images of parts on record: their scores and the largest values of their maps that count."""
+
+    def stored(row: Inspection) -> Stored:
+        assert row.image
+        return Stored(path=row.path or row.id, fetch=partial(archive.read, row.image, "image"))
+
+    counting, scores, maxima = detector.model_file.counting, [], []
+    for found in detector.predict_many(map(stored, rows)):
+        if isinstance(found, ImageError):
+            raise found
+        scores.append(found.score)
+        maxima.append(found.score if counting.has_sizes else counting.peak(found.anomaly_map))
+    return np.array(scores, np.float64), np.array(maxima, np.float64)
 
 
 def _maximum(counting: Counting, row: Inspection, archive: Archive) -> float:

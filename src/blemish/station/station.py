@@ -15,6 +15,7 @@ from blemish.core.errors import BlemishError, ConflictError, NotFoundError
 from blemish.images.limits import MAX_PIXELS
 from blemish.inference import load
 from blemish.inference.counting import Counting
+from blemish.inference.detector_arguments import check_region
 from blemish.inference.model_file import find_model
 from blemish.inference.onnx_backend import version_bytes
 from blemish.record.archive import Archive
@@ -37,6 +38,7 @@ from blemish.station.training_jobs import Trainings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from blemish.images.roi import Roi
     from blemish.record.store import Inspection
 
 RETENTION_INTERVAL = 3600.0
@@ -145,14 +147,21 @@ class Station:
         with self._models_lock:
             self._use(digest)
 
-    def recalibrate(self, digest: str, *, parts: int) -> str:
+    def recalibrate(self, digest: str, *, parts: int, region: Roi | None = None) -> str:
         """Make a new version of a model, calibrated on the newest good parts, use it, return its digest.
 
-        Raises BlemishError as `recalibrated` and `version_bytes` do.
+        With a `region` it counts inside of that alone, and the parts are scored anew. Raises BlemishError as
+        `recalibrated` and `version_bytes` do, UsageError for a model that scores images as a whole.
         """
-        current = self._model_in_use(digest).detector.model_file
-        own = self.labelling.usual.station
-        model_file = recalibrated(current, digest, self.store, self.archive, parts=parts, station=own)
+        detector, rescored = self._model_in_use(digest).detector, None
+        current, own = detector.model_file, self.labelling.usual.station
+        if region is not None:
+            check_region(detector)
+            current = replace(current, counting=replace(current.counting, inner=region))
+            rescored = replace(detector, model_file=current)
+        model_file = recalibrated(
+            current, digest, self.store, self.archive, parts=parts, station=own, rescored=rescored
+        )
         source = self.versions.file(digest)
         content = version_bytes(source, model_file)
         with self._models_lock:  # from its file to its use: what another one makes meanwhile waits

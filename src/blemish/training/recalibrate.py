@@ -13,6 +13,7 @@ from blemish.data.dataset import Split, with_region
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.products import label, open_together
 from blemish.inference.counting import Counting
+from blemish.inference.detector_arguments import check_region
 from blemish.inference.load import load
 from blemish.inference.model_file import MODEL_NAME, find_model
 from blemish.inference.onnx_backend import SUFFIX, version_bytes
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from blemish.core.types import Sample
     from blemish.data.dataset import Dataset
+    from blemish.images.roi import Roi
     from blemish.inference.model_file import ModelFile
 
 
@@ -32,6 +34,7 @@ def recalibrate(
     out: Path,
     *,
     sizes: Mapping[str, float] | None = None,
+    roi: Roi | None = None,
     layout: str = "auto",
     device: str = "auto",
     product: str | None = None,
@@ -44,6 +47,7 @@ def recalibrate(
             or one for each product, by its name. Products that are not in it stay as they are.
         out: a folder for the model file; of an exported model the file, which ends in .onnx.
         sizes: fields of `Counting` that change; what counted before counts on in all others.
+        roi: where images count from now on, of what counted in the training; None: as before.
         layout: how `data` lies on the disk, as in `blemish.data.dataset.open_dataset`.
         device: auto, cpu or cuda.
         product: what all the images show, where the model has several products and `data` names none.
@@ -60,15 +64,17 @@ def recalibrate(
         raise UsageError(f"--out {out}: already holds a model; choose another --out, or remove it")
     dataset = open_together(data, layout=layout)
     detector = load(model, device=device)
-    wanted_sizes = _changed(detector.model_file.counting, sizes or {})
-    dataset = _of_known_products(dataset, detector.model_file, wanted_sizes, product)
+    if roi is not None:
+        check_region(detector)
+    counting = _changed(detector.model_file.counting, sizes or {}, roi)
+    dataset = _of_known_products(dataset, detector.model_file, counting, product)
     samples, left_out = _not_learnt(dataset, detector.model_file, data)
     about = {"data": dataset.name, "fingerprint": fingerprint([with_region(*each) for each in samples])}
     about |= {"images": len(samples), "from": file_digest(find_model(model))}
     source = detector.model_file
     wanted = replace(
         source,
-        counting=wanted_sizes,
+        counting=counting,
         provenance=source.provenance | {"recalibrated": about},
     )
     split = Split(train=[], validation=[], calibration=[sample for sample, _ in samples], digests={})
@@ -80,15 +86,15 @@ def recalibrate(
     return found, left_out
 
 
-def _changed(counting: Counting, sizes: Mapping[str, float]) -> Counting:
-    """Return what counts with other sizes. Raises UsageError for sizes that would silently change unit."""
+def _changed(counting: Counting, sizes: Mapping[str, float], roi: Roi | None) -> Counting:
+    """Return what counts with other sizes, in a region. Raises UsageError where only the unit changes."""
     if "mm_per_px" in sizes:
         for option, name in (("--min-area", "min_area"), ("--min-length", "min_length")):
             if getattr(counting, name) and name not in sizes:
                 raise UsageError(
                     f"--mm-per-px {sizes['mm_per_px']:g}: give {option} too, whose unit it changes"
                 )
-    return replace(counting, **sizes)
+    return replace(counting, **sizes, inner=roi or counting.inner)
 
 
 def _of_known_products(
@@ -103,7 +109,9 @@ def _of_known_products(
         model_file.of_product(name)
     missing = [p.product.name for p in model_file.products if p.product.name not in named.products]
     if missing and counting != model_file.counting:
-        raise UsageError(f"other sizes make new scores for all products: give images of {missing[0]} too")
+        raise UsageError(
+            f"other sizes or regions make new scores for all products: give images of {missing[0]} too"
+        )
     return named
 
 

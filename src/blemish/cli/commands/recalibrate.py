@@ -12,9 +12,9 @@ from blemish.cli.parser import parse
 
 @dataclass(frozen=True, kw_only=True)
 class RecalibrateOptions(DeviceOptions, LayoutOption, CountingOptions, ProductsOption, ProductOption):
-    """Make new thresholds from good images, without training; also when other sizes are to count.
+    """Make new thresholds from good images, without training; also when other sizes or places are to count.
 
-    Images that the model has learnt are left out. Sizes that are not given stay as they are.
+    Images that the model has learnt are left out. Sizes and regions that are not given stay as they are.
     """
 
     model: Path
@@ -23,11 +23,15 @@ class RecalibrateOptions(DeviceOptions, LayoutOption, CountingOptions, ProductsO
     """Good images: a folder, a manifest, or a category in MVTec layout, whose test images are not taken."""
     out: Path
     """Where to write: a new folder; for an exported model a file that ends in .onnx."""
+    roi: Path | None = None
+    """A mask whose white counts, or polygons in JSON: where the image counts. The network sees all of it, as
+    in its training."""
 
 
 def recalibrate(arguments: list[str]) -> int:
     """Run `blemish recalibrate`."""
     options = parse("recalibrate", RecalibrateOptions, arguments)
+    from blemish.images.roi import read_roi
     from blemish.training.recalibrate import recalibrate as run
 
     model_file, left_out = run(
@@ -35,6 +39,7 @@ def recalibrate(arguments: list[str]) -> int:
         options.data_sets(options.data),
         options.out,
         sizes=options.sizes(),
+        roi=None if options.roi is None else read_roi(options.roi),
         layout=options.layout,
         device=options.device,
         product=options.product,

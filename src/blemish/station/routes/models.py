@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from blemish.core.errors import NotFoundError, UsageError
+from blemish.images.roi import Roi, roi_of_polygons
 from blemish.station.answers import model_answer_of
 from blemish.station.recalibration import PARTS
 from blemish.station.routes.access import Engineer, Judge, Viewer
@@ -24,12 +25,24 @@ from blemish.station.schemas import (
 )
 
 router = APIRouter(prefix="/v1", responses=REFUSALS)
+Side = Annotated[int, Field(ge=16, le=4096)]
+Corner = tuple[Annotated[float, Field(ge=-4096, le=8192)], Annotated[float, Field(ge=-4096, le=8192)]]
+Polygon = Annotated[list[Corner], Field(min_length=3, max_length=1000)]
+
+
+class RegionRequest(BaseModel):
+    """Where images count: inside of any of the polygons, in pixels of an image of this width and height."""
+
+    size: tuple[Side, Side]
+    polygons: Annotated[list[Polygon], Field(min_length=1, max_length=100)]
 
 
 class RecalibrationRequest(BaseModel):
-    """How many of the newest parts a recalibration looks at."""
+    """How many of the newest parts a recalibration looks at, and where images count from then on."""
 
     parts: Annotated[int, Field(ge=1, le=100_000)] = PARTS
+    region: RegionRequest | None = None
+    """None: where they did before."""
 
 
 # --- what they are, and how they do ---------------------------------------------------------------------
@@ -99,11 +112,15 @@ def summary(
 def recalibrate(
     caller: Engineer, station: StationDep, digest: Digest, wanted: RecalibrationRequest
 ) -> ModelAnswer:
-    """Calibrate a model anew on the newest parts that were not called defects; the old version is kept."""
-    new = station.recalibrate(digest, parts=wanted.parts)
-    station.store.note(
-        station.act(caller.name, "recalibration", digest, {"made": new, "parts": wanted.parts})
-    )
+    """Calibrate a model anew on the newest parts that were not called defects; the old version is kept.
+
+    With a region the new version counts inside of it alone, and the parts are scored anew for that.
+    """
+    region = wanted.region and _region_of(wanted.region)
+    new = station.recalibrate(digest, parts=wanted.parts, region=region)
+    counts = {"counts": station.engine(new).model.detector.model_file.counting.describe()} if region else {}
+    detail = {"made": new, "parts": wanted.parts} | counts
+    station.store.note(station.act(caller.name, "recalibration", digest, detail))
     return _model(station, new)
 
 
@@ -113,6 +130,14 @@ def use(caller: Engineer, station: StationDep, digest: Digest) -> ModelAnswer:
     station.use(digest)
     station.store.note(station.act(caller.name, "use", digest))
     return _model(station, digest)
+
+
+def _region_of(given: RegionRequest) -> Roi:
+    """Draw what a request says. Raises UsageError for a region that leaves next to nothing."""
+    try:
+        return roi_of_polygons(given.size, given.polygons, name="region")
+    except UsageError as error:
+        raise UsageError(str(error).removeprefix("--roi ")) from error
 
 
 def _model(station: StationDep, digest: str) -> ModelAnswer:
