@@ -403,6 +403,22 @@ def test_how_the_method_was_chosen_is_a_table_with_what_was_kept(usual: Page, tm
     assert "choice" not in page(tmp_path, choice=choice).pictures
 
 
+def test_the_candidates_have_the_figures_of_known_defects_where_there_are_any(tmp_path: Path) -> None:
+    figures = {"image_auroc": 0.9, "pixel_auroc": 0.97, "pixel_ap": 0.5}
+    rows = [{"members": [name]} | figures | {"known_image_auroc": 0.75} for name in ("pca", "kde")]
+    rows[0] |= {"known_pixel_auroc": 0.625}
+    choice = {"members": ["pca"], "candidates": [*rows, {"members": ["metal"], "error": "no memory"}]}
+    found = page(tmp_path, choice=choice)
+    assert "the known defects that you gave, which none of them learnt" in found.text["choice"]
+    assert (
+        "known image AUROC known pixel AUROC pca ✓ kept 0.900 0.970 0.500 0.750 0.625"
+        in found.text["candidates"]
+    )
+    assert "kde 0.900 0.970 0.500 0.750 –" in found.text["candidates"]
+    without = page(tmp_path, choice=choice | {"candidates": [{"members": ["pca"]} | figures]})
+    assert "known" not in without.text["candidates"]
+
+
 def test_the_sensitivity_card_says_planted_and_shows_shares(tmp_path: Path) -> None:
     text = html(tmp_path, EVALUATION | {"sensitivity": CARD})
     found = Page(text)

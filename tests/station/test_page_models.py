@@ -195,6 +195,55 @@ def test_without_torch_a_line_says_what_is_missing(here: Running, tab: Open):
     assert page.locator("#train-form").is_hidden()
 
 
+# --- a region ---
+
+
+def test_a_region_is_drawn_by_pointer_and_keys_and_kept_with_a_new_version(here: Running, tab: Open):
+    for _ in range(21):
+        here.inspect(GOOD)
+    (old,) = here.station.engines
+    page = tab(f"{here.address}/#models")
+    card = page.locator(".model")
+    card.get_by_text("Draw where the image counts").click()
+    canvas, save = (
+        card.locator(".draw-region canvas"),
+        card.get_by_role("button", name="Save as a new version"),
+    )
+    canvas.wait_for()
+    sync_api.expect(save).to_be_disabled()
+    box = canvas.bounding_box()
+    canvas.click(position={"x": 12, "y": 12})
+    canvas.click(position={"x": box["width"] / 4, "y": 12})
+    box = canvas.bounding_box()  # as a click may have scrolled
+    page.mouse.down()  # the corner is held, and taken to the middle
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 12)
+    page.mouse.up()
+    for _ in range(25):
+        page.keyboard.press("ArrowDown")  # the cross begins in the middle of the image
+    page.keyboard.press("Enter")
+    card.get_by_text("3 corners", exact=True).wait_for()
+    page.keyboard.press("Backspace")
+    card.get_by_text("2 corners; three or more are needed").wait_for()
+    page.keyboard.press("Enter")
+    canvas.click(position={"x": 12, "y": box["height"] - 12})
+    card.get_by_text("4 corners", exact=True).wait_for()
+    page.screenshot(path="/tmp/h_regions/region.png", full_page=True)
+    save.click()
+    page.locator(".toast", has_text="new thresholds from 21 good parts").wait_for()
+    card.locator(".model-facts", has_text="inside a region of interest of 4").wait_for()
+    (new,) = here.station.engines
+    assert new != old
+    region = here.station.engines[new].model.detector.model_file.counting.inner
+    assert region is not None
+    mask = region.at((64, 64))
+    assert mask[2:-4, 4:30].all()
+    assert not mask[:, 34:].any()
+    (entry,) = here.station.store.acts(limit=1)
+    assert entry.what == "recalibration"
+    assert "inside a region of interest of" in entry.detail["counts"]
+    assert card.locator(".draw-region").get_attribute("open") is None  # the new version begins anew
+
+
 # --- who, and how ---
 
 

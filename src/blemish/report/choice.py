@@ -14,7 +14,10 @@ MOST_ROWS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceRow:
-    """A candidate of the table: areas in [0, 1], or why there are none; `chosen` marks what was kept."""
+    """A candidate of the table: areas in [0, 1], or why there are none; `chosen` marks what was kept.
+
+    The areas of known defects are None where none were shown, that of pixels also where none were marked.
+    """
 
     name: str
     chosen: bool
@@ -22,6 +25,8 @@ class ChoiceRow:
     pixel_auroc: float | None
     pixel_ap: float | None
     error: str | None
+    known_image_auroc: float | None = None
+    known_pixel_auroc: float | None = None
 
 
 def name_of(members: list[str]) -> str:
@@ -42,6 +47,8 @@ def rows_of(choice: Mapping[str, Any]) -> list[ChoiceRow]:
             pixel_auroc=row.get("pixel_auroc"),
             pixel_ap=row.get("pixel_ap"),
             error=row.get("error"),
+            known_image_auroc=row.get("known_image_auroc"),
+            known_pixel_auroc=row.get("known_pixel_auroc"),
         )
         for row in choice["candidates"]
     ]

@@ -4,6 +4,7 @@ import { post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
 import { capital, driftOf, driftState, number, percent, when } from "./format.js";
 import { t } from "./messages.js";
+import { RegionEditor } from "./region.js";
 import { mayEngineer, modelOf, station } from "./state.js";
 import { Training } from "./training.js";
 
@@ -74,6 +75,7 @@ class ModelCard {
     this.parts = h("input", { type: "number", min: 1, max: 100000, value: PARTS, required: true });
     this.refusal = h("p", { class: "error-line refusal", role: "alert" });
     this.button = h("button", {}, t("models.recalibrate"));
+    this.region = new RegionEditor((region) => this.recalibrate(region));
     this.title = h("h3", {}, t("models.others"));
     const versions = h("ul", { class: "plain earlier" });
     this.versions = new Keyed(
@@ -88,7 +90,7 @@ class ModelCard {
       this.facts,
       h(
         "form",
-        { class: "recalibrate may-engineer", onsubmit: (event) => this.recalibrate(event) },
+        { class: "recalibrate may-engineer", onsubmit: (event) => this.submit(event) },
         h(
           "p",
           {},
@@ -96,6 +98,7 @@ class ModelCard {
         ),
         h("div", { class: "bar" }, h("label", {}, h("span", {}, t("models.parts")), " ", this.parts), this.button),
       ),
+      this.region.element,
       this.refusal,
       h("div", {}, this.title, versions),
     );
@@ -103,6 +106,7 @@ class ModelCard {
 
   update(model) {
     this.model = model;
+    this.region.update(model);
     this.head.replaceChildren(
       mark(model.drift?.alarm ? "failed" : "accepted"),
       h("b", {}, model.name),
@@ -158,11 +162,16 @@ class ModelCard {
     );
   }
 
-  recalibrate(event) {
+  submit(event) {
     event.preventDefault();
+    return this.recalibrate(null);
+  }
+
+  /** Make a new version with thresholds of the newest parts; with a region it counts inside of that alone. */
+  recalibrate(region) {
     return this.change(async () => {
       const path = `/v1/models/${this.model.digest}/recalibration`;
-      const made = await post(path, { parts: Number(this.parts.value) });
+      const made = await post(path, { parts: Number(this.parts.value), region });
       return t("models.recalibrated", { name: made.name, n: made.calibration_images });
     });
   }
