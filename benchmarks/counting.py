@@ -10,7 +10,8 @@ ones, drawn at random, calibrate, the rest is tested, and again, `--splits` time
     sizes    regions of AREA pixels or more count, once by new thresholds, once by a filter after the
              decision: the maxima of the maps calibrate, and a part is rejected when a large region is left
     roi      an ellipse in the middle of the image counts, the model is trained with it; not for magnetic
-             tile, whose images have many shapes
+             tile, whose images have many shapes; also the plain model, which counts there after its
+             training, with the thresholds of before and with new ones
 
 Random splits are exchangeable by construction: this checks that the scores which are calibrated are those
 that decide. Writes counting.json and counting.md.
@@ -97,11 +98,23 @@ def measure(name: str, root: Path, splits: int) -> dict:
     arms["sizes, new thresholds"] = realised(g, b, REJECT, splits, by=2, of=2)
     arms["sizes, rejected or for review"] = realised(g, b, REVIEW, splits, by=2, of=2)
     if name not in MANY_SHAPES:
+        arms |= region_after(plain, good, bad, splits)
         inner = learn(dataset, 0, roi)
         g, b = scored(inner, good), scored(inner, bad)
         arms["roi, rejected"] = realised(g, b, REJECT, splits, by=0, of=0)
         arms["roi, rejected or for review"] = realised(g, b, REVIEW, splits, by=0, of=0)
     return {"good": len(good), "defective": len(bad), "min_area_px": AREAS[name], "arms": arms}
+
+
+def region_after(plain: Detector, good: list[Path], bad: list[Path], splits: int) -> dict[str, dict]:
+    """Measure a region that is given after the training: with the thresholds of before, and with new ones."""
+    later = replace(plain, model_file=replace(plain.model_file, counting=Counting(inner=roi_of(ellipse()))))
+    g, b = (np.hstack([scored(plain, of), scored(later, of)]) for of in (good, bad))
+    return {
+        "roi after the training, old thresholds": realised(g, b, REJECT, splits, by=0, of=1),
+        "roi after the training, new thresholds": realised(g, b, REJECT, splits, by=1, of=1),
+        "roi after the training, rejected or for review": realised(g, b, REVIEW, splits, by=1, of=1),
+    }
 
 
 def table(found: dict[str, dict]) -> str:

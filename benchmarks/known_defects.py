@@ -77,7 +77,7 @@ def candidates_of(data: Path, minutes: float, seed: int) -> tuple[Trial, Maps]:
 def on(
     numbers: np.ndarray, trial: Trial, maps: Maps, known: int, each: int = 1
 ) -> dict[tuple[str, ...], Row]:
-    """Measure everyone on some of the trial's images, the last `known` of them real, by one in each² pixels."""
+    """Measure everyone on some of the images, the last `known` of them real, by one in `each`² pixels."""
     thin = slice(None, None, each)
     masks = trial.masks[numbers][:, thin, thin]
     part = replace(trial, planted=trial.planted[numbers], masks=masks, known=known)

@@ -227,7 +227,6 @@ def test_a_region_is_drawn_by_pointer_and_keys_and_kept_with_a_new_version(here:
     page.keyboard.press("Enter")
     canvas.click(position={"x": 12, "y": box["height"] - 12})
     card.get_by_text("4 corners", exact=True).wait_for()
-    page.screenshot(path="/tmp/h_regions/region.png", full_page=True)
     save.click()
     page.locator(".toast", has_text="new thresholds from 21 good parts").wait_for()
     card.locator(".model-facts", has_text="inside a region of interest of 4").wait_for()
