@@ -4,7 +4,7 @@ import { get, pictureOf } from "./api.js";
 import { announce, h } from "./dom.js";
 import { t } from "./messages.js";
 
-const SIDE = 1024; // longer side in pixels of the picture that is drawn on
+const SIDE = 1024; // longer side in pixels of what is drawn on
 const MOST = 4096; // longest side in pixels of what is sent
 const NEAR = 14; // screen pixels around a corner in which it is taken hold of
 const STEP = 0.02; // of a side, by an arrow key; a fifth of it with Shift
@@ -78,7 +78,9 @@ export class RegionEditor {
       this.state.textContent = error.message;
       return;
     }
-    [this.canvas.width, this.canvas.height] = [this.picture.width, this.picture.height];
+    const larger = Math.max(1, SIDE / Math.max(this.picture.width, this.picture.height));
+    this.canvas.width = Math.round(this.picture.width * larger);
+    this.canvas.height = Math.round(this.picture.height * larger);
     this.body.hidden = false;
     this.set([]);
   }
@@ -140,7 +142,7 @@ export class RegionEditor {
     if (!this.picture) return;
     const context = this.canvas.getContext("2d");
     const { width, height } = this.canvas;
-    context.drawImage(this.picture, 0, 0);
+    context.drawImage(this.picture, 0, 0, width, height);
     const points = this.corners.map(([x, y]) => [x * width, y * height]);
     const outline = new Path2D();
     points.forEach(([x, y], i) => (i ? outline.lineTo(x, y) : outline.moveTo(x, y)));
