@@ -224,6 +224,14 @@ def quick_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def forked_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package starts as `python -m …` is forked from a process that has imported what it needs."""
+    from warm import forked
+
+    monkeypatch.setattr(subprocess, "Popen", forked)
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 300 KiB."""
     disk = tmp_path / "disk"

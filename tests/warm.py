@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -54,6 +54,15 @@ def module(name: str, *arguments: str) -> int:
     sys.argv = [name, *arguments]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
     return 0
+
+
+def forked(
+    command: list[str], *, stdout: IO[Any], env: Mapping[str, str] | None = None, **_how: object
+) -> Warm:
+    """Start `python -m …` in the place of `subprocess.Popen`; all of its output goes to one file."""
+    python, m, name, *arguments = command
+    assert (python, m) == (sys.executable, "-m")
+    return Warm(module, name, *arguments, out=Path(stdout.name), env=env)
 
 
 def _begin(

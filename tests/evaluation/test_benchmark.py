@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from commands import refused, run
 from conftest import save, tiny_defect, tiny_image
 from pictures import mask_of, mvtec_loco, picture
 from processes import processes_of
-from warm import Warm, module
+from warm import Warm, forked
 
 from blemish.core.errors import DataError, UsageError
 from blemish.evaluation import benchmark
@@ -529,13 +529,6 @@ def small_category(folder: Path, train: int = 3) -> Path:
         save(folder / "test" / kind / "0.png", image)
         save(folder / "ground_truth" / kind / "0_mask.png", mask)
     return folder
-
-
-def forked(command: list[str], *, env: dict[str, str], stdout: IO[str], **_how: object) -> Warm:
-    """Start `python -m …`, all of whose output goes to one file."""
-    python, m, name, *arguments = command
-    assert (python, m) == (sys.executable, "-m")
-    return Warm(module, name, *arguments, out=Path(stdout.name), env=env)
 
 
 @pytest.mark.slow

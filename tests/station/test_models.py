@@ -116,6 +116,7 @@ def client(tiny_model: Path, tmp_path: Path) -> Iterator[TestClient]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_processes")
 def test_uploaded_images_become_a_model(client: TestClient, tiny_model: Path, tmp_path: Path):
     job = client.post("/v1/trainings", json={"name": "by hand", "method": "pca"}).json()
     here = f"/v1/trainings/{job['id']}"
@@ -139,6 +140,7 @@ def test_uploaded_images_become_a_model(client: TestClient, tiny_model: Path, tm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_processes")
 def test_a_folder_is_named_never_spelled(tiny_model: Path, tiny_category: Path, tmp_path: Path):
     with served(tiny_model, tmp_path, training_data=tiny_category / "train") as client:
         assert client.get("/v1/trainings/choices").json()["sources"] == ["good"]
@@ -153,6 +155,7 @@ def test_a_folder_is_named_never_spelled(tiny_model: Path, tiny_category: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_processes")
 def test_a_training_survives_a_restart(tiny_model: Path, tiny_category: Path, tmp_path: Path):
     with served(tiny_model, tmp_path, training_data=tiny_category / "train") as client:
         job = client.post("/v1/trainings", json={"name": "long", "source": "good"}).json()
