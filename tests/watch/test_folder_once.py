@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from conftest import save, tiny_image
 from fakes import grey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from warm import Warm, blemish
 from watched import Crash, Place, check, command, rows_of
 
 from blemish.core.errors import DataError
@@ -130,30 +131,28 @@ def test_a_ledger_with_something_else_in_it_is_refused_and_left_alone(
     assert file.read_bytes() == ledger_bytes + foreign
 
 
-LIVES = """
-import json, os, random, signal, sys, time
-from blemish.cli.main import main
-from blemish.training import fit  # once: torch takes seconds
+def live_again_and_again(ledger: Path, files: int, held: tuple[Path, Path], *arguments: str | Path) -> int:
+    """Run `blemish ARGUMENTS` eleven times: it is killed ten times, and asked to end when all is recorded."""
 
-ledger, files, held, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:5], sys.argv[5:]
-def count():
-    return open(ledger, "rb").read().count(b"\\n") if os.path.exists(ledger) else 0
+    def count() -> int:
+        return ledger.read_bytes().count(b"\n") if ledger.exists() else 0
 
-lives = []
-for life in range(11):
-    if life == 10:
-        os.rename(*held)  # so that the last life has something to do before it is asked to end
-    before, pid, began = count(), os.fork(), time.monotonic()
-    if not pid:
-        os._exit(main(arguments))
-    patient = lambda: count() < files if life == 10 else count() == before < files - 1
-    while time.monotonic() - began < 120 and patient():
-        time.sleep(0.005)
-    time.sleep(random.Random(life).uniform(0, 0.05) if life < 10 else 0)
-    os.kill(pid, signal.SIGTERM if life == 10 else signal.SIGKILL)
-    lives.append((os.waitpid(pid, 0)[1], before))
-print("\\n" + json.dumps(lives))
-"""
+    lives = []
+    for life in range(11):
+        if life == 10:
+            held[0].rename(held[1])  # so that the last life has something to do before it is asked to end
+        before, pid, began = count(), os.fork(), time.monotonic()
+        if not pid:
+            os._exit(blemish(*arguments))
+        while time.monotonic() - began < 120 and (
+            count() < files if life == 10 else count() == before < files - 1
+        ):
+            time.sleep(0.005)
+        time.sleep(random.Random(life).uniform(0, 0.05) if life < 10 else 0)
+        os.kill(pid, signal.SIGTERM if life == 10 else signal.SIGKILL)
+        lives.append((os.waitpid(pid, 0)[1], before))
+    print("\n" + json.dumps(lives))
+    return 0
 
 
 @pytest.mark.slow
@@ -182,16 +181,13 @@ def test_killed_ten_times_while_files_keep_arriving(tiny_model: Path, tmp_path: 
     writer = threading.Thread(target=write)
     writer.start()
     options = ("--model", tiny_model, "--folder", folder, "--out", out, "--move-to", moved, "--device", "cpu")
-    done = subprocess.run(
-        [sys.executable, "-c", LIVES, ledger, str(len(names)), *held, "watch", *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    said = {"out": tmp_path / "said.out", "err": tmp_path / "said.err"}
+    process = Warm(live_again_and_again, ledger, len(names), held, "watch", *options, **said)
+    stdout, stderr = process.communicate()
     ended.set()
     writer.join()
-    assert done.returncode == 0, done.stderr
-    *_, last, _, lives = done.stdout.splitlines()
+    assert process.returncode == 0, stderr
+    *_, last, _, lives = stdout.splitlines()
     assert [status for status, _ in json.loads(lives)] == [signal.SIGKILL] * 10 + [0]  # SIGTERM: exit code 0
     assert len({before for _, before in json.loads(lives)}) > 5  # most of the lives recorded something
     assert last.endswith(f"recorded: {ledger}")
