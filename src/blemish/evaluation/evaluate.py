@@ -20,6 +20,7 @@ from blemish.data.masks import read_mask, read_regions
 from blemish.evaluation import sensitivity, sensitivity_plan
 from blemish.evaluation.known_defects import find_chosen_by, measure_known
 from blemish.evaluation.localisation import LIMIT, measure_pixels
+from blemish.evaluation.parts import measure_parts, score_others, usual_images
 from blemish.evaluation.pictures import predict_and_draw
 from blemish.evaluation.scored import report_image, score_of, write_scores
 from blemish.metrics.confidence import bootstrap_interval
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from blemish.core.types import Sample
     from blemish.evaluation.scored import Scored
     from blemish.inference.detector import Detector
+    from blemish.inference.part_models import Views
 
 PIXELS_NAME = "pixels.npz"
 """What `blemish compare` needs to compare maps: a sample of each image's pixels."""
@@ -52,6 +54,7 @@ def evaluate(
     choice_picture: Path | None = None,
     planted: int = 0,
     known_defects: Path | None = None,
+    views: Views | None = None,
     on_image: Callable[[], None] = lambda: None,
     on_planted: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -61,18 +64,31 @@ def evaluate(
     where there can be none (`sensitivity_plan.why_not`), there is no card. `on_image` is called for each test
     image, `on_planted` for each planted one. `training_log` and `choice_picture` are the run's log.csv and
     choice.png, shown where they are there. The defects of the folder `known_defects` are reported apart.
+    With `views` parts are decided and measured as well, from all their images; figures of images are then of
+    those alone that `detector`, the usual one, scores.
 
     Returns evaluation.json's content: areas and rates in [0, 1]; pixel fields are None without masks,
     rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
     defective images, ImageError when one cannot be used, UsageError when another process writes `out`, and
     OSError when it cannot be written.
     """
+    parts = None if views is None else (dataset, views)
+    dataset = dataset if views is None else usual_images(dataset, views)
     check_evaluable(dataset)
     detector = detector.for_samples(dataset.test)
     known = known_defects and (known_defects, read_known_defects(known_defects))
     with owned(out):
         return _evaluate(
-            detector, dataset, out, training_log, choice_picture, planted, known, on_image, on_planted
+            detector,
+            dataset,
+            out,
+            training_log,
+            choice_picture,
+            planted,
+            known,
+            parts,
+            on_image,
+            on_planted,
         )
 
 
@@ -84,11 +100,14 @@ def _evaluate(
     choice_picture: Path | None,
     planted: int,
     known: tuple[Path, list[Sample]] | None,
+    parts: tuple[Dataset, Views] | None,
     on_image: Callable[[], None],
     on_planted: Callable[[], None],
 ) -> dict[str, Any]:
     leaks = find_leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
     scored, pool, resampler, seconds = _score_all(detector, dataset, out, on_image)
+    others, leaks_of_others = ([], []) if parts is None else score_others(*parts, out)
+    leaks += leaks_of_others
     evaluation, curves, overlap = _measure(detector, scored, pool, saturated=bool(dataset.saturations))
     evaluation |= _intervals(scored, resampler if pool else None)
     evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
@@ -97,6 +116,7 @@ def _evaluate(
     evaluation["known_defects"] = known and measure_known(
         detector, *known, [s.score for s in scored if not s.sample.is_defect]
     )
+    evaluation["parts"] = parts and measure_parts(*parts, [*scored, *others], out)
     evaluation["chosen_by"] = find_chosen_by(detector, dataset.test)
     write_whole(out / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
     write_scores(out / "scores.csv", scored)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blemish.cli.console import print_left_out, progress_bar
-from blemish.cli.options import LayoutOption, ModelOptions
+from blemish.cli.options import LayoutOption, ModelOptions, PartOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import complain
 
+if TYPE_CHECKING:
+    from blemish.data.dataset import Dataset
+    from blemish.inference.detector import Detector
+    from blemish.inference.part_models import Views
+
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ModelOptions, LayoutOption):
+class EvaluateOptions(ModelOptions, LayoutOption, PartOptions):
     """Measure a model on a labelled test set; writes evaluation.json, scores.csv and report.html."""
 
     data: Path
@@ -42,7 +47,8 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
     from blemish.report.evaluation import broken_promise
 
     detector = options.load()
-    dataset = open_dataset(options.data, need_train=False, layout=options.layout)
+    dataset = open_dataset(options.data, need_train=False, layout=options.layout, names=options.names())
+    views = _views(options, dataset, detector)
     print_left_out(dataset.left_out)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=len(dataset.test))
@@ -56,6 +62,7 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
             choice_picture=run / "choice.png",
             planted=planted,
             known_defects=options.known_defects,
+            views=views,
             on_image=lambda: progress.advance(task),
             on_planted=lambda: progress.advance(second),
         )
@@ -70,6 +77,33 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
         complain(f"warning: {broken}")
     _print_evaluation(evaluation)
     print(f"report: {out / 'report.html'}")
+
+
+def _views(options: EvaluateOptions, dataset: Dataset, detector: Detector) -> Views | None:
+    """Return how parts are decided, where the data set has parts. Raises BlemishError."""
+    told = [(s.part, s.view) for s in dataset.test if s.part is not None]
+    if not told:
+        options.refuse_without_parts()
+        return None
+    return options.load_views(
+        options.model,
+        lambda path: detector if path == options.model else options.load(model=path),
+        told,
+    )
+
+
+def _print_parts(parts: dict[str, Any]) -> None:
+    print(f"parts: {parts['n_good']} good, {parts['n_defect']} defective, {parts['incomplete']} incomplete")
+    for key, name in (
+        ("auroc", "parts, AUROC"),
+        ("requested_false_alarm_rate", "parts, false-alarm rate promised"),
+        ("false_alarm_rate", "parts, false-alarm rate measured"),
+        ("detection_rate", "parts, detection rate"),
+    ):
+        value, interval = parts[key], parts.get(f"{key}_interval95")
+        between = "" if interval is None else f" ({interval[0]:.4f} to {interval[1]:.4f})"
+        print(f"{name:<40} {'-' if value is None else f'{value:.4f}'}{between}")
+    print(parts["promise"])
 
 
 def _print_evaluation(evaluation: dict[str, Any]) -> None:
@@ -97,6 +131,8 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
         if key == "au_spro_fpr5" and value is None:  # most data sets have no saturations
             continue
         print(f"{name:<40} {'-' if value is None else f'{value:.4f}'}")
+    if evaluation["parts"]:
+        _print_parts(evaluation["parts"])
     if known := evaluation["known_defects"]:
         found = "" if known["detection_rate"] is None else f", {100 * known['detection_rate']:.0f} % rejected"
         print(f"{'known defects, image AUROC':<40} {known['image_auroc']:.4f} of {known['n']}{found}")
