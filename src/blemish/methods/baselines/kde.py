@@ -15,7 +15,7 @@ Colour is compared as it is; the map sums the channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,6 @@ from torch import Tensor, nn
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Method
 from blemish.methods.config import DetectorConfig
-
-if TYPE_CHECKING:
-    pass
 
 GREY_STEP = 1 / 255
 """Images that differ by less than this in each value are as good as equal: it bounds γ from above."""

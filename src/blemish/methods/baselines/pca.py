@@ -14,7 +14,7 @@ a map.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,9 +22,6 @@ from torch import Tensor
 from blemish.methods.base import Batches, Method
 from blemish.methods.components.functional import blur, grey, smoothing_matrix
 from blemish.methods.config import DetectorConfig
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,9 +29,6 @@ from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Method
 from blemish.methods.components.functional import grey
 from blemish.methods.config import DetectorConfig
-
-if TYPE_CHECKING:
-    pass
 
 VARIANCE_FLOOR = 1e-6
 """Added to each variance, so that Σ has an inverse: a quarter of a grey step of 8 bits, squared."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,9 +26,6 @@ from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Method
 from blemish.methods.components.functional import grey, mean_and_variance
 from blemish.methods.config import DetectorConfig
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
