@@ -5,15 +5,14 @@ import { announce, h, mark, toast } from "./dom.js";
 import { decisionOf, nameOf, number, oddness, oneIn, percent, summaryOf } from "./format.js";
 import { allowed, threshold } from "./heatmap.js";
 import { detailsOf } from "./inspection_details.js";
-import { locale, t } from "./messages.js";
+import { t } from "./messages.js";
+import { HIGHEST, STEPS, lowestOf, rateAt, rateOf, stepAt } from "./rates.js";
+import { RegionList } from "./region_list.js";
 import { scoreBar } from "./scorebar.js";
 import { keep, kept, modelOf } from "./state.js";
 import { VerdictForm } from "./verdict.js";
 import { Viewer } from "./viewer.js";
 
-const STEPS = 1000; // of the slider of rates, which is logarithmic up to HIGHEST
-const HIGHEST = 0.5;
-const MOST_REGIONS = 50; // that are listed
 const HEAT_STEP = 0.1; // of the opacity, by a key
 const GLANCE = 1000; // ms that a part must have been on screen before it takes a verdict
 
@@ -29,8 +28,7 @@ export class InspectionPanel {
     this.number = made++;
     this.head = h("div", { class: "decision" });
     this.why = h("div", { class: "why" });
-    this.list = h("ol", { class: "regions" });
-    this.regionsTitle = h("h3", {});
+    this.regions = new RegionList();
     this.record = h("details", { class: "record" });
     this.before = null; // the part that another one has just replaced
     this.verdict = new VerdictForm({
@@ -45,7 +43,7 @@ export class InspectionPanel {
       this.verdict.element,
       this.why,
       this.controls(),
-      h("section", { class: "found" }, this.regionsTitle, this.list),
+      this.regions.element,
       this.record,
     );
     host.append(figure, this.panel);
@@ -68,7 +66,7 @@ export class InspectionPanel {
     this.rateSlider = slider("rate", {
       min: 0,
       max: STEPS,
-      oninput: () => this.setRate(this.rateAt(this.rateSlider.value)),
+      oninput: () => this.setRate(rateAt(this.rateSlider.value, this.calibration.scores)),
     });
     this.rateValue = h("output", { for: this.rateSlider.id });
     this.whatIf = h("p", { class: "what-if", "aria-live": "polite" });
@@ -254,18 +252,10 @@ export class InspectionPanel {
     this.setOpacity(Number(this.opacity.value) ? 0 : this.lastOpacity);
   }
 
-  get lowest() {
-    return 1 / (this.calibration.scores.length + 1);
-  }
-
-  rateAt(step) {
-    return Math.min(HIGHEST, Math.max(this.lowest, this.lowest * (HIGHEST / this.lowest) ** (step / STEPS)));
-  }
-
   /** Show what a false-alarm rate means for this part: its threshold, its contour and its regions. */
   setRate(rate) {
     this.rate = rate;
-    this.rateRow.hidden = !this.calibration || this.lowest >= HIGHEST;
+    this.rateRow.hidden = !this.calibration || lowestOf(this.calibration.scores) >= HIGHEST;
     if (!this.calibration) {
       this.renderWhy(this.inspection.threshold);
       this.viewer.setLevel(null);
@@ -275,9 +265,7 @@ export class InspectionPanel {
     const { scores, map_maxima: maxima } = this.calibration;
     const own = rate === this.ownRate;
     const limit = own ? this.inspection.threshold : threshold(scores, rate);
-    this.rateSlider.value = Math.round(
-      (STEPS * Math.log(rate / this.lowest)) / Math.log(HIGHEST / this.lowest),
-    );
+    this.rateSlider.value = stepAt(rate, scores);
     this.rateValue.textContent = t("panel.rate_value", { share: oneIn(rate), percent: percent(rate) });
     this.rateSlider.setAttribute("aria-valuetext", this.rateValue.textContent);
     this.renderWhatIf(own, limit);
@@ -307,46 +295,15 @@ export class InspectionPanel {
         ? this.viewer.regions().filter((region) => this.isLarge(region))
         : this.inspection.regions;
     this.viewer.mark(null);
-    this.regionsTitle.textContent = found.length
-      ? t("panel.regions", { n: found.length })
-      : t("panel.no_region");
-    this.regionsTitle.parentElement.hidden =
+    this.regions.show(found, this.viewer);
+    this.regions.element.hidden =
       this.inspection.decision === "failed" || this.inspection.threshold === null;
-    this.list.replaceChildren(...found.slice(0, MOST_REGIONS).map((region, i) => this.regionItem(region, i)));
   }
 
   /** Whether a region counts, for the model of this part. */
   isLarge({ x0, y0, x1, y1, area_px: area }) {
     const { min_area_px: least, min_length_px: shortest } = this.calibration;
     return area >= least && Math.hypot(x1 - x0, y1 - y0) >= shortest;
-  }
-
-  regionItem(region, i) {
-    const { x0, y0, x1, y1, area_px: area, peak } = region;
-    const frame = () => this.viewer.mark(region);
-    const unframe = () => this.viewer.mark(null);
-    return h(
-      "li",
-      {},
-      h(
-        "button",
-        {
-          type: "button",
-          class: "region",
-          onmouseenter: frame,
-          onfocus: frame,
-          onclick: () => this.viewer.lookAt(region),
-          onmouseleave: unframe,
-          onblur: unframe,
-          "aria-label": t("panel.region", { i: i + 1, area, x0, x1, y0, y1, peak: number(peak) }),
-        },
-        h("b", {}, i + 1),
-        h("span", {}, `${x1 - x0} × ${y1 - y0} px`),
-        h("span", { class: "muted" }, t("panel.region_at", { x: x0, y: y0 })),
-        h("span", { class: "right" }, `${area.toLocaleString(locale)} px²`),
-        h("span", { class: "right" }, number(peak)),
-      ),
-    );
   }
 
   // --- keys ---------------------------------------------------------------------------------------------
@@ -369,12 +326,4 @@ export class InspectionPanel {
     acts[key]?.();
     return key in acts;
   }
-}
-
-/** The rate whose threshold an inspection was judged by, which need not be today's. */
-export function rateOf(inspection, scores) {
-  const model = modelOf(inspection.model);
-  if (model?.threshold === inspection.threshold) return model.false_alarm_rate;
-  const above = scores.filter((score) => score >= inspection.threshold).length;
-  return Math.max(1, above) / (scores.length + 1);
 }

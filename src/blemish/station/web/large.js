@@ -4,8 +4,8 @@ import { calibrationOf, get, isAway, link } from "./api.js";
 import { at, h, mark } from "./dom.js";
 import { decisionOf, nameOf, when } from "./format.js";
 import { threshold } from "./heatmap.js";
-import { rateOf } from "./inspection_panel.js";
 import { locale, t } from "./messages.js";
+import { rateOf } from "./rates.js";
 import { kept, modelOf, station } from "./state.js";
 import { Viewer } from "./viewer.js";
 
