@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from blemish.data.cache import ImageFiles
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
 from blemish.data.masks import read_mask
+from blemish.data.split import split_good
 from blemish.inference import postprocess
 from blemish.inference.backend import Output
 from blemish.inference.detector import Detector

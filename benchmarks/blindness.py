@@ -24,7 +24,8 @@ from learning import lesson_of
 
 from blemish.core.files import write_whole
 from blemish.data import planting
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
+from blemish.data.split import split_good
 from blemish.methods.planted import Planted, PlantedConfig
 from blemish.metrics.roc import Roc
 from blemish.training import choice

@@ -28,7 +28,8 @@ from learning import lesson_of
 
 from blemish.core.errors import BlemishError
 from blemish.core.files import write_whole
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
+from blemish.data.split import split_good
 from blemish.methods.base import TrainedMethod
 from blemish.methods.registry import method_named, preset_named
 from blemish.training.costs import COSTS

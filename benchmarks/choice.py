@@ -26,7 +26,8 @@ from learning import lesson_of
 from real import image_area, pixel_area, test_images
 
 from blemish.core.files import write_whole
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
+from blemish.data.split import split_good
 from blemish.methods.auto import AutoConfig
 from blemish.training import auto, choice, costs
 from blemish.training.images import ImageOptions, load_images

@@ -23,7 +23,8 @@ from real import image_area, pixel_area, test_images
 from torch import Tensor
 
 from blemish.core.files import write_whole
-from blemish.data.dataset import Dataset, open_dataset, split_good
+from blemish.data.dataset import Dataset, open_dataset
+from blemish.data.split import split_good
 from blemish.methods.density import densities
 from blemish.methods.density import features as filter_bank
 from blemish.methods.density.filters import Filters, FiltersConfig

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
+from blemish.data.split import split_good
 from blemish.methods.registry import preset_named
 from blemish.training.auto import Run, learn_candidate, plant_trial_of, shaped
 from blemish.training.choice import Row, Trial, best_of, compare, maps_of, on_one_scale

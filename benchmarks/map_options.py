@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
 from blemish.data.masks import read_mask
+from blemish.data.split import split_good
 from blemish.images import preprocess
 from blemish.images.decode import read
 from blemish.inference.model_file import ModelFile, load_model_file

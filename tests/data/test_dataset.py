@@ -13,9 +13,10 @@ from PIL import Image
 
 from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.core.types import Sample
-from blemish.data.dataset import Dataset, find_leakage, open_dataset, split_good
+from blemish.data.dataset import Dataset, find_leakage, open_dataset
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.masks import read_mask
+from blemish.data.split import split_good
 
 # --- masks
 

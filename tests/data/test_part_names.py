@@ -9,8 +9,9 @@ from pictures import picture
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import Sample
-from blemish.data.dataset import Dataset, open_dataset, split_good
+from blemish.data.dataset import Dataset, open_dataset
 from blemish.data.part_names import PartNames, check_parts, make_part_names
+from blemish.data.split import split_good
 
 
 @pytest.mark.parametrize(

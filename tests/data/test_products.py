@@ -9,8 +9,9 @@ import pytest
 from conftest import save
 
 from blemish.core.errors import DataError
-from blemish.data.dataset import Dataset, dataset_fingerprint, open_dataset, split_good
+from blemish.data.dataset import Dataset, dataset_fingerprint, open_dataset
 from blemish.data.products import open_products, open_together, put_together, split_by_product
+from blemish.data.split import split_good
 
 
 def dot(value: int) -> np.ndarray:

@@ -19,8 +19,9 @@ from sklearn.metrics import roc_auc_score
 
 from blemish.core.errors import UsageError
 from blemish.core.types import Prediction, Sample
-from blemish.data.dataset import Split, open_dataset, split_good
+from blemish.data.dataset import open_dataset
 from blemish.data.hashing import file_digest
+from blemish.data.split import Split, split_good
 from blemish.evaluation import anomalib as peer
 from blemish.evaluation.anomalib import AnomalibBackend
 from blemish.inference.detector import Detector

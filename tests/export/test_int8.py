@@ -16,7 +16,8 @@ from conftest import save, tiny_image
 from onnx import TensorProto, helper, numpy_helper
 
 import blemish
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
+from blemish.data.split import split_good
 from blemish.export.int8 import quantise, split_of, trained_layers
 from blemish.inference import torch_backend
 from blemish.inference.model_file import load_model_file

@@ -19,7 +19,8 @@ from imagecodecs import png_encode
 from PIL import Image
 
 from blemish.core.errors import BlemishError, DataError, ImageError, Interrupted, TrainingError, UsageError
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
+from blemish.data.split import split_good
 from blemish.images.preprocess import ImageFormat
 from blemish.inference import load
 from blemish.inference.model_file import load_model_file

@@ -11,7 +11,8 @@ from commands import refused, run
 from conftest import save, tiny_defect, tiny_image
 
 from blemish.core.errors import UsageError
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
+from blemish.data.split import split_good
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.methods.config import DetectorConfig
 from blemish.training import suspects

@@ -25,7 +25,8 @@ import numpy as np
 
 from blemish.core.errors import BlemishError, UsageError
 from blemish.core.files import write_whole
-from blemish.data.dataset import open_dataset, split_good
+from blemish.data.dataset import open_dataset
+from blemish.data.split import split_good
 from blemish.evaluation.evaluate import evaluate
 from blemish.images import decode, preprocess
 from blemish.inference.backend import Output
@@ -37,7 +38,7 @@ from blemish.training.run_folder import provenance_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blemish.data.dataset import Split
+    from blemish.data.split import Split
 
 METHOD = "anomalib"
 CALIBRATION_FRACTION = 0.1

@@ -24,9 +24,10 @@ import numpy as np
 
 from blemish.core.errors import DataError, ImageError, ModelError
 from blemish.core.files import write_whole
-from blemish.data.dataset import open_dataset, split_good, with_region
+from blemish.data.dataset import open_dataset, with_region
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.masks import read_mask
+from blemish.data.split import split_good
 from blemish.export.onnx import export
 from blemish.inference import torch_backend
 from blemish.inference.backend import Output
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     import torch
 
     from blemish.core.types import Sample
-    from blemish.data.dataset import Dataset, Split
+    from blemish.data.dataset import Dataset
+    from blemish.data.split import Split
     from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
 

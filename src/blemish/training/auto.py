@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blemish.core.types import Sample
-    from blemish.data.dataset import Split
+    from blemish.data.split import Split
     from blemish.methods.auto import Member
     from blemish.training.batches import ImageBatches
     from blemish.training.images import TrainingImages

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from blemish.core.types import Prediction
     from blemish.data.cache import ImageCache
-    from blemish.data.dataset import Split
+    from blemish.data.split import Split
     from blemish.inference.backend import Backend
     from blemish.inference.calibration import Calibration
     from blemish.inference.model_file import ModelFile

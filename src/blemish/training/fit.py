@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import UsageError
-from blemish.data.dataset import Dataset, split_good
+from blemish.data.dataset import Dataset
 from blemish.data.known_defects import read_known_defects
 from blemish.data.products import open_together
+from blemish.data.split import split_good
 from blemish.inference.counting import Counting
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import MODEL_NAME, ModelFile, save_model_file
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from blemish.core.types import Sample
-    from blemish.data.dataset import Split
     from blemish.data.part_names import PartNames
+    from blemish.data.split import Split
     from blemish.methods.base import Method, Start
     from blemish.methods.config import DetectorConfig
     from blemish.training.images import TrainingImages

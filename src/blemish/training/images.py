@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from blemish.data.dataset import Split
+    from blemish.data.split import Split
     from blemish.images.preprocess import ImageFormat
     from blemish.images.roi import Roi
     from blemish.methods.config import DetectorConfig

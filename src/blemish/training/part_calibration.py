@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blemish.core.types import Sample
-    from blemish.data.dataset import Split
+    from blemish.data.split import Split
     from blemish.inference.detector import Detector
     from blemish.inference.part_models import ViewModels
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import owned
-from blemish.data.dataset import Split, with_region
+from blemish.data.dataset import with_region
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.products import label, open_together
+from blemish.data.split import Split
 from blemish.inference.counting import Counting
 from blemish.inference.detector_arguments import check_region
 from blemish.inference.load import load

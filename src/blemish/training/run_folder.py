@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
-    from blemish.data.dataset import Split
+    from blemish.data.split import Split
     from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
 

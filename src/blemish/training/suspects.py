@@ -24,7 +24,7 @@ from blemish.training.run_folder import DROPPED, DROPPED_ENTRY
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from blemish.data.dataset import Split
+    from blemish.data.split import Split
     from blemish.methods.config import DetectorConfig
     from blemish.training.batches import ImageBatches
     from blemish.training.images import TrainingImages
