@@ -1,13 +1,14 @@
-"""Make the pictures of "Say what counts": two rates, a size that counts, a region of interest.
+"""Make the pictures of "Say what counts", two rates, a size, a region of interest; and of the audit.
 
-    python docs/make_counting_pictures.py [--out docs/pictures]
+    python docs/make_counting_pictures.py [--out docs/pictures] [--only audit]
 
-All show generated parts and what a small model says of them; it takes half a minute.
+All show generated parts and what a small model says of them; it takes a minute.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from PIL import Image, ImageDraw
 from blemish.core.types import GOOD
 from blemish.data.dataset import open_dataset
 from blemish.data.synthetic import generate
+from blemish.evaluation.audit import audit
 from blemish.images.draw import heat_over
 from blemish.images.roi import roi_of
 from blemish.inference.counting import Counting
@@ -31,15 +33,20 @@ mpl.use("Agg")
 SIZE, SHOWN, GAP = 128, 320, 12
 REJECT, REVIEW = 0.05, 0.2
 MIN_AREA = 60
+CONTAMINATED, SUSPECTS = 3, 4
 CONFIG = PcaConfig(image_size=SIZE, components=20, smoothing=1.0, image_score="max", calibration_fraction=0.5)
 
 
 def main() -> None:
-    """Make the three pictures."""
+    """Make the four pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"), help="where to write")
+    parser.add_argument("--only", choices=["audit"], help="make one of them alone")
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
+        suspects(Path(folder), args.out / "audit.png")
+        if args.only:
+            return
         data = generate(Path(folder) / "data", n_train=160, n_good=40, n_defect=12, size=SIZE)
         run = Path(folder) / "run"
         plain = fit(data, config=CONFIG, out=run, device="cpu")
@@ -111,11 +118,32 @@ def enlarged(mask: np.ndarray) -> np.ndarray:
 
 def side_by_side(pictures: list[Image.Image], path: Path) -> None:
     """Write pictures beside one another."""
-    whole = Image.new("RGB", (len(pictures) * (SHOWN + GAP) - GAP, SHOWN), "white")
+    (width, height), n = pictures[0].size, len(pictures)
+    whole = Image.new("RGB", (n * (width + GAP) - GAP, height), "white")
     for number, picture in enumerate(pictures):
-        whole.paste(picture, (number * (SHOWN + GAP), 0))
+        whole.paste(picture, (number * (width + GAP), 0))
     whole.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def suspects(folder: Path, path: Path) -> None:
+    """Draw the most suspicious of 40 "good" parts, three of which are not, with the maps of an audit."""
+    data = generate(folder / "audited", n_train=37, n_good=1, n_defect=3, size=SIZE)
+    defective = [sample.path for sample in open_dataset(data).test if sample.is_defect]
+    for number, file in enumerate(defective[2::3][:CONTAMINATED]):  # the plainest of each kind
+        shutil.copy(file, data / "train" / GOOD / f"{number}-as-good.png")
+    found = audit(open_dataset(data), folder / "audit", device="cpu")
+    sheet = []
+    for finding in found.findings[:SUSPECTS]:
+        with Image.open(folder / "audit" / finding.overlay) as overlay:
+            picture = overlay.convert("RGB").resize((SHOWN // 2, SHOWN // 2), Image.Resampling.LANCZOS)
+        card = Image.new("RGB", (SHOWN // 2, SHOWN // 2 + 34), "white")
+        card.paste(picture, (0, 0))
+        said = [Path(finding.path).name, f"suspicion {finding.suspicion:.1f}"]
+        for line, text in enumerate(said):
+            ImageDraw.Draw(card).text((2, SHOWN // 2 + 3 + 15 * line), text, fill="black")
+        sheet.append(card)
+    side_by_side(sheet, path)
 
 
 def two_rates(detector: Detector, data: Path, path: Path) -> None:
