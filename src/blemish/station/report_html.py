@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from blemish.station.shift_report import Section, ShiftReport
 
 
+LONGEST_WORD = 16
+"""Letters of a word that is never broken."""
+
+
 def report_html(report: ShiftReport) -> str:
     """Write a report; its looks are in `static/report.css`."""
     parts = (
@@ -36,11 +40,12 @@ def _section(section: Section) -> str:
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str | Bar]]) -> str:
     lines = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>"]
-    lines += [f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    lines += [f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows]
     return f"<table>{''.join(lines)}</table>"
 
 
 def _cell(cell: str | Bar) -> str:
     if isinstance(cell, Bar):
-        return f'<meter min="0" max="{cell.whole}" value="{cell.part}"></meter>'
-    return escape(cell)
+        return f'<td><meter min="0" max="{cell.whole}" value="{cell.part}"></meter></td>'
+    is_long = max(map(len, cell.split()), default=0) > LONGEST_WORD
+    return f"<td{' class=long' if is_long else ''}>{escape(cell)}</td>"

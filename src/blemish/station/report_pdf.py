@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FULL = 20
 """Blocks of a bar that stands for the whole."""
+GREY = 170
+"""Of the lines of tables: 0 is black, 255 white."""
 _WIDEST, _NARROWEST = 40, 8
 """Letters by whose number the widths of columns are shared out."""
 
@@ -50,6 +52,8 @@ def report_pdf(report: ShiftReport, *, now: datetime) -> bytes:
     pdf.set_title(report.title)
     pdf.set_lang("en")
     pdf.set_margin(15)
+    pdf.c_margin = 1
+    pdf.set_line_width(0.2)
     _choose_fonts(pdf, _letters_of(report))
     pdf.add_page()
     for text, style, size in ((report.title, "B", 17), (report.time, "", 10)):
@@ -57,9 +61,11 @@ def report_pdf(report: ShiftReport, *, now: datetime) -> bytes:
         pdf.multi_cell(0, size / 2, text, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     for section in report.sections:
         _write(pdf, section)
-    pdf.ln(6)
-    pdf.multi_cell(0, 5, report.made, border="T", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
-    pdf.ln(10)
+    pdf.ln(5)
+    if pdf.will_page_break(15):  # who made it and who has seen it stand together
+        pdf.add_page()
+    pdf.multi_cell(0, 5, report.made, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+    pdf.ln(5)
     pdf.cell(80, 5, "Seen by:", border="B")
     return bytes(pdf.output())
 
@@ -76,12 +82,13 @@ def _write(pdf: FPDF, section: Section) -> None:
     if section.rows:
         cells = [section.head, *([_text_of(cell) for cell in row] for row in section.rows)]
         widths = [min(_WIDEST, max(_NARROWEST, *map(len, column))) for column in zip(*cells, strict=True)]
+        pdf.set_draw_color(GREY)
         layout = TableBordersLayout.HORIZONTAL_LINES
-        with pdf.table(cells, col_widths=widths, borders_layout=layout, text_align="L", padding=0.6):
-            pass
+        with pdf.table(cells, col_widths=widths, borders_layout=layout, text_align="L", padding=(0.8, 1)):
+            pass  # it is drawn where the block ends
     if section.note:
         pdf.ln(2)
-        pdf.multi_cell(0, 4.5, section.note, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+        pdf.multi_cell(0, 4.5, section.note, align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
 
 
 def _text_of(cell: str | Bar) -> str:

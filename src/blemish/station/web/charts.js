@@ -49,6 +49,7 @@ export function chart({ width, times, layers, form, label, floor = false, timeFo
   const x = (time) => LEFT + ((width - LEFT - RIGHT) * (time - begin)) / (end - begin);
   const middle = (i) => (x(times[i]) + x(times[i + 1])) / 2;
   const span = x(times[1]) - x(times[0]);
+  const parts = width < 480 ? 2 : 4; // times below the axis, less one, which have to keep apart
   return s(
     "svg",
     { width, height: HEIGHT, class: "chart", role: "img", "aria-label": label },
@@ -58,12 +59,11 @@ export function chart({ width, times, layers, form, label, floor = false, timeFo
         s("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, form(value)),
       ])
       .flat(),
-    [0, 1, 2, 3, 4]
-      .map((i) => begin + ((end - begin) * i) / 4)
+    Array.from({ length: parts + 1 }, (_, i) => begin + ((end - begin) * i) / parts)
       .map((time, i) =>
         s(
           "text",
-          { x: x(time), y: HEIGHT - 6, "text-anchor": i === 0 ? "start" : i === 4 ? "end" : "middle" },
+          { x: x(time), y: HEIGHT - 6, "text-anchor": i === 0 ? "start" : i === parts ? "end" : "middle" },
           timeForm(time),
         ),
       ),
