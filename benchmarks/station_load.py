@@ -11,9 +11,9 @@ rate: `cpu_ratio` is the batch's over the station's.
 
 load: requests a second and latencies at 1, 8 and 64 clients, who keep their connections. burst: 1,000
 requests at once, each on a connection of its own; all must be answered or refused. steady: --minutes of load
-by 8 clients, `--pace` images a second at most; of the process /proc is read each second, and the first third
-of the samples is compared with the last. Files that are older than a few seconds are removed meanwhile, as
-retention does.
+by 8 clients, `--pace` images a second at most, after half a minute at full speed; of the process /proc is
+read each second, and the first third of the samples is compared with the last. Files older than a few
+seconds are removed meanwhile, as retention does.
 
 Writes station_load.json and station_load.png. The exit code is 1 when a request was lost or failed.
 """
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 CLIENTS = (1, 8, 64)
 STEADY, KEPT = 8, 15.0
 """Clients of the steady load, and for how many seconds their files are kept."""
+WARM_S = 30.0
+"""Seconds of load at full speed before the steady one: memory depends on how many images come at a time."""
 PATIENCE = 60.0
 """Seconds after which a request counts as lost."""
 PANELS = {
@@ -209,6 +211,7 @@ def steady(model: Path, root: Path, files: list[Path], seconds: float, pace: flo
         serving(model, root) as (process, port),
         ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
     ):
+        pool.submit(sent, port, files, STEADY, WARM_S, 10**9).result()  # as many at a time as there ever are
         loading, began = pool.submit(sent, port, files, STEADY, seconds, 0, pace), time.monotonic()
         while not loading.done():
             look = look_at(process, began, metered(port))
