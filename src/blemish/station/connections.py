@@ -110,6 +110,9 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; where an answer is begun already, or had no body, hang up."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # the answer to what came before it is nobody's now
+            self.cycle.message_event.set()
         try:
             super().send_400_response(msg)
         except LocalProtocolError:
