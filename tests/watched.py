@@ -15,6 +15,7 @@ from fakes import fake_detector
 from blemish.core.errors import ModelError
 from blemish.watch import folder
 from blemish.watch.arrivals import UNREADABLE_TIMEOUT_S
+from blemish.watch.parts import PartSettings
 
 LEVELS = (51, 102, 153, 204)
 """Calibration: with 4 images the lowest rate is 1 / 5 and the threshold the largest, 204 / 255 = 0.8."""
@@ -84,12 +85,13 @@ class Place:
         *,
         out: Path | None = None,
         move_to: Path | None = None,
+        parts: PartSettings | None = None,
         **more: Any,
     ) -> int:
         self.script, self.over = script or iter([2 * UNREADABLE_TIMEOUT_S]), False
         self.act()
         options = folder.WatchSettings(
-            model=self.model, folder=self.folder, out=out or self.out, move_to=move_to
+            model=self.model, folder=self.folder, out=out or self.out, move_to=move_to, parts=parts
         )
         return folder.watch(
             options,

@@ -25,6 +25,7 @@ from blemish.record.rows import IdSequence, clock_advice
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.watch.arrivals import Arrivals
 from blemish.watch.ledger import LEDGER_NAME, Arrival, Ledger
+from blemish.watch.parts import OpenParts, PartSettings
 from blemish.watch.reload import ReloadingModel
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class WatchSettings:
     review_rate: float | None = None
     device: str = "auto"
     provider: str = "cpu"
+    parts: PartSettings | None = None
+    """How parts of several views are told and decided; None: each image is a part."""
 
     def load(self, path: Path) -> Detector:
         """Load a model with these options. Raises BlemishError."""
@@ -92,6 +95,8 @@ def watch(
     on_row: Callable[[dict[str, Any]], None],
     on_scan: Callable[[int], None] = lambda _: None,
     on_model: Callable[[Detector], None] = lambda _: None,
+    on_part: Callable[[dict[str, Any]], None] = lambda _: None,
+    on_promise: Callable[[str], None] = lambda _: None,
     sync: LedgerSync | None = None,
     say: Callable[[str], None] = lambda _: None,
     now: Callable[[], float] = time.monotonic,
@@ -104,6 +109,8 @@ def watch(
         on_row: told of each row once it is on disk; must not block.
         on_scan: told at each look at the folder how many files wait to be scored; must not block.
         on_model: told of the model at the start, and of each that takes its place.
+        on_part: told of each part that is decided from its views, once that is on disk; must not block.
+        on_promise: told what is promised of such parts, at the start and when a model has changed.
         sync: keeps files and rows in an archive and a database as well; None: there is no database.
         say: told of what a person should know: a model that was loaded again, a folder that went away.
         now: seconds that never go back.
@@ -113,14 +120,22 @@ def watch(
     recorded stays in the folder.
     """
     options.check_folders()
-    model = ReloadingModel(options.model, options.load, say, versions=options.out / VERSIONS)
+    own = () if options.parts is None else options.parts.models.own.values()
+    models = {
+        path: ReloadingModel(path, options.load, say, versions=options.out / VERSIONS)
+        for path in dict.fromkeys((options.model, *own))
+    }
     excluded = [path for path in (options.out, options.move_to) if path is not None]
     arrivals = Arrivals(options.folder, excluded, now, say)
     with owned(options.out), closing(Ledger(options.out / LEDGER_NAME)) as ledger:
         inspector = _Inspector(
-            options, model, ledger, arrivals, on_scan=on_scan, on_model=on_model, sync=sync, say=say
+            options, models, ledger, arrivals, on_scan=on_scan, on_model=on_model, sync=sync, say=say
         )
-        return inspector.run(should_stop, on_row)
+        if options.parts is None:
+            return inspector.run(should_stop, on_row)
+        with closing(OpenParts(options.parts, options.out, now, say)) as parts:
+            inspector.decide_parts(parts, on_part, on_promise)
+            return inspector.run(should_stop, on_row)
 
 
 class _Inspector:
@@ -129,7 +144,7 @@ class _Inspector:
     def __init__(
         self,
         options: WatchSettings,
-        model: ReloadingModel,
+        models: dict[Path, ReloadingModel],
         ledger: Ledger,
         arrivals: Arrivals,
         *,
@@ -139,11 +154,22 @@ class _Inspector:
         say: Callable[[str], None],
     ) -> None:
         self.folder, self.out, self.move_to = options.folder, options.out, options.move_to
-        self.model, self.ledger, self.arrivals = model, ledger, arrivals
+        self.models, self.model = models, models[options.model]
+        self.ledger, self.arrivals = ledger, arrivals
         self.on_scan, self.on_model, self.sync, self.say = on_scan, on_model, sync, say
         self.make_id = IdSequence(ledger.last_id, lambda back: say(clock_advice(back)))
         self.folder_was_there = True
         self.model_in_use: str | None = None
+        self.parts: OpenParts | None = None
+        self.models_of_parts: list[str] = []
+        self.on_part: Callable[[dict[str, Any]], None] = lambda _: None
+        self.on_promise: Callable[[str], None] = lambda _: None
+
+    def decide_parts(
+        self, parts: OpenParts, on_part: Callable[[dict[str, Any]], None], on_promise: Callable[[str], None]
+    ) -> None:
+        """Decide of parts from now on. Raises BlemishError where their models or rates do not allow it."""
+        self.parts, self.on_part, self.on_promise = parts, on_part, on_promise
 
     def run(self, should_stop: Callable[[], bool], on_row: Callable[[dict[str, Any]], None]) -> int:
         """Record files until it is to stop; returns their number."""
@@ -153,16 +179,30 @@ class _Inspector:
             self._say_whether_folder_is_there()
             before, began = recorded, time.monotonic()
             for row in self._inspect(self._next_files()):
-                if self.move_to is not None:
-                    arrival = Arrival(row["path"], row["size"], row["mtime_ns"])
-                    _move(self.folder, arrival, self.move_to / row["decision"])
+                if self.parts is None:
+                    self._move_all([(row["path"], row["size"], row["mtime_ns"])], row["decision"])
                 recorded += 1
                 on_row(row)
+                if self.parts is not None:
+                    self._close_parts([self.parts.add(row)])
                 if should_stop():
                     break
+            if self.parts is not None:
+                self._close_parts(self.parts.due())
             if recorded == before:  # a folder of very many files is looked at less often
                 time.sleep(max(POLL_INTERVAL_S, 3 * (time.monotonic() - began)))
         return recorded
+
+    def _close_parts(self, decided: Sequence[dict[str, Any] | None]) -> None:
+        """Move the files of parts that were decided just now, and tell of them."""
+        for row in filter(None, decided):
+            self._move_all(row.pop("files"), row["decision"])
+            self.on_part(row)
+
+    def _move_all(self, files: Sequence[tuple[str, int, int]], decision: str) -> None:
+        if self.move_to is not None:
+            for file in files:
+                _move(self.folder, Arrival(*file), self.move_to / decision)
 
     def _say_whether_folder_is_there(self) -> None:
         if self.folder.is_dir() != self.folder_was_there:
@@ -177,6 +217,8 @@ class _Inspector:
         ready = self.arrivals.ready()
         if self.move_to is not None:  # recorded, but a crash came before they were moved
             for arrival in set(ready) & self.ledger.seen:
+                if self.parts is not None and self.parts.is_waiting(arrival.path):
+                    continue
                 _move(self.folder, arrival, self.move_to / "recorded")
         new = [arrival for arrival in ready if arrival not in self.ledger.seen]
         # those that could not be read before come last, so that they hold up none
@@ -190,22 +232,44 @@ class _Inspector:
             promise = Promise.of(detector).as_fields()
             write_summary(self.out, {"model": self.model.digest, **promise})
             self.on_model(detector)
+        if self.parts is not None:
+            own = {path: m.current() for path, m in self.models.items() if m is not self.model}
+            loaded = {self.model.path: detector, **own}
+            digests = [model.digest for model in self.models.values()]
+            if digests != self.models_of_parts:
+                promise = self.parts.use(loaded, first=not self.models_of_parts)
+                self.models_of_parts = digests
+                self.on_promise(promise or "nothing is promised of parts")
         return detector
 
     def _inspect(self, new: Sequence[Arrival]) -> Iterator[dict[str, Any]]:
         """Score files and record them; yields each row once it is on disk."""
-        detector = self._detector()
+        self._detector()
+        for path, model in self.models.items():
+            yield from self._inspect_by(
+                model, [arrival for arrival in new if self._model_of(arrival) == path]
+            )
+
+    def _model_of(self, arrival: Arrival) -> Path:
+        if self.parts is None:
+            return self.model.path
+        return self.parts.settings.models.path(self.parts.shown_by(arrival.path)[1])
+
+    def _inspect_by(self, model: ReloadingModel, new: Sequence[Arrival]) -> Iterator[dict[str, Any]]:
+        detector = model.detector
         if self.sync is not None:
-            self.sync.use_model(self.model.digest, self.model.path.stem, detector.model_file)
+            self.sync.use_model(model.digest, model.path.stem, detector.model_file)
         began = time.monotonic()
         files = [(self.folder / arrival.path, Path(arrival.path)) for arrival in new]
         for arrival, row in zip(new, inspect(detector, files, self.out), strict=True):
             if row["error"] is not None and self.arrivals.may_be_incomplete(arrival):
                 continue
             seconds, began = time.monotonic() - began, time.monotonic()
-            yield self._record(arrival, row, seconds)
+            yield self._record(arrival, row, seconds, model.digest)
 
-    def _record(self, arrival: Arrival, scored: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def _record(
+        self, arrival: Arrival, scored: dict[str, Any], seconds: float, digest: str
+    ) -> dict[str, Any]:
         """Put a file's row into the ledger, after its files are in the archive, if there is one."""
         archived = {}
         if self.sync is not None:
@@ -214,6 +278,9 @@ class _Inspector:
             files = self.sync.archive_files(self.folder / arrival.path, size_and_time, map_tiff)
             archived = {"archived": files}
         now = datetime.datetime.now(datetime.UTC)
+        shown = {}
+        if self.parts is not None:
+            shown["part"], shown["view"] = self.parts.shown_by(arrival.path)
         row = {
             "sequence": self.ledger.sequence + 1,
             "time": now.isoformat(timespec="milliseconds"),
@@ -221,9 +288,10 @@ class _Inspector:
             "path": arrival.path,
             "size": arrival.size,
             "mtime_ns": arrival.mtime_ns,
-            "model": self.model.digest,
+            "model": digest,
             "seconds": seconds,
             **archived,
+            **shown,
             "id": self.make_id(now),
         }
         self.ledger.append(arrival, row)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.cli.options import HookOptions, LabelOptions, ModelOptions
+from blemish.cli.options import HookOptions, LabelOptions, ModelOptions, PartOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import Lines
 from blemish.core.ownership import owned
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from blemish.record.ledger_sync import LedgerSync
+    from blemish.watch.parts import PartSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchOptions(ModelOptions, HookOptions, LabelOptions):
+class WatchOptions(ModelOptions, HookOptions, LabelOptions, PartOptions):
     """Score what appears in a folder, each file once, until Ctrl-C; writes inspections.jsonl, maps, overlays.
 
     Start it again and it goes on where it was, also after a power cut. A changed model is loaded again.
@@ -34,6 +35,8 @@ class WatchOptions(ModelOptions, HookOptions, LabelOptions):
     """Seconds between two frames of the camera; 0: each frame."""
     out: Path = Path("inspections")
     """Where to write."""
+    part_wait: float = 10.0
+    """With --part-pattern: seconds that a part waits for its views; without one it is never accepted."""
     move_to: Path | None = None
     """Move recorded files to accepted/, review/, rejected/, failed/ or, without a calibration, unjudged/
     below this folder; else they stay."""
@@ -59,11 +62,12 @@ def watch(arguments: list[str]) -> int:
         review_rate=options.review_rate,
         device=options.device,
         provider=options.provider,
+        parts=_parts(options),
     )
     with Lines("blemish watch") as lines:
         with (
             owned(options.out),  # before a camera or a database is opened
-            _notifying(options, lines) as on_row,
+            _notifying(options, lines) as (on_row, on_part),
             StopSignals() as stop,
             _camera(options, lines) as on_scan,
             _database(options, lines) as sync,
@@ -74,6 +78,8 @@ def watch(arguments: list[str]) -> int:
                 on_row=on_row,
                 on_scan=on_scan,
                 on_model=lambda detector: lines.out(Promise.of(detector).describe()),
+                on_part=on_part,
+                on_promise=lines.out,
                 sync=sync,
                 say=lines.say,
             )
@@ -82,8 +88,13 @@ def watch(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _notifying(options: WatchOptions, lines: Lines) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Give what prints a row and tells whoever is to know of a reject; at the end, say what they missed."""
+def _notifying(
+    options: WatchOptions, lines: Lines
+) -> Iterator[tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any]], None]]]:
+    """Give what prints a row and tells whoever is to know of a reject; at the end, say what they missed.
+
+    The first is for images, the second for parts of several views: then those alone are told.
+    """
     from blemish.watch.notify import Receivers
 
     receivers = Receivers(
@@ -95,14 +106,40 @@ def _notifying(options: WatchOptions, lines: Lines) -> Iterator[Callable[[dict[s
     )
     with receivers.telling(lines.say) as tell:
 
-        def on_row(row: dict[str, Any]) -> None:
-            lines.out(_describe(row))
+        def tell_of(row: dict[str, Any]) -> None:
             if row["decision"] == "review":
                 tell({"event": "review"} | row)
             elif row["anomalous"]:
                 tell(row)
 
-        yield on_row
+        def on_row(row: dict[str, Any]) -> None:
+            lines.out(_describe(row))
+            if options.part_pattern is None:
+                tell_of(row)
+
+        def on_part(row: dict[str, Any]) -> None:
+            lines.out(_describe_part(row))
+            tell_of(row)
+
+        yield on_row, on_part
+
+
+def _parts(options: WatchOptions) -> PartSettings | None:
+    """Return how parts are told and decided, None: each image is a part. Raises UsageError."""
+    from blemish.inference.part_models import ViewModels
+    from blemish.watch.parts import PartSettings
+
+    names = options.names()
+    if names is None:
+        options.refuse_without_parts()
+        return None
+    return PartSettings(
+        names=names,
+        models=ViewModels.of(options.model, options.view_model),
+        wait_s=options.part_wait,
+        calibration=options.parts,
+        views=options.views,
+    )
 
 
 def _camera(options: WatchOptions, lines: Lines) -> AbstractContextManager[Callable[[int], None]]:
@@ -126,6 +163,13 @@ def _database(options: WatchOptions, lines: Lines) -> AbstractContextManager[Led
     return sync_to_database(
         options.database, options.out / LEDGER_NAME, lines.say, labelling=options.labelling()
     )
+
+
+def _describe_part(row: dict[str, Any]) -> str:
+    missing = f", missing: {', '.join(row['missing'])}" if row["missing"] else ""
+    told = row["error"] or f"{row['decision']}{missing}"
+    p = "" if row["p_value"] is None else f", p {row['p_value']:.3g}"
+    return f"part {row['part']}: {told}{p}"
 
 
 def _describe(row: dict[str, Any]) -> str:
