@@ -46,7 +46,7 @@ def fact(card: Any, name: str) -> str:
 
 
 def test_recalibrated_when_all_are_judged_and_back(here: Running, tab: Open):
-    for i in range(40):
+    for i in range(24):
         here.inspect(dim(400 + i))
     (old,) = here.station.engines
     assert here.station.following.drifts[old].alarm
@@ -56,9 +56,9 @@ def test_recalibrated_when_all_are_judged_and_back(here: Running, tab: Open):
     card = page.locator(".model")
     assert fact(card, "Calibrated on") == "21 good parts"
     assert fact(card, "Drift").startswith("Alarm")
-    card.get_by_label("Newest parts").fill("40")
+    card.get_by_label("Newest parts").fill("24")
     page.keyboard.press("Enter")
-    card.get_by_text(f"{len(waiting)} of the newest 40 parts were rejected and wait for a verdict").wait_for()
+    card.get_by_text(f"{len(waiting)} of the newest 24 parts were rejected and wait for a verdict").wait_for()
     card.get_by_role("link", name="Open “To judge”").click()
     for left in range(len(waiting), 0, -1):
         page.locator("#queue-left", has_text=re.compile(f"^{left} left")).wait_for()
@@ -70,12 +70,12 @@ def test_recalibrated_when_all_are_judged_and_back(here: Running, tab: Open):
     page.keyboard.press("5")
     assert card.locator(".refusal").inner_text() == ""
     card.get_by_role("button", name="Recalibrate").click()
-    page.locator(".toast", has_text="new thresholds from 39 good parts").wait_for()
+    page.locator(".toast", has_text="new thresholds from 23 good parts").wait_for()
     page.locator("#drift-banner").wait_for(state="hidden")
     (new,) = here.station.engines
     assert new != old
     card.get_by_text(f"version {new[:8]}").wait_for()
-    assert fact(card, "Calibrated on") == "39 good parts"
+    assert fact(card, "Calibrated on") == "23 good parts"
     earlier = card.locator(".earlier li")
     assert earlier.count() == 1
     said = earlier.inner_text()
@@ -113,6 +113,7 @@ def test_a_version_of_before_says_what_it_was_after_a_restart(pca_onnx: Path, tm
 # --- training ---
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_chosen_images_become_a_model_that_inspects(here: Running, tab: Open):
     page = tab(f"{here.address}/#models")
     page.get_by_label("Name").fill("lid, new light")  # a comma is none of what a name may have
@@ -149,6 +150,7 @@ def test_chosen_images_become_a_model_that_inspects(here: Running, tab: Open):
     assert here.station.store.find()[0].model == made
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_a_folder_is_trained_on_and_a_job_is_cancelled(here: Running, tmp_path: Path, tab: Open):
     for i in range(12):
         save(tmp_path / "data" / "lids" / f"{i}.png", tiny_image(i))
