@@ -38,6 +38,8 @@ if (size[0] != height || size[1] != width)
     return Refuse($"the network sees {size[0]} x {size[1]} pixels; resize the picture");
 if (about.GetProperty("tiling").ValueKind != JsonValueKind.Null || session.OutputMetadata.Count != 1)
     return Refuse("this example runs models without tiles or scores of their own");
+if (about.TryGetProperty("counting", out _) || about.TryGetProperty("products", out _))
+    return Refuse("this example runs models without sizes, regions of interest and products");
 
 var image = new DenseTensor<float>(new[] { 1, channels, height, width });  // from 0 to 1
 for (int i = 0; i < width * height * channels; i++)

@@ -49,6 +49,8 @@ int main(int count, char** arguments) try {
     throw std::runtime_error("the picture must be a PPM or PGM of 8 bits and of the size that the network sees");
   if (range != std::vector<double>{0, 255} || !has(about, "\"tiling\": null") || session.GetOutputCount() != 1)
     throw std::runtime_error("this example runs models of 8-bit images, without tiles or scores of their own");
+  if (has(about, "\"counting\": {") || has(about, "\"products\": ["))
+    throw std::runtime_error("this example runs models without sizes, regions of interest and products");
   std::vector<unsigned char> bytes(pixels * channels);
   file.ignore(1).read(reinterpret_cast<char*>(bytes.data()), bytes.size());
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -69,6 +70,17 @@ def test_the_program_in_cpp_judges_as_blemish_does(program: Path, pca_onnx: Path
         assert float(told[1]) == pytest.approx(expected.score, rel=1e-4)
         assert float(told[2]) == pytest.approx(expected.p_value, rel=1e-5)
         assert (told[3] == "rejected") == expected.anomalous
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(pca_onnx)
+    for entry in model.metadata_props:
+        if entry.key == onnx_backend.DESCRIPTION:
+            entry.value = json.dumps(json.loads(entry.value) | {"counting": {"min_area": 9.0}})
+    onnx.save(model, tmp_path / "sized.onnx")
+    refused = subprocess.run(
+        [program, tmp_path / "sized.onnx", tmp_path / "part.ppm"], capture_output=True, text=True
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "without sizes, regions of interest and products" in refused.stderr
     refused = subprocess.run([program, pca_onnx, CPP], capture_output=True, text=True)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "must be a PPM or PGM" in refused.stderr
