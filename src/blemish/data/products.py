@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,6 @@ from blemish.data.manifest import check_product
 from blemish.images.folders import LeftOut
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from blemish.core.types import Sample
     from blemish.data.part_names import PartNames
 
@@ -48,14 +47,29 @@ def open_together(
     names: PartNames | None = None,
 ) -> Dataset:
     """Open a data set as `open_dataset` does, or those of several products, which are put together."""
-    if isinstance(data, str | Path):
+    if not isinstance(data, Mapping):
         return open_dataset(Path(data), need_train=need_train, layout=layout, names=names)
+    each = open_each(data, need_train=need_train, layout=layout, names=names)
+    return put_together({str(name): dataset for name, dataset in each.items()})
+
+
+def open_each(
+    data: str | Path | Mapping[str, str | Path],
+    *,
+    need_train: bool = True,
+    layout: str = "auto",
+    names: PartNames | None = None,
+) -> dict[str | None, Dataset]:
+    """Open what `open_together` does, each product by itself; by None what has no products."""
+    if not isinstance(data, Mapping):
+        dataset = open_dataset(Path(data), need_train=need_train, layout=layout, names=names)
+        return {**split_by_product(dataset)} or {None: dataset}
     if names is not None:
         raise UsageError(
             f"--part-pattern {names.part}: several products have no parts of views; train each alone"
         )
     folders = {check_product(nfc(name), "--products"): Path(path) for name, path in data.items()}
-    return put_together(open_products(folders, need_train=need_train, layout=layout))
+    return {**open_products(folders, need_train=need_train, layout=layout)}
 
 
 def label(dataset: Dataset, product: str) -> Dataset:

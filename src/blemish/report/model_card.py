@@ -14,6 +14,7 @@ from blemish.report import choice as choosing
 from blemish.report import sensitivity as planted
 from blemish.report.evaluation import KEYS, broken_promise
 from blemish.report.html import DASH, MEASURES, format_area, format_number, format_percent, write_page
+from blemish.report.products import as_one, figures_of, promise_of, sensitivity_of
 from blemish.report.sections import Section, Table, markdown_of
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ def write_model_card(
     model_file: ModelFile,
     evaluation: Mapping[str, Any] | None,
     sensitivity: Mapping[str, Any] | None,
+    products: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Path]:
     """Write `out/card.md` and `out/card.html`, and return their paths.
 
     `evaluation` and `sensitivity` are what `evaluate` and `sensitivity` wrote as JSON, None where they were
-    not run; without the latter the evaluation's own card of planted defects is shown. Raises DataError for an
+    not run; without the latter the evaluation's own card of planted defects is shown. `products` is what
+    `evaluate` wrote of a model of several. Raises DataError for an
     evaluation of another model, UsageError without the packages of `blemish[report]`.
     """
     _check_whole(evaluation, KEYS | {"method", "preset", "dataset", "test_fingerprint"}, "evaluation.json")
@@ -70,8 +73,9 @@ def write_model_card(
     if sensitivity is None and evaluation is not None:
         sensitivity = evaluation.get("sensitivity")
     title = f"{model_file.provenance.get('dataset') or 'model'}: {model_file.method}"
-    sections = sections_of(model_file, evaluation, sensitivity)
-    content = {"title": title, "sentence": _sentence(model_file, evaluation), "sections": sections}
+    sections = sections_of(model_file, evaluation, sensitivity, products)
+    measured = evaluation if products is None else as_one(products)
+    content = {"title": title, "sentence": _sentence(model_file, measured), "sections": sections}
     page = write_page(out / "card.html", "model_card", content)
     write_whole(out / "card.md", markdown_of(title, content["sentence"], sections))
     return out / "card.md", page
@@ -103,18 +107,30 @@ def check_same_model(model_file: ModelFile, evaluation: Mapping[str, Any] | None
 
 
 def sections_of(
-    model_file: ModelFile, evaluation: Mapping[str, Any] | None, sensitivity: Mapping[str, Any] | None
+    model_file: ModelFile,
+    evaluation: Mapping[str, Any] | None,
+    sensitivity: Mapping[str, Any] | None,
+    products: Mapping[str, Any] | None = None,
 ) -> list[Section]:
     """Return the whole content of a card."""
+    measured = evaluation if products is None else as_one(products)
+    limits = list(_limits(model_file, measured, sensitivity))
+    limits += [] if products is None else list(_broken_promises(products))
     return [
         _model(model_file),
         _data(model_file),
         _weights(model_file),
-        _promise(model_file, evaluation),
-        _figures(evaluation),
-        _sensitivity(sensitivity),
-        Section(title="Limits", sentences=list(_limits(model_file, evaluation, sensitivity))),
+        promise_of(model_file) if model_file.products else _promise(model_file, evaluation),
+        _figures(evaluation) if products is None else figures_of(products),
+        _sensitivity(sensitivity) if products is None else sensitivity_of(products),
+        Section(title="Limits", sentences=limits),
     ]
+
+
+def _broken_promises(products: Mapping[str, Any]) -> Iterator[str]:
+    for name, evaluation in products["products"].items():
+        if broken := broken_promise(evaluation):
+            yield f"The promise was not kept for {name}: {broken}."
 
 
 # --- the sections -----------------------------------------------------------------------------------------
@@ -126,7 +142,8 @@ def _sentence(model_file: ModelFile, evaluation: Mapping[str, Any] | None) -> st
     if evaluation is None or evaluation["image_auroc"] is None:
         return f"{said}. It has not been measured on a test set."
     images = evaluation["n_good"] + evaluation["n_defect"]
-    return f"{said}; image AUROC {format_area(evaluation['image_auroc'])} on {images} test images."
+    mean = "mean " if "products" in evaluation else ""
+    return f"{said}; {mean}image AUROC {format_area(evaluation['image_auroc'])} on {images} test images."
 
 
 def _model(model_file: ModelFile) -> Section:

@@ -39,10 +39,15 @@ def card(arguments: list[str]) -> int:
     exported = options.model.suffix.lower() == SUFFIX
     model_file = load_exported(options.model).model_file if exported else load_model_file(options.model)
     run = options.model if options.model.is_dir() else options.model.parent
-    evaluation = read_written(options.evaluation, run / "evaluation", "evaluation.json")
+    evaluation = None
+    if not model_file.products:
+        evaluation = read_written(options.evaluation, run / "evaluation", "evaluation.json")
     sensitivity = read_written(options.sensitivity, run / "sensitivity", "sensitivity.json")
+    products = None
+    if model_file.products:
+        products = read_written(options.evaluation, run / "evaluation", "products.json")
     out = options.out or run / "card"
     with owned(out):
-        for path in write_model_card(out, model_file, evaluation, sensitivity):
+        for path in write_model_card(out, model_file, evaluation, sensitivity, products):
             print(f"card: {path}")
     return 0

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.cli.console import print_left_out, progress_bar
-from blemish.cli.options import LayoutOption, ModelOptions, PartOptions
+from blemish.cli.options import LayoutOption, ModelOptions, PartOptions, ProductOption, ProductsOption
 from blemish.cli.parser import parse
 from blemish.cli.streams import complain
+from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blemish.data.dataset import Dataset
     from blemish.inference.detector import Detector
     from blemish.inference.part_models import Views
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ModelOptions, LayoutOption, PartOptions):
-    """Measure a model on a labelled test set; writes evaluation.json, scores.csv and report.html."""
+class EvaluateOptions(ModelOptions, LayoutOption, PartOptions, ProductsOption, ProductOption):
+    """Measure a model on a labelled test set; writes evaluation.json, scores.csv and report.html.
+
+    Of several products each has its own below products/, and products.json and report.html have them all.
+    """
 
     data: Path
     """A category in MVTec layout or another that is known, or a CSV manifest with a test split."""
@@ -41,23 +48,25 @@ def evaluate(arguments: list[str]) -> int:
 
 def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
     """Evaluate into a folder, and say what was found; warnings come first. `run` is the model's folder."""
-    from blemish.data.dataset import open_dataset
+    from blemish.data.products import open_each
     from blemish.evaluation.evaluate import evaluate as run_evaluation
+    from blemish.evaluation.products import evaluate_products
     from blemish.evaluation.sensitivity import IMAGES_OF_EVALUATE
-    from blemish.report.evaluation import broken_promise
 
     detector = options.load()
-    dataset = open_dataset(options.data, need_train=False, layout=options.layout, names=options.names())
-    views = _views(options, dataset, detector)
-    print_left_out(dataset.left_out)
+    data = options.data_sets(options.data)
+    each = open_each(data, need_train=False, layout=options.layout, names=options.names())
+    detector = _of_product(detector, options, each)
+    views = _views(options, each[None], detector) if None in each else None
+    for dataset in each.values():
+        print_left_out(dataset.left_out)
     with progress_bar() as progress:
-        task = progress.add_task("scoring", total=len(dataset.test))
+        task = progress.add_task("scoring", total=sum(len(dataset.test) for dataset in each.values()))
         planted = IMAGES_OF_EVALUATE if options.sensitivity else 0
-        second = progress.add_task("scoring planted defects", total=planted, visible=options.sensitivity)
-        evaluation = run_evaluation(
-            detector,
-            dataset,
-            out,
+        all_planted = planted * len(each)
+        second = progress.add_task("scoring planted defects", total=all_planted, visible=options.sensitivity)
+        run_one = partial(
+            run_evaluation,
             training_log=run / "log.csv",
             choice_picture=run / "choice.png",
             planted=planted,
@@ -66,6 +75,39 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
             on_image=lambda: progress.advance(task),
             on_planted=lambda: progress.advance(second),
         )
+        if None in each:
+            evaluation = run_one(detector, each[None], out)
+        else:
+            datasets = {str(name): dataset for name, dataset in each.items()}
+            evaluation = evaluate_products(detector, datasets, out, run_one)
+    for name, found in evaluation.get("products", {}).items():
+        print(f"{name}:")
+        _tell(found)
+    if None in each:
+        _tell(evaluation)
+    else:
+        print("mean over products:")
+        _print_evaluation(evaluation["mean"])
+    print(f"report: {out / 'report.html'}")
+
+
+def _of_product(detector: Detector, options: EvaluateOptions, each: Mapping[str | None, Dataset]) -> Detector:
+    """Return the detector of the product that all images show. Raises UsageError for what cannot be."""
+    if None in each:
+        return detector.for_product(options.product)
+    if options.product is not None:
+        raise UsageError(f"--product {options.product}: the images have products of their own; leave it out")
+    if options.known_defects is not None:
+        raise UsageError(
+            f"--known-defects {options.known_defects}: are of one product; evaluate that with --product"
+        )
+    return detector
+
+
+def _tell(evaluation: dict[str, Any]) -> None:
+    """Print what was found of one data set; warnings come first."""
+    from blemish.report.evaluation import broken_promise
+
     for trained, tested in evaluation["leakage"]:
         complain(f"warning: leakage: {tested} was trained on, as {trained}")
     if chosen_by := evaluation["chosen_by"]:
@@ -76,7 +118,6 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
     if broken := broken_promise(evaluation):
         complain(f"warning: {broken}")
     _print_evaluation(evaluation)
-    print(f"report: {out / 'report.html'}")
 
 
 def _views(options: EvaluateOptions, dataset: Dataset, detector: Detector) -> Views | None:
@@ -127,12 +168,14 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
         "seconds_per_image": "seconds per image",
     }
     for key, name in names.items():
+        if key not in evaluation:  # a mean has fewer figures
+            continue
         value = evaluation[key]
         if key == "au_spro_fpr5" and value is None:  # most data sets have no saturations
             continue
         print(f"{name:<40} {'-' if value is None else f'{value:.4f}'}")
-    if evaluation["parts"]:
+    if evaluation.get("parts"):
         _print_parts(evaluation["parts"])
-    if known := evaluation["known_defects"]:
+    if known := evaluation.get("known_defects"):
         found = "" if known["detection_rate"] is None else f", {100 * known['detection_rate']:.0f} % rejected"
         print(f"{'known defects, image AUROC':<40} {known['image_auroc']:.4f} of {known['n']}{found}")

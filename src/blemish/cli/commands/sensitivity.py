@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from blemish.cli.console import progress_bar
-from blemish.cli.options import LayoutOption, ModelOptions
+from blemish.cli.options import LayoutOption, ModelOptions, ProductOption
 from blemish.cli.parser import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivityOptions(ModelOptions, LayoutOption):
+class SensitivityOptions(ModelOptions, LayoutOption, ProductOption):
     """Show what a model finds: defects of known kind, size and contrast are planted into good images.
 
     Writes sensitivity.json and sensitivity.html. The defects are made, not real.
@@ -37,7 +37,7 @@ def sensitivity(arguments: list[str]) -> int:
 
     run = options.model if options.model.is_dir() else options.model.parent
     out = options.out or run / "sensitivity"
-    detector = options.load()
+    detector = options.load().for_product(options.product)
     dataset = open_dataset(options.data, need_train=False, layout=options.layout)
     detector = detector.for_samples(dataset.test)
     plan = planned(detector, dataset, options.images, options.seed)
