@@ -216,7 +216,7 @@ class LabelOptions:
     station: str | None = None
     """This station's name, in each row."""
     product: str | None = None
-    """What is made here, in each row whose sender does not say it."""
+    """What is made here, in each row whose sender does not say it; a model of several needs it."""
     line: str | None = None
     """The line, as the product."""
     shifts: Annotated[tuple[str, ...], Parameter(metavar="NAME=HH:MM [...]")] = ()

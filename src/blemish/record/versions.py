@@ -71,6 +71,17 @@ class Versions:
         )
         return self.active(digest)
 
+    def start_product(self, content: bytes, *, suffix: str) -> str:
+        """Take the model file of one product of a model that the station is started with, as `start` does."""
+        digest = hashlib.sha256(content).hexdigest()
+        file, index = self._place(digest, suffix), self._index
+        if not file.exists():
+            write_whole(file, content, durable=True)
+        self._index = replace(
+            index, files=index.files | {digest: file}, origin={digest: digest} | index.origin
+        )
+        return self.active(digest)
+
     def add(self, content: bytes, *, suffix: str, of: str) -> str:
         """Keep the content of a new model file, as a version of the model `of`; returns its digest."""
         digest = hashlib.sha256(content).hexdigest()

@@ -97,6 +97,12 @@ class Engine:
         """Requests that have no answer yet."""
         return self._waiting
 
+    @property
+    def product(self) -> str | None:
+        """The product that it inspects, of a model of several; None: the model has but one."""
+        product = self.model.detector.model_file.product
+        return None if product is None else product.name
+
     def submit(self, upload: Upload) -> Future[Inspection]:
         """Queue an upload; its answer may raise what went wrong. Raises Busy when there is no room."""
         return self.begin(upload).answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import ImageError
@@ -70,6 +70,9 @@ def inspection_of(
     height, width = job.size or (None, None)
     found: dict[str, Any] = result.shared_fields() if isinstance(result, Prediction) else {"score": None}
     found["path"] = job.upload.name
+    labels, product = job.upload.labels, job.model.detector.model_file.product
+    if product is not None:
+        labels = replace(labels, product=product.name)
     return Inspection(
         **found,
         id=job.id,
@@ -77,7 +80,7 @@ def inspection_of(
         source=job.upload.source,
         part=job.upload.part,
         key=job.upload.key,
-        **asdict(job.upload.labels),
+        **asdict(labels),
         model=job.model.digest,
         image=image_hash,
         map=map_hash,

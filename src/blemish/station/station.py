@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.core.errors import BlemishError, ConflictError, NotFoundError
+from blemish.core.errors import BlemishError, ConflictError, NotFoundError, UsageError
 from blemish.images.limits import MAX_PIXELS
 from blemish.inference import load
 from blemish.inference.counting import Counting
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from blemish.images.roi import Roi
+    from blemish.inference.detector import Detector
     from blemish.record.store import Inspection
 
 RETENTION_INTERVAL = 3600.0
@@ -88,7 +89,7 @@ class Station:
         self._load = partial(load.load, device=device, allow=allow, **rates)
         self._limits = {"capacity": capacity, "max_pixels": max_pixels}
         for path in models:
-            self._start(self.versions.start(path), path.stem if path.is_file() else path.resolve().name)
+            self._start_model(path, path.stem if path.is_file() else path.resolve().name)
         for origin, name in self.versions.adopted.items():
             self._start(self.versions.active(origin), name)
         self.trainings = Trainings(
@@ -104,8 +105,20 @@ class Station:
         self._follower = threading.Thread(target=self._run_following, name="following", daemon=True)
         self._follower.start()
 
-    def _start(self, digest: str, name: str) -> None:
-        model = self._open(digest, name)
+    def _start_model(self, path: Path, name: str) -> None:
+        """Start the engine of a model; of several products each one's, as if it were a model by itself."""
+        digest = self.versions.start(path)
+        detector = self._load(self.versions.file(digest))
+        if not detector.model_file.products:
+            self._start(digest, name, detector)
+        for each in detector.model_file.products:
+            product, file = each.product.name, find_model(path)
+            content = version_bytes(file, detector.model_file.of_product(product))
+            digest = self.versions.start_product(content, suffix=file.suffix)
+            self._start(digest, f"{name}:{product}")
+
+    def _start(self, digest: str, name: str, detector: Detector | None = None) -> None:
+        model = self._open(digest, name, detector)
         engine = Engine(
             model,
             self.store,
@@ -124,9 +137,9 @@ class Station:
             self._start(digest, name)
         return digest
 
-    def _open(self, digest: str, name: str) -> Model:
+    def _open(self, digest: str, name: str, loaded: Detector | None = None) -> Model:
         """Load a version of a model, record that it is used, and begin to watch its scores for drift."""
-        detector = self._load(self.versions.file(digest))
+        detector = (loaded or self._load(self.versions.file(digest))).of(None)
         self._names[digest] = name
         calibration = detector.model_file.calibration
         record = model_record(digest, name, detector.model_file)
@@ -214,18 +227,33 @@ class Station:
         if not any(record.digest == digest for record in self.store.models()):
             raise NotFoundError(f"model {digest}: is unknown, and not in use here")
 
-    def engine(self, model: str | None = None) -> Engine:
+    def engine(self, model: str | None = None, product: str | None = None) -> Engine:
         """Return the engine of a model, by its digest or name; None: the first one's.
 
-        Raises NotFoundError for a model that is not in use here.
+        `product` says which one, of a model of several. Raises NotFoundError for a model that is not in use
+        here, UsageError for a product that the model has not, and for none where it has several.
         """
-        if model is None:
-            return next(iter(self.engines.values()))
+        wanted = model or self._family(next(iter(self.engines)))
         for digest, engine in self.engines.items():
-            if model in (digest, self._names[digest]):
+            if wanted in (digest, self._names[digest]):
+                own = engine.product
+                if own is not None and product not in (None, own):
+                    raise UsageError(f"product {product!r}: model {self._names[digest]} is of {own}")
                 return engine
+        family = {e.product: e for digest, e in self.engines.items() if self._family(digest) == wanted}
+        if product in family:
+            return family[product]
+        if family:
+            what = "no product is given" if product is None else f"product {product!r} is unknown"
+            have = ", ".join(sorted(map(str, family)))
+            raise UsageError(f"{what}: model {wanted} has {have}; send one of them as the field product")
         known = ", ".join(self._names[digest] for digest in self.engines)
         raise NotFoundError(f"model {model}: is not in use here; choose one of {known}")
+
+    def _family(self, digest: str) -> str:
+        """Return the name of the model that an engine is of, without the product."""
+        product = self.engines[digest].product
+        return self._names[digest] if product is None else self._names[digest].removesuffix(f":{product}")
 
     def has_open(self, id: str) -> bool:
         """Whether an upload of that identifier waits for its answer."""

@@ -62,10 +62,12 @@ class WatchSettings:
     provider: str = "cpu"
     parts: PartSettings | None = None
     """How parts of several views are told and decided; None: each image is a part."""
+    product: str | None = None
+    """What is made, which a model of several products has to be told."""
 
     def load(self, path: Path) -> Detector:
         """Load a model with these options. Raises BlemishError."""
-        return load(
+        detector = load(
             path,
             device=self.device,
             allow=self.allow,
@@ -74,6 +76,7 @@ class WatchSettings:
             batch_size=BATCH_SIZE,
             provider=self.provider,
         )
+        return detector.for_product(self.product) if detector.model_file.products else detector
 
     def check_folders(self) -> None:
         """Refuse a folder that is not there, or that lies inside one whose files are not looked at."""

@@ -63,6 +63,7 @@ def watch(arguments: list[str]) -> int:
         device=options.device,
         provider=options.provider,
         parts=_parts(options),
+        product=options.product,
     )
     with Lines("blemish watch") as lines:
         with (

@@ -142,7 +142,7 @@ async def inspect(
     """
     upload, chosen = await _read_upload(request, part, name, idempotency_key)
     upload = replace(upload, labels=station.labelling.of(datetime.now(UTC), upload.labels.or_else(said)))
-    engine = station.engine(chosen or model)
+    engine = station.engine(chosen or model, upload.labels.product)
     if upload.key is None:
         taken = station.deliveries.submit(engine, upload)
     else:  # which is looked up in the record

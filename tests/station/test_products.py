@@ -1,0 +1,89 @@
+"""A model of several products in a station and in a watch: each product is as a model by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the station's packages are not installed")
+
+from fastapi.testclient import TestClient
+from requests_to_station import send, served
+
+from blemish.core.errors import UsageError
+from blemish.inference import load
+from blemish.inference.calibration import calibrate
+from blemish.inference.model_file import load_model_file, save_model_file
+from blemish.inference.products import Product, ProductCalibration
+from blemish.watch.folder import WatchSettings
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as one of two products; a nut may score more than a bolt."""
+    plain = load_model_file(tiny_model)
+    assert plain.calibration is not None
+    raw, maxima = plain.calibration.scores, plain.calibration.map_maxima
+    products = []
+    for name, more in (("bolt", 0.0), ("nut", 1000.0)):
+        product = Product.of_scores(name, raw + more)
+        scores = np.array([product.standardise(score) for score in raw + more])
+        known = calibrate(scores, maxima + more)
+        products.append(
+            ProductCalibration(product=product, calibration=known, display_range=(0.0, 1.0 + more))
+        )
+    found = dataclasses.replace(plain, calibration=None, products=tuple(products))
+    folder = tmp_path_factory.mktemp("run") / "parts"
+    folder.mkdir()
+    save_model_file(folder / "model.safetensors", found)
+    return folder
+
+
+@pytest.fixture
+def client(model: Path, tmp_path: Path) -> Iterator[TestClient]:
+    with served(model, tmp_path / "station") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def bad(tiny_category: Path) -> Path:
+    return min((tiny_category / "test" / "hole").iterdir())
+
+
+def test_the_field_product_says_which_thresholds_count(client: TestClient, model: Path, bad: Path):
+    answers = {name: send(client, bad.read_bytes(), product=name).json() for name in ("bolt", "nut")}
+    for name, said in answers.items():
+        expected = load.load(model, device="cpu", product=name).predict(bad)
+        assert said["score"] == pytest.approx(expected.score, rel=1e-5)
+        assert (said["threshold"], said["anomalous"]) == (expected.threshold, expected.anomalous)
+        assert said["product"] == name
+    assert [answers[name]["decision"] for name in answers] == ["rejected", "accepted"]
+    names = [each["name"] for each in client.get("/v1/models").json()]
+    assert sorted(names) == ["parts:bolt", "parts:nut"]
+    named = send(client, bad.read_bytes(), model="parts:nut").json()
+    assert (named["product"], named["decision"]) == ("nut", "accepted")
+
+
+def test_an_upload_without_a_known_product_is_refused(client: TestClient, bad: Path):
+    none, other = (send(client, bad.read_bytes(), **said) for said in ({}, {"product": "cup"}))
+    assert none.status_code == other.status_code
+    assert none.status_code in (400, 422)
+    cure = "model parts has bolt, nut; send one of them as the field product"
+    assert none.json()["detail"] == f"no product is given: {cure}"
+    assert other.json()["detail"] == f"product 'cup' is unknown: {cure}"
+
+
+def test_a_watch_is_told_the_product(model: Path, tiny_model: Path, tmp_path: Path):
+    def settings(path: Path, product: str | None) -> WatchSettings:
+        return WatchSettings(model=path, folder=tmp_path, out=tmp_path / "out", device="cpu", product=product)
+
+    found = settings(model, "nut").load(model).model_file.product
+    assert found is not None
+    assert found.name == "nut"
+    with pytest.raises(UsageError, match="no product is given: this model has bolt, nut; give one of them"):
+        settings(model, None).load(model)
+    assert settings(tiny_model, "nut").load(tiny_model).model_file.product is None  # a label of rows alone
