@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
 from fastapi.testclient import TestClient
+from products import as_two_products
 from requests_to_station import send, served
 
 from blemish.core.errors import UsageError
 from blemish.inference import load
-from blemish.inference.calibration import calibrate
 from blemish.inference.model_file import load_model_file, save_model_file
-from blemish.inference.products import Product, ProductCalibration
 from blemish.watch.folder import WatchSettings
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as one of two products; a nut may score more than a bolt."""
-    plain = load_model_file(tiny_model)
-    assert plain.calibration is not None
-    raw, maxima = plain.calibration.scores, plain.calibration.map_maxima
-    products = []
-    for name, more in (("bolt", 0.0), ("nut", 1000.0)):
-        product = Product.of_scores(name, raw + more)
-        scores = np.array([product.standardise(score) for score in raw + more])
-        known = calibrate(scores, maxima + more)
-        products.append(
-            ProductCalibration(product=product, calibration=known, display_range=(0.0, 1.0 + more))
-        )
-    found = dataclasses.replace(plain, calibration=None, products=tuple(products))
+    found = as_two_products(load_model_file(tiny_model))
     folder = tmp_path_factory.mktemp("run") / "parts"
     folder.mkdir()
     save_model_file(folder / "model.safetensors", found)
