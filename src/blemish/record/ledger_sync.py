@@ -167,7 +167,7 @@ class LedgerSync:
 
 def inspection_of(row: dict[str, Any]) -> Inspection:
     """Return the inspection that a row of the ledger is about; without `archived` its files are not kept."""
-    same = ("id", *field_types(Result), "model", "error", "seconds")
+    same = ("id", *field_types(Result), "part", "model", "error", "seconds")
     # a row of an earlier blemish lacks what was added since
     values: dict[str, Any] = {name: row[name] for name in same if name in row} | row.get("archived", {})
     values["regions"] = [Region(**region) for region in row["regions"]]
