@@ -53,7 +53,7 @@ def main() -> None:
         blemish(["train", "--data", str(folder / "good"), "--out", str(run), *MODEL, *NAMES])
         blemish(["predict", str(folder / "new"), "--model", str(run), "--out", str(answers), *NAMES])
         with Image.open(answers / "parts" / "bad0.png") as picture:
-            picture.quantize(200).save(args.out / "views.png", optimize=True)
+            picture.quantize(64).save(args.out / "views.png", optimize=True)
 
 
 def write_part(folder: Path, part: str, front: Path, back: Path) -> None:
