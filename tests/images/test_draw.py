@@ -69,10 +69,11 @@ def test_overlay_colours_by_hand(tmp_path):
     np.testing.assert_array_equal(red, expected)
 
 
-@pytest.mark.parametrize(("channels", "dtype"), [(3, "uint8"), (1, "uint16"), (5, "float32")])
+@pytest.mark.parametrize(("channels", "dtype"), [(3, "uint8"), (1, "uint8"), (1, "uint16"), (5, "float32")])
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.5, 0.5), (9, 99)])
 def test_heat_strip_by_strip_is_the_formula_for_the_whole(channels, dtype, low, high):
     image, heat = noise(150, 30, channels, dtype=dtype), noise(150, 30, dtype="float32")
+    heat[:, :7], heat[:70, 20:] = -1, -1  # beside what is hot the picture stays as it is
     t = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)
     jet = np.clip(1.5 - np.abs(4 * t - np.array([3, 2, 1], np.float32)[:, None, None]), 0, 1)
     expected = np.round(((1 - 0.6 * t) * preview_of(image).rgb() + 0.6 * t * jet) * 255)
