@@ -204,6 +204,14 @@ def test_parts_need_good_parts(model: Path, good: Path, tmp_path: Path, capsys: 
     assert "1 calibration parts, of which not one has all views" in told
 
 
+def test_an_exported_model_beside_its_run_has_a_calibration_of_its_own(model: Path):
+    beside = [
+        ViewModels(usual=model / name).calibration_file.name for name in ("model.onnx", "model.safetensors")
+    ]
+    assert beside == ["model.parts.json", "parts.json"]
+    assert ViewModels(usual=model).calibration_file == model / "parts.json"
+
+
 def test_names_of_pictures():
     assert picture_name("17") == "parts/17.png"
     odd = [picture_name(name) for name in ("a/b", "a b", "..", "零件")]

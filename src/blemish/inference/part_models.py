@@ -12,7 +12,7 @@ import numpy as np
 from blemish.core.errors import BlemishError, ModelError, UsageError
 from blemish.core.files import write_whole
 from blemish.data.hashing import file_digest
-from blemish.inference.model_file import find_model
+from blemish.inference.model_file import MODEL_NAME, find_model
 from blemish.inference.parts import ApartRule, PartCalibration, TogetherRule
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from blemish.inference.parts import PartRule
 
 PARTS_NAME = "parts.json"
-"""The calibration of parts, beside the model of all views or of those that have no model of their own."""
+"""The calibration of parts, in the run folder of the model of all views, or of those without their own."""
 FORMAT_VERSION = 1
 
 
@@ -60,9 +60,10 @@ class ViewModels:
 
     @property
     def calibration_file(self) -> Path:
-        """Where the calibration of parts lies: in the run folder, or beside the model file."""
-        folder = self.usual if self.usual.is_dir() else self.usual.parent
-        return folder / PARTS_NAME
+        """Where the calibration of parts lies: in the run folder, or beside another model, with its name."""
+        if self.usual.is_dir() or self.usual.name == MODEL_NAME:
+            return (self.usual if self.usual.is_dir() else self.usual.parent) / PARTS_NAME
+        return self.usual.with_suffix(f".{PARTS_NAME}")
 
 
 @dataclass(frozen=True, kw_only=True)

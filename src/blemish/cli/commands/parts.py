@@ -22,7 +22,8 @@ class CalibratePartsOptions(DeviceOptions, LayoutOption, ViewModelOptions):
     data: Path
     """Good parts: a folder, a manifest with a column part, or a category, whose test images are not taken."""
     out: Path | None = None
-    """The file to write; default parts.json in the run folder of --model, where it is found by itself."""
+    """The file to write; default parts.json in the run folder of --model, where it is found by itself, or
+    MODEL.parts.json beside an exported one."""
 
 
 def parts(arguments: list[str]) -> int:
