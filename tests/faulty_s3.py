@@ -24,12 +24,16 @@ SETTINGS = {
 
 
 class FaultyS3:
-    """A WSGI application around moto's; `rate` is the share of requests that fail, `faults` counts them."""
+    """A WSGI application around moto's; `rate` is the share of requests that fail, `faults` counts them.
+
+    `written` are the paths that somebody asked to write, whether or not that failed.
+    """
 
     def __init__(self, application: Any) -> None:
         self.application, self.rate, self.address = application, 0.0, ""
         self.down_after: int | None = None
         self.faults: Counter[str] = Counter()
+        self.written: set[str] = set()
         self._random, self._lock = random.Random(7), threading.Lock()
 
     def _fault(self, path: str) -> str | None:
@@ -52,6 +56,8 @@ class FaultyS3:
             start_response("400 Bad Request", [])
             return []
         environ["wsgi.input"] = io.BytesIO(body)
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            self.written.add(environ["PATH_INFO"])
         fault = self._fault(environ["PATH_INFO"])
         if fault is None:
             return self.application(environ, start_response)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +37,18 @@ def environment() -> Iterator[None]:
         for name, value in {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", **SETTINGS}.items():
             patch.setenv(name, value)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # or they wait for all other tests
         patch.setenv("no_proxy", "*")
         yield
 
 
 @pytest.fixture(scope="module")
 def two_nodes(environment: None) -> Iterator[Any]:
-    """Two nodes of one core each."""
+    """Two nodes of one core each, without what gathers logs and asks for more nodes: no test looks at it."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    less = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **less})
     try:
         cluster.add_node(num_cpus=1)
         yield cluster
@@ -58,9 +64,9 @@ def model(pca_onnx: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """51 files in two folders: good parts, one with a hole, one damaged, one missing behind a link."""
+    """48 files in two folders: good parts, one with a hole, one damaged, one missing behind a link."""
     folder = tmp_path_factory.mktemp("inputs") / "in"
-    for i in range(48):
+    for i in range(45):
         picture = tiny_image(100 + i)
         if i == 20:
             picture[20:40, 20:40] = 0
@@ -116,72 +122,105 @@ def wait_for(what: Callable[[], Any]) -> Any:
 
 def workers() -> list[Any]:
     """The processes that score, of the cluster that this process started."""
-    found = psutil.Process().children(recursive=True)
-    return [p for p in found if p.status() != psutil.STATUS_ZOMBIE and "MapWorker" in "".join(p.cmdline())]
+    return [p for p in psutil.Process().children(recursive=True) if is_alive(p)]
+
+
+def is_alive(process: Any) -> bool:
+    """Whether this is a process that scores, and has not ended."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and "MapWorker" in "".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 # --- the rows ---
 
 
-def test_rows_are_those_of_predict_to_the_last_bit(
-    two_nodes: Any, model: Path, inputs: Path, plain: list[dict], tmp_path: Path, capsys: Any
-):
-    out = tmp_path / "out"
-    options = ("--cluster", two_nodes.address, "--partition", "16")
-    assert run("predict", "--model", model, inputs, "--out", out, *options) == 1
-    assert rows_of(out) == plain
+@pytest.fixture(scope="module")
+def in_parquet(inputs: Path, plain: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two Parquet files of the same images, in the same order; but for the one that is not there."""
+    import pyarrow as pa
+
+    folder, paths = tmp_path_factory.mktemp("parquet"), paths_of_files(plain)
+    columns = {"path": paths, "image": [Path(path).read_bytes() for path in paths]}
+    table = pa.table(columns | {"more": [0] * len(paths)})
+    pq.write_table(table.slice(0, 21), folder / "a.parquet", row_group_size=5)
+    pq.write_table(table.slice(21), folder / "b.parquet", row_group_size=100)
+    return folder
+
+
+def paths_of_files(plain: list[dict]) -> list[str]:
+    return [row["path"] for row in plain if Path(row["path"]).is_file()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A command that has run: its words, its folder, and what it has said."""
+
+    command: tuple[str | Path, ...]
+    out: Path
+    said: tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def scored(
+    two_nodes: Any, model: Path, inputs: Path, in_parquet: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Scored:
+    """The files, which fill three partitions, and after them the same images of Parquet files. Read only."""
+    out = tmp_path_factory.mktemp("scored") / "out"
+    command = ("predict", "--model", model, inputs, in_parquet / "*.parquet", "--out", out)
+    command = (*command, "--cluster", two_nodes.address, "--partition", "16")
+    with redirect_stdout(StringIO()) as told, redirect_stderr(StringIO()) as errors:
+        assert run(*command) == 1
+    return Scored(command=command, out=out, said=(told.getvalue(), errors.getvalue()))
+
+
+def test_rows_are_those_of_predict_to_the_last_bit(scored: Scored, plain: list[dict]):
+    rows, out = rows_of(scored.out), scored.out
+    assert rows[: len(plain)] == plain
     assert [row["error"] is None for row in plain].count(False) == 3
     assert any(row["anomalous"] and row["regions"] for row in plain)
-    shown = capsys.readouterr()
-    assert shown.out.startswith("48 scored, ")
-    assert f"3 failed: {out}/part-*.parquet" in shown.out
-    told = [f"failed: {row['error']}" for row in plain if row["error"]]
-    assert sorted(shown.err.splitlines()) == sorted(told)  # as partitions end, in any order
-    assert sorted(parts_of(out)) == [f"part-{i:06d}.parquet" for i in range(4)]
+    shown, errors = scored.said
+    assert shown.startswith("90 scored, ")
+    assert f"5 failed: {out}/part-*.parquet" in shown
+    told = [f"failed: {row['error']}" for row in rows if row["error"]]
+    assert sorted(errors.splitlines()) == sorted(told)  # as partitions end, in any order
+    assert sorted(parts_of(out)) == [f"part-{i:06d}.parquet" for i in range(6)]
     assert not list(out.glob(".*"))
     summary = json.loads((out / "_summary.json").read_text())
-    assert (summary["scored"], summary["failed"], summary["partitions"]) == (48, 3, 4)
+    assert (summary["scored"], summary["failed"], summary["partitions"]) == (90, 5, 6)
+
+
+def test_images_in_parquet_files_have_the_same_rows(scored: Scored, plain: list[dict]):
+    rows, paths = rows_of(scored.out)[len(plain) :], paths_of_files(plain)
+    assert [row["path"] for row in rows] == paths
+    check_equal_but_for_batches(rows, [row for row in plain if row["path"] in paths])
 
 
 def test_a_repeat_does_nothing_and_another_run_into_the_same_folder_is_refused(
-    two_nodes: Any, model: Path, inputs: Path, tmp_path: Path, capsys: Any, tiny_onnx: Path
+    two_nodes: Any, scored: Scored, model: Path, inputs: Path, tmp_path: Path, capsys: Any, tiny_onnx: Path
 ):
-    out = tmp_path / "out"
-    base = ("predict", "--out", out, "--cluster", two_nodes.address, "--partition", "32")
-    assert run(*base, "--model", model, inputs) == 1
-    before, told = parts_of(out), capsys.readouterr()
-    assert run(*base, "--model", model, inputs) == 1
-    assert capsys.readouterr() == told
+    before = parts_of(scored.out)
+    assert run(*scored.command) == 1
+    assert capsys.readouterr() == scored.said
+    base = ("predict", "--cluster", two_nodes.address, "--partition", "16", "--out")
+    given = scored.command[3:5]
     for other, what in (
-        (("--model", tiny_onnx, inputs), "model"),
+        (("--model", tiny_onnx, *given), "model"),
         (("--model", model, inputs / "odd"), "inputs"),
-        (("--model", model, inputs, "--false-alarm-rate", "0.2"), "--false-alarm-rate"),
-        (("--model", model, inputs, "--batch-size", "8"), "--batch-size"),
+        (("--model", model, *given, "--false-alarm-rate", "0.2"), "--false-alarm-rate"),
+        (("--model", model, *given, "--batch-size", "8"), "--batch-size"),
     ):
-        line = refused(capsys, *base, *other)
-        assert f"{out}: was started with another {what}; choose another --out" in line
-    (out / "_run.json").unlink()  # rows of nobody knows what
+        line = refused(capsys, *base, scored.out, *other)
+        assert f"{scored.out}: was started with another {what}; choose another --out" in line
+    unknown = Path(shutil.copytree(scored.out, tmp_path / "out"))
+    (unknown / "_run.json").unlink()  # rows of nobody knows what
+    there = parts_of(unknown)
     assert "already holds predictions; choose another --out" in refused(
-        capsys, *base, "--model", model, inputs
+        capsys, *base, unknown, "--model", model, *given
     )
-    assert parts_of(out) == before
-
-
-def test_images_in_parquet_files_have_the_same_rows(
-    two_nodes: Any, model: Path, inputs: Path, plain: list[dict], tmp_path: Path
-):
-    import pyarrow as pa
-
-    paths = [row["path"] for row in plain if Path(row["path"]).is_file()]
-    columns = {"path": paths, "image": [Path(path).read_bytes() for path in paths]}
-    table = pa.table(columns | {"more": [0] * len(paths)})
-    pq.write_table(table.slice(0, 21), tmp_path / "a.parquet", row_group_size=5)
-    pq.write_table(table.slice(21), tmp_path / "b.parquet", row_group_size=100)
-    out, options = tmp_path / "out", ("--cluster", two_nodes.address, "--partition", "16")
-    assert run("predict", "--model", model, tmp_path / "*.parquet", "--out", out, *options) == 1
-    expected = [row for row in plain if row["path"] in paths]
-    assert [row["path"] for row in rows_of(out)] == paths
-    check_equal_but_for_batches(rows_of(out), expected)
+    assert parts_of(unknown) == there
+    assert parts_of(scored.out) == before
 
 
 def check_equal_but_for_batches(rows: list[dict], expected: list[dict]) -> None:
@@ -197,15 +236,17 @@ def check_equal_but_for_batches(rows: list[dict], expected: list[dict]) -> None:
 
 # --- whatever dies ---
 
+MANY = 1200
+
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """800 files, of eight pictures that take their time."""
+    """So many files, of eight pictures that take their time."""
     folder = tmp_path_factory.mktemp("many")
     for i in range(8):
         save(folder / "pictures" / f"{i}.png", tiny_image(i).repeat(8, 0).repeat(8, 1))
-    for i in range(800):
-        (folder / "in").mkdir(exist_ok=True)
+    (folder / "in").mkdir()
+    for i in range(MANY):
         (folder / "in" / f"{i:04d}.png").hardlink_to(folder / "pictures" / f"{i % 8}.png")
     return folder / "in"
 
@@ -223,79 +264,58 @@ def many_rows(
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_costs_no_row_and_doubles_none(
+def test_whatever_dies_costs_no_row_and_doubles_none(
     two_nodes: Any, model: Path, many: Path, many_rows: list[dict], tmp_path: Path
 ):
-    out = tmp_path / "out"
-    driver = command(
-        *("--model", model, many, "--out", out, "--cluster", two_nodes.address, "--partition", "48")
-    )
-    wait_for(lambda: len(parts_of(out)) >= 3 and workers())
-    victim = workers()[0]
-    victim.kill()
-    before = parts_of(out)
-    assert len(before) < 17, "it was over before anything could be killed"
-    said = driver.communicate(timeout=PATIENCE)
-    assert driver.returncode == 0, said
-    assert said[1] == ""
-    assert rows_of(out) == many_rows
-    assert {name: parts_of(out)[name] for name in before} == before
-    assert not list(out.glob(".*"))
+    """One after another: the command by Ctrl-C, the command by a kill, a node, a worker."""
+    out, finished = tmp_path / "out", [dict[str, int]()]
+    arguments = ("--model", model, many, "--out", out, "--cluster", two_nodes.address, "--partition", "16")
 
+    def go_on(workers_too: int = 0) -> None:
+        """Wait until three more partitions are finished, and so many workers are there."""
+        wait_for(lambda: len(parts_of(out)) >= len(finished[-1]) + 3 and len(workers()) >= workers_too)
 
-@pytest.mark.slow
-def test_a_command_that_is_killed_goes_on_where_it_was(
-    two_nodes: Any, model: Path, many: Path, many_rows: list[dict], tmp_path: Path
-):
-    out = tmp_path / "out"
-    arguments = ("--model", model, many, "--out", out, "--cluster", two_nodes.address, "--partition", "48")
+    def keep() -> None:
+        """Remember what is finished by now: it stays as it is."""
+        finished.append(parts_of(out))
+        assert len(finished[-1]) < MANY // 16, "it was over before anything could die"
+        assert not (out / "_summary.json").exists()
+
     driver = command(*arguments)
-    wait_for(lambda: len(parts_of(out)) >= 3)
-    driver.kill()
-    driver.communicate()
-    wait_for(lambda: not workers())
-    before = parts_of(out)
-    assert 3 <= len(before) < 17, "it was over before it could be killed"
-    assert not (out / "_summary.json").exists()
-    again = command(*arguments)
-    said = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 0, said
-    assert rows_of(out) == many_rows
-    assert {name: parts_of(out)[name] for name in before} == before
-    assert json.loads((out / "_summary.json").read_text())["scored"] == 800
-
-
-@pytest.mark.slow
-def test_ctrl_c_stops_and_keeps_what_is_finished(two_nodes: Any, model: Path, many: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    driver = command(
-        *("--model", model, many, "--out", out, "--cluster", two_nodes.address, "--partition", "48")
-    )
-    wait_for(lambda: parts_of(out))
+    go_on()
     driver.send_signal(signal.SIGINT)
     said = driver.communicate(timeout=PATIENCE)
     assert (driver.returncode, said[1]) == (130, "blemish predict: stopped\n")
-    assert 1 <= len(parts_of(out)) < 17
     wait_for(lambda: not workers())
+    keep()
 
+    driver = command(*arguments)
+    go_on()
+    driver.kill()
+    driver.communicate()
+    wait_for(lambda: not workers())
+    keep()
 
-@pytest.mark.slow
-def test_a_node_that_is_lost_costs_no_row(
-    two_nodes: Any, model: Path, many: Path, many_rows: list[dict], tmp_path: Path
-):
-    out = tmp_path / "out"
     third = two_nodes.add_node(num_cpus=1)
     try:
-        driver = command(
-            *("--model", model, many, "--out", out, "--cluster", two_nodes.address, "--partition", "48")
-        )
-        wait_for(lambda: len(parts_of(out)) >= 3 and len(workers()) == 3)
+        driver = command(*arguments)
+        go_on(workers_too=3)
+        three = workers()
     finally:
         two_nodes.remove_node(third, allow_graceful=False)
-    assert len(parts_of(out)) < 17, "it was over before the node was lost"
+    wait_for(lambda: sum(map(is_alive, three)) == 2)
+    keep()
+    next(filter(is_alive, three)).kill()
+    keep()
+
     said = driver.communicate(timeout=PATIENCE)
-    assert driver.returncode == 0, said
+    assert (driver.returncode, said[1]) == (0, ""), said
     assert rows_of(out) == many_rows
+    there = parts_of(out)
+    for before in finished:
+        assert {name: there[name] for name in before} == before
+    assert json.loads((out / "_summary.json").read_text())["scored"] == MANY
+    assert not list(out.glob(".*"))
 
 
 # --- an object store that fails ---
@@ -309,75 +329,60 @@ def s3() -> Iterator[FaultyS3]:
         yield serving
 
 
-def upload(s3: FaultyS3, inputs: Path) -> None:
+def upload(s3: FaultyS3, inputs: Path, prefix: str) -> None:
     for file in sorted(inputs.rglob("*.png")):
         if file.is_file():
-            client_of(s3).upload_file(str(file), "bucket", f"in/{file.relative_to(inputs).as_posix()}")
+            client_of(s3).upload_file(str(file), "bucket", f"{prefix}/{file.relative_to(inputs).as_posix()}")
 
 
-def rows_in(s3: FaultyS3, prefix: str) -> list[dict]:
-    import io
+def parts_in(s3: FaultyS3) -> list[str]:
+    """The finished partitions."""
+    found = client_of(s3).list_objects_v2(Bucket="bucket", Prefix="out/").get("Contents", [])
+    return sorted(o["Key"] for o in found if re.fullmatch(r"out/part-\d+\.parquet", o["Key"]))
 
-    client = client_of(s3)
-    names = [o["Key"] for o in client.list_objects_v2(Bucket="bucket", Prefix=prefix)["Contents"]]
-    parts = [
-        name for name in sorted(names) if re.search(r"/part-\d+\.parquet$", name) and "inputs" not in name
-    ]
-    tables = [
-        pq.read_table(io.BytesIO(client.get_object(Bucket="bucket", Key=p)["Body"].read())) for p in parts
-    ]
+
+def rows_in(s3: FaultyS3) -> list[dict]:
+    read = client_of(s3).get_object
+    tables = [pq.read_table(BytesIO(read(Bucket="bucket", Key=k)["Body"].read())) for k in parts_in(s3)]
     return [row for table in tables for row in table.to_pylist()]
 
 
 @pytest.mark.slow
-def test_a_store_that_fails_at_times_loses_nothing_and_doubles_nothing(
+def test_a_store_that_stays_down_stops_the_run_and_a_repeat_goes_on_though_it_fails_at_times(
     two_nodes: Any, s3: FaultyS3, model: Path, inputs: Path, plain: list[dict]
 ):
-    upload(s3, inputs)
-    s3.rate = 0.15
-    driver = command(
-        *("--model", model, "s3://bucket/in", "--out", "s3://bucket/out"),
-        *("--cluster", two_nodes.address, "--partition", "16"),
-        AWS_ENDPOINT_URL=s3.address,
-    )
-    said = driver.communicate(timeout=PATIENCE)
-    assert driver.returncode == 1, said
-    s3.rate = 0.0
-    assert sum(s3.faults.values()) >= 10
-    assert len(s3.faults) >= 3, s3.faults
-    rows = rows_in(s3, "out/")
-    expected = [row for row in plain if Path(row["path"]).is_file()]
-    assert [row["path"] for row in rows] == [
-        row["path"].replace(str(inputs), "s3://bucket/in") for row in expected
-    ]
-    check_equal_but_for_batches(rows, expected)
-
-
-@pytest.mark.slow
-def test_a_store_that_stays_down_stops_the_run_and_a_repeat_goes_on(
-    two_nodes: Any, s3: FaultyS3, model: Path, inputs: Path, tmp_path: Path
-):
-    upload(s3, inputs)
-    out = tmp_path / "out"
-    arguments = ("--model", model, "s3://bucket/in", "--out", out, "--cluster", two_nodes.address)
-    arguments = (*arguments, "--partition", "16", "--allow", "channels")
-    s3.down_after = 40  # reads of images
+    folders = ("s3://bucket/in", "s3://bucket/more")
+    for folder in folders:
+        upload(s3, inputs, Path(folder).name)
+    arguments = ("--model", model, *folders, "--out", "s3://bucket/out", "--allow", "channels")
+    arguments = (*arguments, "--cluster", two_nodes.address, "--partition", "16")
+    s3.down_after = 40  # reads of images of the first folder
     driver = command(*arguments, AWS_ENDPOINT_URL=s3.address)
     said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 2, said
     assert len(said[1].splitlines()) == 1
     assert "its store keeps failing" in said[1]
     assert "when it works again, repeat the command to continue" in said[1]
-    before = parts_of(out)
-    assert len(before) < 4
     s3.down_after = None
-    again = command(*arguments, AWS_ENDPOINT_URL=s3.address)
-    said = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 1, said
-    assert {name: parts_of(out)[name] for name in before} == before
-    rows = rows_of(out)
-    assert len(rows) == len({row["path"] for row in rows}) == 50
-    assert sum(row["error"] is not None for row in rows) == 2  # those that are no images
+    before = parts_in(s3)
+    assert len(before) < 6
+
+    s3.faults.clear()
+    s3.written.clear()
+    s3.rate = 0.15
+    driver = command(*arguments, AWS_ENDPOINT_URL=s3.address)
+    said = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 1, said
+    s3.rate = 0.0
+    assert sum(s3.faults.values()) >= 10
+    assert len(s3.faults) >= 3, s3.faults
+    assert not s3.written & {f"/bucket/{key}" for key in before}
+    rows = rows_in(s3)
+    expected = [row for row in plain if Path(row["path"]).is_file()]
+    paths = [row["path"].replace(str(inputs), folder) for folder in folders for row in expected]
+    assert [row["path"] for row in rows] == paths
+    assert sum(row["error"] is not None for row in rows) == 4  # those that are no images
+    check_equal_but_for_batches(rows, expected * 2)
 
 
 # --- refused ---
