@@ -6,14 +6,14 @@ import contextlib
 import importlib
 import io
 import re
-import shutil
-import subprocess
-import sys
+import runpy
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from mkdocs.exceptions import PluginError
 
 from blemish.cli.main import COMMANDS, main
 
@@ -143,13 +143,26 @@ def test_pictures_are_small_and_of_generated_parts():
             assert picture.resolve().is_relative_to(ROOT / "benchmarks" / "results")
 
 
-@pytest.mark.slow
-def test_site_builds_without_a_warning(tmp_path: Path):
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
-    done = subprocess.run(build, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    python = (tmp_path / "site" / "reference" / "python.html").read_text()
-    for name in ("fit", "load", "Detector", "Prediction"):
-        assert f'id="blemish.{name}"' in python
-    assert not re.search(r'(?:src|href)="https?://fonts', python)  # nothing is fetched from elsewhere
-    shutil.rmtree(tmp_path / "site")
+NAMES = "".join(f'<h2 id="blemish.{name}">' for name in ("fit", "load", "Detector", "Prediction"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (NAMES, None),
+        (NAMES.replace("load", "store"), "blemish.load is not there"),
+        (NAMES + '<link href="https://fonts.example/a.css">', "fetches fonts from elsewhere"),
+    ],
+)
+def test_make_docs_refuses_a_site_without_its_names_or_with_fonts_from_elsewhere(
+    text: str, said: str | None, tmp_path: Path
+):
+    """Continuous integration builds the site, a warning being an error: half a minute, not here as well."""
+    assert "hooks: [docs/check_site.py]\n" in (ROOT / "mkdocs.yml").read_text()
+    assert "mkdocs build --strict" in (ROOT / "Makefile").read_text()
+    assert "make docs" in (ROOT / ".ci" / "run").read_text().splitlines()
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "python.html").write_text(text)
+    look = runpy.run_path(str(DOCS / "check_site.py"))["on_post_build"]
+    with pytest.raises(PluginError, match=said) if said else contextlib.nullcontext():
+        look(SimpleNamespace(site_dir=tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,6 @@ from blemish.export.int8 import quantise, split_of, trained_layers
 from blemish.inference import torch_backend
 from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import OnnxBackend
-from blemish.methods.baselines.pca import PcaConfig
-from blemish.training import fit
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -34,7 +33,25 @@ Exported = tuple[Path, list[str]]
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_model: Path, tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported_before(tiny_model: Path, exported_models: Path) -> Iterator[None]:
+    """Models in 32 bits are those that all tests share; `tests/methods/test_planted.py` makes its own."""
+    shared = {
+        tiny_model: exported_models / "tiny.onnx",
+        exported_models / "run": exported_models / "pca" / "model.onnx",
+    }
+
+    def export(model: Path, out: Path) -> None:
+        shutil.copy(shared[model], out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blemish.export.int8.export", export)
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(
+    exported_before: None, tiny_model: Path, tiny_category: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
     """The tiny model in 8 bits, and the lines that its export printed."""
     out = tmp_path_factory.mktemp("int8") / "new" / "model.onnx"
     torch.set_num_threads(1)
@@ -47,17 +64,6 @@ def exported(tiny_model: Path, tiny_category: Path, tmp_path_factory: pytest.Tem
 @pytest.fixture
 def int8(exported: Exported) -> Path:
     return exported[0]
-
-
-@pytest.fixture
-def exported_before(tiny_model: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model in 32 bits is that of another test; the export above makes its own."""
-
-    def export(model: Path, out: Path) -> None:
-        assert model == tiny_model
-        shutil.copy(tiny_onnx, out)
-
-    monkeypatch.setattr("blemish.export.int8.export", export)
 
 
 @pytest.mark.slow
@@ -175,14 +181,12 @@ def test_other_data_is_refused(
     assert not out.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("exported_before")
 def test_a_method_without_trained_layers_is_refused(
-    tiny_category: Path, tmp_path: Path, capsys: CaptureFixture
+    exported_models: Path, tmp_path: Path, capsys: CaptureFixture
 ):
-    config = PcaConfig(image_size=32, components=3)
-    fit.fit(tiny_category, method="pca", config=config, out=tmp_path / "run", device="cpu")
-    options = ("--int8", "--data", tiny_category, "--out", tmp_path / "model.onnx")
-    line = refused(capsys, "export", "--model", tmp_path / "run", *options)
+    options = ("--int8", "--data", exported_models / "good", "--out", tmp_path / "model.onnx")
+    line = refused(capsys, "export", "--model", exported_models / "run", *options)
     assert "pca has no trained layer that 8 bits would speed up; leave --int8 out" in line
     assert not (tmp_path / "model.onnx").exists()
 

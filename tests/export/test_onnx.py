@@ -39,7 +39,9 @@ SHAPES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SHAPES)
-def test_other_images_answer_alike(kind: str, tmp_path: Path):
+def test_other_images_answer_alike_and_their_export_says_nothing_of_other_libraries(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+):
     for i in range(12):  # the last four are new: a calibration image lies on a step of its own p-value
         path = tmp_path / ("good" if i < 8 else "new") / f"{i}.tif"
         path.parent.mkdir(exist_ok=True)
@@ -50,7 +52,14 @@ def test_other_images_answer_alike(kind: str, tmp_path: Path):
     )
     options = fit.ImageOptions(value_range=(0.0, 1.0)) if "float" in kind else None
     fit.fit(tmp_path / "good", config=config, out=tmp_path / "run", device="cpu", image_options=options)
+    before = logging.getLogger("onnxscript").level
+    caplog.clear()
+    capfd.readouterr()
     export(tmp_path / "run", tmp_path / "model.onnx")
+    # below a warning nothing is shown, unless somebody asks for it
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("onnxscript").level == before
     assert_same_answers(tmp_path / "run", tmp_path / "model.onnx", sorted((tmp_path / "new").iterdir()))
 
 
@@ -235,20 +244,6 @@ def test_a_foreign_graph_is_refused(tmp_path: Path):
 
 
 # --- what it says ---
-
-
-def test_an_export_says_nothing_of_other_libraries(
-    tiny_model: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-):
-    before = logging.getLogger("onnxscript").level
-    export(tiny_model, tmp_path / "m.onnx")
-    # below a warning nothing is shown, unless somebody asks for it
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
-    assert capfd.readouterr() == ("", "")
-    assert logging.getLogger("onnxscript").level == before
 
 
 @pytest.mark.parametrize("name", ["torch.onnx", "onnxscript.optimizer", "onnx_ir.passes", "onnxruntime"])
