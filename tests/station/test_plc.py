@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 from cameras import wait_for
 
-pytest.importorskip("asyncua", reason="blemish[plc] is not installed")
+if find_spec("asyncua") is None:  # half a second to import, and each worker imports this file
+    pytest.skip("blemish[plc] is not installed", allow_module_level=True)
 pytest.importorskip("pymodbus", reason="blemish[plc] is not installed")
 
-from asyncua import Client, ua
 from pymodbus.client import ModbusTcpClient
 
 from blemish.core.errors import UsageError
@@ -102,6 +103,8 @@ def test_modbus_takes_no_writing(served, modbus: ModbusTcpClient):
 
 
 def test_opc_ua_reads_the_same_and_takes_no_writing(served):
+    from asyncua import Client, ua
+
     _, plc, url, _ = served
     plc.count([recorded("rejected", part="Teil-Ä", score=0.5)])
 
