@@ -123,7 +123,7 @@ def test_help_says_what_is_required_first_and_the_text_of_an_option_is_one(
     options = lines[lines.index("options:") + 1 :]
     assert [line.split()[0] for line in options[:2]] == ["PATH", "--model"]
     assert options[0].endswith("With --cluster also URLs as s3://BUCKET/PREFIX, and Parquet files with the "
-                               "columns path and image; no films. (required)")  # fmt: skip
+                               "columns path and image; no films and no manifests. (required)")  # fmt: skip
 
 
 def test_help_of_what_is_moved_names_the_folder_of_each_decision(
