@@ -21,6 +21,7 @@ import pytest
 from commands import QUICK, refused, run
 from conftest import save, tiny_defect, tiny_image
 from processes import free_port, parent_of, processes_of
+from warm import Warm, forked
 
 from blemish.cli.commands.train import TrainOptions, what_makes_a_model
 from blemish.cli.parser import parse_with_config
@@ -54,12 +55,14 @@ class Nodes:
         self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
         self.processes: list[subprocess.Popen] = []
         port = self.address.rsplit(":", 1)[1]
-        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
+        less = ("--include-dashboard=false", "--no-monitor")
+        self._start("--head", f"--port={port}", f"--temp-dir={folder}", *less)
         wait_until(lambda: answers(int(port)), "the head does not answer")
         self._start(f"--address={self.address}")
 
     def _start(self, *options: str) -> None:
         usual = ("--num-cpus=1", "--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats")
+        usual += ("--include-log-monitor=false",)
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *usual, "--block"]
         with (self.folder / f"node-{len(self.processes)}.txt").open("w") as log:
             started = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -87,6 +90,7 @@ def cluster() -> Iterator[str]:
     """The address of the two nodes."""
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("RAY_AUTH_MODE", "disabled")
+        changed.setenv("RAY_worker_niceness", "0")  # or they wait for all other tests
         changed.setenv("OMP_NUM_THREADS", "1")
         changed.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "src"), prepend=os.pathsep)
         folder = Path("/tmp") / f"ray-{os.getpid()}"  # sockets need a short path
@@ -127,14 +131,26 @@ def category(folder: Path, first: int = 0) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Cells of MeTAL are trained with these options, which may be added to."""
-    options, commands = [*SMALL], benchmark.commands
+    options = [*SMALL]
+    monkeypatch.setattr(benchmark, "commands", with_options(options))
+    return options
 
-    def with_options(cell: benchmark.Cell) -> list[list[str]]:
+
+def with_options(options: list[str]) -> Callable[[benchmark.Cell], list[list[str]]]:
+    """The commands of cells, those that train MeTAL with these options, too."""
+    commands = benchmark.commands
+
+    def changed(cell: benchmark.Cell) -> list[list[str]]:
         train, *rest = commands(cell)
         return [train + (options if cell.method == "metal" else []), *rest]
 
-    monkeypatch.setattr(benchmark, "commands", with_options)
-    return options
+    return changed
+
+
+def bench_with(options: list[str], *arguments: str | Path) -> int:
+    """Run `blemish bench ARGUMENTS` with these options for MeTAL."""
+    benchmark.commands = with_options(options)
+    return run("bench", *arguments)
 
 
 def planned(data: Path, out: Path, *methods: str) -> list[benchmark.Cell]:
@@ -199,7 +215,9 @@ def test_a_bench_on_a_cluster_is_byte_for_byte_that_of_one_machine(
     category(tmp_path / "data" / "a")
     here, there = tmp_path / "here", tmp_path / "there"
     bench = ("bench", "--data", tmp_path / "data", "--methods", "pca", "metal")
-    assert run(*bench, "--out", here) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", forked)
+        assert run(*bench, "--out", here) == 0
     capfd.readouterr()
     assert run(*bench, "--out", there, "--cluster", cluster) == 0
     said = capfd.readouterr()
@@ -221,67 +239,23 @@ def attempts_below(out: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_no_more_than_what_is_since_its_checkpoint(
+def test_who_is_stopped_or_killed_leaves_nothing_running_and_costs_no_more_than_since_a_checkpoint(
     tmp_path: Path, cluster: str, small: list[str], single_thread: None
 ):
-    small += ["--epochs", "40"]
-    data = category(tmp_path / "data" / "a")
+    """One after another: the driver is stopped, the driver is killed, a worker is killed."""
+    small += ["--epochs", "200"]
+    data, out = category(tmp_path / "data" / "a"), tmp_path / "out"
     assert run("train", "--data", data, "--out", tmp_path / "alone", "--method=metal", *small) == 0
-    undisturbed = (tmp_path / "alone" / "model.safetensors").read_bytes()
-    (cell,) = planned(data, tmp_path / "out", "metal")
-    ended: list[Progress] = []
-    with connect(cluster):
-        follower = threading.Thread(
-            target=lambda: ended.append(cells.run([cell], cpus=1, gpus=0, on_change=lambda _: None))
-        )
-        follower.start()
-        first = attempt_of(cell, epochs=5)
-        trained = rows(first / "log.csv")
-        (training,) = processes_of(first)
-        os.kill(parent_of(training), signal.SIGKILL)
-        follower.join(WHILE)
-    assert (ended[0].finished, ended[0].failed) == (1, {})
-    assert attempts_below(tmp_path) == []
-    assert processes_of(tmp_path / "out") == []
-    assert (cell.folder / "model.safetensors").read_bytes() == undisturbed
-    log = rows(cell.folder / "log.csv")
-    assert len(log) == 40
-    assert log[0] == trained[0]  # its seconds included: the first epoch was not trained again
-
-
-LAUNCH = """
-import sys
-from blemish.cli.main import main
-from blemish.evaluation import benchmark
-
-commands, options = benchmark.commands, sys.argv[1].split()
-
-def small(cell):
-    train, *rest = commands(cell)
-    return [train + options, *rest]
-
-benchmark.commands = small
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-@pytest.mark.slow
-def test_a_driver_that_is_stopped_or_killed_leaves_nothing_running_and_goes_on(
-    tmp_path: Path, cluster: str, small: list[str]
-):
-    small += ["--epochs", "150"]
-    category(tmp_path / "data" / "a")
-    out = tmp_path / "out"
     (cell,) = planned(tmp_path / "data", out, "metal")
-    bench = [sys.executable, "-c", LAUNCH, " ".join(small), "bench", "--cluster", cluster]
-    bench += ["--data", str(tmp_path / "data"), "--methods", "metal", "--out", str(out)]
+    bench = ("--cluster", cluster, "--data", tmp_path / "data", "--methods", "metal", "--out", out)
 
-    def ended_by(number: int, epochs: int) -> tuple[int, list[str]]:
+    def ended_by(number: int, epochs: int) -> tuple[int | None, list[str]]:
         """Start the bench, and signal it when so many epochs are trained: exit code and stderr."""
-        with subprocess.Popen(bench, stderr=subprocess.PIPE, text=True) as process:
-            attempt_of(cell, epochs)
-            process.send_signal(number)
-            _, stderr = process.communicate(timeout=WHILE)
+        said = tmp_path / f"said-{number}"
+        process = Warm(bench_with, small, *bench, out=said.with_suffix(".out"), err=said.with_suffix(".err"))
+        attempt_of(cell, epochs)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=WHILE)
         wait_until(lambda: processes_of(out) == [], "an orphan goes on")
         return process.returncode, stderr.splitlines()
 
@@ -291,10 +265,24 @@ def test_a_driver_that_is_stopped_or_killed_leaves_nothing_running_and_goes_on(
     trained = rows(stopped / "log.csv")
     assert ended_by(signal.SIGKILL, len(trained) + 5) == (-signal.SIGKILL, [])
     assert cell.result() is None
-    assert on(cluster, [cell]).failed == {}
-    assert attempts_below(out) == []
+    furthest = max(len(rows(attempt / "log.csv")) for attempt in attempts.find_attempts(cell.folder))
+
+    ended: list[Progress] = []
+    with connect(cluster):
+        follower = threading.Thread(
+            target=lambda: ended.append(cells.run([cell], cpus=1, gpus=0, on_change=lambda _: None))
+        )
+        follower.start()
+        (training,) = processes_of(attempt_of(cell, furthest + 5))
+        os.kill(parent_of(training), signal.SIGKILL)
+        follower.join(WHILE)
+    assert (ended[0].finished, ended[0].failed) == (1, {})
+    assert attempts_below(tmp_path) == []
+    assert processes_of(out) == []
+    alone, made = (folder / "model.safetensors" for folder in (tmp_path / "alone", cell.folder))
+    assert made.read_bytes() == alone.read_bytes()
     log = rows(cell.folder / "log.csv")
-    assert len(log) == 150
+    assert len(log) == 200
     assert log[: len(trained)] == trained  # seconds included: not trained again
 
 
