@@ -164,6 +164,15 @@ def test_the_default_rate_is_raised_to_what_can_be_promised():
     assert ApartRule(lambda _: None, names=VIEWS).rate is None
 
 
+@pytest.mark.parametrize(("count", "images"), [(2, 29), (3, 40), (6, 112)])
+def test_at_the_lowest_rate_the_worst_part_is_rejected(count: int, images: int):
+    rule = ApartRule(lambda _: one(images), count=count)
+    worst = ViewScore(score=1e9, p_value=one(images).p_value(1e9))
+    found = rule.decide([worst, *[ViewScore(score=0.0, p_value=1.0)] * (count - 1)])
+    assert rule.rate == pytest.approx(count / (images + 1)) and rule.rate > 0.05
+    assert found.decision == "rejected", f"p {found.p_value}, rate {rule.rate}"
+
+
 def test_rates_that_cannot_be_promised_are_refused():
     with pytest.raises(
         UsageError, match=r"0.05: 9 calibration parts can promise 0.1 of parts .* hold out 19 good"

@@ -195,7 +195,8 @@ class ApartRule:
         """Return the rate in force for parts of so many views. Raises UsageError."""
         n = self.carried_by
         of = f"{n} calibration images of a view, of {count} views,"
-        rate = _promised(self.given, "false-alarm", lowest=count / (n + 1), of=of, kind="images", times=count)
+        lowest = float(_exact(count / (n + 1)))
+        rate = _promised(self.given, "false-alarm", lowest=lowest, of=of, kind="images", times=count)
         _check_review(rate, self.review_rate, _exact(count * np.arange(1, n + 2) / (n + 1)))
         return rate
 
@@ -232,8 +233,11 @@ class ApartRule:
         return float((view.score - centre[0]) / spread[0])
 
 
-def _exact(p: np.ndarray) -> np.ndarray:
-    """Return products of p-values without the last digits, by which 3 · 0.1 would exceed a rate of 0.3."""
+def _exact(p: np.ndarray | float) -> np.ndarray:
+    """Return products of p-values without the last digits, by which 3 · 0.1 would exceed a rate of 0.3.
+
+    The lowest rate is rounded alike: else the lowest p-value might lie above it, and nothing be rejected.
+    """
     return np.round(p, 12)
 
 
