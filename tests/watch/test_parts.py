@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import refused
 from fakes import grey
 from watched import Crash, Place, Script, command
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import ModelError, UsageError
+from blemish.data.hashing import file_digest
 from blemish.data.part_names import PartNames
-from blemish.inference.part_models import ViewModels
+from blemish.inference.part_models import ViewModels, write_part_calibration
+from blemish.inference.parts import PartCalibration
+from blemish.watch.folder import BATCH_SIZE
 from blemish.watch.parts import OpenParts, PartSettings
 
 NAMES = PartNames(part=r"(\d+)_", view=r"_(\w+)\.")
@@ -177,15 +183,93 @@ def test_a_calibration_that_does_not_fit_a_new_model_sends_all_to_a_person(place
         names=NAMES, models=ViewModels(usual=place.model), wait_s=1.0, calibration=calibration
     )
     parts = OpenParts(given, place.out, lambda: 0.0, said.append)
-    detectors = {place.model: place.detectors["one"]}
+    detectors, digests = {place.model: place.detectors["one"]}, {place.model: "one"}
     with pytest.raises(Exception, match="is no calibration of parts"):
-        parts.use(detectors, first=True)
-    assert parts.use(detectors, first=False) is None
+        parts.use(detectors, digests, first=True)
+    assert parts.use(detectors, digests, first=False) is None
     assert said[0].startswith("all parts are for review: ")
     row = {"part": "1", "view": "side", "sequence": 1, "path": "1_side.png", "size": 1, "mtime_ns": 1}
     decided = parts.add(row)
     assert decided is not None and decided["decision"] == "review"
     parts.close()
+
+
+def calibrate_together(place: Place) -> Path:
+    """Write how good parts scored that the model in the file calibrates."""
+    scores = np.linspace(0.2, 0.8, 2 * 20).reshape(20, 2)
+    file = place.model.with_name("parts.json")
+    known = PartCalibration(scores=scores, views=("side", "top"))
+    write_part_calibration(
+        file, known, dict.fromkeys(known.views, file_digest(place.model)), parts=[], data="x"
+    )
+    return file
+
+
+def together(place: Place) -> PartSettings:
+    models = ViewModels(usual=place.model)
+    return PartSettings(names=NAMES, models=models, wait_s=5.0, calibration=calibrate_together(place))
+
+
+def test_views_scored_by_a_model_that_was_replaced_go_to_a_person(place: Place):
+    """Their scores are in another unit than those of the parts that calibrate the new model."""
+    given = together(place)
+
+    def script() -> Script:
+        grey(place.folder / "1_side.png", GOOD)
+        yield 1.0
+        place.model.write_text("two")
+        calibrate_together(place)
+        yield 1.0
+        grey(place.folder / "1_top.png", GOOD)
+        for view in ("side", "top"):
+            grey(place.folder / f"2_{view}.png", GOOD)
+        yield 1.0
+
+    place.watch(script(), parts=given)
+    assert len({row["model"] for row in place.rows()}) == 2
+    first, second = sorted(rows_of(place), key=lambda row: row["part"])
+    assert first["decision"] == "review" and "by a model that has been replaced since" in first["error"]
+    assert (second["decision"], second["error"], second["rule"]) == ("accepted", None, "together")
+
+
+def test_a_calibration_of_another_model_than_is_loaded_is_refused(place: Place):
+    """The file may have changed since, or a station use another version of the model."""
+    given = together(place)
+    place.out.mkdir()
+    with closing(OpenParts(given, place.out, lambda: 0.0, place.said.append)) as parts:
+        detectors, own = {place.model: place.detectors["one"]}, file_digest(place.model)
+        assert "promised by 20 calibration parts" in (
+            parts.use(detectors, {place.model: own}, first=True) or ""
+        )
+        with pytest.raises(ModelError, match="calibrates parts by another model"):
+            parts.use(detectors, {place.model: "0" * 64}, first=True)
+
+
+def test_a_view_that_lies_in_the_folder_is_scored_before_its_part_is_given_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    """Of very many files the last view of a part may come in a later turn than the time allows."""
+
+    def script() -> Script:
+        grey(place.folder / "1_side.png", GOOD)
+        yield 1.0
+        for part in range(2, 2 + BATCH_SIZE):
+            grey(place.folder / f"{part}_side.png", GOOD)
+            os.utime(place.folder / f"{part}_side.png", (part, part))
+        grey(place.folder / "1_top.png", GOOD)
+        yield 9.0
+
+    hear = place.hear
+
+    def slow(row: dict[str, Any]) -> None:
+        hear(row)
+        place.clock += 0.5
+
+    monkeypatch.setattr(place, "hear", slow)
+    place.watch(script(), parts=settings(place))
+    found = {row["part"]: row for row in rows_of(place)}
+    assert (found["1"]["decision"], found["1"]["missing"]) == ("accepted", [])
+    assert found["1"]["seconds"] > 5 and found["2"]["missing"] == ["top"]
 
 
 def test_the_number_of_views_must_be_known(place: Place, capsys: pytest.CaptureFixture[str]):

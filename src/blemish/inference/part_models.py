@@ -99,6 +99,7 @@ def make_views(
     calibration: Path | None = None,
     views: Sequence[str] = (),
     told: Sequence[tuple[str, str | None]] = (),
+    digests: Mapping[Path, str] | None = None,
 ) -> Views:
     """Choose the rule: by parts calibrated together, or where there are none by models calibrated apart.
 
@@ -108,6 +109,8 @@ def make_views(
         calibration: a `parts.json`; None: the one beside the usual model, if there is one.
         views: of models calibrated apart the names of a part's views, or their number.
         told: the part and the view of all images, if they are known beforehand: they say it without `views`.
+        digests: those of what was loaded, by the models' paths: a file may have changed since, or another
+            version be in use. None: those of the files.
 
     Raises ModelError for a calibration of other models, UsageError for a rate that cannot be promised.
     """
@@ -121,7 +124,7 @@ def make_views(
     rates = {"rate": usual.false_alarm_rate, "review_rate": usual.review_rate}
     file = calibration or models.calibration_file
     if calibration is not None or file.exists():
-        known = read_part_calibration(file, models)
+        known = read_part_calibration(file, models, digests)
         if views:
             raise UsageError(f"--views {' '.join(views)}: {file} says which views there are; leave it out")
         return Views(models=models, detectors=detectors, rule=TogetherRule(known, **rates))
@@ -173,19 +176,25 @@ def write_part_calibration(
     write_whole(file, json.dumps(content, indent=1) + "\n", durable=True)
 
 
-def read_part_calibration(file: Path, models: ViewModels) -> PartCalibration:
-    """Read what `write_part_calibration` wrote. Raises ModelError for damage, and for other models."""
+def read_part_calibration(
+    file: Path, models: ViewModels, loaded: Mapping[Path, str] | None = None
+) -> PartCalibration:
+    """Read what `write_part_calibration` wrote; `loaded` is the `digests` of `make_views`.
+
+    Raises ModelError for damage, and for other models.
+    """
     calibration, digests = _read(file)
     for view in models.own:
         if view not in calibration.views:
             known = ", ".join(calibration.views) or "no names of views"
             raise UsageError(f"--view-model {view}=...: {file} has {known}; correct it")
     for view, digest in digests.items():
-        if models.digest(view or None) != digest:
+        path = models.path(view or None)
+        if (models.digest(view or None) if loaded is None else loaded[path]) != digest:
             of = f" of the view {view}" if view else ""
             raise ModelError(
-                f"{file}: calibrates parts by another model{of} than {models.path(view or None)}; calibrate "
-                "them anew by `blemish parts`, or remove the file"
+                f"{file}: calibrates parts by another model{of} than {path}; calibrate them anew by "
+                "`blemish parts`, or remove the file"
             )
     return calibration
 

@@ -164,7 +164,7 @@ class _Inspector:
         self.folder_was_there = True
         self.model_in_use: str | None = None
         self.parts: OpenParts | None = None
-        self.models_of_parts: list[str] = []
+        self.models_of_parts: dict[Path, str] = {}
         self.on_part: Callable[[dict[str, Any]], None] = lambda _: None
         self.on_promise: Callable[[str], None] = lambda _: None
 
@@ -181,7 +181,10 @@ class _Inspector:
         while not should_stop():
             self._say_whether_folder_is_there()
             before, began = recorded, time.monotonic()
-            for row in self._inspect(self._next_files()):
+            files = self._next_files()
+            if self.parts is not None:
+                self._close_parts(self.parts.due(found.path for found in self._not_recorded()))
+            for row in self._inspect(files):
                 if self.parts is None:
                     self._move_all([(row["path"], row["size"], row["mtime_ns"])], row["decision"])
                 recorded += 1
@@ -190,8 +193,6 @@ class _Inspector:
                     self._close_parts([self.parts.add(row)])
                 if should_stop():
                     break
-            if self.parts is not None:
-                self._close_parts(self.parts.due())
             if recorded == before:  # a folder of very many files is looked at less often
                 time.sleep(max(POLL_INTERVAL_S, 3 * (time.monotonic() - began)))
         return recorded
@@ -213,10 +214,14 @@ class _Inspector:
             change = "is there again" if self.folder_was_there else "went away; waiting for it"
             self.say(f"{self.folder}: {change}")
 
+    def _not_recorded(self) -> list[Arrival]:
+        """Return the files that the last look found and that are not in the ledger."""
+        return [found for found, _ in self.arrivals.found.values() if found not in self.ledger.seen]
+
     def _next_files(self) -> list[Arrival]:
         """Look at the folder; returns the files to inspect now, those first that wait longest."""
         self.arrivals.scan()
-        self.on_scan(sum(found not in self.ledger.seen for found, _ in self.arrivals.found.values()))
+        self.on_scan(len(self._not_recorded()))
         ready = self.arrivals.ready()
         if self.move_to is not None:  # recorded, but a crash came before they were moved
             for arrival in set(ready) & self.ledger.seen:
@@ -238,9 +243,9 @@ class _Inspector:
         if self.parts is not None:
             own = {path: m.current() for path, m in self.models.items() if m is not self.model}
             loaded = {self.model.path: detector, **own}
-            digests = [model.digest for model in self.models.values()]
+            digests = {path: model.digest for path, model in self.models.items()}
             if digests != self.models_of_parts:
-                promise = self.parts.use(loaded, first=not self.models_of_parts)
+                promise = self.parts.use(loaded, digests, first=not self.models_of_parts)
                 self.models_of_parts = digests
                 self.on_promise(promise or "nothing is promised of parts")
         return detector

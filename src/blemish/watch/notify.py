@@ -115,7 +115,7 @@ class Hook:
         with self.changed:
             if len(self.waiting) >= QUEUE_SIZE:
                 lost = self.waiting.popleft()
-                which = lost.get("path") or lost.get("id")
+                which = lost.get("path") or lost.get("part") or lost.get("id")
                 self.say(f"{self.name}: too many {_kind_of(lost)} wait, {which} is dropped")
             self.waiting.append(row)
             self.changed.notify()

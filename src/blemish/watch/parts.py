@@ -1,7 +1,8 @@
 """Parts of several views in a watched folder: their images wait for one another, for a stated time.
 
 A part is decided when all its views are recorded, or when the time is over: then it is incomplete, and for
-review if the others do not suffice to reject it. `parts.jsonl` says what was decided; a part whose images are
+review if the others do not suffice to reject it. Images of it that lie in the folder are scored before that,
+however long it takes. `parts.jsonl` says what was decided; a part whose images are
 in the ledger and not there yet waits on after a start, with its time from the beginning.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from blemish.core.errors import BlemishError, DataError, UsageError
 from blemish.inference.part_models import make_views
 from blemish.inference.part_rows import ROWS_NAME, PartRow, part_row
+from blemish.inference.parts import TogetherRule
 from blemish.watch.ledger import LEDGER_NAME
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class OpenParts:
         """Open parts.jsonl below `out`; parts that were not decided before wait again. Raises DataError."""
         self.settings, self.now, self.say = settings, now, say
         self.rule: PartRule | None = None
+        self.digests: Mapping[Path, str] = {}
         self.waiting: dict[str, list[dict[str, Any]]] = {}
         self.since: dict[str, float] = {}
         self.decided = 0
@@ -81,16 +84,22 @@ class OpenParts:
         self._file.truncate(whole)
         return done
 
-    def use(self, detectors: Mapping[Path, Detector], *, first: bool) -> str | None:
-        """Decide from now on by these models; returns what is promised of parts.
+    def use(
+        self, detectors: Mapping[Path, Detector], digests: Mapping[Path, str], *, first: bool
+    ) -> str | None:
+        """Decide from now on by these models, with these digests; returns what is promised of parts.
 
         `first`: at the start. Raises UsageError or ModelError then; later it is said, and all parts are for
         review until the next change.
         """
-        settings = self.settings
+        settings, self.digests = self.settings, digests
         try:
             views = make_views(
-                settings.models, detectors, calibration=settings.calibration, views=settings.views
+                settings.models,
+                detectors,
+                calibration=settings.calibration,
+                views=settings.views,
+                digests=digests,
             )
             if views.rule.count is None:
                 raise UsageError(
@@ -123,10 +132,11 @@ class OpenParts:
                 return None
         return self._decide(row["part"])
 
-    def due(self) -> list[dict[str, Any]]:
-        """Return the rows of parts that have waited too long."""
+    def due(self, in_folder: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the rows of parts that have waited too long; `in_folder` are the files not recorded yet."""
         late = [part for part, since in self.since.items() if self.now() - since >= self.settings.wait_s]
-        return [self._decide(part) for part in late]
+        coming = {self.shown_by(path)[0] for path in in_folder} if late else set()
+        return [self._decide(part) for part in late if part not in coming]
 
     def is_waiting(self, path: str) -> bool:
         """Whether a recorded file belongs to a part that is not decided."""
@@ -166,7 +176,14 @@ class OpenParts:
             self.settings.names.of(rows[0]["path"])
         except DataError as error:
             return PartRow(part=part, decision="failed", error=str(error))
+        if isinstance(self.rule, TogetherRule) and any(map(self._is_of_other_model, rows)):
+            error = f"part {part}: a view was scored by a model that has been replaced since"
+            return PartRow(part=part, decision="review", error=error)
         return part_row(part, [(row["view"], row) for row in _newest(rows, bool(self.rule.names))], self.rule)
+
+    def _is_of_other_model(self, row: dict[str, Any]) -> bool:
+        """Whether a row's score cannot be compared with those of the parts that calibrate now."""
+        return row["model"] != self.digests[self.settings.models.path(row["view"])]
 
 
 def _newest(rows: Iterable[dict[str, Any]], named: bool) -> list[dict[str, Any]]:
