@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.core.errors import DataError, ImageError
+from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.data.hashing import file_digest
 from blemish.inference.model_file import model_file_bytes
 from blemish.inference.part_models import PARTS_NAME, write_part_calibration
@@ -27,20 +27,17 @@ if TYPE_CHECKING:
 
 def whole_parts(
     samples: Sequence[Sample], good: Sequence[Sample]
-) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
+) -> tuple[list[list[Sample]], tuple[str, ...]]:
     """Return the parts of `samples` that have all views, by name in order, and what the views are called.
 
     Which views there are is seen in all `good` samples. Where they are not told apart, whole is what has as
     many images as most parts have, the more the better. Raises DataError without any.
     """
     views = tuple(sorted({s.view for s in good if s.view is not None}))
-    sizes = Counter(Counter(s.part for s in good if s.part is not None).values())
+    sizes = Counter(len(members) for members in _by_part(good).values())
     count = len(views) or max(sizes, key=lambda size: (sizes[size], size), default=0)
-    parts: dict[str, list[Sample]] = {}
-    for sample in samples:
-        if sample.part is not None:
-            parts.setdefault(sample.part, []).append(sample)
-    whole = {name: parts[name] for name in sorted(parts) if len(parts[name]) == count}
+    parts = _by_part(samples)
+    whole = [parts[key] for key in sorted(parts) if len(parts[key]) == count]
     if not whole:
         named = f"; the views are {', '.join(views)}" if views else ""
         raise DataError(
@@ -48,6 +45,15 @@ def whole_parts(
             "whose images are all there"
         )
     return whole, views
+
+
+def _by_part(samples: Sequence[Sample]) -> dict[tuple[str, str], list[Sample]]:
+    """Group samples by their parts; equal names in two splits are two parts."""
+    parts: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        if sample.part is not None:
+            parts.setdefault((sample.part, sample.split), []).append(sample)
+    return parts
 
 
 def calibrates_parts(split: Split) -> bool:
@@ -73,7 +79,7 @@ def calibrate_parts(
     whole, views = whole_parts(samples, good)
     order = [
         sample
-        for members in whole.values()
+        for members in whole
         for sample in sorted(members, key=lambda s: (s.view or "", s.path.as_posix()))
     ]
     scores = np.zeros(len(order))
@@ -84,7 +90,8 @@ def calibrate_parts(
             if isinstance(result, ImageError):
                 raise result
             scores[i] = result.score
-    return PartCalibration(scores=scores.reshape(len(whole), -1), views=views), list(whole)
+    names = [str(members[0].part) for members in whole]
+    return PartCalibration(scores=scores.reshape(len(whole), -1), views=views), names
 
 
 def _by_detector(
@@ -118,23 +125,30 @@ def calibrate_views(
     """Write the `parts.json` of models from good samples, without parts of which one has learnt an image.
 
     Returns the calibration, and how many parts were left out. Raises DataError where none is left or no
-    parts are named, OSError when the file cannot be written.
+    parts are named, UsageError for a model of several products, OSError when the file cannot be written.
     """
-    if not any(sample.part for sample in samples):
+    parts = _by_part(samples)
+    if not parts:
         raise DataError(f"--data {data}: names no parts; give --part-pattern, or a manifest with parts")
+    several = next((path for path, d in detectors.items() if len(d.model_file.products) > 1), None)
+    if several is not None:
+        raise UsageError(
+            f"{several}: is a model of several products, which decides of no parts with views; train a model "
+            "of one product"
+        )
     learnt = {
         digest
         for detector in detectors.values()
         for digest in detector.model_file.provenance.get("training_digests", {})
     }
-    known = {sample.part for sample in samples if file_digest(sample.path) in learnt}
-    free = [sample for sample in samples if sample.part not in known]
+    unknown = [p for p in parts.values() if learnt.isdisjoint(file_digest(s.path) for s in p)]
+    free = [sample for members in unknown for sample in members]
     if not free:
         raise DataError(
-            f"--data {data}: of each of its {len(known)} parts an image was learnt; such parts promise "
+            f"--data {data}: of each of its {len(parts)} parts an image was learnt; such parts promise "
             "nothing: give parts that the models have not seen"
         )
     calibration, names = calibrate_parts(lambda view: detectors[models.path(view)], free, samples)
     digests = {view: models.digest(view or None) for view in calibration.views or ("",)}
     write_part_calibration(file, calibration, digests, parts=names, data=data)
-    return calibration, len({s.part for s in samples}) - calibration.n
+    return calibration, len(parts) - calibration.n
