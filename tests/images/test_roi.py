@@ -46,7 +46,11 @@ def test_polygons_count(tmp_path: Path):
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "{}", '{"size": [9], "polygons": []}', '{"size": [9, 9], "polygons": [[[0, 0], [1, 1]]]}',
-     '{"size": [9, 9], "polygons": [[[0, 0], [1, NaN], [2, 2]]]}', '{"size": [9, 0], "polygons": [[1]]}'],
+     '{"size": [9, 9], "polygons": [[[0, 0], [1, NaN], [2, 2]]]}', '{"size": [9, 0], "polygons": [[1]]}',
+     '{"size": [9.5, 9], "polygons": [[[0, 0], [9, 0], [9, 9]]]}',
+     '{"size": [Infinity, 9], "polygons": [[[0, 0], [9, 0], [9, 9]]]}',
+     '{"size": [9, 9], "polygons": [[[1e300, 0], [9, 0], [9, 9]]]}',
+     '{"size": [9, 9], "polygons": [[[1' + 400 * "0" + ', 0], [9, 0], [9, 9]]]}', "[" * 100_000],
 )  # fmt: skip
 def test_other_json_is_refused(tmp_path: Path, content: str):
     (tmp_path / "roi.json").write_text(content)

@@ -190,6 +190,9 @@ def test_a_calibration_of_another_model_is_refused(
     (other / "parts.json").write_text(json.dumps(content))
     told = refused(capsys, "predict", "--model", other, "--out", tmp_path / "out", *NAMED, asked)
     assert "parts.json: calibrates parts by another model of the view top than" in told
+    (other / "parts.json").write_text(json.dumps(content | {"models": {"side": content["models"]["side"]}}))
+    told = refused(capsys, "predict", "--model", other, "--out", tmp_path / "out", *NAMED, asked)
+    assert "is no calibration of parts (models: must be of its views" in told
     (other / "parts.json").write_text("{}")
     told = refused(capsys, "predict", "--model", other, "--out", tmp_path / "out", *NAMED, asked)
     assert "is no calibration of parts ('format_version')" in told

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +21,10 @@ from watched import LEVELS, Place, Script, check
 
 from blemish.core.errors import UsageError
 from blemish.images import folders
+from blemish.inference.products import Product
 from blemish.watch import folder as watching
 from blemish.watch.arrivals import SETTLE_TIME_S, UNREADABLE_TIMEOUT_S
-from blemish.watch.folder import POLL_INTERVAL_S
+from blemish.watch.folder import POLL_INTERVAL_S, WatchSettings
 from blemish.watch.ledger import Arrival, Ledger
 
 
@@ -340,3 +342,17 @@ def test_a_changed_model_is_loaded_again_and_half_a_copy_is_not(place: Place):
         f"changed, but the previous model stays in use: {place.model}: is cut off",
         f"{place.model}: changed; loaded again",
     ]
+
+
+def test_a_model_of_one_product_does_not_inspect_another(place: Place):
+    """Its thresholds are those of its own product; the label of a model without products is free."""
+    plain = place.detectors["one"]
+    of_nuts = replace(plain.model_file, product=Product(name="nut"))
+    place.detectors["nuts"] = replace(plain, model_file=of_nuts)
+    settings = WatchSettings(model=place.model, folder=place.folder, out=place.out, product="bolt")
+    assert settings.load(place.model) is plain
+    place.model.write_text("nuts")
+    with pytest.raises(UsageError, match="product 'bolt': this model is of nut"):
+        settings.load(place.model)
+    assert replace(settings, product="nut").load(place.model).model_file is of_nuts
+    assert replace(settings, product=None).load(place.model).model_file is of_nuts

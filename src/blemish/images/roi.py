@@ -21,6 +21,8 @@ from blemish.images.preprocess import ImageFormat, resize
 LEAST_SHARE = 0.01
 """Share of an image that counts at least. Our choice: less is a mistake, as when white and black
 are exchanged."""
+LONGEST_SIDE = 2**15
+"""Pixels of an image in which polygons are drawn, at most; their corners may lie twice as far out."""
 ASPECT_TOLERANCE = 0.01
 """Relative difference of the aspects of image and mask that is taken for rounding."""
 
@@ -141,7 +143,7 @@ def _of_file(path: Path) -> Roi:
         size, polygons = content["size"], content["polygons"]
     except OSError as error:
         raise UsageError(f"--roi {name}: cannot be read ({error.strerror}); check the path") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _form_error(name) from error
     return roi_of_polygons(size, polygons, name=name)
 
@@ -154,9 +156,9 @@ def roi_of_polygons(size: Any, polygons: Any, *, name: str) -> Roi:
     try:
         width, height = (int(side) for side in size)
         drawn = [_corners(polygon) for polygon in polygons]
-        if min(width, height) < 1 or max(width, height) > 2**15 or not drawn:
-            raise ValueError("a size of 1 to 32768 px, and a polygon at least")
-    except (ValueError, TypeError) as error:
+        if [width, height] != list(size) or not 1 <= min(size) <= max(size) <= LONGEST_SIDE or not drawn:
+            raise ValueError("a size of 1 to 32768 whole px, and a polygon at least")
+    except (ValueError, TypeError, OverflowError) as error:
         raise _form_error(name) from error
     picture = Image.new("1", (width, height))
     for corners in drawn:
@@ -171,6 +173,6 @@ def _form_error(name: str) -> UsageError:
 
 def _corners(polygon: Any) -> list[tuple[float, float]]:
     corners = [(float(x), float(y)) for x, y in polygon]
-    if len(corners) < 3 or not np.isfinite(corners).all():
-        raise ValueError("a polygon of fewer than 3 corners")
+    if len(corners) < 3 or not (np.abs(corners) <= 2 * LONGEST_SIDE).all():
+        raise ValueError("a polygon of 3 corners or more, none of them far outside of the image")
     return corners

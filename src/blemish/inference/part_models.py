@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish.core.errors import BlemishError, ModelError, UsageError
+from blemish.core.errors import BlemishError, DataError, ModelError, UsageError
 from blemish.core.files import write_whole
 from blemish.data.hashing import file_digest
 from blemish.inference.model_file import MODEL_NAME, find_model
@@ -207,6 +207,8 @@ def _read(file: Path) -> tuple[PartCalibration, dict[str, str]]:
         views = tuple(map(str, content["views"]))
         calibration = PartCalibration(scores=np.array(content["scores"], dtype=np.float64), views=views)
         digests = {str(view): str(digest) for view, digest in content["models"].items()}
+        if digests.keys() != set(views or ("",)):
+            raise DataError("models: must be of its views, each of one")
     except OSError as error:
         raise ModelError(f"{file}: cannot be read ({error.strerror}); make it by `blemish parts`") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

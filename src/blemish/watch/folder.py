@@ -19,7 +19,7 @@ from blemish.core.errors import UsageError
 from blemish.core.files import fit_name, name_limit
 from blemish.core.ownership import owned
 from blemish.inference.load import load
-from blemish.inference.predict_folder import inspect, write_summary
+from blemish.inference.predict_folder import has_products, inspect, write_summary
 from blemish.inference.promise import Promise
 from blemish.record.rows import IdSequence, clock_advice
 from blemish.record.versions import FOLDER as VERSIONS
@@ -76,7 +76,7 @@ class WatchSettings:
             batch_size=BATCH_SIZE,
             provider=self.provider,
         )
-        return detector.for_product(self.product) if detector.model_file.products else detector
+        return detector.for_product(self.product) if has_products(detector) else detector
 
     def check_folders(self) -> None:
         """Refuse a folder that is not there, or that lies inside one whose files are not looked at."""
