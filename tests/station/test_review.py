@@ -20,6 +20,7 @@ from blemish.record.store import Store
 from blemish.record.tables import Search
 from blemish.station.plc import CODES
 from blemish.station.recalibration import recalibrated
+from blemish.station.report_html import report_html
 from blemish.station.shift_report import shift_report
 from blemish.station.telling import _event_of
 
@@ -55,7 +56,7 @@ def test_they_are_recorded_searched_and_wait_for_a_verdict(store: Store):
 
 def test_the_report_of_a_shift_has_them_where_there_are_any(store: Store):
     def page() -> str:
-        return shift_report(store, Search(since=BEGIN), now=BEGIN + timedelta(hours=8), by=None)
+        return report_html(shift_report(store, Search(since=BEGIN), now=BEGIN + timedelta(hours=8), by=None))
 
     store.record([part(0)])
     assert "for review" not in page()

@@ -17,6 +17,7 @@ from conftest import save, tiny_image
 from blemish.core.errors import Interrupted, TrainingError, UsageError
 from blemish.core.types import Sample
 from blemish.data import planting
+from blemish.images.regions import Regions
 from blemish.inference.detector import Detector
 from blemish.inference.load import load
 from blemish.inference.model_file import load_model_file
@@ -100,7 +101,7 @@ class Numbered:
 
 
 def test_a_trials_images_are_from_all_that_were_held_out():
-    images = SimpleNamespace(train=Numbered(50), validation=Numbered(90))
+    images = SimpleNamespace(train=Numbered(50), validation=Numbered(90), regions=Regions())
     found = auto.plant_trial_of(images, seed=0)  # type: ignore[arg-type]
     shown = found.good.amin(dim=(1, 2, 3))
     assert len(shown) == choice.MOST_GOOD
