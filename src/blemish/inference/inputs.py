@@ -76,8 +76,10 @@ def named(
 ) -> Detector:
     """Return the detector that knows the product of each input: a manifest's, or one that all of them show.
 
-    Raises UsageError for inputs without a product, where the model has several, and for an unknown one.
+    Raises UsageError for inputs without a product, where the model has several, for an unknown one, and for
+    an image of which two things are said.
     """
+    _check_said_once(samples, paths)
     detector = detector.for_samples(samples)
     if product is not None:
         if any(sample.product is not None for sample in samples):
@@ -91,6 +93,19 @@ def named(
                 cure = "by --product, or by a manifest's column product"
                 raise UsageError(f"{path}: {error}, {cure}") from error
     return detector
+
+
+def _check_said_once(samples: Sequence[Sample], paths: Sequence[Path]) -> None:
+    """Refuse an image whose manifests differ, or whose row is lost as it comes by another path too."""
+    known: dict[Path, tuple[object, ...]] = {}
+    for sample in samples:
+        said = sample.roi, sample.product, sample.part, sample.view
+        if known.setdefault(sample.path, said) != said:
+            raise UsageError(f"{sample.path}: two manifests say different things of it; give it by one")
+    scored = {*paths}
+    for path in known:
+        if path not in scored:
+            raise UsageError(f"{path}: is given by its manifest and by another path; give it once")
 
 
 def match_pattern(pattern: str) -> list[Path]:
