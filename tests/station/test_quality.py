@@ -178,6 +178,20 @@ def test_a_report_as_pdf_says_what_the_page_says(
         report_pdf.report_pdf(strange, now=now)
 
 
+def test_notes_as_long_as_may_be_are_whole_on_the_report_as_pdf(store: Store):
+    pytest.importorskip("fpdf", reason="blemish[pdf] is not installed")
+    from blemish.station.report_pdf import report_pdf
+
+    made = [part(k, rejected=True) for k in range(3)]
+    store.record(made)
+    for each, note in zip(made, ("¶" * 2000, "§§§§ " * 400, "¥\n" * 1000), strict=True):
+        say(store, each, "defect", note=note)
+    now = BEGIN + timedelta(hours=8)
+    text = pdf_text(report_pdf(shift_report(store, Search(since=BEGIN), now=now, by="Bob"), now=now))
+    assert [text.count(letter) for letter in "¶§¥"] == [2000, 1600, 1000]
+    assert "Seen by:" in text
+
+
 def test_a_report_by_command_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for arguments, why in (
         (["--since", "yesterday"], "--since yesterday: must be a time such as 2026-03-01T06:00"),

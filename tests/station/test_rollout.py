@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import ClassVar, cast
 
 import pytest
 
@@ -18,11 +19,12 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 from fastapi.testclient import TestClient
 
 from blemish.cli.main import main
-from blemish.core.errors import UsageError
+from blemish.core.errors import DataError, UsageError
 from blemish.data.hashing import file_digest
 from blemish.station import rollout
 from blemish.station.app import create
 from blemish.station.rollout import Rollout
+from blemish.station.rollout_places import Bucket
 from blemish.station.security import TOKENS, Tokens
 from blemish.station.sessions import FILE as SESSIONS
 from blemish.station.station import Station
@@ -95,12 +97,15 @@ def test_a_version_is_taken_once_and_goes_back(
 class FakeBucket(SimpleHTTPRequestHandler):
     """Serves a folder, as a bucket that anyone may read; `answers` are given in place of files."""
 
-    answers: ClassVar[dict[str, int]] = {}
+    answers: ClassVar[dict[str, int | bytes]] = {}
+    """Of paths: a status, or what is sent as it is."""
 
     def do_GET(self) -> None:
         status = self.answers.get(self.path)
         if status is None:
             super().do_GET()
+        elif isinstance(status, bytes):
+            self.wfile.write(status)
         else:
             self.send_response(status)
             self.send_header("Location", "http://127.0.0.1:1/elsewhere")
@@ -152,11 +157,45 @@ def test_a_bucket_that_is_away_or_not_safe_is_said(station: Station):
     said: list[str] = []
     Rollout(station, "http://127.0.0.1:1/models", said.append).close()
     assert "http://127.0.0.1:1/models/rollout.json: the bucket does not answer (" in said.pop()
-    for address in ("http://bucket.plant/models", "s3://models", "https://", "https://a/b?key=1"):
+    for address in (
+        *("http://bucket.plant/models", "s3://models", "https://", "https://a/b?key=1"),
+        *("https://[bad", "https://host:port/models", "https://host/my models", "https://host/mödels"),
+    ):
         with pytest.raises(UsageError, match="must be a folder, or a bucket as https://HOST/PATH"):
             Rollout(station, address, said.append)
     with pytest.raises(UsageError, match="a password in an address is seen by all users"):
         Rollout(station, "https://ann:secret@bucket.plant/models", said.append)
+
+
+def test_whatever_a_bucket_answers_the_station_looks_again(shared: Shared, bucket: str, tmp_path: Path):
+    head, said = b"HTTP/1.1 200 OK\r\n", list[str]()
+    shared.want()
+    watching = Rollout(cast("Station", SimpleNamespace(folder=tmp_path, names=set)), bucket, said.append)
+    for answer, why in (
+        (b"no HTTP\r\n\r\n", "does not answer (no HTTP)"),
+        (head + b"Transfer-Encoding: chunked\r\n\r\nff\r\n{", "does not answer (IncompleteRead"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n", "does not answer (Invalid IPv6 URL)"),
+        (head + b"Content-Length: 9\r\n\r\n{", "came in part alone"),
+        (head + b"\r\n" + b" " * (2**20 + 1), "is larger than 1048576 bytes"),
+        (head + b"\r\n" + b"[" * 2**18, "RecursionError"),
+    ):
+        FakeBucket.answers[f"/{rollout.FILE}"] = answer
+        watching.look()
+        watching.look()
+        assert why in said.pop()
+        assert not said
+    FakeBucket.answers.clear()
+    watching.look()
+    watching.close()
+    assert not said
+
+
+def test_a_file_that_still_comes_when_a_station_ends_is_given_up(shared: Shared, bucket: str):
+    shared.want()
+    closing = threading.Event()
+    closing.set()
+    with pytest.raises(DataError, match="did not come in time"):
+        Bucket(bucket, closing).read(rollout.FILE)
 
 
 def test_what_is_no_model_is_said_once_and_changes_nothing(

@@ -8,6 +8,8 @@ font has is refused, because a part's number that has lost a letter is another p
 from __future__ import annotations
 
 import logging
+import textwrap
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,8 @@ GREY = 170
 """Of the lines of tables: 0 is black, 255 white."""
 _WIDEST, _NARROWEST = 40, 8
 """Letters by whose number the widths of columns are shared out."""
+LONGEST_CELL = 300
+"""Letters of a cell; what is longer goes on in the next row, as a row has to fit on a page."""
 
 
 def report_pdf(report: ShiftReport, *, now: datetime) -> bytes:
@@ -80,7 +84,8 @@ def _write(pdf: FPDF, section: Section) -> None:
     pdf.multi_cell(0, 7, section.title, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     pdf.set_font(size=8.5)
     if section.rows:
-        cells = [section.head, *([_text_of(cell) for cell in row] for row in section.rows)]
+        rows = [part for row in section.rows for part in _parts_of([_text_of(cell) for cell in row])]
+        cells = [section.head, *rows]
         widths = [min(_WIDEST, max(_NARROWEST, *map(len, column))) for column in zip(*cells, strict=True)]
         pdf.set_draw_color(GREY)
         layout = TableBordersLayout.HORIZONTAL_LINES
@@ -89,6 +94,12 @@ def _write(pdf: FPDF, section: Section) -> None:
     if section.note:
         pdf.ln(2)
         pdf.multi_cell(0, 4.5, section.note, align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+
+
+def _parts_of(row: Iterable[str]) -> Iterable[tuple[str, ...]]:
+    """Cut a row into rows that each fit on a page."""
+    cut = [textwrap.wrap(" ".join(cell.split()), LONGEST_CELL) or [""] for cell in row]
+    return zip_longest(*cut, fillvalue="")
 
 
 def _text_of(cell: str | Bar) -> str:

@@ -42,16 +42,16 @@ class Rollout:
 
         `place`: the path of a folder, or the https address of a bucket. Raises UsageError for another one.
         """
-        self._station, self._place, self._say = station, place_of(place), say
+        self._closing = threading.Event()
+        self._station, self._place, self._say = station, place_of(place, self._closing), say
         self._file = station.folder / FILE  # what was taken last, of each model
         self._told: dict[str, str] = {}  # what went wrong last, by the beginning of its line
-        self._closing = threading.Event()
         self.look()
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End; a model that is being taken is taken first."""
+        """End; a model that is being taken is taken first, a file that comes from a bucket is given up."""
         self._closing.set()
         self._thread.join()
 
@@ -78,10 +78,15 @@ class Rollout:
         """Tell what goes wrong in the block, unless it did so the last time too."""
         try:
             yield
-        except (BlemishError, OSError) as error:
-            if self._told.get(what) != str(error):
-                self._say(f"{what}: {error}")
-            self._told[what] = str(error)
+        except Exception as error:  # whatever a place answers, the thread looks again
+            line = (
+                str(error)
+                if isinstance(error, BlemishError | OSError)
+                else f"{type(error).__name__}: {error}"
+            )
+            if self._told.get(what) != line:
+                self._say(f"{what}: {line}")
+            self._told[what] = line
         else:
             self._told.pop(what, None)
 
