@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from fastapi.testclient import TestClient
 from products import as_two_products
 from requests_to_station import send, served
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import BlemishError, UsageError
 from blemish.inference import load
-from blemish.inference.model_file import load_model_file, save_model_file
+from blemish.inference.model_file import find_model, load_model_file, save_model_file
+from blemish.station.station import Station
 from blemish.watch.folder import WatchSettings
 
 
@@ -61,6 +63,34 @@ def test_an_upload_without_a_known_product_is_refused(client: TestClient, bad: P
     cure = "model parts has bolt, nut; send one of them as the field product"
     assert none.json()["detail"] == f"no product is given: {cure}"
     assert other.json()["detail"] == f"product 'cup' is unknown: {cure}"
+
+
+def test_a_rollout_gives_each_product_its_own_and_refuses_another_ones(
+    model: Path, tiny_model: Path, tmp_path: Path
+):
+    station = Station([model], tmp_path / "station", device="cpu")
+    before = dict(station.engines)
+    of_nut = station.versions.file(station.engine(None, "nut").model.digest).read_bytes()
+    for file, why in (
+        (of_nut, "is in use here as parts:nut"),
+        (find_model(tiny_model).read_bytes(), "product 'bolt': this model has no products"),
+    ):
+        with pytest.raises(BlemishError, match=why):
+            station.take_version("parts:bolt", file, suffix=".safetensors")
+        assert station.engines == before
+    newer = load_model_file(model)
+    save_model_file(tmp_path / "newer.safetensors", replace(newer, provenance={"made": "later"}))
+    content = (tmp_path / "newer.safetensors").read_bytes()
+    assert all(
+        station.take_version(f"parts:{name}", content, suffix=".safetensors") for name in ("bolt", "nut")
+    )
+    station.close()
+    again = Station([model], tmp_path / "station", device="cpu")
+    assert not set(again.engines) & set(before)
+    for name in ("bolt", "nut"):
+        found = again.engine(None, name).model.detector.model_file
+        assert (found.product and found.product.name, found.provenance["made"]) == (name, "later")
+    again.close()
 
 
 def test_a_watch_is_told_the_product(model: Path, tiny_model: Path, tmp_path: Path):

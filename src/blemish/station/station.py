@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 from contextlib import suppress
@@ -189,18 +190,27 @@ class Station:
     def take_version(self, name: str, content: bytes, *, suffix: str) -> bool:
         """Let the engine of the model `name` go on with the model file `content`; False: it does already.
 
-        The audit log tells of it as a use by a rollout.
-        Raises BlemishError for a file that cannot be used; then the engine goes on as it was.
+        Of a model of several products the engine takes its own one. The audit log tells of it as a use by a
+        rollout. Raises BlemishError for a file that cannot be used, such as one of another product; then the
+        engine goes on as it was.
         """
         with self._models_lock:
-            old = self.engine(name).model.digest
+            engine = self.engine(name)
+            old, digest = engine.model.digest, hashlib.sha256(content).hexdigest()
+            if digest != old and digest in self.engines:
+                raise ConflictError(f"model {digest}: is in use here as {self._names[digest]}; give another")
             new = self.versions.add(content, suffix=suffix, of=old)
-            self._use(new)
+            loaded = self._load(self.versions.file(new))
+            own = loaded.model_file.of_product(engine.product)
+            if own is not loaded.model_file:
+                content, loaded = version_bytes(self.versions.file(new), own), None
+                new = self.versions.add(content, suffix=suffix, of=old)
+            self._use(new, loaded)
         if new != old:
             self.store.note(self.act(None, "use", new, {"by": "rollout", "before": old}))
         return new != old
 
-    def _use(self, digest: str) -> None:
+    def _use(self, digest: str, loaded: Detector | None = None) -> None:
         """Let an engine go on with another version; `_models_lock` is held."""
         siblings = self.versions.siblings(digest)
         old = next((each for each in self.engines if each in siblings), None)
@@ -210,7 +220,7 @@ class Station:
         if digest == old:
             return
         self.following.note_peaks()
-        model = self._open(digest, self._names[old])
+        model = self._open(digest, self._names[old], loaded)
         self.versions.use(digest)
         self.engines[old].model = model
         self.engines = {digest if d == old else d: engine for d, engine in self.engines.items()}
