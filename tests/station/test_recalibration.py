@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from blemish.images.roi import roi_of
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.record.labels import Labelling, Labels
 from blemish.record.store import Verdict, new_id
+from blemish.record.tables import Search
 from blemish.station.engine_jobs import Upload
 from blemish.station.station import Station
 from blemish.training import fit
@@ -138,3 +141,19 @@ def test_a_region_is_kept_with_a_new_version_and_the_parts_are_scored_anew(stati
     assert station.versions.active(old) == new
     station.use(old)
     assert station.engines[old].model.detector.model_file.counting.inner is None
+
+
+def test_a_part_whose_files_a_watch_did_not_get_is_left_out(station: Station):
+    digest = next(iter(station.engines))
+    (newest,) = station.store.search(Search(model=digest), limit=1)
+    later = newest.time + timedelta(seconds=1)
+    lost = replace(newest, id=new_id(later), time=later, image=None, map=None, source="watch", key=None)
+    station.store.record([lost])
+    said = Verdict(id=new_id(lost.time), inspection=lost.id, time=lost.time, verdict="good")
+    station.store.add_verdict(said)
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[:, 32:] = True
+    with pytest.raises(DataError, match=r"^0 good parts are on record with their images"):
+        station.recalibrate(digest, parts=1, region=roi_of(mask))
+    new = station.recalibrate(digest, parts=PARTS + 1)
+    assert station.engines[new].model.detector.model_file.provenance["recalibrated"]["parts"] == PARTS

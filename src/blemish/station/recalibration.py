@@ -70,12 +70,12 @@ def recalibrated(
             f"{len(waiting)} of the newest {len(newest)} parts were {what} and wait for a verdict; "
             "judge them first, or take fewer parts"
         )
-    good = [row for row in newest if verdicts.get(row.id) != "defect" and row.files_removed is None]
+    good = [row for row in newest if verdicts.get(row.id) != "defect" and _has_files(row, rescored)]
     needed = model_file.calibration.n if model_file.calibration else 1
     if len(good) < needed:
         raise DataError(
-            f"{len(good)} good parts are on record with their maps, and this model was calibrated on "
-            f"{needed}; inspect more, or take more parts"
+            f"{len(good)} good parts are on record with their {'maps' if rescored is None else 'images'}, "
+            f"and this model was calibrated on {needed}; inspect more, or take more parts"
         )
     if rescored is None:
         scores = np.array([row.score for row in good], np.float64)
@@ -88,6 +88,11 @@ def recalibrated(
         calibration=calibrate(scores, maxima),
         provenance=model_file.provenance | {"recalibrated": about},
     )
+
+
+def _has_files(row: Inspection, rescored: Detector | None) -> bool:
+    """Whether a part's map is kept, or its image where that is scored anew; a watch may come too late."""
+    return row.files_removed is None and (row.map if rescored is None else row.image) is not None
 
 
 def _scored_anew(
