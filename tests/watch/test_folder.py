@@ -20,12 +20,16 @@ from fakes import fake_detector, grey
 from watched import LEVELS, Place, Script, check
 
 from blemish.core.errors import UsageError
+from blemish.data.hashing import file_digest
 from blemish.images import folders
-from blemish.inference.products import Product
+from blemish.inference.onnx_backend import version_bytes
+from blemish.inference.products import Product, ProductCalibration
+from blemish.record.versions import FOLDER, Versions
 from blemish.watch import folder as watching
 from blemish.watch.arrivals import SETTLE_TIME_S, UNREADABLE_TIMEOUT_S
 from blemish.watch.folder import POLL_INTERVAL_S, WatchSettings
 from blemish.watch.ledger import Arrival, Ledger
+from blemish.watch.reload import ReloadingModel
 
 
 @pytest.fixture
@@ -356,3 +360,30 @@ def test_a_model_of_one_product_does_not_inspect_another(place: Place):
         settings.load(place.model)
     assert replace(settings, product="nut").load(place.model).model_file is of_nuts
     assert replace(settings, product=None).load(place.model).model_file is of_nuts
+
+
+def test_of_a_product_the_station_s_version_is_used(place: Place):
+    """A station gives each product of a model thresholds of its own, as if it were a model by itself."""
+    plain, file = place.detectors["one"], place.model
+    known = ProductCalibration(
+        product=Product(name="nut"), calibration=plain.model_file.calibration, display_range=(0.0, 1.0)
+    )
+    several = replace(plain, model_file=replace(plain.model_file, calibration=None, products=(known,)))
+    place.detectors["one"] = several
+    place.detectors["newer"] = newer = several.for_product("nut")
+    versions, settings = (
+        Versions(place.out / FOLDER),
+        WatchSettings(model=file, folder=place.folder, out=place.out, product="nut"),
+    )
+    versions.start(file)
+    own = versions.start_product(version_bytes(file, newer.model_file), suffix=file.suffix)
+    digest = versions.add(b"newer", suffix=file.suffix, of=own)
+
+    def opened() -> ReloadingModel:
+        return ReloadingModel(file, settings.load, print, versions=place.out / FOLDER, of_product=True)
+
+    assert opened().digest == file_digest(file)
+    assert opened().detector.model_file.product == known.product
+    versions.use(digest)
+    assert opened().digest == digest
+    assert opened().detector is newer

@@ -125,7 +125,13 @@ def watch(
     options.check_folders()
     own = () if options.parts is None else options.parts.models.own.values()
     models = {
-        path: ReloadingModel(path, options.load, say, versions=options.out / VERSIONS)
+        path: ReloadingModel(
+            path,
+            options.load,
+            say,
+            versions=options.out / VERSIONS,
+            of_product=options.product is not None,
+        )
         for path in dict.fromkeys((options.model, *own))
     }
     excluded = [path for path in (options.out, options.move_to) if path is not None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import BlemishError
 from blemish.data.hashing import file_digest
 from blemish.inference.model_file import find_model
+from blemish.inference.onnx_backend import version_bytes
 from blemish.record.versions import FILE, Versions
 
 if TYPE_CHECKING:
@@ -28,9 +30,15 @@ class ReloadingModel:
         say: Callable[[str], None],
         *,
         versions: Path | None = None,
+        of_product: bool = False,
     ) -> None:
-        """Load it. `versions`: where a station keeps versions of its models, if there is one."""
+        """Load it. `versions`: where a station keeps versions of its models, if there is one.
+
+        `of_product`: `open_model` may choose one product of several, each of which has versions of its own.
+        """
         self.path, self.open_model, self.say, self.versions = path, open_model, say, versions
+        self.of_product = of_product
+        self._product_digest: tuple[str, str] | None = None
         self.signature = self._signature()
         self.changed: tuple[Signature, Signature | None] | None = None
         self._own_digest: tuple[Signature, str] | None = None
@@ -73,7 +81,23 @@ class ReloadingModel:
         digest = self._own_digest[1]
         if self.versions is None or not (self.versions / FILE).exists():
             return digest, self.path
-        return Versions(self.versions).in_use(digest, self.path)
+        versions = Versions(self.versions)
+        active, file = versions.in_use(digest, self.path)
+        if active == digest and self.of_product:
+            own = self._digest_of_product(digest)
+            active, file = versions.in_use(own, self.path)
+            if active == own:  # which the station made of this very file
+                return digest, self.path
+        return active, file
+
+    def _digest_of_product(self, digest: str) -> str:
+        """Return the digest that a station gives to the model's product in use; opens a new file once."""
+        if self._product_digest is None or self._product_digest[0] != digest:
+            model_file, own = self.open_model(self.path).model_file, digest
+            if model_file.product is not None:
+                own = hashlib.sha256(version_bytes(find_model(self.path), model_file)).hexdigest()
+            self._product_digest = digest, own
+        return self._product_digest[1]
 
     def _signature(self) -> tuple[Signature, Signature | None]:
         own = _signature_of(find_model(self.path))
