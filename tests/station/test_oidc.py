@@ -273,6 +273,21 @@ def test_a_browser_whose_log_in_fails_sees_a_page_that_says_why(plant: Plant, tm
     assert "the provider of the log-in did not say who you are" in answer.text
 
 
+def test_a_provider_that_says_half_of_itself_is_refused(plant: Plant, monkeypatch: pytest.MonkeyPatch):
+    for lacking in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+        about = {key: value for key, value in plant.about.items() if key != lacking}
+        with monkeypatch.context() as patch:
+            patch.setattr(plant, "about", about)
+            with pytest.raises(Unauthorized, match=f"the provider does not say its {lacking}"):
+                provider_of(plant).begin("http://here/", "10.0.0.1")
+    monkeypatch.setattr(plant, "keys", ["no keys"])
+    provider = provider_of(plant)
+    back = urlsplit(plant.log_in(provider.begin("http://here/", "10.0.0.1")[0]))
+    said = {name: values[0] for name, values in parse_qs(back.query).items()}
+    with pytest.raises(Unauthorized, match="the provider's answer is not accepted"):
+        provider.finish(said["state"], said["code"])
+
+
 def test_a_station_without_accounts_says_so(tmp_path: Path):
     client = client_of(tmp_path, None)
     assert client.get("/v1/session/ways").json() == {"accounts": False}

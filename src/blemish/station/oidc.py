@@ -34,6 +34,8 @@ TIMEOUT_S = 10.0
 KNOWN_S = 600.0
 """Seconds for which is kept what the provider says of itself."""
 ALGORITHMS = ("RS256", "PS256", "ES256")
+_ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+"""What the provider has to say of itself."""
 _NAMES = ("preferred_username", "email", "sub")
 
 
@@ -89,7 +91,14 @@ class Provider:
             with self.log_ins.turn(begun.address):
                 claims = self._claims(about, begun, code)
             return self._person_of(claims)
-        except (requests.RequestException, AuthlibBaseError, JoseError, ValueError, KeyError) as error:
+        except (
+            requests.RequestException,
+            AuthlibBaseError,
+            JoseError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ) as error:
             raise Unauthorized(f"the provider's answer is not accepted ({type(error).__name__})") from error
 
     def _claims(self, about: dict[str, Any], begun: Begun, code: str) -> dict[str, Any]:
@@ -149,6 +158,9 @@ class Provider:
         if not isinstance(about, dict) or about.get("issuer") != self.issuer:
             named = about.get("issuer") if isinstance(about, dict) else None
             raise Unauthorized(f"the provider calls itself {named}, and not {self.issuer}")
+        lacking = [key for key in _ENDPOINTS if not isinstance(about.get(key), str)]
+        if lacking:
+            raise Unauthorized(f"the provider does not say its {lacking[0]}; ask whoever runs it")
         return about
 
 
