@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -184,12 +185,13 @@ def test_notes_as_long_as_may_be_are_whole_on_the_report_as_pdf(store: Store):
 
     made = [part(k, rejected=True) for k in range(3)]
     store.record(made)
-    for each, note in zip(made, ("¶" * 2000, "§§§§ " * 400, "¥\n" * 1000), strict=True):
+    for each, note in zip(made, ("¶" * 2000, "§§§§ " * 400, "¥\n" * 996 + "{nb}"), strict=True):
         say(store, each, "defect", note=note)
     now = BEGIN + timedelta(hours=8)
     text = pdf_text(report_pdf(shift_report(store, Search(since=BEGIN), now=now, by="Bob"), now=now))
-    assert [text.count(letter) for letter in "¶§¥"] == [2000, 1600, 1000]
-    assert "Seen by:" in text
+    assert [text.count(letter) for letter in "¶§¥"] == [2000, 1600, 996]
+    assert "{nb}" in text  # which stands for the number of pages elsewhere
+    assert re.search(r"Seen by: (\d) / \1$", text)
 
 
 def test_a_report_by_command_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

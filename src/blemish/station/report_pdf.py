@@ -48,7 +48,7 @@ def report_pdf(report: ShiftReport, *, now: datetime) -> bytes:
         def footer(self) -> None:
             self.set_y(-12)
             self.set_font(size=8)
-            self.cell(0, 5, f"{self.page_no()} / {{nb}}", align="R")
+            self.cell(0, 5, f"{self.page_no()} / {self.str_alias_nb_pages}", align="R")
 
     logging.getLogger("fontTools.subset").setLevel(logging.WARNING)
     pdf = Pages(format="A4")
@@ -58,7 +58,12 @@ def report_pdf(report: ShiftReport, *, now: datetime) -> bytes:
     pdf.set_margin(15)
     pdf.c_margin = 1
     pdf.set_line_width(0.2)
-    _choose_fonts(pdf, _letters_of(report))
+    text = _text_of_all(report)
+    total = "{nb}"
+    while total in text:  # what a person wrote stays as it is
+        total = "{" + total
+    pdf.alias_nb_pages(total)
+    _choose_fonts(pdf, set(text) | set("Seen by: 0123456789/"))
     pdf.add_page()
     for text, style, size in ((report.title, "B", 17), (report.time, "", 10)):
         pdf.set_font(style=style, size=size)
@@ -106,12 +111,12 @@ def _text_of(cell: str | Bar) -> str:
     return "█" * max(1, round(FULL * cell.part / cell.whole)) if isinstance(cell, Bar) else cell
 
 
-def _letters_of(report: ShiftReport) -> set[str]:
+def _text_of_all(report: ShiftReport) -> str:
     texts = [report.title, report.time, report.made]
     for section in report.sections:
         texts += [section.title, section.note, *section.head]
         texts += [_text_of(cell) for row in section.rows for cell in row]
-    return set("".join(texts)) | set("Seen by: 0123456789/")
+    return " ".join(texts)
 
 
 def _choose_fonts(pdf: FPDF, letters: set[str]) -> None:
