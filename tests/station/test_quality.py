@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from html import escape
 from pathlib import Path
 
@@ -192,6 +192,17 @@ def test_notes_as_long_as_may_be_are_whole_on_the_report_as_pdf(store: Store):
     assert [text.count(letter) for letter in "¶§¥"] == [2000, 1600, 996]
     assert "{nb}" in text  # which stands for the number of pages elsewhere
     assert re.search(r"Seen by: (\d) / \1$", text)
+
+
+def test_a_report_of_times_of_another_zone_says_them_in_utc(store: Store):
+    store.record([part(0)])
+    here = timezone(timedelta(hours=1))
+    wanted = Search(since=BEGIN.astimezone(here), until=(BEGIN + timedelta(hours=8)).astimezone(here))
+    said = shift_report(store, wanted, now=BEGIN + timedelta(days=1), by=None)
+    assert said.time == "2026-03-01 00:00 to 2026-03-01 08:00"
+    assert said.sections[0].title == "1 parts"
+    with pytest.raises(UsageError, match="is out of range in UTC"):
+        shift_report(store, Search(since=datetime(1, 1, 1, tzinfo=here)), now=BEGIN, by=None)
 
 
 def test_a_report_by_command_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

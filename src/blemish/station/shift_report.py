@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import UsageError
@@ -76,7 +77,13 @@ def shift_report(store: Store, wanted: Search, *, now: datetime, by: str | None)
 
 
 def _time(time: datetime) -> str:
-    return time.strftime("%Y-%m-%d %H:%M")
+    """Write a time in UTC. Raises UsageError for one of the first or last hours that a calendar has."""
+    try:
+        return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+    except OverflowError as error:
+        raise UsageError(
+            f"{time.isoformat()}: is out of range in UTC; give a time of this century"
+        ) from error
 
 
 def _decisions(figures: QualityFigures) -> Section:
