@@ -19,7 +19,7 @@ from blemish.watch.notify import NoRedirect
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
-TIMEOUT_S, LONGEST_S = 10.0, 1800.0
+TIMEOUT_S, LONGEST_S = 10.0, 300.0
 """Seconds without a byte of a bucket, and of a whole file of it, at most."""
 MOST_BYTES, MOST_BYTES_NAMES = 2**31, 2**20
 """Bytes of a model file of a bucket at most, and of the file that names the versions."""
