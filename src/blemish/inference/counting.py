@@ -92,7 +92,7 @@ class Counting:
         regions = {name: Roi(given[name]) for name in REGIONS if name in given}
         for roi in regions.values():
             _ = roi.mask  # which refuses a damaged one
-        return cls(**sizes, **regions)
+        return cls(**sizes, roi=regions.get("roi"), inner=regions.get("inner"))
 
     def identity(self) -> dict[str, str]:
         """Return what tells a training with it from one without; empty for the defaults."""

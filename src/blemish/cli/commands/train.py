@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,7 +132,7 @@ def train(arguments: list[str]) -> int:
         image_options=fitting.ImageOptions(
             channels=options.channels, bit_depth=options.bit_depth, value_range=options.value_range
         ),
-        counting=Counting(**options.sizes(), roi=None if options.roi is None else read_roi(options.roi)),
+        counting=replace(Counting(), **options.sizes(), roi=read_roi(options.roi) if options.roi else None),
     )
     if options.cluster is not None:
         return _train_on_cluster(options, options.cluster, what_makes_a_model(arguments), out, fit)
