@@ -47,7 +47,7 @@ class Calibration:
 
     def named_rate(self, k: int = 1) -> float:
         """Return the lowest rate in (0, 1] of rank k that has 4 digits, to be named to a person."""
-        return _named_rate(self.n, k)
+        return named_rate(self.n, k)
 
     def p_value(self, score: float) -> float:
         """Say how extreme a score is among good images, in [1 / (n + 1), 1].
@@ -142,13 +142,20 @@ def _rank(n: int, rate: float) -> int:
     k = _largest_rank(n, rate)
     if k == 0:
         raise UsageError(
-            f"false-alarm rate {rate:g}: {n} calibration images can promise {_named_rate(n, 1):g} at the "
+            f"false-alarm rate {rate:g}: {n} calibration images can promise {named_rate(n, 1):g} at the "
             f"lowest; hold out {images_needed(rate)} good images, or ask for a higher rate"
         )
     return k
 
 
-def _named_rate(n: int, k: int) -> float:
+def usual(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the median of each column of scores (m, V), and the median distance from it, 1 for 0."""
+    centre = np.median(scores, axis=0)
+    spread = np.median(np.abs(scores - centre), axis=0)
+    return centre, np.where(spread > 0, spread, 1.0)
+
+
+def named_rate(n: int, k: int) -> float:
     """Round k / (n + 1) up to 4 digits, exactly: rounded to the nearest, it would be refused when given."""
     return -(-10_000 * k // (n + 1)) / 10_000
 

@@ -12,6 +12,7 @@ import numpy as np
 from blemish.core.errors import BlemishError, DataError, ModelError, UsageError
 from blemish.core.files import write_whole
 from blemish.data.hashing import file_digest
+from blemish.inference.calibration import named_rate
 from blemish.inference.model_file import MODEL_NAME, find_model
 from blemish.inference.parts import ApartRule, PartCalibration, TogetherRule
 
@@ -116,10 +117,7 @@ def make_views(
     """
     for path, detector in detectors.items():
         if detector.model_file.products:
-            raise UsageError(
-                f"{path}: is a model of several products, which decides of no parts with views; "
-                "train a model of one product"
-            )
+            raise products_error(path)
     usual = detectors[models.usual]
     rates = {"rate": usual.false_alarm_rate, "review_rate": usual.review_rate}
     file = calibration or models.calibration_file
@@ -135,6 +133,14 @@ def make_views(
     count, names = _counted(views, models) if views else _counted_in(told)
     rule = ApartRule(calibration_of, count=count, names=names, **rates)
     return Views(models=models, detectors=detectors, rule=rule)
+
+
+def products_error(path: Path) -> UsageError:
+    """Return the refusal of a model of several products."""
+    return UsageError(
+        f"{path}: is a model of several products, which decides of no parts with views; "
+        "train a model of one product"
+    )
 
 
 def _counted(views: Sequence[str], models: ViewModels) -> tuple[int | None, tuple[str, ...]]:
@@ -226,7 +232,7 @@ def describe_part_calibration(file: Path) -> str:
     views = f" of {calibration.scores.shape[1]} views" + (
         f" ({', '.join(calibration.views)})" if calibration.views else ""
     )
-    lowest = -(-10_000 // (calibration.n + 1)) / 10_000
+    lowest = named_rate(calibration.n, 1)
     promised = f"false-alarm rates of parts promised from {lowest:g}"
     return f"calibrated on {calibration.n} good parts{views}: {promised}"
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from blemish.core.errors import DataError, UsageError
-from blemish.inference.calibration import calibrate, images_needed
+from blemish.inference.calibration import calibrate, images_needed, usual
 from blemish.inference.detector import DEFAULT_FALSE_ALARM_RATE
 from blemish.inference.p_values import bonferroni
 
@@ -124,13 +124,6 @@ class PartCalibration:
             centre, spread = usual(np.concatenate([known.ravel(), own])[:, None])
         statistics = ((known - centre) / spread).max(axis=1)
         return float(((own - centre) / spread).max()), calibrate(statistics, statistics)
-
-
-def usual(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the median of each column of scores (m, V), and the median distance from it, 1 for 0."""
-    centre = np.median(scores, axis=0)
-    spread = np.median(np.abs(scores - centre), axis=0)
-    return centre, np.where(spread > 0, spread, 1.0)
 
 
 class TogetherRule:
@@ -273,7 +266,7 @@ def _promised(rate: float | None, name: str, *, lowest: float, of: str, kind: st
     """Return the rate that is asked for, or the default. Raises UsageError below the lowest that is had."""
     wanted = max(DEFAULT_FALSE_ALARM_RATE, lowest) if rate is None else rate
     if not 0 < wanted < 1 or wanted < lowest:
-        at = f"can promise {-(-lowest * 10_000 // 1) / 10_000:g} of parts at the lowest"
+        at = f"can promise {_rounded_up(lowest):g} of parts at the lowest"
         asked = DEFAULT_FALSE_ALARM_RATE if rate is None else rate
         if not 0 < asked < 1:
             raise UsageError(f"{name} rate {asked:g}: it must lie between 0 and 1; 0.05 is 5 %")
@@ -282,6 +275,11 @@ def _promised(rate: float | None, name: str, *, lowest: float, of: str, kind: st
             "for a higher rate"
         )
     return wanted
+
+
+def _rounded_up(rate: float) -> float:
+    """Return a rate to be named, of 4 digits: rounded to the nearest, it might be refused when given."""
+    return -(-rate * 10_000 // 1) / 10_000
 
 
 def _check_review(rate: float, review_rate: float | None, possible: np.ndarray) -> None:
@@ -297,5 +295,5 @@ def _check_review(rate: float, review_rate: float | None, possible: np.ndarray) 
         least = possible[possible > rate].min()
         raise UsageError(
             f"--review-rate {review_rate:g}: so few calibration parts cannot tell it from the false-alarm "
-            f"rate, {rate:.3g}; give {-(-least * 10_000 // 1) / 10_000:g} or more"
+            f"rate, {rate:.3g}; give {_rounded_up(least):g} or more"
         )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blemish.core.errors import UsageError
+from blemish.inference.calibration import usual
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,9 +41,8 @@ class Product:
     @classmethod
     def of_scores(cls, name: str, scores: np.ndarray) -> Product:
         """Make the standard of held-out good images, (n,) with n from 1; equal scores keep their unit."""
-        centre = float(np.median(scores))
-        spread = float(np.median(np.abs(scores - centre)))
-        return cls(name=name, centre=centre, scale=spread or 1.0)
+        centre, spread = usual(scores[:, None])
+        return cls(name=name, centre=float(centre[0]), scale=float(spread[0]))
 
     def standardise(self, score: float) -> float:
         """Return a score, unbounded, in the unit of the product."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.core.errors import DataError, ImageError, UsageError
+from blemish.core.errors import DataError, ImageError
 from blemish.data.hashing import file_digest
 from blemish.inference.model_file import model_file_bytes
-from blemish.inference.part_models import PARTS_NAME, write_part_calibration
+from blemish.inference.part_models import PARTS_NAME, products_error, write_part_calibration
 from blemish.inference.parts import PartCalibration
 
 if TYPE_CHECKING:
@@ -132,10 +132,7 @@ def calibrate_views(
         raise DataError(f"--data {data}: names no parts; give --part-pattern, or a manifest with parts")
     several = next((path for path, d in detectors.items() if len(d.model_file.products) > 1), None)
     if several is not None:
-        raise UsageError(
-            f"{several}: is a model of several products, which decides of no parts with views; train a model "
-            "of one product"
-        )
+        raise products_error(several)
     learnt = {
         digest
         for detector in detectors.values()
