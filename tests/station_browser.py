@@ -143,6 +143,8 @@ def shown(page: Any) -> Any:
     """Wait until a part's image is on the canvas of the view that is seen."""
     page.locator(".stage:visible .decision h2").wait_for()
     page.locator(".stage:visible .viewer-message:not(:empty)").wait_for(state="detached")
+    # it is drawn in the next frame
+    page.evaluate("() => new Promise((drawn) => requestAnimationFrame(drawn))")
     return page.locator(".stage:visible canvas")
 
 

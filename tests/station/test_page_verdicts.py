@@ -151,6 +151,12 @@ def log_in(page: Any, secret: str, name: str) -> None:
     page.locator("#who", has_text=name).wait_for()
 
 
+def log_out(page: Any) -> None:
+    """Leave, and wait for the page that comes: until then the old one may still send what waits."""
+    with page.expect_navigation():
+        page.locator("#leave").click()
+
+
 def test_what_one_says_offline_is_never_another_s(pca_onnx: Path, tmp_path: Path, tab: Open):
     tokens = Tokens(tmp_path / "station")
     ann, bob = (tokens.add(name, "engineer") for name in ("ann", "bob"))
@@ -163,14 +169,14 @@ def test_what_one_says_offline_is_never_another_s(pca_onnx: Path, tmp_path: Path
         page.keyboard.press("d")
         page.locator("#inspect-stage .said", has_text="being saved").wait_for()
         before = datetime.now(UTC)
-        page.locator("#leave").click()
+        log_out(page)
         page.unroute("**/verdict")
         log_in(page, bob, "bob")
         page.locator(".toast", has_text="1 verdict of ann").wait_for()
         judgeable(page)
         page.keyboard.press("g")
         wait_for(lambda: said(here) == {"hole.png": [("good", "bob")]})
-        page.locator("#leave").click()
+        log_out(page)
         log_in(page, ann, "ann")
         wait_for(lambda: said(here) == {"hole.png": [("good", "bob"), ("defect", "ann")]})
         (verdicts,) = here.station.store.verdicts([here.station.store.find()[0].id]).values()
