@@ -167,7 +167,8 @@ def test_classes_are_good_pasted_scarred_in_this_order():
 
 def test_crops_are_jittered_before_anything_is_pasted(monkeypatch):
     network, seen = small(), []
-    monkeypatch.setattr(cutpaste, "three_ways", lambda x: seen.append(x) or cutpaste_augment.three_ways(x))
+    three_ways = cutpaste_augment.three_ways
+    monkeypatch.setattr(cutpaste, "three_ways", lambda x, _region: seen.append(x) or three_ways(x))
     torch.manual_seed(0)
     network.loss(torch.full((50, 3, 32, 48), 0.5))
     (crops,) = seen
@@ -176,6 +177,37 @@ def test_crops_are_jittered_before_anything_is_pasted(monkeypatch):
     assert 0.449 < levels.min() < 0.46
     assert 0.54 < levels.max() < 0.551
     assert (crops - levels[:, None, None, None]).abs().max() < 1e-5
+
+
+def test_with_a_region_nothing_is_pasted_on_what_does_not_count(monkeypatch):
+    network, made = small(), []
+    x = 0.3 + 0.1 * images(16)
+    x[..., 24:] = 127 / 255  # the cover, of the right half
+    three_ways = cutpaste_augment.three_ways
+    monkeypatch.setattr(cutpaste, "jitter", lambda crops, *_: crops)
+    monkeypatch.setattr(cutpaste, "three_ways", lambda *given: made.append(three_ways(*given)) or made[-1])
+    network.covered = True
+    torch.manual_seed(0)
+    network.loss(x)
+    good, *pasted = made[0].split(16)
+    cover = (good == 127 / 255).all(dim=1, keepdim=True)
+    assert 0 < cover.float().mean() < 0.4  # crops lie on what counts
+    for each in pasted:
+        changed = (each != good).any(dim=1, keepdim=True)
+        assert changed.flatten(1).any(dim=1).all()  # something is pasted into each
+        assert not (changed & cover).any()
+        assert (each[changed.expand_as(each)] < 0.45).all()  # and none of the cover
+
+
+def test_a_region_of_all_that_is_seen_changes_no_paste(monkeypatch):
+    crops = images(4, 3, (16, 16))
+    everywhere = torch.ones_like(crops[:, :1], dtype=torch.bool)
+    monkeypatch.setattr(cutpaste_augment, "TRIES", 1)
+    found = []
+    for seen in (None, everywhere):
+        torch.manual_seed(1)
+        found.append(cutpaste_augment.three_ways(crops, seen))
+    assert torch.equal(*found)
 
 
 def test_pixels_are_standardised_by_the_training_images():

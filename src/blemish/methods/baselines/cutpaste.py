@@ -36,7 +36,13 @@ from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
-from blemish.methods.baselines.cutpaste_augment import draw_jitter, jitter, random_crops, three_ways
+from blemish.methods.baselines.cutpaste_augment import (
+    crops_that_count,
+    draw_jitter,
+    jitter,
+    random_crops,
+    three_ways,
+)
 from blemish.methods.baselines.cutpaste_backbones import TRUNKS, TrunkConfig, grid_of
 from blemish.methods.components.functional import blur, gaussian_spread, mean_and_variance, whitening
 
@@ -192,10 +198,11 @@ class CutPaste(TrainedMethod[CutPasteConfig]):
 
         Images (B, C, H, W) in [0, 1] -> a number.
         """
-        crops = random_crops(x, self.config.patch_size)
+        side = self.config.patch_size
+        crops, seen = crops_that_count(x, side) if self.covered else (random_crops(x, side), None)
         everywhere = torch.ones_like(crops[:, :1], dtype=torch.bool)
         crops = jitter(crops, draw_jitter(len(crops)).to(x.device), everywhere)
-        logits = self.head(self.trunk(self.plain(three_ways(crops))))
+        logits = self.head(self.trunk(self.plain(three_ways(crops, seen))))
         classes = torch.arange(3, device=x.device).repeat_interleave(len(crops))
         return F.cross_entropy(logits.float(), classes)
 

@@ -4,15 +4,24 @@ Source: C.-L. Li, K. Sohn, J. Yoon, T. Pfister, "CutPaste" (2021), Sec. 2.1, 2.2
 
 Shapes: B crops, C channels, H×W pixels. Places and sizes are (rows, columns) in pixels; a crop spans 0 to H
 and 0 to W, and the centre of its first pixel lies at (0.5, 0.5). All draws come from torch's CPU generator.
+
+Of images with a region of interest (ours), crops lie on what counts, and pieces are taken from it and put on
+it: the cover would give them away.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from blemish.data.part import cells_of_part, draw_centres, seen_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 AREA = (0.02, 0.15)
 """Of a CutPaste rectangle: share of the crop's area (A.2)."""
@@ -24,6 +33,8 @@ SCAR_ANGLE = 45
 """A scar is turned by at most this, in degrees, either way (A.2)."""
 JITTER = 0.1
 """Greatest intensity of the colour jitter (A.2)."""
+TRIES = 8
+"""Pieces that are drawn of a crop of which a part does not count: the one that counts most is kept (ours)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,19 +147,47 @@ def draw_jitter(n: int) -> Tensor:
     return between(-JITTER, JITTER, n, 4)
 
 
-def paste(x: Tensor, pieces: Pieces, amounts: Tensor) -> Tensor:
-    """CP(x): cut a piece, jitter it, paste it. Crops (B, C, H, W), amounts (B, 4) -> the same shape."""
+def paste(x: Tensor, pieces: Pieces, amounts: Tensor, seen: Tensor | None = None) -> Tensor:
+    """CP(x): cut a piece, jitter it, paste it. Crops (B, C, H, W), amounts (B, 4) -> the same shape.
+
+    Where `seen` is given, bool (B, 1, H, W), what it excludes is neither cut nor pasted over.
+    """
     moved, inside = cut(x, pieces)
+    if seen is not None:
+        inside = _that_counts(seen, pieces)
     return torch.where(inside, jitter(moved, amounts, inside), x)
 
 
-def three_ways(x: Tensor) -> Tensor:
-    """Crops (B, C, H, W) -> (3·B, C, H, W): as they are, with CutPaste, with CutPaste-Scar (Sec. 2.2)."""
+def _that_counts(seen: Tensor, pieces: Pieces) -> Tensor:
+    """Tell where a piece comes from what counts and lies on it: bool (B, 1, H, W) -> the same shape."""
+    moved, inside = cut(seen, pieces)
+    return moved & inside & seen
+
+
+def draw_inside(draw: Callable[[int, int, int], Pieces], seen: Tensor) -> Pieces:
+    """Draw pieces by `draw`, one for each crop, of `TRIES` the one of which the largest share counts.
+
+    `seen`, bool (B, 1, H, W), says what counts.
+    """
+    B, _, H, W = seen.shape
+    drawn = draw(TRIES * B, H, W).to(seen.device)
+    tried = seen.repeat(TRIES, 1, 1, 1)
+    counts, whole = _that_counts(tried, drawn), cut(tried, drawn)[1]
+    share = counts.flatten(1).sum(dim=1) / whole.flatten(1).sum(dim=1).clamp(min=1)
+    chosen = share.view(TRIES, B).argmax(dim=0) * B + torch.arange(B, device=seen.device)
+    return Pieces(**{name: value[chosen] for name, value in vars(drawn).items()})
+
+
+def three_ways(x: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Crops (B, C, H, W) -> (3·B, C, H, W): as they are, with CutPaste, with CutPaste-Scar (Sec. 2.2).
+
+    `seen` says what counts, as in `paste`; None: all.
+    """
     B, _, H, W = x.shape
-    made = [
-        paste(x, draw(B, H, W).to(x.device), draw_jitter(B).to(x.device))
-        for draw in (draw_rectangles, draw_scars)
-    ]
+    made = []
+    for draw in (draw_rectangles, draw_scars):
+        pieces = draw(B, H, W).to(x.device) if seen is None else draw_inside(draw, seen)
+        made.append(paste(x, pieces, draw_jitter(B).to(x.device), seen))
     return torch.cat([x, *made])
 
 
@@ -156,4 +195,20 @@ def random_crops(x: Tensor, side: int) -> Tensor:
     """c(x), Eq. (3): a square of each image at a random place. (B, C, H, W) -> (B, C, side, side)."""
     room = torch.tensor(x.shape[2:]) - side + 1
     corners = (torch.rand(len(x), 2) * room).long().tolist()
+    return _crops_at(x, corners, side)
+
+
+def crops_that_count(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """c(x) of images of which a part is covered: squares around a place that counts, anywhere on it.
+
+    Images (B, C, H, W) in [0, 1] -> (B, C, side, side), and what counts of them, bool (B, 1, side, side).
+    """
+    seen = seen_of(x)
+    cells = cells_of_part(x, x.new_zeros(x.shape[1]), x.new_tensor(-1.0), seen)  # all that are seen
+    centres = draw_centres(cells, (side, side), (x.shape[2], x.shape[3]))
+    corners = (centres - side / 2).long().tolist()
+    return _crops_at(x, corners, side), _crops_at(seen, corners, side)
+
+
+def _crops_at(x: Tensor, corners: list[list[int]], side: int) -> Tensor:
     return torch.stack([i[:, y : y + side, z : z + side] for i, (y, z) in zip(x, corners, strict=True)])
