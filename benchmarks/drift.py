@@ -25,7 +25,7 @@ from scipy import ndimage, stats
 from blemish.inference.load import load
 from blemish.inference.postprocess import image_score
 from blemish.methods.baselines.pca import PcaConfig
-from blemish.station import drift
+from blemish.station import drift, drift_equations
 from blemish.station.drift import Drift
 from blemish.training import fit
 
@@ -76,19 +76,21 @@ def ranks(calibration: np.ndarray, production: np.ndarray, random: np.random.Gen
 def evidences(p: np.ndarray, n: int, *, forms: bool = False) -> dict[str, np.ndarray]:
     """Return E (lives, parts), as the mean over start times and, if asked, in two other forms."""
     k = max(1, math.floor(drift.BEYOND * (n + 1)))
-    q = drift.largest_share(n, k, drift.UNKNOWN * LEVEL)
-    body, beyond = drift.stakes(1 - (1 - drift.DEFECT_SHARE) * (1 - q))
-    shape = (len(p), len(drift.SHIFTS), len(drift.STAKES))
+    q = drift_equations.largest_share(n, k, drift.UNKNOWN * LEVEL)
+    body, beyond = drift_equations.stakes(1 - (1 - drift.DEFECT_SHARE) * (1 - q))
+    shape = (len(p), len(drift_equations.SHIFTS), len(drift_equations.STAKES))
     names = ("mixture", "one start", "Shiryaev-Roberts") if forms else ("mixture",)
     capital = {name: np.zeros(shape) for name in names}
     found = {name: np.empty(p.shape) for name in names}
     for t in range(p.shape[1]):
         out = np.isnan(p[:, t])[:, None, None]
-        gains = np.where(out, beyond, drift.tilts(np.nan_to_num(p[:, t])[:, None])[..., None] * body)
-        weight, later = drift.start_weight(t + 1)
+        gains = np.where(
+            out, beyond, drift_equations.tilts(np.nan_to_num(p[:, t])[:, None])[..., None] * body
+        )
+        weight, later = drift_equations.start_weight(t + 1)
         new = {"mixture": weight, "one start": float(t == 0), "Shiryaev-Roberts": 1.0}
         for name in names:
-            capital[name] = drift.at_stake(capital[name], gains, new[name])
+            capital[name] = drift_equations.at_stake(capital[name], gains, new[name])
             found[name][:, t] = capital[name].mean(axis=(1, 2)) + (later if name == "mixture" else 0)
     return {name: (1 - drift.UNKNOWN) * e for name, e in found.items()}
 

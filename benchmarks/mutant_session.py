@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import pickle
+import resource
 import shutil
 import signal
 import sys
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 LEAST_SECONDS, TIMES_AS_LONG = 20.0, 10.0
-"""A mutant's limit: this long at least, and this many times the duration of its tests."""
+"""A mutant's limit in seconds of the processor: so many at least, and so many times those of its tests."""
+OUTSIDE_SECONDS = 600.0
+"""The same for a mutant outside of functions, whose tests are collected anew."""
+PATIENCE = 15.0
+"""How many times its limit a fork may take by the clock: it may be starved, or wait for what never comes."""
 BROKEN = 3
 """How a fork ends that could not run its tests."""
 HEAVY = ("torch", "scipy.stats", "scipy.ndimage", "skimage.metrics", "sklearn.metrics", "tifffile")
@@ -37,7 +42,7 @@ HEAVY = ("torch", "scipy.stats", "scipy.ndimage", "skimage.metrics", "sklearn.me
 
 
 def run_mutants(mutants: list[Mutant], tests: list[str]) -> Iterator[tuple[Mutant, str]]:
-    """Yield each mutant with killed, survived, timed out, or uncovered: no test runs its line."""
+    """Yield each mutant with killed, survived, uncovered (no test runs its line), timed out or unsettled."""
     for module in HEAVY:
         __import__(module)
     basetemp = Path(tempfile.mkdtemp(prefix="mutants"))
@@ -53,7 +58,7 @@ def run_mutants(mutants: list[Mutant], tests: list[str]) -> Iterator[tuple[Mutan
         # a file without a function that runs (a table) is imported by all tests
         files = _quickest_first({name.split("::")[0] for name in names or seconds}, seconds)
         work = partial(_collected_anew, m, files, basetemp)
-        yield m, _report(m, _outcome(work, 600))
+        yield m, _report(m, _outcome(work, OUTSIDE_SECONDS))
     shutil.rmtree(basetemp)
 
 
@@ -69,29 +74,40 @@ def _report(mutant: Mutant, outcome: str) -> str:
 
 
 def _outcome(work: Callable[[], int], seconds: float) -> str:
-    """Do the work in a fork, which ends with its status, and give it some time."""
+    """Do the work in a fork, which ends with its status, and give it some time of the processor.
+
+    By the clock a fork may take many times as long. One that then still runs is unsettled: it may wait
+    forever, or the machine may be busy, so it says nothing of the tests.
+    """
     child = os.fork()
     if child == 0:
         status = BROKEN
         try:
             os.setpgid(0, 0)
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
             status = work()
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
-    end = time.monotonic() + seconds
-    while True:
+    end = time.monotonic() + PATIENCE * seconds
+    while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            if os.waitstatus_to_exitcode(status) == BROKEN:
-                raise RuntimeError("a fork failed outside of its tests; its traceback stands above")
-            return "killed" if status else "survived"
-        if time.monotonic() > end:
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "timed out"
+            return _named(os.waitstatus_to_exitcode(status))
         time.sleep(0.003)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "unsettled"
+
+
+def _named(code: int) -> str:
+    """Say what a fork's exit code means; a negative one is the signal that ended it."""
+    if code == BROKEN:
+        raise RuntimeError("a fork failed outside of its tests; its traceback stands above")
+    if code == -signal.SIGKILL:  # by the kernel, without memory
+        return "unsettled"
+    return {0: "survived", -signal.SIGXCPU: "timed out"}.get(code, "killed")
 
 
 def _silent() -> None:
@@ -180,7 +196,7 @@ class Session:
 
 
 class Coverage:
-    """Which tests run which lines, and for how long; measured in a fork, once."""
+    """Which tests run which lines, and for how many seconds of the processor; measured in a fork, once."""
 
     def __init__(self, session: pytest.Session, paths: list[Path], file: Path) -> None:
         def measure() -> int:
@@ -249,10 +265,10 @@ def _measured(items: list[pytest.Item], paths: list[Path]) -> tuple[dict, dict[s
     seconds = {}
     cov.start()
     for item, following in zip(items, [*items[1:], None], strict=True):
-        began = time.monotonic()
+        began = time.process_time()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if item.nodeid not in contexts.failed:
-            seconds[item.nodeid] = time.monotonic() - began
+            seconds[item.nodeid] = time.process_time() - began
     cov.stop()
     users: dict[str, list[str]] = {}
     for item in items:

@@ -1,6 +1,7 @@
 """Do the tests notice? Mutants of three rooms, and how many of them a test fails on.
 
-    python benchmarks/mutants.py [ROOM ...] [--share 0.3] [--seed 0] [--only TEXT] [--again] [--out FILE]
+    python benchmarks/mutants.py [ROOM ...] [--sample 40 | --share 0.3] [--seed 0] [--only TEXT] [--again]
+        [--out FILE]
 
 Mutants are made by mutmut's operators; rooms and their tests stand in pyproject.toml, [tool.mutants].
 mutmut's own runner leaves out decorated functions and all that stands outside of functions, which is much
@@ -47,6 +48,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = [(kind, make) for kind, make in mutation_operators if make is not operator_string]
 SKIPPED = (cst.Annotation, cst.Import, cst.ImportFrom, cst.Decorator, cst.Raise, cst.BaseString)
 ALIVE = ("survived", "uncovered")
+NOTICED = ("killed", "timed out")
 UNTOUCHED_CALLS = {"len", "isinstance", "TypeVar", "cast"}
 
 
@@ -176,8 +178,20 @@ def _count(n: int, share: float) -> int:
     return min(n, max(1, round(share * n)))
 
 
+def sample_of(paths: list[Path], size: int, seed: int) -> tuple[list[Mutant], float]:
+    """Draw so many of all mutants of the files, and say what share of them that is."""
+    mutants = [m for path in paths for m in mutants_of(path)]
+    drawn = random.Random(seed).sample(range(len(mutants)), min(size, len(mutants)))
+    return [mutants[i] for i in sorted(drawn)], round(len(drawn) / len(mutants), 4)
+
+
 def table_of(results: list[tuple[Mutant, str]], share: float, known: dict[str, dict[str, str]]) -> dict:
-    """Count a room's mutants, and list its survivors with what is known of them."""
+    """Count a room's mutants, and list its survivors with what is known of them.
+
+    Unsettled ones are listed, and left out of all that is counted.
+    """
+    unsettled = [m.name for m, outcome in results if outcome == "unsettled"]
+    results = [(m, outcome) for m, outcome in results if outcome != "unsettled"]
     survivors = [
         {"mutant": m.name, **known.get(m.name, {"kind": "open", "reason": ""})}
         for m, outcome in results
@@ -188,6 +202,7 @@ def table_of(results: list[tuple[Mutant, str]], share: float, known: dict[str, d
         "mutants": len(results),
         "killed": sum(outcome == "killed" for _, outcome in results),
         "timed_out": sum(outcome == "timed out" for _, outcome in results),
+        "unsettled": unsettled,
         "by_file": {
             str(path.relative_to(ROOT / "src" / "blemish")): f"{killed} / {total}"
             for path, killed, total in _by_file(results)
@@ -198,7 +213,7 @@ def table_of(results: list[tuple[Mutant, str]], share: float, known: dict[str, d
 
 def again(table: dict, results: list[tuple[Mutant, str]]) -> dict:
     """Take from a table the survivors that a test kills by now."""
-    killed_now = {m.name for m, outcome in results if outcome not in ALIVE}
+    killed_now = {m.name for m, outcome in results if outcome in NOTICED}
     gone = [s for s in table["survivors"] if s["mutant"] in killed_now]
     table["killed"] += len(gone)
     for survivor in gone:
@@ -226,13 +241,14 @@ def summed(table: dict, survivors: list[dict[str, str]]) -> dict:
 def _by_file(results: list[tuple[Mutant, str]]) -> Iterator[tuple[Path, int, int]]:
     for path in dict.fromkeys(m.path for m, _ in results):
         outcomes = [outcome for m, outcome in results if m.path == path]
-        yield path, sum(o in ("killed", "timed out") for o in outcomes), len(outcomes)
+        yield path, sum(o in NOTICED for o in outcomes), len(outcomes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("rooms", nargs="*")
     parser.add_argument("--share", type=float, default=1.0, help="of each file's mutants, drawn by --seed")
+    parser.add_argument("--sample", type=int, help="so many of a room's mutants, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="mutants whose name holds this; nothing is written")
     parser.add_argument("--again", action="store_true", help="the survivors that the file of results lists")
@@ -250,7 +266,11 @@ def main() -> None:
         table = stored["rooms"].get(room, {})
         known = {s["mutant"]: {k: s[k] for k in ("kind", "reason")} for s in table.get("survivors", [])}
         paths = sorted(p for source in settings[room]["sources"] for p in (ROOT / source).rglob("*.py"))
-        mutants = chosen_of(paths, 1.0 if options.again else options.share, options.seed, options.only)
+        share = 1.0 if options.again else options.share
+        if options.sample:
+            mutants, share = sample_of(paths, options.sample, options.seed)
+        else:
+            mutants = chosen_of(paths, share, options.seed, options.only)
         if options.again:
             mutants = [m for m in mutants if m.name in known]
         print(f"{room}: {len(mutants)} mutants of {len(paths)} files", file=sys.stderr)
@@ -261,7 +281,7 @@ def main() -> None:
             table = again(table, results)
         else:
             minutes = round((time.monotonic() - began) / 60, 1)
-            table = {"minutes": minutes, "seed": options.seed, **table_of(results, options.share, known)}
+            table = {"minutes": minutes, "seed": options.seed, **table_of(results, share, known)}
         stored["rooms"][room] = table
         options.out.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
         shown = {k: v for k, v in table.items() if k not in ("survivors", "by_file")}

@@ -116,7 +116,8 @@ def measure(model: Path, folder: Path) -> dict[str, Any]:
 
 def watched(model: Path, files: Sequence[Path]) -> float:
     """Return what an image costs in a folder that is watched, in seconds of a processor."""
-    from blemish.watch.folder import WatchSettings, watch
+    from blemish.watch.folder import watch
+    from blemish.watch.settings import WatchSettings
 
     with tempfile.TemporaryDirectory() as temporary:
         folder, used, rows = Path(temporary) / "in", [], []

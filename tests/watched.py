@@ -13,9 +13,10 @@ import pytest
 from fakes import fake_detector
 
 from blemish.core.errors import ModelError
-from blemish.watch import folder
+from blemish.watch import folder, settings
 from blemish.watch.arrivals import UNREADABLE_TIMEOUT_S
 from blemish.watch.parts import PartSettings
+from blemish.watch.settings import WatchSettings
 
 LEVELS = (51, 102, 153, 204)
 """Calibration: with 4 images the lowest rate is 1 / 5 and the threshold the largest, 204 / 255 = 0.8."""
@@ -48,7 +49,7 @@ class Place:
             "one": fake_detector(grey_levels=LEVELS),
             "two": fake_detector(grey_levels=LEVELS, network=lambda x: 1 - x.mean(axis=1)),
         }
-        monkeypatch.setattr(folder, "load", self.load)
+        monkeypatch.setattr(settings, "load", self.load)
         monkeypatch.setitem(folder.watch.__kwdefaults__, "now", self.now)
         monkeypatch.setattr(folder, "time", SimpleNamespace(sleep=self.sleep, monotonic=lambda: self.clock))
 
@@ -90,7 +91,7 @@ class Place:
     ) -> int:
         self.script, self.over = script or iter([2 * UNREADABLE_TIMEOUT_S]), False
         self.act()
-        options = folder.WatchSettings(
+        options = WatchSettings(
             model=self.model, folder=self.folder, out=out or self.out, move_to=move_to, parts=parts
         )
         return folder.watch(

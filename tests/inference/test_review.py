@@ -144,12 +144,12 @@ def test_watch_moves_prints_and_tells(
 def test_watch_passes_the_rate_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from blemish.watch import folder
+    from blemish.watch import settings
 
     def loading(*_: object, review_rate: float, **__: object) -> Prediction:
         raise UsageError(f"asked for {review_rate}")
 
-    monkeypatch.setattr(folder, "load", loading)
+    monkeypatch.setattr(settings, "load", loading)
     (tmp_path / "m").touch()
     given = ("watch", "--model", tmp_path / "m", "--folder", tmp_path, "--out", tmp_path.parent / "out")
     assert "asked for 0.25" in refused(capsys, *given, "--review-rate", "0.25")

@@ -11,7 +11,7 @@ from resumed import stopped_and_resumed, trained
 
 from blemish.core.errors import TrainingError, UsageError
 from blemish.inference import load
-from blemish.methods.baselines import student_teacher
+from blemish.methods.baselines import student_teacher_equations
 from blemish.methods.baselines.student_teacher import StudentTeacher, StudentTeacherConfig
 from blemish.methods.baselines.student_teacher_network import PLANS, PatchNetwork
 
@@ -46,18 +46,18 @@ def a_network(config: StudentTeacherConfig = SMALL, channels: int = 3) -> Studen
 def test_losses_of_the_teacher_by_hand():
     said, features = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
     # squares 0, 4, 4, 0
-    assert student_teacher.distillation_loss(said, features).item() == 2
+    assert student_teacher_equations.distillation_loss(said, features).item() == 2
 
 
 def test_compactness_is_the_mean_of_numpys_correlations():
     z = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).double()
     others = ~np.eye(4, dtype=bool)
     expected = np.abs(np.corrcoef(z.T.numpy())[others]).mean()
-    assert student_teacher.compactness(z).item() == pytest.approx(expected)
+    assert student_teacher_equations.compactness(z).item() == pytest.approx(expected)
     with torch.autocast("cpu", torch.bfloat16):
-        assert student_teacher.compactness(z).item() == pytest.approx(expected)
-    assert student_teacher.compactness(torch.ones(5, 3)).item() == 0
-    assert student_teacher.compactness(z[:, :1]).item() == 0
+        assert student_teacher_equations.compactness(z).item() == pytest.approx(expected)
+    assert student_teacher_equations.compactness(torch.ones(5, 3)).item() == 0
+    assert student_teacher_equations.compactness(z[:, :1]).item() == 0
 
 
 def test_students_by_hand():
@@ -65,11 +65,11 @@ def test_students_by_hand():
     said = torch.tensor([[1.0, 0.0], [3.0, 2.0]]).view(2, 1, 2, 1, 1)
     target = torch.tensor([1.0, 1.0]).view(1, 2, 1, 1)
     # squares 0, 1, 4, 1
-    assert student_teacher.student_loss(said, target).item() == 1.5
+    assert student_teacher_equations.student_loss(said, target).item() == 1.5
     # their mean is (2, 1): an error of 1
-    assert student_teacher.errors(said, target).tolist() == [[[1.0]]]
+    assert student_teacher_equations.errors(said, target).tolist() == [[[1.0]]]
     # squared lengths 1 and 13, the mean 7, less that of the mean, 5
-    assert student_teacher.differences(said).tolist() == [[[2.0]]]
+    assert student_teacher_equations.differences(said).tolist() == [[[2.0]]]
 
 
 @pytest.mark.parametrize("stride", [1, 4, 8])

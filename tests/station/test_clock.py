@@ -18,7 +18,8 @@ from blemish.record.rows import IdSequence, time_of
 from blemish.station.app import create
 from blemish.station.security import Tokens
 from blemish.station.station import Station
-from blemish.watch.folder import WatchSettings, watch
+from blemish.watch.folder import watch
+from blemish.watch.settings import WatchSettings
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)

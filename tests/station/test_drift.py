@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from blemish.core.errors import DataError, UsageError
-from blemish.station import drift
+from blemish.station import drift, drift_equations
 from blemish.station.drift import Drift
 
 ALARM = 2.0
@@ -82,18 +82,18 @@ def test_ranks_are_uniform_and_independent_over_all_orders(monkeypatch, cells):
 
 def test_counted_ranks_by_hand():
     weights = np.array([1, 3, 2])  # total 6
-    assert drift.rank(weights, 0, 0.0) == pytest.approx(5 / 6)  # 3 + 2 lie above
-    assert drift.rank(weights, 1, 0.5) == pytest.approx((2 + 1.5) / 6)
-    assert drift.rank(weights, 2, 0.25) == pytest.approx(0.5 / 6)
+    assert drift_equations.rank(weights, 0, 0.0) == pytest.approx(5 / 6)  # 3 + 2 lie above
+    assert drift_equations.rank(weights, 1, 0.5) == pytest.approx((2 + 1.5) / 6)
+    assert drift_equations.rank(weights, 2, 0.25) == pytest.approx(0.5 / 6)
 
 
 def test_bets_are_fair():
     p = (np.arange(1_000_000) + 0.5) / 1_000_000
-    np.testing.assert_allclose(drift.tilts(p[:, None]).mean(axis=0), 1, rtol=1e-9)
-    assert drift.tilts([0.3])[0] == 1
+    np.testing.assert_allclose(drift_equations.tilts(p[:, None]).mean(axis=0), 1, rtol=1e-9)
+    assert drift_equations.tilts([0.3])[0] == 1
     # e^(-6 p) integrates to (1 - e^-6) / 6
-    assert drift.tilts([0.1])[1] == pytest.approx(math.exp(-0.6) * 6 / (1 - math.exp(-6)))
-    body, beyond = drift.stakes(0.2)
+    assert drift_equations.tilts([0.1])[1] == pytest.approx(math.exp(-0.6) * 6 / (1 - math.exp(-6)))
+    body, beyond = drift_equations.stakes(0.2)
     for share in (0.0, 0.1, 0.2):
         assert ((1 - share) * body + share * beyond <= 1 + 1e-12).all()
     np.testing.assert_allclose(0.8 * body + 0.2 * beyond, 1)
@@ -102,7 +102,7 @@ def test_bets_are_fair():
 
 def test_bets_win_where_they_should():
     """Scores that rise have small p; those that scatter have p near 0 and 1."""
-    high, middle, low = drift.tilts([[0.02], [0.5], [0.98]])
+    high, middle, low = drift_equations.tilts([[0.02], [0.5], [0.98]])
     rises, falls, gathers, scatters = 1, 4, 5, 8
     assert high[rises] > 3 > 0.1 > low[rises]
     assert low[falls] > 3 > 0.1 > high[falls]
@@ -111,15 +111,15 @@ def test_bets_win_where_they_should():
 
 
 def test_start_weights_sum_to_one():
-    weights = [drift.start_weight(part)[0] for part in range(1, 1001)]
+    weights = [drift_equations.start_weight(part)[0] for part in range(1, 1001)]
     assert weights[0] == pytest.approx(1 - 1 / math.log2(3))
-    assert math.fsum(weights) + drift.start_weight(1000)[1] == pytest.approx(1, abs=1e-12)
+    assert math.fsum(weights) + drift_equations.start_weight(1000)[1] == pytest.approx(1, abs=1e-12)
 
 
 def test_capital_at_stake_by_hand():
-    capital = drift.at_stake(np.array([1.0, 0.0]), np.array([2.0, 0.5]), 0.5)
+    capital = drift_equations.at_stake(np.array([1.0, 0.0]), np.array([2.0, 0.5]), 0.5)
     assert capital.tolist() == [3.0, 0.25]  # (1 + 0.5) 2, and a start alone: 0.5 · 0.5
-    assert drift.at_stake(np.array([1e300]), np.array([7.0]), 0.5) == 1e300
+    assert drift_equations.at_stake(np.array([1e300]), np.array([7.0]), 0.5) == 1e300
 
 
 def test_evidence_is_a_martingale_over_all_paths():
@@ -130,8 +130,8 @@ def test_evidence_is_a_martingale_over_all_paths():
         for path in product(gains, repeat=length):
             capital, later = np.zeros(3), 1.0
             for part, gain in enumerate(path, start=1):
-                weight, later = drift.start_weight(part)
-                capital = drift.at_stake(capital, gain, weight)
+                weight, later = drift_equations.start_weight(part)
+                capital = drift_equations.at_stake(capital, gain, weight)
             evidence.append(capital.mean() + later)
         assert np.mean(evidence) == pytest.approx(1, abs=1e-12)
 
@@ -140,7 +140,7 @@ def test_evidence_is_a_martingale_over_all_paths():
 def test_largest_share_is_the_quantile_of_the_beta_distribution(n, k):
     for chance in (0.001, 0.05, 0.5):
         expected = stats.beta(k, n - k + 1).ppf(1 - chance)
-        assert drift.largest_share(n, k, chance) == pytest.approx(expected, rel=1e-8)
+        assert drift_equations.largest_share(n, k, chance) == pytest.approx(expected, rel=1e-8)
 
 
 def false_alarms(lives: int, parts: int, level: float, defects: float) -> int:

@@ -22,7 +22,8 @@ from blemish.station.app import create
 from blemish.station.engine_jobs import Upload
 from blemish.station.security import Tokens
 from blemish.station.station import Station
-from blemish.watch.folder import WatchSettings, watch
+from blemish.watch.folder import watch
+from blemish.watch.settings import WatchSettings
 
 
 def rows_of_another(like: Inspection, number: int, *, higher: float) -> list[Inspection]:

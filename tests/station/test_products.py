@@ -18,7 +18,7 @@ from blemish.core.errors import BlemishError, UsageError
 from blemish.inference import load
 from blemish.inference.model_file import find_model, load_model_file, save_model_file
 from blemish.station.station import Station
-from blemish.watch.folder import WatchSettings
+from blemish.watch.settings import WatchSettings
 
 
 @pytest.fixture(scope="module")

@@ -23,17 +23,18 @@ from watched import LEVELS, Place, check, rows_of
 
 from blemish.core.errors import ImageError
 from blemish.images import folders
-from blemish.watch import camera
+from blemish.watch import camera, settings
 from blemish.watch import folder as watching
 from blemish.watch.camera import Grabber
 from blemish.watch.ledger import LEDGER_NAME
+from blemish.watch.settings import WatchSettings
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "model.safetensors"
     path.write_text("one")
-    monkeypatch.setattr(watching, "load", lambda *_, **__: fake_detector(grey_levels=LEVELS))
+    monkeypatch.setattr(settings, "load", lambda *_, **__: fake_detector(grey_levels=LEVELS))
     return path
 
 
@@ -43,7 +44,7 @@ def watch_film(model: Path, source: Path, *, every: float = 0.0) -> tuple[list[d
     until, told, said = time.monotonic() + 60, list[dict[str, Any]](), list[str]()
     with camera.frames_into(str(source), folder, every=every, say=said.append) as on_scan:
         watching.watch(
-            watching.WatchSettings(model=model, folder=folder, out=out),
+            WatchSettings(model=model, folder=folder, out=out),
             should_stop=lambda: (
                 (bool(said) and len(told) == len(folders.list_images(folder))) or time.monotonic() > until
             ),

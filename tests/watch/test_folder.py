@@ -27,9 +27,10 @@ from blemish.inference.products import Product, ProductCalibration
 from blemish.record.versions import FOLDER, Versions
 from blemish.watch import folder as watching
 from blemish.watch.arrivals import SETTLE_TIME_S, UNREADABLE_TIMEOUT_S
-from blemish.watch.folder import POLL_INTERVAL_S, WatchSettings
+from blemish.watch.folder import POLL_INTERVAL_S
 from blemish.watch.ledger import Arrival, Ledger
 from blemish.watch.reload import ReloadingModel
+from blemish.watch.settings import WatchSettings
 
 
 @pytest.fixture

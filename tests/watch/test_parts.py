@@ -19,8 +19,8 @@ from blemish.data.hashing import file_digest
 from blemish.data.part_names import PartNames
 from blemish.inference.part_models import ViewModels, write_part_calibration
 from blemish.inference.parts import PartCalibration
-from blemish.watch.folder import BATCH_SIZE
 from blemish.watch.parts import OpenParts, PartSettings
+from blemish.watch.settings import BATCH_SIZE
 
 NAMES = PartNames(part=r"(\d+)_", view=r"_(\w+)\.")
 GOOD, BAD = 100, 250

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import owned
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage
 from blemish.data.known_defects import read_known_defects
 from blemish.data.masks import read_mask, read_regions
 from blemish.evaluation import sensitivity, sensitivity_plan
+from blemish.evaluation.image_measures import (
+    false_alarm_p_value,
+    per_defect,
+    review_fields,
+    share_rejected,
+)
 from blemish.evaluation.known_defects import find_chosen_by, measure_known
 from blemish.evaluation.localisation import LIMIT, measure_pixels
 from blemish.evaluation.parts import measure_parts, score_others, usual_images
@@ -31,7 +36,7 @@ from blemish.report.content import ReportCurve, ReportOverlap
 from blemish.report.evaluation import write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from blemish.core.types import Sample
@@ -209,13 +214,13 @@ def _measure(
         "image_f1max": image.f1max()[0],
         "requested_false_alarm_rate": detector.rate,
         "threshold": detector.threshold,
-        "false_alarm_rate": _share_rejected(s for s in scored if not s.sample.is_defect),
-        "false_alarm_p_value": _false_alarm_p_value(detector, scored),
-        "detection_rate": _share_rejected(s for s in scored if s.sample.is_defect),
-        **_review_fields(detector, scored),
+        "false_alarm_rate": share_rejected(s for s in scored if not s.sample.is_defect),
+        "false_alarm_p_value": false_alarm_p_value(detector, scored),
+        "detection_rate": share_rejected(s for s in scored if s.sample.is_defect),
+        **review_fields(detector, scored),
         "n_good": int((~defective).sum()),
         "n_defect": int(defective.sum()),
-        "per_defect": _per_defect(scored, pool),
+        "per_defect": per_defect(scored, pool),
     }
     curves = [("image", image, 1.0), ("pixel", pixel, 1.0), ("PRO", pro, LIMIT)]
     shown = [(name, roc, limit, roc.curve()) for name, roc, limit in curves if roc is not None]
@@ -238,59 +243,6 @@ def _intervals(scored: list[Scored], resampler: PixelResampler | None) -> dict[s
         "aupro_fpr30": pixel.get("pro"),
     }
     return {f"{name}_interval95": interval and list(interval) for name, interval in found.items()}
-
-
-def _share_rejected(scored: Iterator[Scored]) -> float | None:
-    known = [s.anomalous for s in scored if s.anomalous is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _review_fields(detector: Detector, scored: list[Scored]) -> dict[str, float | None]:
-    """Return what the second threshold does: shares of parts that are not accepted; None without one."""
-    shares: list[float | None] = [None, None]
-    if detector.review_rate is not None:
-        for kind in (False, True):
-            found = [s.decision != "accepted" for s in scored if s.sample.is_defect == kind]
-            shares[kind] = sum(found) / len(found) if found else None
-    return {
-        "requested_review_rate": detector.review_rate,
-        "review_threshold": detector.review_threshold,
-        "review_rate": shares[False],
-        "review_detection_rate": shares[True],
-    }
-
-
-def _false_alarm_p_value(detector: Detector, scored: list[Scored]) -> float | None:
-    """The chance of so many false alarms if the good test images are like those of the calibration."""
-    calibration, rate = detector.model_file.calibration, detector.rate
-    if calibration is None or rate is None:
-        return None
-    rejected = [s.anomalous is True for s in scored if not s.sample.is_defect]
-    return calibration.chance_of(sum(rejected), len(rejected), rate)
-
-
-def _per_defect(scored: list[Scored], pool: PixelPool | None) -> dict[str, dict[str, Any]]:
-    """Each defect type against all good images, and its pixels against all good pixels."""
-    good = [s.score for s in scored if not s.sample.is_defect]
-    table = {}
-    for label in sorted({s.sample.label for s in scored if s.sample.is_defect}):
-        members = [s for s in scored if s.sample.label == label]
-        table[label] = {
-            "n": len(members),
-            "image_auroc": Roc.of(good, [s.score for s in members]).auroc(),
-            "pixel_auroc": pool and _pixel_auroc(pool, label),
-            "detection_rate": _share_rejected(iter(members)),
-        }
-    return table
-
-
-def _pixel_auroc(pool: PixelPool, label: str) -> float:
-    try:
-        return pool.pixel_roc(label).auroc()
-    except UsageError as error:
-        raise DataError(
-            f"ground truth of {label!r}: its masks mark nothing at all, or leave nothing good; correct them"
-        ) from error
 
 
 def _facts(detector: Detector) -> dict[str, str]:

@@ -6,14 +6,9 @@ Evaluation, prediction and every service go through it.
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,27 +18,25 @@ from blemish.core.types import Prediction
 from blemish.images import preprocess
 from blemish.images.decode import as_image
 from blemish.images.regions import Regions, own_regions
-from blemish.images.roi import shrink
 from blemish.images.sources import name_of, path_of
-from blemish.images.tiling import Grid
 from blemish.inference import postprocess
+from blemish.inference.answers import each_answer, read_off
 from blemish.inference.detector_arguments import check_many, check_options, check_rates
+from blemish.inference.pipeline import run_pipeline
+from blemish.inference.tiles import score_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
     from pathlib import Path
 
     from blemish.core.types import Sample, Tiling
-    from blemish.images.tiling import Box
-    from blemish.inference.backend import Backend, Output
+    from blemish.inference.answers import Answer
+    from blemish.inference.backend import Backend
     from blemish.inference.counting import Counting
     from blemish.inference.model_file import ModelFile
 
 Prepared = tuple[np.ndarray, tuple[int, int]]
 """An image as the network sees it, float32 (C, h, w), and its own (H, W)."""
-Answer = tuple[np.ndarray, float | None]
-"""What a network says of an image: its map (h, w), and a score of its own if it has one."""
 DEFAULT_FALSE_ALARM_RATE = 0.05
 """Used when nobody asks for a rate; raised to the lowest rate that the calibration can promise."""
 
@@ -168,7 +161,7 @@ class Detector:
             return self._predict_tiled(image, self.model_file.tiling, path)
         pixels, size = self.prepare(image)
         output = self.backend.run(pixels[np.newaxis])
-        return self._finish(next(_each(output)), size, path)
+        return self._finish(next(each_answer(output)), size, path)
 
     def predict_many(
         self, images: Iterable[object], *, threads: int | None = None
@@ -184,31 +177,11 @@ class Detector:
         if not self.named:
             self.of(None)
         check_many(images)
-        return self._predict_each(iter(images), threads)
-
-    def _predict_each(
-        self, waiting: Iterator[object], threads: int | None
-    ) -> Iterator[Prediction | ImageError]:
         if self.model_file.tiling is not None:
-            yield from map(self._try_predict, waiting)
-            return
-        workers = threads or max(2, os.cpu_count() or 2)
-        finishing: deque[Future] = deque()
-        with _pool(workers) as decoders, _pool(workers) as finishers:
-            ahead: deque[tuple[object, Future]] = deque()
-            while True:
-                room = max(self.batch_size, 2 * self.batch_size - len(finishing)) - len(ahead)
-                ahead.extend(
-                    (image, decoders.submit(self.try_prepare, image)) for image in islice(waiting, room)
-                )
-                if not ahead:
-                    break
-                now = [ahead.popleft() for _ in range(min(self.batch_size, len(ahead)))]
-                for finish in self._scored([(image, future.result()) for image, future in now]):
-                    finishing.append(finishers.submit(finish))
-                    if len(finishing) > workers:
-                        yield finishing.popleft().result()
-            yield from (future.result() for future in finishing)
+            return (self._try_predict(image) for image in images)
+        return run_pipeline(
+            iter(images), self.try_prepare, self._scored, batch_size=self.batch_size, threads=threads
+        )
 
     def predict_prepared(
         self, loaded: Sequence[tuple[object, Prepared | ImageError]]
@@ -221,7 +194,7 @@ class Detector:
     ) -> Iterator[Callable[[], Prediction | ImageError]]:
         """Call the network, then yield for each file or frame what reads off its map."""
         readable = [item[0] for _, item in loaded if not isinstance(item, ImageError)]
-        answers = _each(self.backend.run(np.stack(readable))) if readable else iter(())
+        answers = each_answer(self.backend.run(np.stack(readable))) if readable else iter(())
         for image, item in loaded:
             if isinstance(item, ImageError):
                 yield partial(_itself, item)
@@ -235,34 +208,18 @@ class Detector:
             return error
 
     def _predict_tiled(self, source: object, tiling: Tiling, path: str | None) -> Prediction:
-        """Score an image tile by tile, a batch of them at a time: a part is as bad as its worst tile."""
-        image, name = as_image(source), name_of(source)
-        roi = self.counting_of(path).roi
-        inside = None if roi is None else roi.at(image.shape[:2], name=name)
-        if roi is not None:
-            image = roi.cover(image, self.model_file.image_format, name=name)
-        grid = Grid(image.shape[:2], tiling, name=name)
-        scores: list[float] = []
-
-        def cut(box: Box) -> np.ndarray:
-            allow = self.allow | self.model_file.allow
-            return preprocess.prepare(
-                image[box], self.model_file.image_format, self.model_file.size, allow=allow, name=name
-            )
-
-        def maps() -> Iterator[np.ndarray]:
-            for start in range(0, len(grid), self.batch_size):
-                boxes = grid.boxes[start : start + self.batch_size]
-                answers = _each(self.backend.run(np.stack([cut(box) for box in boxes])))
-                for box, answer in zip(boxes, answers, strict=True):
-                    counts = None if inside is None else inside[box]
-                    score, coarse_map = self._read_off(answer, path, counts)
-                    if counts is None or counts.any():
-                        scores.append(score)
-                    yield postprocess.to_original_size(coarse_map, tiling.size)
-
-        whole = grid.stitch(maps())
-        return self.of(path)._decide(max(scores), whole, whole, path)
+        score, whole = score_tiles(
+            as_image(source),
+            tiling,
+            self.model_file,
+            self.backend,
+            roi=self.counting_of(path).roi,
+            allow=self.allow | self.model_file.allow,
+            batch_size=self.batch_size,
+            path=path,
+            name=name_of(source),
+        )
+        return self.of(path)._decide(score, whole, whole, path)
 
     def prepare(self, source: object) -> Prepared:
         """Take an image to float32 (C, h, w) as the network sees it, with its own (H, W). Or ImageError."""
@@ -292,7 +249,7 @@ class Detector:
         if own is not self:
             return own._finish(answer, size, path)
         counting = self.counting_of(path)
-        score, coarse_map = self._read_off(answer, path, counting.inside(size, name=path))
+        score, coarse_map = read_off(answer, self.model_file, path, counting.inside(size, name=path))
         level, whole = self.pixel_threshold, coarse_map
         counts = bool(counting.as_fields())
         if self.maps or counts or (level is not None and postprocess.may_exceed(coarse_map, level)):
@@ -301,24 +258,6 @@ class Detector:
         if self.maps:
             return prediction
         return replace(prediction, anomaly_map=counting.confine(coarse_map, coarse=True))
-
-    def _read_off(
-        self, answer: Answer, path: str | None, inside: np.ndarray | None
-    ) -> tuple[float, np.ndarray]:
-        """Return the score and the coarse map of what the network said; `inside` counts, (H, W), or all."""
-        small_map, own_score = answer
-        if not np.isfinite(small_map).all():
-            raise ImageError(
-                f"{path or 'image'}: its anomaly map is not finite; its values lie far from what the model "
-                f"takes, {self.model_file.image_format.describe()}: check its scale"
-            )
-        how = self.model_file.common.image_score
-        score = own_score
-        if score is None:
-            counts = None if inside is None else shrink(inside, small_map.shape)
-            empty = counts is not None and not counts.any()  # a tile without anything that counts
-            score = 0.0 if empty else postprocess.image_score(small_map, how, inside=counts)
-        return score, postprocess.pixel_map(small_map, self.model_file.size, self.model_file.patch_map)
 
     def _decide(
         self, score: float, coarse_map: np.ndarray, anomaly_map: np.ndarray, path: str | None
@@ -343,22 +282,6 @@ class Detector:
             coarse_map=coarse_map,
             regions=[] if level is None else counting.regions(anomaly_map, level),
         )
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Open threads that drop what still waits when they are left early, by an error or for good."""
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _each(output: Output) -> Iterator[Answer]:
-    """Yield what a network said, image by image."""
-    scores = repeat(None) if output.scores is None else map(float, output.scores)
-    return zip(output.maps, scores, strict=False)
 
 
 def _itself(error: ImageError) -> ImageError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.core.errors import UsageError
+from blemish.metrics.polyline import heights_at, left_heights_at
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -66,7 +67,7 @@ class Roc:
         fpr, tpr = self._vertices()
         inside = int(np.searchsorted(fpr, limit, side="right"))
         x, y = fpr[:inside], tpr[:inside]
-        cut = (limit - x[-1]) * (y[-1] + _heights_at(fpr, tpr, np.array([limit]))[0])
+        cut = (limit - x[-1]) * (y[-1] + heights_at(fpr, tpr, np.array([limit]))[0])
         twice = np.diff(x)
         twice *= y[1:] + y[:-1]
         return float(np.sum(twice) + cut) / 2
@@ -91,14 +92,14 @@ class Roc:
         """
         if not 0 <= fpr <= 1:
             raise UsageError(f"false positive rate {fpr}: it must lie in [0, 1]")
-        return float(_heights_at(*self._vertices(), np.array([fpr]))[0])
+        return float(heights_at(*self._vertices(), np.array([fpr]))[0])
 
     def heights(self, fpr: ArrayLike) -> np.ndarray:
         """Return `tpr_at` of many rates (k,) in [0, 1], for a plot. Raises UsageError for another rate."""
         rates = np.asarray(fpr, dtype=np.float64)
         if not ((rates >= 0) & (rates <= 1)).all():
             raise UsageError("false positive rates of a plot: they must lie in [0, 1]")
-        return _heights_at(*self._vertices(), rates)
+        return heights_at(*self._vertices(), rates)
 
     def mean_over_log_fpr(self, low: float, high: float) -> float:
         """Return the mean height of the curve over log FPR between two rates, in [0, 1].
@@ -111,9 +112,9 @@ class Roc:
             raise UsageError(f"rates {low} and {high}: give 0 < low < high <= 1, such as 1e-5 and 1e-4")
         fpr, tpr = self._vertices()
         inside = slice(np.searchsorted(fpr, low, side="right"), np.searchsorted(fpr, high, side="left"))
-        ends = _heights_at(fpr, tpr, np.array([low]))
+        ends = heights_at(fpr, tpr, np.array([low]))
         # What is left of the high end there is the straight piece's, not the top of a rise at that very rate.
-        last = _left_heights_at(fpr, tpr, np.array([high]))
+        last = left_heights_at(fpr, tpr, np.array([high]))
         x = np.concatenate([[low], fpr[inside], [high]])
         y = np.concatenate([ends, tpr[inside], last])
         width = np.diff(x)
@@ -269,25 +270,6 @@ def image_roc(scores: ArrayLike, is_defect: ArrayLike) -> Roc:
     """
     good, defective = by_class(scores, is_defect)
     return Roc.of(good, defective)
-
-
-def _heights_at(fpr: np.ndarray, tpr: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return the polyline's heights at x (k,), the upper one where it rises vertically."""
-    right = np.searchsorted(fpr, x, side="right")
-    inside = np.minimum(right, len(fpr) - 1)
-    left = inside - 1
-    # Where x is beyond the last corner, left and right may share their rate: the height is the last one.
-    width = fpr[inside] - fpr[left]
-    share = np.where(width > 0, (x - fpr[left]) / np.where(width > 0, width, 1), 1.0)
-    return np.where(right == len(fpr), tpr[-1], tpr[left] + share * (tpr[inside] - tpr[left]))
-
-
-def _left_heights_at(fpr: np.ndarray, tpr: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return the polyline's heights at x (k,) above 0, the lower one where it rises vertically."""
-    right = np.searchsorted(fpr, x, side="left")
-    left = right - 1
-    share = (x - fpr[left]) / (fpr[right] - fpr[left])
-    return tpr[left] + share * (tpr[right] - tpr[left])
 
 
 def by_class(scores: ArrayLike, is_defect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

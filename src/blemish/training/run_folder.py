@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import inspect
 import json
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import torch
 
 from blemish.core.errors import UsageError
-from blemish.core.files import remove_leftovers, write_whole
+from blemish.core.files import remove_leftovers, temporary_for, write_whole
 from blemish.core.ownership import owned
 from blemish.data.dataset import with_region
 from blemish.data.hashing import file_digest, fingerprint
@@ -57,6 +58,14 @@ class Outcome:
     best_epoch: int | None = None
     best_validation_loss: float | None = None
     seconds: float
+
+
+def write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write log.csv anew: a row per finished epoch, so that a resumed run has each once."""
+    with temporary_for(folder / "log.csv") as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def owns_run_folder(training: Callable[P, R]) -> Callable[P, R]:

@@ -7,7 +7,6 @@ bit on a CPU, as one that was left alone.
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from contextlib import contextmanager
@@ -20,14 +19,13 @@ import torch
 from torch import Tensor
 
 from blemish.core.errors import Interrupted, TrainingError
-from blemish.core.files import temporary_for
 from blemish.core.stop_signals import StopSignals
 from blemish.methods.components.distributed import share_of
 from blemish.methods.config import TrainedConfig
 from blemish.training.batches import ImageBatches, as_floats, in_order
 from blemish.training.checkpoint import CHECKPOINT_FOLDER, State, load_checkpoint, save_checkpoint
 from blemish.training.device import keep_freed_memory
-from blemish.training.run_folder import Outcome
+from blemish.training.run_folder import Outcome, write_log
 from blemish.training.turns import Loss, Turns
 
 if TYPE_CHECKING:
@@ -291,13 +289,9 @@ class Trainer:
         return True
 
     def _write_log(self) -> None:
-        """Write log.csv anew: a row per finished epoch, so that a resumed run has each once."""
         if self.folder is None or not self.accelerator.is_main_process:
             return
-        with temporary_for(self.folder / "log.csv") as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.state.rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.state.rows)
+        write_log(self.folder, self.state.rows)
 
     def ask_to_stop(self) -> None:
         """Stop after the step under way, with a checkpoint."""

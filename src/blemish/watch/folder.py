@@ -11,84 +11,30 @@ from __future__ import annotations
 import datetime
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.core.errors import UsageError
 from blemish.core.files import fit_name, name_limit
 from blemish.core.ownership import owned
-from blemish.inference.load import load
-from blemish.inference.predict_folder import has_products, inspect, write_summary
+from blemish.inference.predict_folder import inspect, write_summary
 from blemish.inference.promise import Promise
 from blemish.record.rows import IdSequence, clock_advice
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.watch.arrivals import Arrivals
 from blemish.watch.ledger import LEDGER_NAME, Arrival, Ledger
-from blemish.watch.parts import OpenParts, PartSettings
+from blemish.watch.parts import OpenParts
 from blemish.watch.reload import ReloadingModel
+from blemish.watch.settings import BATCH_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from blemish.inference.detector import Detector
     from blemish.record.ledger_sync import LedgerSync
+    from blemish.watch.settings import WatchSettings
 
 POLL_INTERVAL_S = 0.1
 """Seconds between two looks at the folder."""
-BATCH_SIZE = 16
-"""Files scored between two looks at the folder and the model, at most."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WatchSettings:
-    """What to watch, with which model, and where the results go."""
-
-    model: Path
-    """Run folder, model file or exported model; loaded again when it changes."""
-    folder: Path
-    """Where images appear, sub-folders included. If it goes away it is waited for."""
-    out: Path
-    """Where inspections.jsonl, maps/ and overlays/ are written. In a station's folder, the version of the
-    model is used that the station uses."""
-    move_to: Path | None = None
-    """A recorded file goes to accepted/, review/, rejected/, failed/ or, without a calibration, unjudged/
-    below it; None: it stays."""
-    allow: frozenset[str] = frozenset()
-    """This, the rates, `device` and `provider` are as in `blemish.inference.load.load`."""
-    false_alarm_rate: float | None = None
-    review_rate: float | None = None
-    device: str = "auto"
-    provider: str = "cpu"
-    parts: PartSettings | None = None
-    """How parts of several views are told and decided; None: each image is a part."""
-    product: str | None = None
-    """What is made, which a model of several products has to be told."""
-
-    def load(self, path: Path) -> Detector:
-        """Load a model with these options. Raises BlemishError."""
-        detector = load(
-            path,
-            device=self.device,
-            allow=self.allow,
-            false_alarm_rate=self.false_alarm_rate,
-            review_rate=self.review_rate,
-            batch_size=BATCH_SIZE,
-            provider=self.provider,
-        )
-        return detector.for_product(self.product) if has_products(detector) else detector
-
-    def check_folders(self) -> None:
-        """Refuse a folder that is not there, or that lies inside one whose files are not looked at."""
-        if not self.folder.is_dir():
-            raise UsageError(
-                f"--folder {self.folder}: no such folder; make it, or name the one the cameras write into"
-            )
-        for option, path in (("--out", self.out), ("--move-to", self.move_to)):
-            if path is not None and self.folder.resolve().is_relative_to(path.resolve()):
-                raise UsageError(
-                    f"{option} {path}: holds the watched folder {self.folder}; choose another {option}"
-                )
 
 
 def watch(

@@ -51,8 +51,9 @@ def watch(arguments: list[str]) -> int:
     from blemish.inference.promise import Promise
     from blemish.watch import folder
     from blemish.watch.ledger import LEDGER_NAME
+    from blemish.watch.settings import WatchSettings
 
-    settings = folder.WatchSettings(
+    settings = WatchSettings(
         model=options.model,
         folder=options.folder,
         out=options.out,
