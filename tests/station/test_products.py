@@ -18,6 +18,7 @@ from blemish.core.errors import BlemishError, UsageError
 from blemish.inference import load
 from blemish.inference.model_file import find_model, load_model_file, save_model_file
 from blemish.station.station import Station
+from blemish.watch.reload import ReloadingModel
 from blemish.watch.settings import WatchSettings
 
 
@@ -54,6 +55,15 @@ def test_the_field_product_says_which_thresholds_count(client: TestClient, model
     assert sorted(names) == ["parts:bolt", "parts:nut"]
     named = send(client, bad.read_bytes(), model="parts:nut").json()
     assert (named["product"], named["decision"]) == ("nut", "accepted")
+
+
+def test_a_record_calls_a_watch_s_model_as_the_station_does(client: TestClient, model: Path, tmp_path: Path):
+    out = tmp_path / "elsewhere"
+    settings = WatchSettings(model=model, folder=tmp_path, out=out, device="cpu", product="nut")
+    watched = ReloadingModel(model, settings.load, print, of_product=settings.of_product, recorded=True)
+    known = {each["name"]: each["digest"] for each in client.get("/v1/models").json()}
+    assert known[watched.name] == watched.digest
+    assert watched.name == "parts:nut"
 
 
 def test_an_upload_without_a_known_product_is_refused(client: TestClient, bad: Path):

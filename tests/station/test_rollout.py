@@ -72,10 +72,14 @@ def test_a_version_is_taken_once_and_goes_back(
     shared.want(**{name: old, "other": "0" * 64})
     watching = Rollout(station, shared.folder, said.append)
     assert in_use(station) == old
+    assert said.pop() == (
+        f"{shared.folder / rollout.FILE}: names other, and this station has no such model; if it should "
+        f"be one of its own, write {name}"
+    )
     assert said == []
-    shared.want(**{name: new})
+    shared.want(**{name: new, "other": "0" * 64})
     watching.look()
-    assert in_use(station) == new
+    assert in_use(station) == new  # and the name that is no model's is told once
     assert said == [f"model {name}: version {new[:8]} is in use, as {shared.folder / rollout.FILE} says"]
     (entry,) = station.store.acts()
     assert (entry.what, entry.who, entry.subject) == ("use", "", new)
@@ -230,6 +234,26 @@ def test_what_is_no_model_is_said_once_and_changes_nothing(
     shared.want(**{name: new})
     watching.look()
     assert in_use(station) == new
+    watching.close()
+
+
+def test_names_without_a_model_are_told_once_each(shared: Shared, tmp_path: Path):
+    said: list[str] = []
+    here = cast("Station", SimpleNamespace(folder=tmp_path, names=lambda: {"parts:nut", "parts:bolt"}))
+    shared.want(parts="0" * 64)
+    watching = Rollout(here, shared.folder, said.append)
+    assert said.pop().endswith(
+        "names parts, and this station has no such model; if it should be one of its own, write parts:bolt, "
+        "parts:nut"
+    )
+    (shared.folder / rollout.FILE).unlink()  # while it is replaced
+    watching.look()
+    assert "no model was rolled out" in said.pop()
+    shared.want(parts="0" * 64, **{f"m{i:02d}": "0" * 64 for i in range(12)})
+    watching.look()
+    watching.look()
+    (line,) = said
+    assert "names m00, m01, m02, m03, m04, m05, m06, m07, m08, m09 and 2 more, and" in line
     watching.close()
 
 

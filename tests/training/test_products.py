@@ -141,6 +141,12 @@ def test_what_calibrates_no_known_product_is_refused(trained: Path, folders: dic
             save(tmp_path / "learnt" / path.name, np.zeros((1, 1), np.uint8)).write_bytes(path.read_bytes())
     with pytest.raises(DataError, match="product rough: the model has learnt all of its"):
         recalibrate(trained, new | {"rough": tmp_path / "learnt"}, out, device="cpu")
+    (tmp_path / "both").mkdir()
+    for image in sorted(new["smooth"].iterdir())[:2]:
+        (tmp_path / "both" / f"copy of {image.name}").write_bytes(image.read_bytes())
+    with pytest.raises(DataError, match=r"smooth020.png: same content as .* which is of product smooth"):
+        recalibrate(trained, new | {"rough": tmp_path / "both"}, out, device="cpu")
+    assert not out.exists()
 
 
 def test_a_finished_run_of_other_products_is_another_run(trained: Path, folders: dict[str, Path]):

@@ -380,11 +380,20 @@ def test_of_a_product_the_station_s_version_is_used(place: Place):
     own = versions.start_product(version_bytes(file, newer.model_file), suffix=file.suffix)
     digest = versions.add(b"newer", suffix=file.suffix, of=own)
 
-    def opened() -> ReloadingModel:
-        return ReloadingModel(file, settings.load, print, versions=place.out / FOLDER, of_product=True)
+    def opened(*, recorded: bool = False) -> ReloadingModel:
+        return ReloadingModel(
+            file,
+            settings.load,
+            print,
+            versions=place.out / FOLDER,
+            of_product=settings.of_product,
+            recorded=recorded,
+        )
 
     assert opened().digest == file_digest(file)
     assert opened().detector.model_file.product == known.product
+    assert (opened(recorded=True).digest, opened(recorded=True).name) == (own, f"{file.stem}:nut")
     versions.use(digest)
+    assert opened(recorded=True).digest == digest
     assert opened().digest == digest
     assert opened().detector is newer

@@ -15,7 +15,7 @@ from blemish.data.dataset import path_key
 from blemish.data.hashing import file_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from blemish.core.types import Sample
@@ -63,24 +63,27 @@ def split_good(
 
 def _joined(splits: list[Split]) -> Split:
     """Put the splits of several products together. Raises DataError for an image that two of them have."""
-    owners: dict[str, Sample] = {}
-    for split in splits:
-        samples = [*split.train, *split.validation, *split.calibration]
-        found = {split.digests.get(s.path) or file_digest(s.path): s for s in samples}
-        for digest in found.keys() & owners.keys():
-            twin = owners[digest]
-            raise DataError(
-                f"{found[digest].path}: same content as {twin.path}, which is of product {twin.product}, not "
-                f"{found[digest].product}; remove one"
-            )
-        owners |= found
+    good = (s for split in splits for s in (*split.train, *split.validation, *split.calibration))
+    digests = {path: digest for split in splits for path, digest in split.digests.items()}
+    refuse_shared((s, digests.get(s.path) or file_digest(s.path)) for s in good)
     parts = (
         sorted((s for split in splits for s in part(split)), key=path_key)
         for part in (attrgetter("train"), attrgetter("validation"), attrgetter("calibration"))
     )
     train, validation, calibration = parts
-    digests = {path: digest for split in splits for path, digest in split.digests.items()}
     return Split(train=train, validation=validation, calibration=calibration, digests=digests)
+
+
+def refuse_shared(samples: Iterable[tuple[Sample, str]]) -> None:
+    """Refuse an image that two products have; each sample has its digest beside it. Raises DataError."""
+    owners: dict[str, Sample] = {}
+    for sample, digest in samples:
+        twin = owners.setdefault(digest, sample)
+        if twin.product != sample.product:
+            raise DataError(
+                f"{sample.path}: same content as {twin.path}, which is of product {twin.product}, not "
+                f"{sample.product}; remove one"
+            )
 
 
 def _split_one(dataset: Dataset, *, validation: float, calibration: float, seed: int) -> Split:

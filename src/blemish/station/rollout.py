@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 FILE = "rollout.json"
 INTERVAL = 30.0
 """Seconds between two looks into the place."""
+NAMED = 10
+"""So many names without a model are told."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -46,6 +48,7 @@ class Rollout:
         self._station, self._place, self._say = station, place_of(place, self._closing), say
         self._file = station.folder / FILE  # what was taken last, of each model
         self._told: dict[str, str] = {}  # what went wrong last, by the beginning of its line
+        self._unknown: set[str] = set()  # names that are told to be no models here
         self.look()
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self._thread.start()
@@ -65,6 +68,7 @@ class Rollout:
         with self._told_once("no model was rolled out"):
             self._taken()
             wanted = _digests_of(self._place.read(FILE), self._place.path_of(FILE))
+        self._tell_unknown(wanted.keys() - self._station.names())
         for name in sorted(wanted.keys() & self._station.names()):
             with self._told_once(f"model {name}: was not rolled out"):
                 taken = self._taken()
@@ -72,6 +76,18 @@ class Rollout:
                     self._take(name, wanted[name])
                     taken = taken | {name: wanted[name]}
                     write_whole(self._file, json.dumps(taken, indent=2) + "\n", durable=True)
+
+    def _tell_unknown(self, names: set[str]) -> None:
+        """Tell once of names without a model here: another station has it, or the name is misspelt."""
+        new = sorted(names - self._unknown)
+        self._unknown |= names
+        if new:
+            more = f" and {len(new) - NAMED} more" if len(new) > NAMED else ""
+            where, own = self._place.path_of(FILE), ", ".join(sorted(self._station.names()))
+            self._say(
+                f"{where}: names {', '.join(new[:NAMED])}{more}, and this station has no such model; if it "
+                f"should be one of its own, write {own}"
+            )
 
     @contextmanager
     def _told_once(self, what: str) -> Iterator[None]:

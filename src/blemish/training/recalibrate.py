@@ -12,7 +12,7 @@ from blemish.core.ownership import owned
 from blemish.data.dataset import with_region
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.products import label, open_together
-from blemish.data.split import Split
+from blemish.data.split import Split, refuse_shared
 from blemish.inference.counting import Counting
 from blemish.inference.detector_arguments import check_region
 from blemish.inference.load import load
@@ -54,7 +54,8 @@ def recalibrate(
         product: what all the images show, where the model has several products and `data` names none.
 
     Returns what was written, and how many images were left out as the model has learnt them. Raises
-    DataError when none is left, UsageError for an `out` of another kind or one that holds a model.
+    DataError when none is left or an image is of two products, UsageError for an `out` of another kind or one
+    that holds a model.
     """
     exported = model.suffix.lower() == SUFFIX
     file = out if exported else out / MODEL_NAME
@@ -119,10 +120,14 @@ def _of_known_products(
 def _not_learnt(
     dataset: Dataset, model_file: ModelFile, data: object
 ) -> tuple[list[tuple[Sample, str]], int]:
-    """Return the images that a model has not learnt, each with its digest, and how many it has."""
+    """Return the images that a model has not learnt, each with its digest, and how many it has.
+
+    Raises DataError where it has learnt all of a product, and for an image of two products.
+    """
     samples = [*dataset.train, *dataset.calibration]
     learnt = model_file.provenance.get("training_digests", {})
     with_digests = [(sample, file_digest(sample.path)) for sample in samples]
+    refuse_shared(with_digests)
     found = [(sample, digest) for sample, digest in with_digests if digest not in learnt]
     for name in dataset.products or [None]:
         own = [sample for sample in samples if sample.product == name]

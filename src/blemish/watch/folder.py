@@ -76,7 +76,8 @@ def watch(
             options.load,
             say,
             versions=options.out / VERSIONS,
-            of_product=options.product is not None,
+            of_product=options.of_product,
+            recorded=sync is not None,
         )
         for path in dict.fromkeys((options.model, *own))
     }
@@ -218,7 +219,7 @@ class _Inspector:
     def _inspect_by(self, model: ReloadingModel, new: Sequence[Arrival]) -> Iterator[dict[str, Any]]:
         detector = model.detector
         if self.sync is not None:
-            self.sync.use_model(model.digest, model.path.stem, detector.model_file)
+            self.sync.use_model(model.digest, model.name, detector.model_file)
         began = time.monotonic()
         files = [(self.folder / arrival.path, Path(arrival.path)) for arrival in new]
         for arrival, row in zip(new, inspect(detector, files, self.out), strict=True):

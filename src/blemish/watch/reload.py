@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blemish.inference.detector import Detector
+    from blemish.inference.model_file import ModelFile
 
 Signature = tuple[int, int, int]
 
@@ -30,20 +31,28 @@ class ReloadingModel:
         say: Callable[[str], None],
         *,
         versions: Path | None = None,
-        of_product: bool = False,
+        of_product: Callable[[Path], ModelFile | None] = lambda _: None,
+        recorded: bool = False,
     ) -> None:
-        """Load it. `versions`: where a station keeps versions of its models, if there is one.
+        """Load it.
 
-        `of_product`: `open_model` may choose one product of several, each of which has versions of its own.
+        Args:
+            path: run folder, model file or exported model.
+            open_model: loads it, and chooses its product.
+            say: is told of changes.
+            versions: where a station keeps versions of its models, if there is one.
+            of_product: returns the model of that product where a file has several, each of which has versions
+                of its own, else None.
+            recorded: whether a station's record is told of it: the digest is then that of the product.
         """
         self.path, self.open_model, self.say, self.versions = path, open_model, say, versions
-        self.of_product = of_product
-        self._product_digest: tuple[str, str] | None = None
+        self.of_product, self.recorded = of_product, recorded
+        self._chosen: tuple[str, str, str | None] | None = None
         self.signature = self._signature()
         self.changed: tuple[Signature, Signature | None] | None = None
         self._own_digest: tuple[Signature, str] | None = None
         self.digest, file = self._find()
-        self.detector = open_model(file)
+        self.name = self._open(file)
 
     def current(self) -> Detector:
         """Return the detector; a changed file is loaded once it has kept still for two calls."""
@@ -68,7 +77,7 @@ class ReloadingModel:
         digest, file = self._find()
         if same_file and digest == self.digest:  # what the station has changed is another model's
             return
-        self.detector, self.digest = self.open_model(file), digest
+        self.name, self.digest = self._open(file), digest
         version = f"; version {digest[:8]} of the station" if file != self.path else ""
         self.say(f"{self.path}: changed; loaded again{version}")
 
@@ -79,25 +88,31 @@ class ReloadingModel:
         if self._own_digest is None or self._own_digest[0] != about:
             self._own_digest = about, file_digest(own)
         digest = self._own_digest[1]
-        if self.versions is None or not (self.versions / FILE).exists():
-            return digest, self.path
-        versions = Versions(self.versions)
-        active, file = versions.in_use(digest, self.path)
-        if active == digest and self.of_product:
-            own = self._digest_of_product(digest)
-            active, file = versions.in_use(own, self.path)
-            if active == own:  # which the station made of this very file
-                return digest, self.path
-        return active, file
+        if self.versions is not None and (self.versions / FILE).exists():
+            versions = Versions(self.versions)
+            active, file = versions.in_use(digest, self.path)
+            if active == digest:
+                active, file = versions.in_use(self._chosen_of(digest)[0], self.path)
+            if file != self.path:
+                return active, file
+        return self._chosen_of(digest)[0] if self.recorded else digest, self.path
 
-    def _digest_of_product(self, digest: str) -> str:
-        """Return the digest that a station gives to the model's product in use; opens a new file once."""
-        if self._product_digest is None or self._product_digest[0] != digest:
-            model_file, own = self.open_model(self.path).model_file, digest
-            if model_file.product is not None:
-                own = hashlib.sha256(version_bytes(find_model(self.path), model_file)).hexdigest()
-            self._product_digest = digest, own
-        return self._product_digest[1]
+    def _open(self, file: Path) -> str:
+        """Open what is in use; returns what a station calls it: a product of several is named too."""
+        self.detector = self.open_model(file)
+        product = None if self._chosen is None else self._chosen[2]
+        return self.path.stem if product is None else f"{self.path.stem}:{product}"
+
+    def _chosen_of(self, digest: str) -> tuple[str, str | None]:
+        """Return the digest that a station gives to the product in use, and its name; opens a file once."""
+        if self._chosen is None or self._chosen[0] != digest:
+            model_file = self.of_product(self.path)
+            if model_file is None or model_file.product is None:
+                self._chosen = digest, digest, None
+            else:
+                content = version_bytes(find_model(self.path), model_file)
+                self._chosen = digest, hashlib.sha256(content).hexdigest(), model_file.product.name
+        return self._chosen[1:]
 
     def _signature(self) -> tuple[Signature, Signature | None]:
         own = _signature_of(find_model(self.path))

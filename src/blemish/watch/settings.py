@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blemish.inference.detector import Detector
+    from blemish.inference.model_file import ModelFile
     from blemish.watch.parts import PartSettings
 
 BATCH_SIZE = 16
@@ -45,8 +46,20 @@ class WatchSettings:
     """What is made, which a model of several products has to be told."""
 
     def load(self, path: Path) -> Detector:
-        """Load a model with these options. Raises BlemishError."""
-        detector = load(
+        """Load a model with these options, of several products that which is made. Raises BlemishError."""
+        detector = self._load(path)
+        return detector.for_product(self.product) if has_products(detector) else detector
+
+    def of_product(self, path: Path) -> ModelFile | None:
+        """Return the model of the product that is made where a file has several, else None.
+
+        Raises BlemishError as `load` does.
+        """
+        found = None if self.product is None else self._load(path).model_file
+        return found.of_product(self.product) if found is not None and found.products else None
+
+    def _load(self, path: Path) -> Detector:
+        return load(
             path,
             device=self.device,
             allow=self.allow,
@@ -55,7 +68,6 @@ class WatchSettings:
             batch_size=BATCH_SIZE,
             provider=self.provider,
         )
-        return detector.for_product(self.product) if has_products(detector) else detector
 
     def check_folders(self) -> None:
         """Refuse a folder that is not there, or that lies inside one whose files are not looked at."""
