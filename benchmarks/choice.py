@@ -3,18 +3,17 @@
     python benchmarks/choice.py --data DATA/mvtec/bottle --data DATA/mvtec_512/pill … --minutes 10
 
 For each category the candidates learn as in `blemish train --method auto`, on the same images. Then they, and
-all pairs of them, score the test split. The regret is what the best of them is above the chosen one, in image
-and in pixel AUROC. Nothing here changes a choice: the test split is looked at after it.
+those together that `auto` compares, score the test split. The regret is what the best of them is above the
+chosen one, in image and in pixel AUROC. Nothing here changes a choice: the test split is looked at after it.
 
 Writes benchmarks/results/choice.json and choice.md, a category at a time; other categories stay in them. The
-table tells the regret of other rules too: by both areas without the bonus of two methods together, by planted
-pixels alone, and by planted images alone.
+table tells the regret of other rules too: by both areas without the bonus of several methods together, by
+planted pixels alone, and by planted images alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import time
 from pathlib import Path
@@ -113,7 +112,7 @@ def measure(data: Path, minutes: float, channels: int | None, seed: int) -> dict
     scales = {name: choice.scale_of(maps[name][0]) for name in networks}
     scaled = {name: (real[name] - low) / (high - low) for name, (low, high) in scales.items()}
     table = {}
-    for members in [*((n,) for n in networks), *itertools.combinations(networks, 2)]:
+    for members in [*((n,) for n in networks), *choice.groups_of(list(networks))]:
         table[" + ".join(members)] = areas(
             np.mean([scaled[name] for name in members], axis=0), defective, masks
         )

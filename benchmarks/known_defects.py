@@ -5,13 +5,12 @@
 Candidates learn once, as `auto` has them learn. Defective test images are then drawn as the known ones, and
 the choice is made with them. What was chosen is measured on all the other defective test images, against
 the good images of the trial: image and pixel AUROC of the candidates' maps, whose members are not yet trained
-at full length. `best` is the best that any candidate or pair of them reaches on the same images.
+at full length. `best` is the best that any candidate, or several together, reach on the same images.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from collections import Counter
 from dataclasses import replace
@@ -24,7 +23,7 @@ from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
 from blemish.methods.registry import preset_named
 from blemish.training.auto import Run, learn_candidate, plant_trial_of, shaped
-from blemish.training.choice import Row, Trial, best_of, compare, maps_of, on_one_scale
+from blemish.training.choice import Row, Trial, best_of, compare, groups_of, maps_of, on_one_scale
 from blemish.training.costs import candidates
 from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, load_images
@@ -70,8 +69,9 @@ def candidates_of(data: Path, minutes: float, seed: int) -> tuple[Trial, Maps]:
         single[name] = on_one_scale((maps_of(member, trial.good, cpu), maps_of(member, trial.planted, cpu)))
         print(f"{name} has learnt", flush=True)
     maps: Maps = {(name,): single[name] for name in names}
-    for a, b in itertools.combinations(names, 2):
-        maps[a, b] = ((single[a][0] + single[b][0]) / 2, (single[a][1] + single[b][1]) / 2)
+    for members in groups_of(names):
+        good, planted = (np.mean([single[name][i] for name in members], axis=0) for i in (0, 1))
+        maps[members] = (good, planted)
     return trial, maps
 
 

@@ -180,6 +180,20 @@ def test_two_whose_errors_differ_are_kept_together():
     assert decide({"a": 1.0, "b": 1.0}, found, same_noise=False).members == ("a", "b")
 
 
+def test_three_methods_whose_errors_differ_are_kept_together():
+    found = trial()
+    assert decide(dict.fromkeys("abc", 1.0), found, same_noise=False).members == ("a", "b", "c")
+    of_one_method = decide(dict.fromkeys(("a", "a:1", "a:2"), 1.0), found, same_noise=False)
+    assert len(of_one_method.members) == 2
+
+
+def test_all_pairs_are_tried_and_three_of_different_methods():
+    assert choice.groups_of(["a", "a:1", "b", "c"]) == [
+        *(("a", "a:1"), ("a", "b"), ("a", "c"), ("a:1", "b"), ("a:1", "c"), ("b", "c")),
+        *(("a", "b", "c"), ("a:1", "b", "c")),
+    ]
+
+
 def test_who_failed_is_told_and_not_chosen():
     found = trial()
     good = choice.compare(("b",), *maps(1.0, found), found)
@@ -322,7 +336,9 @@ def test_one_candidate_that_fails_costs_its_row(
         raise RuntimeError("not for\nthese images")
 
     monkeypatch.setattr(METHODS["filters"], "fit", fail)
-    assert chosen(tiny_category, tmp_path / "run").model_file.config["members"] == ["pca"] or True
+    members = chosen(tiny_category, tmp_path / "run").model_file.config["members"]
+    assert members
+    assert "filters" not in choice.methods_of(members)
     rows = json.loads((tmp_path / "run" / "choice.json").read_text())["candidates"]
     failed = [row for row in rows if "error" in row]
     assert failed

@@ -1,4 +1,4 @@
-"""Auto: the method that sees planted defects best, or two of them together (ours).
+"""Auto: the method that sees planted defects best, or several together (ours).
 
 No single method is best for every part. So several learn from the same good images, are shown defects planted
 into good images that none of them learnt, and the best is kept: `blemish.training.auto` chooses. What is kept

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MOST_ROWS = 12
-"""Rows of the table at most, the best ones: all pairs of nine candidates would fill the page."""
+"""Rows of the table at most, the best ones: all groups of nine candidates would fill the page."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`--method auto`: candidates learn, the one that sees planted defects best is kept, or two of them together.
+"""`--method auto`: candidates learn, the one that sees planted defects best is kept, or several together.
 
 The good images are cut in three. Calibration images take no part in anything here. Some of the others, the
 trial's, are learnt by no candidate: on them, and on copies of them with planted defects, candidates are

@@ -1,6 +1,6 @@
 """Choosing a method without defects: who sees best what is planted into good images?
 
-    (1)  goodness = (1 - w) g_planted + w g_known, and more for two methods, see `PAIR`
+    (1)  goodness = (1 - w) g_planted + w g_known, and more for several methods, see `FURTHER`
          g = (image AUROC + pixel AUROC) / 2 of planted or of known defects, w = k / (k + `TRUSTED`)
 
 Each candidate learns from good images, and scores other good images and copies of them with planted defects.
@@ -42,9 +42,9 @@ LEAST_PIXELS = 20
 """A planted defect of fewer changed pixels is left out."""
 MARGIN = 0.002
 """What costs more has to be better by this, in Eq. (1), or the cheaper one is kept."""
-PAIR = 0.005
-"""Two methods together may see planted defects worse by this than one alone: they fail at different things,
-which is safer with defects that nobody planted."""
+FURTHER = 0.005
+"""With a further method planted defects may be seen worse by this: methods fail at different things, so
+several are safer with defects that nobody planted."""
 OF_EACH_PLACE, OF_ALL_PLACES = "filters", "filters:shared"
 """Two candidates that differ in this alone: what is usual at a place, or anywhere in the image."""
 TRUSTED = 5
@@ -205,7 +205,7 @@ def _rocs(good: np.ndarray, defective: np.ndarray, mask: np.ndarray) -> tuple[Ro
 
 
 def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]], trial: Trial) -> Choice:
-    """Choose the candidate, or the pair of them, that tells planted images and pixels best, Eq. (1).
+    """Choose the candidate, or those together, that tell planted images and pixels best, Eq. (1).
 
     Args:
         singles: rows of single candidates, the cheapest first.
@@ -215,10 +215,21 @@ def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]
     rows = list(singles)
     names = [row.members[0] for row in singles if row.error is None]
     scaled = {name: on_one_scale(maps[name]) for name in names}
-    for pair in itertools.combinations(names, 2):
-        good, planted = ((scaled[pair[0]][i] + scaled[pair[1]][i]) / 2 for i in (0, 1))
-        rows.append(compare(pair, good, planted, trial))
+    for members in groups_of(names):
+        good, planted = (np.mean([scaled[name][i] for name in members], axis=0) for i in (0, 1))
+        rows.append(compare(members, good, planted, trial))
     return Choice(members=best_of(rows, trial.known).members, rows=rows)
+
+
+def groups_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return which candidates are tried together: all pairs, and three wherever their methods differ."""
+    threes = itertools.combinations(names, 3)
+    return [*itertools.combinations(names, 2), *(three for three in threes if len(methods_of(three)) == 3)]
+
+
+def methods_of(members: Sequence[str]) -> set[str]:
+    """Return the methods of members that may be presets of one."""
+    return {member.partition(":")[0] for member in members}
 
 
 def best_of(rows: Sequence[Row], known: int) -> Row:
@@ -243,13 +254,12 @@ def parts_lie_anywhere(rows: Sequence[Row]) -> bool:
 
 def _goodness(row: Row, known: int) -> float:
     """The rule of the choice, Eq. (1): pixels alone would forget defects that are small."""
-    methods = {member.partition(":")[0] for member in row.members}
     goodness = ((row.image_auroc or 0.0) + (row.pixel_auroc or 0.0)) / 2
     if row.known_image_auroc is not None:
         of_pixels = row.known_image_auroc if row.known_pixel_auroc is None else row.known_pixel_auroc
         weight = known / (known + TRUSTED)
         goodness = (1 - weight) * goodness + weight * (row.known_image_auroc + of_pixels) / 2
-    return goodness + (PAIR + MARGIN) * (len(methods) - 1)
+    return goodness + (FURTHER + MARGIN) * (len(methods_of(row.members)) - 1)
 
 
 def image_scores(maps: np.ndarray, one_in: int = LOUDEST) -> np.ndarray:
