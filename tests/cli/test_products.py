@@ -111,3 +111,36 @@ def test_products_can_be_calibrated_anew(
         capsys, "recalibrate", "--model", trained, "--data", data / "nut", "--out", tmp_path / "no"
     )
     assert "no product is given: this model has bolt, nut" in line
+
+
+def test_what_is_for_one_product_is_refused(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    train = ("train", "--data", data, "--products", "bolt", "nut", "--out", tmp_path / "run")
+    assert "--products: is for one machine; leave it out with --cluster" in refused(
+        capsys, *train, "--cluster", "local"
+    )
+    views = ("--part-pattern", "(.)[.]")
+    assert "several products have no parts of views; train each alone" in refused(capsys, *train, *views)
+    table = data / "viewed.csv"
+    table.write_text("path,split,product,part\nnut/00.png,test,nut,a\nbolt/00.png,test,bolt,b\n")
+    line = refused(capsys, "predict", "--model", trained, table, "--out", tmp_path / "out", "--device", "cpu")
+    assert "of several products, which decides of no parts with views; give --product" in line
+    export = ("export", "--model", trained, "--out", tmp_path / "a.onnx", "--products", "bolt")
+    assert "--products bolt: is for --data; leave it out" in refused(capsys, *export)
+
+
+def test_parts_of_one_product_are_decided_by_its_own_images(trained: Path, data: Path, tmp_path: Path):
+    for i in range(4):
+        name = f"{i // 2}_{'ab'[i % 2]}.png"
+        save(
+            tmp_path / "nuts" / name, tiny_image(200 + i) // (2 if i < 2 else 1)
+        )  # the second ones are bolts
+    words = ("predict", "--model", trained, tmp_path / "nuts", "--out", tmp_path / "out", "--device", "cpu")
+    names = ("--part-pattern", r"(\d)_", "--view-pattern", r"_(\w)[.]")
+    assert run(*words, *names, "--product", "nut") == 0
+    parts = [json.loads(line) for line in (tmp_path / "out" / "parts.jsonl").read_text().splitlines()]
+    assert [part["rule"] for part in parts] == ["apart", "apart"]
+    assert parts[1]["decision"] == "rejected"
+    assert parts[1]["p_value"] == pytest.approx(2 / 6)  # of 5 images of nuts, twice
+    assert [row["product"] for row in rows_of(tmp_path / "out")] == ["nut"] * 4

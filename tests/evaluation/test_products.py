@@ -75,3 +75,16 @@ def test_what_is_of_no_known_product_is_refused(
     assert "product bolt: false-alarm rate 0.05: 5 calibration images" in line
     line = refused(capsys, *given, "--data", data, "--products", "nut", "--product", "nut")
     assert "the images have products of their own" in line
+
+
+def test_parts_of_a_product_are_measured(trained: Path, data: Path, tmp_path: Path):
+    table = data / "views.csv"
+    shown = [(label, i) for label in ("good", "hole") for i in range(2)]
+    rows = [f"nut/test/{label}/{i}.png,test,{label},nut,{label},{i}" for label, i in shown]
+    table.write_text("\n".join(["path,split,label,product,part,view", *rows]))
+    given = ("--data", table, "--out", tmp_path / "out", "--no-sensitivity", "--device", "cpu")
+    assert run("evaluate", "--model", trained, *given) == 0
+    written = json.loads((tmp_path / "out" / "products.json").read_text())
+    parts = written["products"]["nut"]["parts"]
+    assert (parts["n_good"], parts["n_defect"], parts["incomplete"]) == (1, 1, 0)
+    assert (tmp_path / "out" / "products" / "nut" / "parts.jsonl").exists()

@@ -35,6 +35,10 @@ def test_what_is_missing_is_refused_in_one_line(place: Place, capsys: pytest.Cap
     place.folder.rmdir()
     line = refused(capsys, *command(place))
     assert line.startswith(f"blemish watch: --folder {place.folder}: no such folder; make it")
+    table = place.folder.parent / "today.csv"
+    table.write_text("path,split,product\n")
+    line = refused(capsys, *command(place), "--folder", table)
+    assert f"--folder {table}: is a manifest, and images that come have none; give their folder" in line
     place.folder.mkdir()
     for option, value in (("--on-reject", "'"), ("--webhook", "plc"), ("--mqtt", "mqtt://broker")):
         assert f"{option} {value}: " in refused(capsys, *command(place), option, value)

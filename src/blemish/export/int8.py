@@ -8,13 +8,15 @@ method computes around them, blurred squares that are subtracted from each other
 does the density of frozen features.
 
 A rounded model scores otherwise, so its thresholds and colours are made anew, from the same images that were
-held out of its training: without them a promised false-alarm rate would be that of another model.
+held out of its training: without them a promised false-alarm rate would be that of another model. Of several
+products each has its own, and what 8 bits cost is told in the unit of the method.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +26,10 @@ import numpy as np
 
 from blemish.core.errors import DataError, ImageError, ModelError
 from blemish.core.files import write_whole
-from blemish.data.dataset import open_dataset, with_region
+from blemish.data.dataset import with_region
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.masks import read_mask
+from blemish.data.products import open_together
 from blemish.data.split import split_good
 from blemish.export.onnx import export
 from blemish.inference import torch_backend
@@ -38,7 +41,7 @@ from blemish.metrics.roc import image_roc
 from blemish.training.calibrate import calibrate_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import onnx
     import torch
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from blemish.core.types import Sample
     from blemish.data.dataset import Dataset
     from blemish.data.split import Split
+    from blemish.inference.calibration import Calibration
     from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
 
@@ -75,36 +79,57 @@ class Comparison:
     largest_difference: float
 
 
-def quantise(model: Path, data: Path, out: Path, *, layout: str = "auto") -> Comparison:
+def quantise(model: Path, data: Path | Mapping[str, Path], out: Path, *, layout: str = "auto") -> Comparison:
     """Write the model of a run folder or model file as ONNX in 8 bits, and measure what that costs.
 
     Args:
         model: run folder or model file.
-        data: what it was trained on: the held-out images set the thresholds anew.
+        data: what it was trained on, or that of each product, by its name: the held-out images set the
+            thresholds anew.
         out: the file to write; appears when it is whole.
         layout: how `data` lies on the disk, as in `open_dataset`.
 
     Raises DataError for other data, ModelError for a method without trained layers, and what `export` raises.
     """
-    model_file, dataset = load_model_file(model), open_dataset(data, layout=layout)
-    if model_file.products:
-        raise ModelError(f"{model}: has several products, and 8 bits are for one alone; leave --int8 out")
-    split = split_of(model_file, dataset, data, model)
+    model_file, dataset = load_model_file(model), open_together(data, layout=layout)
+    where = data if isinstance(data, Path) else dataset.root
+    split = split_of(model_file, dataset, where, model)
     with tempfile.TemporaryDirectory(prefix=".blemish-") as temporary:
         file, rounded = Path(temporary) / "fp32.onnx", Path(temporary) / "int8.onnx"
         export(model, file)
         samples = [*split.train, *split.calibration, *dataset.test]
-        exact = load_exported(file).for_samples(samples)
-        _check_held_out(model_file, exact, split, data)
-        layers = _round(file, rounded, model_file, exact, [s.path for s in split.train[:IMAGES]], model)
+        exact = _of_all(load_exported(file), samples)
+        _check_held_out(model_file, exact, split, where)
+        layers = _round(file, rounded, model_file, exact, _some_of_each(split.train), model)
         backend = load_exported(rounded).backend
         noted = replace(model_file, provenance=model_file.provenance | {QUANTISATION: "int8"})
         _write(rounded, calibrate_model(noted, backend, split), out)
-    return _compare(layers, exact, load_exported(out).for_samples(samples), dataset, split)
+    return _compare(layers, exact, _of_all(load_exported(out), samples), dataset, split)
+
+
+def _of_all(detector: Detector, samples: Sequence[Sample]) -> Detector:
+    """Return the detector for images of all its products, whose scores then have the unit of the method."""
+    alike = replace(detector, model_file=replace(detector.model_file, products=()))
+    return alike.for_samples([replace(sample, product=None) for sample in samples])
+
+
+def _some_of_each(good: Sequence[Sample]) -> list[Path]:
+    """Return `IMAGES` good images at most: the first ones of each product, of each as many."""
+    most, taken = max(1, IMAGES // len({s.product for s in good})), Counter[str | None]()
+    found = []
+    for sample in good:
+        taken[sample.product] += 1
+        if taken[sample.product] <= most:
+            found.append(sample.path)
+    return found
 
 
 def split_of(model_file: ModelFile, dataset: Dataset, data: Path, model: Path) -> Split:
     """Cut a data set as the training of a model cut it. Raises DataError when it is not the same images."""
+    known = [each.product.name for each in model_file.products]
+    if known != dataset.products and model_file.product is None:
+        given, those = (", ".join(names) or "no products" for names in (dataset.products, known))
+        raise _other_data(data, f"has {given}, and {model} has {those} (--products, or a manifest)")
     split = split_good(
         dataset,
         validation_fraction=model_file.config.get("validation_fraction", 0.0),
@@ -123,17 +148,26 @@ def _other_data(data: Path, why: str) -> DataError:
 
 def _check_held_out(model_file: ModelFile, exact: Detector, split: Split, data: Path) -> None:
     """The fingerprint is of what was trained on; the held-out images are known by their scores."""
-    known = model_file.calibration
-    if (known is None) != (not split.calibration) or (known and known.n != len(split.calibration)):
-        raise _other_data(
-            data, f"{len(split.calibration)} images are held out, not {known.n if known else 0}"
-        )
-    if known is None:
-        return
-    again = calibrate_model(model_file, exact.backend, split).calibration
-    assert again is not None
-    if np.abs(again.scores - known.scores).max() > SCORE_TOLERANCE * np.abs(known.scores).max():
+    known = _calibrations(model_file)
+    count = sum(calibration.n for calibration in known.values())
+    if count != len(split.calibration):
+        raise _other_data(data, f"{len(split.calibration)} images are held out, not {count}")
+    again = _calibrations(calibrate_model(model_file, exact.backend, split)) if known else {}
+    if again.keys() != known.keys() or not all(_alike(again[name], known[name]) for name in known):
         raise _other_data(data, "the images held out are not those that calibrated the model")
+
+
+def _calibrations(model_file: ModelFile) -> dict[str | None, Calibration]:
+    """Return the calibration of each product, or by None that of a model of one; those that there are."""
+    each = {p.product.name: p.calibration for p in model_file.products} or {None: model_file.calibration}
+    return {name: calibration for name, calibration in each.items() if calibration is not None}
+
+
+def _alike(again: Calibration, known: Calibration) -> bool:
+    """Whether scores are those that are known, but for rounding."""
+    if again.n != known.n:
+        return False
+    return np.abs(again.scores - known.scores).max() <= SCORE_TOLERANCE * np.abs(known.scores).max()
 
 
 # --- rounding -------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def make_views(
     """
     for path, detector in detectors.items():
         if detector.model_file.products:
-            raise products_error(path)
+            raise products_error(path, cure="give --product, or train a model of one product")
     usual = detectors[models.usual]
     rates = {"rate": usual.false_alarm_rate, "review_rate": usual.review_rate}
     file = calibration or models.calibration_file
@@ -135,12 +135,9 @@ def make_views(
     return Views(models=models, detectors=detectors, rule=rule)
 
 
-def products_error(path: Path) -> UsageError:
+def products_error(path: Path, *, cure: str = "train a model of one product") -> UsageError:
     """Return the refusal of a model of several products."""
-    return UsageError(
-        f"{path}: is a model of several products, which decides of no parts with views; "
-        "train a model of one product"
-    )
+    return UsageError(f"{path}: is a model of several products, which decides of no parts with views; {cure}")
 
 
 def _counted(views: Sequence[str], models: ViewModels) -> tuple[int | None, tuple[str, ...]]:

@@ -71,6 +71,11 @@ class WatchSettings:
 
     def check_folders(self) -> None:
         """Refuse a folder that is not there, or that lies inside one whose files are not looked at."""
+        if self.folder.suffix.lower() == ".csv" and self.folder.is_file():
+            raise UsageError(
+                f"--folder {self.folder}: is a manifest, and images that come have none; give their folder, "
+                "and --product for what is made"
+            )
         if not self.folder.is_dir():
             raise UsageError(
                 f"--folder {self.folder}: no such folder; make it, or name the one the cameras write into"

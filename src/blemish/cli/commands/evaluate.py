@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,6 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
     data = options.data_sets(options.data)
     each = open_each(data, need_train=False, layout=options.layout, names=options.names())
     detector = _of_product(detector, options, each)
-    views = _views(options, each[None], detector) if None in each else None
     for dataset in each.values():
         print_left_out(dataset.left_out)
     with progress_bar() as progress:
@@ -65,16 +63,21 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
         planted = IMAGES_OF_EVALUATE if options.sensitivity else 0
         all_planted = planted * len(each)
         second = progress.add_task("scoring planted defects", total=all_planted, visible=options.sensitivity)
-        run_one = partial(
-            run_evaluation,
-            training_log=run / "log.csv",
-            choice_picture=run / "choice.png",
-            planted=planted,
-            known_defects=options.known_defects,
-            views=views,
-            on_image=lambda: progress.advance(task),
-            on_planted=lambda: progress.advance(second),
-        )
+
+        def run_one(own: Detector, dataset: Dataset, into: Path) -> dict[str, Any]:
+            return run_evaluation(
+                own,
+                dataset,
+                into,
+                training_log=run / "log.csv",
+                choice_picture=run / "choice.png",
+                planted=planted,
+                known_defects=options.known_defects,
+                views=_views(options, dataset, own),
+                on_image=lambda: progress.advance(task),
+                on_planted=lambda: progress.advance(second),
+            )
+
         if None in each:
             evaluation = run_one(detector, each[None], out)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blemish.cli.options import LayoutOption
+from blemish.cli.options import LayoutOption, ProductsOption
 from blemish.cli.parser import parse
 from blemish.core.errors import UsageError
 from blemish.core.files import fit_name
@@ -13,7 +13,7 @@ from blemish.core.ownership import owned
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(LayoutOption):
+class ExportOptions(LayoutOption, ProductsOption):
     """Write a trained model as one ONNX file, which predict and evaluate run without torch."""
 
     model: Path
@@ -33,6 +33,8 @@ def export(arguments: list[str]) -> int:
         raise UsageError("--int8 needs --data, the data of the training, and --data is for --int8: give both")
     if options.layout != "auto" and options.data is None:
         raise UsageError(f"--layout {options.layout}: is for --data; leave it out")
+    if options.products and options.data is None:
+        raise UsageError(f"--products {' '.join(options.products)}: is for --data; leave it out")
     lock = fit_name(f".{options.out.name}", ".lock")
     with owned(options.out.parent, lock=lock, named=f"--out {options.out}"):
         return _export(options)
@@ -42,14 +44,14 @@ def _export(options: ExportOptions) -> int:
     from blemish.export.onnx import export as run_export
 
     if options.data is not None:
-        return _export_int8(options.model, options.data, options.out, options.layout)
+        return _export_int8(options.model, options.data_sets(options.data), options.out, options.layout)
     difference = run_export(options.model, options.out)
     size = options.out.stat().st_size / 2**20
     print(f"{options.out}: {size:.1f} MiB, equal to the model within {difference:.1g} of its output's range")
     return 0
 
 
-def _export_int8(model: Path, data: Path, out: Path, layout: str) -> int:
+def _export_int8(model: Path, data: Path | dict[str, Path], out: Path, layout: str) -> int:
     from blemish.export.int8 import quantise
 
     found = quantise(model, data, out, layout=layout)
