@@ -13,6 +13,7 @@ from blemish.core.errors import UsageError
 from blemish.data.dataset import open_dataset
 from blemish.inference import load
 from blemish.inference.model_file import MODEL_NAME
+from blemish.methods.density import filters
 from blemish.methods.density.filters import Filters, FiltersConfig
 from blemish.training import fit
 
@@ -209,6 +210,18 @@ def test_the_same_images_and_seed_give_the_same_bits(density):
     again = fitted(x, density=density).state_dict()
     for name, value in first.items():
         assert torch.equal(again[name], value), name
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize(("kept", "described"), [(7, 7), (3, 11), (0, 14)])
+def test_what_was_described_once_is_kept_as_far_as_there_is_room(density, kept, described, monkeypatch):
+    x, calls, raw = images(7), [], Filters.raw
+    expected = fitted(x, density=density).state_dict()
+    monkeypatch.setattr(Filters, "raw", lambda network, image: calls.append(1) or raw(network, image))
+    monkeypatch.setattr(filters, "KEPT_BYTES", kept * 7 * 8 * 30 * 4)
+    for name, value in fitted(x, density=density).state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert len(calls) == described
 
 
 def test_learning_leaves_the_callers_draws_alone():

@@ -18,6 +18,7 @@ to the image's size and smoothed.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -42,6 +43,8 @@ ROUNDS = 20
 """Of expectation and maximisation."""
 MIXTURE_FEATURES = 20_000
 """Features that a mixture is fitted to, at most."""
+KEPT_BYTES = 2**28
+"""Of features that learning keeps from one pass over the training images for the next, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +196,9 @@ class Filters(Method[FiltersConfig]):
     def fit(self, batches: Batches) -> None:
         """Learn white, the channels' mixing, and the density of the training images (B, C, H, W)."""
         self._fit_light(batches)
+        described = _Described(self, batches)
         images, n, total, squares = 0, 0, torch.zeros(()), torch.zeros(())
-        for z in self._each(batches):
+        for z in described:
             images, n = images + 1, n + z.shape[0] * z.shape[1]
             z = z.flatten(0, 1).double()
             total, squares = total + z.sum(dim=0), squares + z.square().sum(dim=0)
@@ -203,7 +207,7 @@ class Filters(Method[FiltersConfig]):
         self.scale.copy_((squares / n - centre.square()).clamp(min=0).sqrt() + 1e-4)
         {"position": self._fit_position, "neighbours": self._fit_neighbours, "shared": self._fit_shared}[
             self.config.density
-        ](batches, images)
+        ](described, images)
 
     def _fit_light(self, batches: Batches) -> None:
         """Learn how bright white is and, of other images than RGB and grey, the principal channels."""
@@ -217,16 +221,10 @@ class Filters(Method[FiltersConfig]):
             mean = total / n
             self.mixing.copy_(filter_bank.principal_mixing(products / n - mean[:, None] * mean))
 
-    def _each(self, batches: Batches) -> Iterator[Tensor]:
-        """Describe the training images one at a time, as scoring does, not yet standardised: (h, w, d)."""
-        for x in batches():
-            for image in x.split(1):
-                yield self.raw(image)[0]
-
-    def _fit_position(self, batches: Batches, images: int) -> None:
+    def _fit_position(self, described: _Described, images: int) -> None:
         """Take mean and covariance of z at each place over the good images."""
         total, products = torch.zeros(()), torch.zeros_like(self.whitening, dtype=torch.float32)
-        for z in self._each(batches):
+        for z in described:
             z = ((z - self.centre) / self.scale).flatten(0, 1)  # (g, d)
             total = total + z.double()
             products.baddbmm_(z[:, :, None], z[:, None, :])
@@ -237,12 +235,12 @@ class Filters(Method[FiltersConfig]):
         for now, part in zip(self.whitening.split(256), covariance.split(256), strict=True):
             now.copy_(whitener(part))
 
-    def _fit_neighbours(self, batches: Batches, images: int) -> None:
+    def _fit_neighbours(self, described: _Described, images: int) -> None:
         """Keep z of good images, whitened by the covariance of all places together."""
         generator = torch.Generator().manual_seed(self.config.bank_seed)
         chosen = set(torch.randperm(images, generator=generator)[: self.config.keep].tolist())
         kept, products = [], torch.zeros(())
-        for number, z in enumerate(self._each(batches)):
+        for number, z in enumerate(described):
             z = (z - self.centre) / self.scale
             flat = z.flatten(0, 1)
             products = products + (flat.T @ flat).double() / len(flat)
@@ -252,12 +250,12 @@ class Filters(Method[FiltersConfig]):
         self.whitener.copy_(whitener(products / images + ridge))
         self.bank = torch.stack(kept, dim=2).matmul(self.whitener.T).half()
 
-    def _fit_shared(self, batches: Batches, images: int) -> None:
+    def _fit_shared(self, described: _Described, images: int) -> None:
         """Fit the mixture to as many places of each image as make `MIXTURE_FEATURES`."""
         generator = torch.Generator().manual_seed(self.config.bank_seed)
         each = max(1, MIXTURE_FEATURES // images)
         drawn = []
-        for z in self._each(batches):
+        for z in described:
             flat = ((z - self.centre) / self.scale).flatten(0, 1)
             drawn.append(flat[torch.randperm(len(flat), generator=generator)[:each]])
         z = torch.cat(drawn)[:MIXTURE_FEATURES].double()
@@ -268,6 +266,28 @@ class Filters(Method[FiltersConfig]):
             found = densities.fit_mixture(z, k, rounds=ROUNDS, ridge=RIDGE)
         for now, fitted in zip((self.log_weights, self.means, self.whitenings), found, strict=True):
             now.copy_(fitted)
+
+
+class _Described:
+    """The training images one at a time, as scoring describes them, not yet standardised: (h, w, d).
+
+    To describe an image takes most of the time of learning. So what the first pass makes is kept for the
+    second one, as far as `KEPT_BYTES` go; the other images are described again, to the same bits.
+    """
+
+    def __init__(self, network: Filters, batches: Batches) -> None:
+        self.network, self.batches, self.kept = network, batches, list[Tensor]()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        images = itertools.chain.from_iterable(x.split(1) for x in self.batches())
+        for number, image in enumerate(images):
+            if number < len(self.kept):
+                yield self.kept[number]
+                continue
+            described = self.network.raw(image)[0]
+            if (number + 1) * described.nbytes <= KEPT_BYTES:
+                self.kept.append(described)
+            yield described
 
 
 def _make_room(filters: Filters, state: dict[str, Any], prefix: str, *_: Any) -> None:
