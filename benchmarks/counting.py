@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tables import markdown
 
 from blemish.core.types import Prediction
 from blemish.data.dataset import Dataset, open_dataset
@@ -120,9 +121,9 @@ def region_after(plain: Detector, good: list[Path], bad: list[Path], splits: int
 
 
 def table(found: dict[str, dict]) -> str:
-    lines = ["| model | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
+    rows = []
     for arm in next(iter(found.values()))["arms"]:
-        cells = []
+        cells = [arm]
         for each in found.values():
             one = each["arms"].get(arm)
             if one is None:
@@ -130,8 +131,8 @@ def table(found: dict[str, dict]) -> str:
                 continue
             numbers = [one[key] for key in ("realised", "expected", "found")]
             cells.append(" / ".join(f"{100 * number:.1f}" for number in numbers))
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return markdown(["model", *found], rows)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tables import markdown
 
 from blemish.core.types import Prediction
 from blemish.data.dataset import open_dataset
@@ -139,19 +140,15 @@ def measure(
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     ways = ("one threshold", "standardised", "per product")
-    lines = [
-        "| method | product | AUROC, one model each | AUROC, one model of all | "
-        + " | ".join(f"false alarms, {way}" for way in ways)
-        + " | expected |",
-        "|---|---|" + "---|" * 6,
-    ]
+    header = ["method", "product", "AUROC, one model each", "AUROC, one model of all"]
+    header += [*(f"false alarms, {way}" for way in ways), "expected"]
+    rows = []
     for method, each in found.items():
         for name, one in each["products"].items():
-            areas = f"{one['auroc_alone']:.3f} | {one['auroc_together']:.3f}"
-            rates = " | ".join(f"{100 * one[way]['realised']:.1f} %" for way in ways)
-            expected = f"{100 * one['expected_rate']:.1f} %"
-            lines.append(f"| {method} | {name} | {areas} | {rates} | {expected} |")
-    return "\n".join(lines) + "\n"
+            areas = [f"{one[key]:.3f}" for key in ("auroc_alone", "auroc_together")]
+            rates = [*(one[way]["realised"] for way in ways), one["expected_rate"]]
+            rows.append([method, name, *areas, *(f"{100 * rate:.1f} %" for rate in rates)])
+    return markdown(header, rows)
 
 
 def main() -> None:

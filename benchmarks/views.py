@@ -34,6 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tables import markdown
 
 from blemish.core.errors import UsageError
 from blemish.core.types import Prediction
@@ -141,20 +142,20 @@ def measure(good: np.ndarray, bad: np.ndarray, views: int, *, shared: bool, spli
 
 
 def table(found: dict[str, dict]) -> str:
-    lines = ["| rule | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
+    rows = []
     kinds = [(views, world) for views in VIEWS for world in ("free", "shared")]
     for views, world in kinds:
-        lines.append(f"| **{views} views, {world}** |" + " |" * len(found))
+        rows.append([f"**{views} views, {world}**", *[""] * len(found)])
         for rule in RULES:
-            cells = []
+            cells = [rule]
             for each in found.values():
                 one = each[f"{views} views, {world}"]["rules"].get(rule)
                 if one is None:
                     cells.append("refused")
                     continue
                 cells.append(f"{100 * one['realised']:.1f} / {100 * one['found']:.1f}")
-            lines.append(f"| {rule} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append(cells)
+    return markdown(["rule", *found], rows)
 
 
 def main() -> None:
