@@ -11,12 +11,12 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import DataError
 from blemish.core.spreadsheet import TableWriter
 from blemish.images.montage import write_side_by_side
-from blemish.inference.parts import ViewScore
+from blemish.inference.parts import PartDecision, ViewScore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,21 +44,17 @@ class PartView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartRow:
-    """A row of parts.jsonl: what is decided of a part, and what is known of its views.
+class _Named:
+    part: str
 
-    The fields up to `missing` are those of `PartDecision`.
+
+@dataclass(frozen=True, kw_only=True)
+class PartRow(PartDecision, _Named):
+    """A row of parts.jsonl: the part's name, what is decided of it, and what is known of its views.
+
+    Its keys are in this order, as the name's base comes last.
     """
 
-    part: str
-    decision: str
-    score: float | None = None
-    p_value: float | None = None
-    threshold: float | None = None
-    review_threshold: float | None = None
-    anomalous: bool | None = None
-    missing: list[str] = field(default_factory=list)
-    rule: Literal["together", "apart"] = "together"
     views: list[PartView] = field(default_factory=list)
     picture: str | None = None
     """Its views side by side, relative to the output folder."""
