@@ -1,7 +1,7 @@
 """Do the tests notice? Mutants of three rooms, and how many of them a test fails on.
 
-    python benchmarks/mutants.py [ROOM ...] [--sample 40 | --share 0.3] [--seed 0] [--only TEXT] [--again]
-        [--out FILE]
+    python benchmarks/mutants.py [ROOM ...] [--sample 40 | --share 0.3] [--seed 0] [--minutes 20]
+        [--only TEXT] [--again] [--out FILE]
 
 Mutants are made by mutmut's operators; rooms and their tests stand in pyproject.toml, [tool.mutants].
 mutmut's own runner leaves out decorated functions and all that stands outside of functions, which is much
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import random
 import sys
@@ -179,10 +180,10 @@ def _count(n: int, share: float) -> int:
 
 
 def sample_of(paths: list[Path], size: int, seed: int) -> tuple[list[Mutant], float]:
-    """Draw so many of all mutants of the files, and say what share of them that is."""
+    """Draw so many of all mutants of the files, in random order, and say what share of them that is."""
     mutants = [m for path in paths for m in mutants_of(path)]
     drawn = random.Random(seed).sample(range(len(mutants)), min(size, len(mutants)))
-    return [mutants[i] for i in sorted(drawn)], round(len(drawn) / len(mutants), 4)
+    return [mutants[i] for i in drawn], round(len(drawn) / len(mutants), 4)
 
 
 def table_of(results: list[tuple[Mutant, str]], share: float, known: dict[str, dict[str, str]]) -> dict:
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of each file's mutants, drawn by --seed")
     parser.add_argument("--sample", type=int, help="so many of a room's mutants, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no other mutant after that")
     parser.add_argument("--only", default="", help="mutants whose name holds this; nothing is written")
     parser.add_argument("--again", action="store_true", help="the survivors that the file of results lists")
     parser.add_argument("--tests", nargs="*", help="these instead of the room's; with --again, new ones")
@@ -274,7 +276,8 @@ def main() -> None:
         if options.again:
             mutants = [m for m in mutants if m.name in known]
         print(f"{room}: {len(mutants)} mutants of {len(paths)} files", file=sys.stderr)
-        results = list(run_mutants(mutants, options.tests or settings[room]["tests"]))
+        tests = options.tests or settings[room]["tests"]
+        results = sorted(run_mutants(mutants, tests, options.minutes), key=lambda r: (r[0].path, r[0].line))
         if options.only:
             continue
         if options.again:
