@@ -47,9 +47,8 @@ def run_mutants(
 ) -> Iterator[tuple[Mutant, str]]:
     """Yield each mutant with killed, survived, uncovered (no test runs its line), timed out or unsettled.
 
-    After so many minutes no other mutant is begun.
+    So many minutes after the tests were measured no other mutant is begun.
     """
-    end = time.monotonic() + 60 * minutes
     for module in HEAVY:
         __import__(module)
     basetemp = Path(tempfile.mkdtemp(prefix="mutants"))
@@ -57,8 +56,8 @@ def run_mutants(
     outside = [m for m in mutants if not m.in_function]
     paths, results = sorted({m.path for m in mutants}), basetemp / "inside.pickle"
     # each part in a fork, so that this process never imports the package
-    _outcome(lambda: _session(tests, basetemp, Session(inside, paths, results, basetemp, end)), 86_400)
-    outcomes, lines, seconds = pickle.loads(results.read_bytes())  # noqa: S301 - written by the fork above
+    _outcome(lambda: _session(tests, basetemp, Session(inside, paths, results, basetemp, minutes)), 86_400)
+    outcomes, lines, seconds, end = pickle.loads(results.read_bytes())  # noqa: S301 - written by the fork above
     yield from zip(inside, outcomes, strict=False)  # fewer outcomes where time was over
     for m in outside:
         if time.monotonic() > end:
@@ -182,10 +181,10 @@ class Session:
     """A pytest plugin: in place of running the tests, it runs them on each mutant, each in a fork."""
 
     def __init__(
-        self, mutants: list[Mutant], paths: list[Path], results: Path, basetemp: Path, end: float
+        self, mutants: list[Mutant], paths: list[Path], results: Path, basetemp: Path, minutes: float
     ) -> None:
         self.mutants, self.paths, self.results, self.basetemp = mutants, paths, results, basetemp
-        self.end = end
+        self.minutes = minutes
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -194,16 +193,16 @@ class Session:
             importlib.import_module(_module_name(path))  # some are imported by a test's run alone
         functions = functions_of(self.paths)
         covering = Coverage(session, self.paths, self.basetemp / "coverage.pickle")
-        outcomes = []
+        outcomes, end = [], time.monotonic() + 60 * self.minutes
         for mutant in self.mutants:
-            if time.monotonic() > self.end:
+            if time.monotonic() > end:
                 break
             items = covering.items_of(mutant)
             seconds = sum(covering.seconds[item.nodeid] for item in items)
             limit = max(LEAST_SECONDS, TIMES_AS_LONG * seconds)
             work = partial(_exchanged, mutant, functions[str(mutant.path)], items)
             outcomes.append(_report(mutant, _outcome(work, limit) if items else "uncovered"))
-        self.results.write_bytes(pickle.dumps((outcomes, covering.lines, covering.seconds)))
+        self.results.write_bytes(pickle.dumps((outcomes, covering.lines, covering.seconds, end)))
         return True
 
 

@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of each file's mutants, drawn by --seed")
     parser.add_argument("--sample", type=int, help="so many of a room's mutants, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no other mutant after that")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="then no other mutant is begun")
     parser.add_argument("--only", default="", help="mutants whose name holds this; nothing is written")
     parser.add_argument("--again", action="store_true", help="the survivors that the file of results lists")
     parser.add_argument("--tests", nargs="*", help="these instead of the room's; with --again, new ones")

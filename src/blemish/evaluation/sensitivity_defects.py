@@ -134,13 +134,10 @@ def plant_defect(scene: Scene, other: Scene, defect: Defect, surface: Surface, s
 
 
 def _plant_once(scene: Scene, other: Scene, defect: Defect, surface: Surface) -> Planted:
-    image, (height, width) = scene.image, scene.image.shape[:2]
-    side = min(height, width)
+    image, side = scene.image, min(scene.image.shape[:2])
     size = max(LEAST_PX, defect.size * side)
     row, col = _draw_place(scene)
-    reach = math.ceil(size) + 8
-    rows = slice(max(0, int(row) - reach), min(height, int(row) + reach))
-    cols = slice(max(0, int(col) - reach), min(width, int(col) + reach))
+    rows, cols = _around(row, col, math.ceil(size) + 8, image.shape[:2])
     good = surface.units(image[rows, cols])
     shapes, filling = FILLINGS[defect.kind]
     places = Places(
@@ -175,6 +172,13 @@ def _plant_once(scene: Scene, other: Scene, defect: Defect, surface: Surface) ->
         changed=change > CHANGED,
         share=float((change > CHANGED)[core].mean()) if core.any() else 0.0,
     )
+
+
+def _around(row: float, col: float, reach: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the rows and columns that lie less than `reach` pixels from a place, inside an image."""
+    centre = int(row), int(col)
+    rows, cols = (slice(max(0, at - reach), min(n, at + reach)) for at, n in zip(centre, shape, strict=True))
+    return rows, cols
 
 
 def _draw_place(scene: Scene) -> tuple[float, float]:

@@ -57,13 +57,18 @@ def check_rates(
         check_review_rate(calibration, in_force, review_rate)
 
 
-def check_review_rate(calibration: Calibration, rate: float, review_rate: float) -> None:
-    """Refuse a review rate that sends no part to a person. Raises UsageError."""
+def check_review_order(rate: float, review_rate: float) -> None:
+    """Raise UsageError unless the review rate lies above the false-alarm rate, below 1."""
     if not rate < review_rate < 1:
         raise UsageError(
             f"--review-rate {review_rate:g}: must lie between the false-alarm rate, {rate:.3g}, and 1; "
             "raise it, or give a lower --false-alarm-rate"
         )
+
+
+def check_review_rate(calibration: Calibration, rate: float, review_rate: float) -> None:
+    """Refuse a review rate that sends no part to a person. Raises UsageError."""
+    check_review_order(rate, review_rate)
     next_rank = calibration.rank(rate) + 1
     if calibration.rank(review_rate) < next_rank:
         raise UsageError(

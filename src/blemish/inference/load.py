@@ -56,14 +56,7 @@ def load(
             provider=provider,
         )
         return exported if product is None else exported.for_product(product)
-    if provider != CPU:
-        raise UsageError(
-            f"--provider {provider}: is for exported models; write one of {path} by blemish export"
-        )
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError(
-            f"{path}: a trained model needs torch; pip install 'blemish[train]', or use its export (.onnx)"
-        )
+    _check_trained(path, provider)
     from blemish.inference import torch_backend
     from blemish.inference.model_file import load_model_file
 
@@ -81,3 +74,15 @@ def load(
         review_rate=review_rate,
         batch_size=batch_size,
     )
+
+
+def _check_trained(path: str | Path, provider: str) -> None:
+    """Raise UsageError where a trained model cannot be run."""
+    if provider != CPU:
+        raise UsageError(
+            f"--provider {provider}: is for exported models; write one of {path} by blemish export"
+        )
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            f"{path}: a trained model needs torch; pip install 'blemish[train]', or use its export (.onnx)"
+        )

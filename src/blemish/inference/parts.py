@@ -27,6 +27,7 @@ import numpy as np
 from blemish.core.errors import DataError, UsageError
 from blemish.inference.calibration import calibrate, images_needed, usual
 from blemish.inference.detector import DEFAULT_FALSE_ALARM_RATE
+from blemish.inference.detector_arguments import check_review_order
 from blemish.inference.p_values import bonferroni
 
 if TYPE_CHECKING:
@@ -286,11 +287,7 @@ def _check_review(rate: float, review_rate: float | None, possible: np.ndarray) 
     """Refuse a review rate that sends no part to a person; `possible` are the p-values that there can be."""
     if review_rate is None:
         return
-    if not rate < review_rate < 1:
-        raise UsageError(
-            f"--review-rate {review_rate:g}: must lie between the false-alarm rate, {rate:.3g}, and 1; "
-            "raise it, or give a lower --false-alarm-rate"
-        )
+    check_review_order(rate, review_rate)
     if not ((possible > rate) & (possible <= review_rate)).any():
         least = possible[possible > rate].min()
         raise UsageError(

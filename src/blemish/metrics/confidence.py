@@ -77,9 +77,7 @@ def wilson_interval(found: int, n: int, *, level: float = 0.95) -> tuple[float, 
     Raises UsageError unless 0 <= found <= n with n from 1, and for a level outside (0, 1). Source: Wilson,
     Journal of the American Statistical Association 22, 1927.
     """
-    if not 0 <= found <= n or n < 1:
-        raise UsageError(f"{found} of {n}: a share needs 0 <= found <= n, and n of 1 or larger")
-    check_resampling(1, level)
+    _check_share(found, n, level)
     z, p = NormalDist().inv_cdf((1 + level) / 2), found / n
     middle = p + z**2 / (2 * n)
     reach = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -96,11 +94,15 @@ def exact_interval(found: int, n: int, *, level: float = 0.95) -> tuple[float, f
 
     Raises as `wilson_interval`. Source: Clopper and Pearson, Biometrika 26, 1934.
     """
+    _check_share(found, n, level)
+    tail = (1 - level) / 2
+    return _share_of_tail(found, n, tail), 1 - _share_of_tail(n - found, n, tail)
+
+
+def _check_share(found: int, n: int, level: float) -> None:
     if not 0 <= found <= n or n < 1:
         raise UsageError(f"{found} of {n}: a share needs 0 <= found <= n, and n of 1 or larger")
     check_resampling(1, level)
-    tail = (1 - level) / 2
-    return _share_of_tail(found, n, tail), 1 - _share_of_tail(n - found, n, tail)
 
 
 def _share_of_tail(found: int, n: int, tail: float) -> float:

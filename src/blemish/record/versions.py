@@ -65,18 +65,18 @@ class Versions:
     def start(self, model: Path) -> str:
         """Take a model that the station is started with; returns the digest of its version in use."""
         file = find_model(model)
-        digest, index = file_digest(file), self._index
-        self._index = replace(
-            index, files=index.files | {digest: file}, origin={digest: digest} | index.origin
-        )
-        return self.active(digest)
+        return self._begin(file_digest(file), file)
 
     def start_product(self, content: bytes, *, suffix: str) -> str:
         """Take the model file of one product of a model that the station is started with, as `start` does."""
         digest = hashlib.sha256(content).hexdigest()
-        file, index = self._place(digest, suffix), self._index
+        file = self._place(digest, suffix)
         if not file.exists():
             write_whole(file, content, durable=True)
+        return self._begin(digest, file)
+
+    def _begin(self, digest: str, file: Path) -> str:
+        index = self._index
         self._index = replace(
             index, files=index.files | {digest: file}, origin={digest: digest} | index.origin
         )

@@ -118,8 +118,7 @@ def fit(
         config = shaped(config, split)
     provenance = provenance_of(dataset.name, split, seed) | start.provenance
     provenance |= known_in_choice.provenance_of(known)
-    identity = identity_of(method, asdict(config), provenance) | products_identity(provenance)
-    identity |= counting.identity() | suspects.identity_of(drop_suspects)
+    identity = _identity(method, config, provenance, counting, drop_suspects)
     if folder is not None and (folder / MODEL_NAME).exists():
         wanted = identity | {"precision": precision, "what counts": counting.describe()}
         return load_finished(folder, wanted | describe_format(split, image_options), split, device)
@@ -138,6 +137,18 @@ def fit(
         write_run(folder, model_file, outcome, accelerator, split)
         _save(folder, model_file, backend, split if has_parts else None)
     return Detector(model_file=model_file, backend=backend)
+
+
+def _identity(
+    method: str,
+    config: DetectorConfig,
+    provenance: dict[str, Any],
+    counting: Counting,
+    drop_suspects: float,
+) -> dict[str, Any]:
+    """Return what must be the same for a run to be the same, the images' format left out."""
+    identity = identity_of(method, asdict(config), provenance) | products_identity(provenance)
+    return identity | counting.identity() | suspects.identity_of(drop_suspects)
 
 
 def _split_of(dataset: Dataset, config: DetectorConfig, seed: int) -> Split:

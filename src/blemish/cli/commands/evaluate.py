@@ -83,14 +83,7 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
         else:
             datasets = {str(name): dataset for name, dataset in each.items()}
             evaluation = evaluate_products(detector, datasets, out, run_one)
-    for name, found in evaluation.get("products", {}).items():
-        print(f"{name}:")
-        _tell(found)
-    if None in each:
-        _tell(evaluation)
-    else:
-        print("mean over products:")
-        _print_evaluation(evaluation["mean"])
+    _tell_each(evaluation)
     print(f"report: {out / 'report.html'}")
 
 
@@ -105,6 +98,18 @@ def _of_product(detector: Detector, options: EvaluateOptions, each: Mapping[str 
             f"--known-defects {options.known_defects}: are of one product; evaluate that with --product"
         )
     return detector
+
+
+def _tell_each(evaluation: dict[str, Any]) -> None:
+    """Print what was found of the data set, or of each product and of all of them."""
+    if "products" not in evaluation:
+        _tell(evaluation)
+        return
+    for name, found in evaluation["products"].items():
+        print(f"{name}:")
+        _tell(found)
+    print("mean over products:")
+    _print_evaluation(evaluation["mean"])
 
 
 def _tell(evaluation: dict[str, Any]) -> None:
