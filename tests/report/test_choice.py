@@ -18,16 +18,17 @@ FAILED = {"members": ["metal"], "error": "the loss is nan"}
 
 def test_the_sentence_says_what_was_chosen_and_by_which_figures():
     table = choice("a + b", row("a", 0.9), row("b", 0.969), FAILED, row("a + b", 0.9812))
-    assert sentence_of(table) == "a + b (planted pixel AUROC 0.981; 0.969 for the next)"
+    assert sentence_of(table) == "a + b (AUROC of planted images / pixels 0.981 / 0.981; b 0.969 / 0.969)"
 
 
-def test_a_dearer_one_that_is_hardly_better_is_called_so():
+def test_one_that_costs_more_and_is_hardly_better_is_told():
     table = choice("a", row("a", 0.980), row("b", 0.97), row("a + b", 0.981))
-    assert sentence_of(table) == "a (planted pixel AUROC 0.980; 0.981 for a dearer one)"
+    assert sentence_of(table) == "a (AUROC of planted images / pixels 0.980 / 0.980; a + b 0.981 / 0.981)"
 
 
 def test_one_candidate_has_no_next_and_given_members_were_not_chosen():
-    assert sentence_of(choice("a", row("a", 0.98), FAILED)) == "a (planted pixel AUROC 0.980)"
+    alone = choice("a", row("a", 0.98), FAILED)
+    assert sentence_of(alone) == "a (AUROC of planted images / pixels 0.980 / 0.980)"
     assert sentence_of(choice("a")) is None
 
 

@@ -393,7 +393,8 @@ def test_how_the_method_was_chosen_is_a_table_with_what_was_kept(usual: Page, tm
     rows.append({"members": ["pca", "kde"]} | figures | {"pixel_auroc": 0.98125})
     choice = {"members": ["pca", "kde"], "candidates": rows}
     found = page(tmp_path, choice=choice, choice_picture="choice.png")
-    assert "Kept: pca + kde (planted pixel AUROC 0.981; 0.970 for the next)" in found.text["choice"]
+    kept = "Kept: pca + kde (AUROC of planted images / pixels 0.900 / 0.981; pca 0.900 / 0.970)"
+    assert kept in found.text["choice"]
     assert "These defects are made, not real." in found.text["choice"]
     assert "pca + kde ✓ kept 0.900 0.981 0.500 pca 0.900" in found.text["candidates"]
     assert "metal failed: <b> no memory" in found.text["candidates"]

@@ -104,8 +104,9 @@ def test_a_run_of_auto_shows_how_it_chose(
     assert run("train", "--data", tiny_category, "--out", tmp_path / "run", *options) == 0
     table = json.loads((tmp_path / "run" / "choice.json").read_text())
     (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("chosen")]
-    best = max(row["pixel_auroc"] for row in table["candidates"])
-    assert said.startswith(f"chosen: {' + '.join(table['members'])} (planted pixel AUROC {best:.3f}; ")
+    (kept,) = [row for row in table["candidates"] if row["members"] == table["members"]]
+    figures = f"AUROC of planted images / pixels {kept['image_auroc']:.3f} / {kept['pixel_auroc']:.3f}; "
+    assert said.startswith(f"chosen: {' + '.join(table['members'])} ({figures}")
     assert Image.open(tmp_path / "run" / "choice.png").width > 900
     assert run("evaluate", "--model", tmp_path / "run", "--data", tiny_category, "--no-sensitivity") == 0
     page = tmp_path / "run" / "evaluation" / "report.html"

@@ -35,7 +35,7 @@ def name_of(members: list[str]) -> str:
 
 
 def rows_of(choice: Mapping[str, Any]) -> list[ChoiceRow]:
-    """Return the candidates of a choice, as choice.json has it, the best by pixel AUROC first.
+    """Return the candidates of a choice, as choice.json has it, the best by the mean of both areas first.
 
     At most `MOST_ROWS`, what was chosen always among them; candidates that failed come last, all of them.
     """
@@ -53,26 +53,31 @@ def rows_of(choice: Mapping[str, Any]) -> list[ChoiceRow]:
         for row in choice["candidates"]
     ]
     failed = [row for row in rows if row.pixel_auroc is None]
-    ranked = sorted((row for row in rows if row.pixel_auroc is not None), key=lambda r: -(r.pixel_auroc or 0))
+    ranked = sorted((row for row in rows if row.pixel_auroc is not None), key=_mean_area, reverse=True)
     best = ranked[:MOST_ROWS]
     if not any(row.chosen for row in best):
         best = [*best[:-1], *(row for row in ranked if row.chosen)]
     return best + failed
 
 
+def _mean_area(row: ChoiceRow) -> float:
+    """The measure of the choice, but for what several methods together and known defects add to it."""
+    return ((row.image_auroc or 0) + (row.pixel_auroc or 0)) / 2
+
+
 def sentence_of(choice: Mapping[str, Any]) -> str | None:
     """Say in one line what was chosen and by which figures; None where nothing was to be chosen.
 
-    Figures are pixel AUROCs on planted defects. The next is the best of the others: where it is better than
-    what was chosen, it is so by less than what its cost would have to bring.
+    Figures are image and pixel AUROC on planted defects; of the others the best by the mean of both is told.
     """
     rows = [row for row in rows_of(choice) if row.pixel_auroc is not None]
     chosen = next((row for row in rows if row.chosen), None)
     if chosen is None:
         return None
-    others = [row.pixel_auroc for row in rows if not row.chosen and row.pixel_auroc is not None]
-    figures = f"planted pixel AUROC {chosen.pixel_auroc:.3f}"
-    if others:
-        dearer = max(others) > (chosen.pixel_auroc or 0)
-        figures += f"; {max(others):.3f} for {'a dearer one' if dearer else 'the next'}"
-    return f"{chosen.name} ({figures})"
+    other = next((row for row in rows if not row.chosen), None)
+    beside = "" if other is None else f"; {other.name} {_areas(other)}"
+    return f"{chosen.name} (AUROC of planted images / pixels {_areas(chosen)}{beside})"
+
+
+def _areas(row: ChoiceRow) -> str:
+    return f"{row.image_auroc or 0:.3f} / {row.pixel_auroc or 0:.3f}"
