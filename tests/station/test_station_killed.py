@@ -6,6 +6,7 @@ import io
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ def pictures(number: int) -> list[bytes]:
 
 @pytest.mark.server
 @pytest.mark.slow
-def test_whatever_was_acknowledged_is_there(tiny_onnx: Path, tmp_path: Path):
+def test_whatever_was_acknowledged_is_there(
+    tiny_onnx: Path, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+):
     folder = tmp_path / "station"
     images, chance = pictures(64), random.Random(0)
     acknowledged: dict[str, dict] = {}
@@ -79,3 +82,10 @@ def test_whatever_was_acknowledged_is_there(tiny_onnx: Path, tmp_path: Path):
         assert archive.path(row.map, "map").stat().st_size
         assert archive.read(row.image, "image") in images
     store.close()
+    for name, count in (
+        ("lives", LIVES),
+        ("acknowledged", len(acknowledged)),
+        ("unanswered", len(unanswered)),
+        ("rows", len(rows)),
+    ):  # in the report of --junitxml
+        record_testsuite_property(name, count)

@@ -186,8 +186,12 @@ class Detector:
     def predict_prepared(
         self, loaded: Sequence[tuple[object, Prepared | ImageError]]
     ) -> Iterator[Prediction | ImageError]:
-        """Score what `try_prepare` made of files or frames in one call of the network (not for tiles)."""
-        return (finish() for finish in self._scored(loaded))
+        """Score what `try_prepare` made of files or frames in one call of the network (not for tiles).
+
+        The network runs at once; what reads off a map runs when its prediction is taken.
+        """
+        finishing = list(self._scored(loaded))
+        return (finish() for finish in finishing)
 
     def _scored(
         self, loaded: Sequence[tuple[object, Prepared | ImageError]]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from blemish.record.audit_log import Act
 
 MOST_REASONS = 100
+_SAMPLING = sa.select(tables.sampling)  # made once, as it is read with each part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Quality(AuditLog):
 
     def sampling(self) -> SamplingPlan:
         """Return the plan by which whoever records into this record draws."""
-        return _plan_of(next(iter(self._fetch_all(sa.select(tables.sampling))), None))
+        return _plan_of(next(iter(self._fetch_all(_SAMPLING)), None))
 
     def set_sampling(self, plan: SamplingPlan, *, act: Act | None = None) -> None:
         """Draw by another plan from the next inspection on."""
@@ -71,7 +72,7 @@ class Quality(AuditLog):
             self._log(connection, act)
 
     def _sampling(self, connection: sa.Connection) -> SamplingPlan:
-        return _plan_of(connection.execute(sa.select(tables.sampling)).first())
+        return _plan_of(connection.execute(_SAMPLING).first())
 
     def reasons(self) -> list[str]:
         """Return the kinds of defects that are offered, in their order."""

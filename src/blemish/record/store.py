@@ -56,6 +56,13 @@ __all__ = [
     "new_id",
 ]
 
+_LAST_NUMBER = sa.select(sa.func.max(rows.number))
+_LAG = sa.select(sa.func.max(tables.lag.c.milliseconds))
+_RECORDED = sa.select(
+    *(rows[each.name] for each in fields(Recorded)), _LAG.scalar_subquery().label("lag")
+).order_by(rows.number)
+# made once: to make a query takes longer than to run it
+
 
 class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
     """A database with the tables of a station; make one with `Store.open`.
@@ -65,6 +72,7 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
 
     def __init__(self, engine: sa.Engine) -> None:
         super().__init__(engine)
+        self._insert_inspection = self._insert_once(tables.inspections, rows.id)
         self._read_lag()  # and whenever rows may have come: so that a search need not ask for it
 
     @classmethod
@@ -83,8 +91,9 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
 
         Raises DataError for one whose identifier was made of an earlier time, StoreError for a key in use.
         """
-        for inspection in inspections:
-            if _lag_of(inspection) < 0:
+        lags = [_lag_of(inspection) for inspection in inspections]
+        for inspection, lag in zip(inspections, lags, strict=True):
+            if lag < 0:
                 raise DataError(
                     f"inspection {inspection.id}: its identifier is not of {inspection.time}; "
                     "make it by new_id(time)"
@@ -93,22 +102,24 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
             return
         with self._write_transaction() as connection:
             self._wait_for_turn(connection)
-            last = connection.execute(sa.select(sa.func.max(rows.number))).scalar() or 0
+            last = connection.execute(_LAST_NUMBER).scalar() or 0
             plan = self._sampling(connection)
             added = [
                 conversion.row_of(each) | {"number": last + k, "sample": plan.draw(each)}
                 for k, each in enumerate(inspections, 1)
             ]
-            connection.execute(self._insert_once(tables.inspections, rows.id), added)
-            self._note_lag(connection, max(map(_lag_of, inspections)))
+            connection.execute(self._insert_inspection, added)
+            self._note_lag(connection, max(lags))
+        self._lag = max(self._lag, timedelta(milliseconds=max(lags)))  # now that it is on disk
 
     def _note_lag(self, connection: sa.Connection, lag: int) -> None:
         """Note how far times lag behind identifiers, where they never lagged so far before."""
+        if timedelta(milliseconds=lag) <= self._lag:
+            return
         column = tables.lag.c.milliseconds
         if lag > (connection.execute(sa.select(sa.func.max(column))).scalar() or 0):
             connection.execute(sa.delete(tables.lag))
             connection.execute(sa.insert(tables.lag).values(milliseconds=lag))
-            self._lag = timedelta(milliseconds=lag)
 
     def try_to_write(self) -> None:
         """Write a row to the disk, and take it back at once."""
@@ -139,7 +150,7 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
 
     def last_number(self) -> int:
         """Return the number of the inspection that was recorded last; 0: there is none."""
-        return self._fetch_all(sa.select(sa.func.max(rows.number)))[0][0] or 0
+        return self._fetch_all(_LAST_NUMBER)[0][0] or 0
 
     def recorded(
         self, *, after: int, until: int | None = None, model: str | None = None, limit: int | None = None
@@ -148,21 +159,20 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
 
         `after` and `until` are numbers of rows: those after `after`, up to and with `until`.
         """
-        self._read_lag()
         where = [rows.number > after]
         if until is not None:
             where.append(rows.number <= until)
         if model is not None:
             where.append(rows.model == model)
-        columns = [rows[each.name] for each in fields(Recorded)]
-        for row in self._stream(sa.select(*columns).where(*where).order_by(rows.number).limit(limit)):
+        for row in self._stream(_RECORDED.where(*where).limit(limit)):
             values: dict[str, Any] = dict(row._mapping)
+            self._lag = max(self._lag, timedelta(milliseconds=values.pop("lag") or 0))
             values["time"] = from_milliseconds(row.time)
             yield Recorded(**values)
 
     def _read_lag(self) -> None:
         """Read how far times lag behind identifiers at most."""
-        found = self._fetch_all(sa.select(sa.func.max(tables.lag.c.milliseconds)))[0][0]
+        found = self._fetch_all(_LAG)[0][0]
         self._lag = timedelta(milliseconds=found or 0)
 
     def find(

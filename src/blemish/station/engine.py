@@ -86,6 +86,7 @@ class Engine:
         self._written: queue.SimpleQueue[tuple[Job, Inspection] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
+        self._network = threading.Lock()  # while it runs the next batch grows; a larger one costs less an image
         self._scorers = [threading.Thread(target=_repeat, args=(self._score,)) for _ in range(SCORERS)]
         self._recorder = threading.Thread(target=_repeat, args=(self._record,))
         for thread in (*self._scorers, self._recorder):
@@ -184,23 +185,26 @@ class Engine:
             return decoded()
 
     def _score(self) -> bool:
-        now = self.model  # taken once: another version may take its place
-        jobs = _take_batch(self._ready, 1 if _is_tiled(now) else now.detector.batch_size)
-        if jobs is None:
-            return False
-        for model in {job.model.digest: job.model for job in jobs}.values():
-            batch = deque(job for job in jobs if job.model is model)
+        with self._network:
+            now = self.model  # taken once: another version may take its place
+            jobs = _take_batch(self._ready, 1 if _is_tiled(now) else now.detector.batch_size)
+            if jobs is None:
+                return False
+            models = {job.model.digest: job.model for job in jobs}.values()
+            batches = [(model, deque(job for job in jobs if job.model is model)) for model in models]
+            scored = [_run(model.detector, left) for model, left in batches if not _is_tiled(model)]
+        for model, left in batches:
             if _is_tiled(model):
-                for job in batch:
+                for job in left:
                     self._score_tiled(job)
             else:
-                self._score_batch(model.detector, batch)
+                self._read_off(left, scored.pop(0))
         return True
 
-    def _score_batch(self, detector: Detector, left: deque[Job]) -> None:
+    def _read_off(self, left: deque[Job], results: Iterable[Prediction | ImageError]) -> None:
+        """Make results of a batch's maps, and hand each to who writes it."""
         try:
-            loaded = [(Path(job.name), job.prepared) for job in left if job.prepared]
-            for result in replace(detector, maps=False).predict_prepared(loaded):
+            for result in results:
                 self._writers.submit(self._write_files, left.popleft(), result)
         except Exception as error:
             _fail(left, error)
@@ -246,6 +250,16 @@ class Engine:
 
 def _is_tiled(model: Model) -> bool:
     return model.detector.model_file.tiling is not None
+
+
+def _run(detector: Detector, jobs: Iterable[Job]) -> Iterable[Prediction | ImageError]:
+    """Run the network over a batch; its results are made one by one as they are taken."""
+    try:
+        loaded = [(Path(job.name), job.prepared) for job in jobs if job.prepared]
+        return replace(detector, maps=False).predict_prepared(loaded)
+    except Exception as error:
+        _fail(jobs, error)
+        return ()
 
 
 def _repeat(step: Callable[[], bool]) -> None:

@@ -101,12 +101,8 @@ class Following:
     def follow(self) -> None:
         """Take what was recorded since the last time. Raises StoreError; then it is taken the next time."""
         with self._lock:
-            while rows := list(self.store.recorded(after=self._number, limit=BATCH_SIZE)):
-                for row in rows:
-                    self._number = row.number
-                    self._take(row)
-                for listener in self.listeners:
-                    listener(rows)
+            while self._take_batch() == BATCH_SIZE:
+                pass
             while self._alarms:
                 alarm = self._alarms[0]
                 self.store.add_alarm(alarm)
@@ -115,6 +111,16 @@ class Following:
                     listener(alarm)
             if self._number - self._noted >= STATE_ROWS:
                 self._note_states()
+
+    def _take_batch(self) -> int:
+        """Take what was recorded next, and tell who listens; returns how many rows it was."""
+        rows = list(self.store.recorded(after=self._number, limit=BATCH_SIZE))
+        for row in rows:
+            self._number = row.number
+            self._take(row)
+        for listener in self.listeners if rows else ():
+            listener(rows)
+        return len(rows)
 
     def note_peaks(self) -> None:
         """Put the largest evidence of each alarm on record."""

@@ -1,7 +1,8 @@
 """Who may call a route: each states it in its signature, by a parameter `caller: Public`, or of a role.
 
 The statement is a dependency that refuses all others. It is also read from the signature, so that the guard
-can refuse before a byte of the body is read, and so that no route can be added without one.
+can refuse before a byte of the body is read, and so that no route can be added without one. The dependencies
+are coroutines, though they wait for nothing: a plain function would be handed to a thread, at each request.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from starlette.routing import Match
 from blemish.station.security import ROLES, Caller, Role, check_role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from fastapi import APIRouter
     from starlette.routing import BaseRoute
     from starlette.types import Scope
 
 
-def allow_everybody(request: Request) -> Caller:
+async def allow_everybody(request: Request) -> Caller:
     """Return the caller, whoever it is."""
     return request.scope["caller"]
 
 
-def _require(role: Role) -> Callable[[Request], Caller]:
-    def required(request: Request) -> Caller:
+def _require(role: Role) -> Callable[[Request], Awaitable[Caller]]:
+    async def required(request: Request) -> Caller:
         """Return the caller, who has the role. Raises Unauthorized or Forbidden for others."""
         check_role(request.scope["caller"], role)
         return request.scope["caller"]
@@ -36,7 +37,7 @@ def _require(role: Role) -> Callable[[Request], Caller]:
     return required
 
 
-_REQUIRE: dict[Role, Callable[[Request], Caller]] = {role: _require(role) for role in ROLES}
+_REQUIRE: dict[Role, Callable[[Request], Awaitable[Caller]]] = {role: _require(role) for role in ROLES}
 _STATED: dict[Callable[..., object], Role | None] = {
     allow_everybody: None,
     **{required: role for role, required in _REQUIRE.items()},

@@ -23,7 +23,12 @@ def station_of(request: Request) -> Station:
     return request.app.state.station
 
 
-StationDep = Annotated[Station, Depends(station_of)]
+async def _station(request: Request) -> Station:
+    """Return the station, without a thread: a plain function would be handed to one."""
+    return station_of(request)
+
+
+StationDep = Annotated[Station, Depends(_station)]
 
 
 def with_zone(time: datetime) -> datetime:

@@ -114,7 +114,9 @@ def filters(
 Filters = Annotated[Search, Depends(filters)]
 
 
-def labels(product: Part | None = None, line: Part | None = None, shift: Part | None = None) -> Labels:
+async def labels(
+    product: Part | None = None, line: Part | None = None, shift: Part | None = None
+) -> Labels:
     """Take what a sender says of where a part belongs."""
     return Labels(product=product, line=line, shift=shift)
 
