@@ -33,6 +33,8 @@ class App:
         self.asked += 1
         while scope["path"] == "/wait" and not self.go:
             await asyncio.sleep(0.005)
+        while (await receive()).get("more_body"):
+            pass
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
@@ -63,10 +65,19 @@ def status(port: int, path: str = "/healthz") -> int:
 
 
 def is_closed(connection: socket.socket) -> bool:
+    """Whether a connection ends without a word."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def told(connection: socket.socket) -> bytes:
+    """Return the status of the answer that a connection ends with."""
+    answer = b""
+    while part := connection.recv(4096):
+        answer += part
+    return answer.split(b" ", 2)[1]
 
 
 @pytest.mark.parametrize("request_line", [b"HEAD / HTTP/1.1", b"POST / HTTP/1.1"])
@@ -89,7 +100,7 @@ def test_many_half_open_headers_stop_nobody():
         held = [opened(port, HALF) for _ in range(20)]
         assert status(port) == 200
         assert len(room.open) <= 4
-        assert is_closed(held[0])  # the one that waited longest has made room
+        assert told(held[0]) == b"503"  # the one that waited longest has made room
         for each in held:
             each.close()
         wait_for(lambda: not room.open)
@@ -98,17 +109,41 @@ def test_many_half_open_headers_stop_nobody():
 
 def test_headers_have_a_deadline_also_on_a_connection_that_was_kept():
     with server(header_timeout_s=0.1) as (_, room, port):
-        assert is_closed(opened(port))
-        assert is_closed(opened(port, HALF))
+        assert told(opened(port)) == b"408"
+        assert told(opened(port, HALF)) == b"408"
         kept = opened(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = b""
         while not answer.endswith(b"\r\n\r\nok"):  # head and body may come apart
             part = kept.recv(1000)
             assert part
             answer += part
-        kept.sendall(HALF)
-        assert is_closed(kept)
-        wait_for(lambda: not room.open)
+        assert is_closed(kept)  # as HTTP has it
+        half = opened(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + HALF)
+        assert half.recv(12) == b"HTTP/1.1 200"
+        assert b"HTTP/1.1 408" in half.makefile("rb").read()
+        wait_for(lambda: not (room.open or room.leaving))
+
+
+def test_of_a_burst_everybody_is_answered():
+    """60 at once for a room of 40, each with a body that no buffer holds and that nobody has read yet."""
+    head = b"POST /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    body = bytes(500_000)
+    statuses: list[bytes] = []
+
+    async def one(port: int, app: App) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head % len(body))
+        writer.write(body)
+        statuses.append((await asyncio.wait_for(reader.readline(), 60)).split(b" ")[1])
+        app.go = len(statuses) >= 20  # all others are in the room
+        writer.close()
+
+    async def all_of_them(port: int, app: App) -> None:
+        await asyncio.gather(*(one(port, app) for _ in range(60)))
+
+    with server(limit=40) as (app, _, port):
+        asyncio.run(all_of_them(port, app))
+    assert sorted(statuses) == [b"200"] * 40 + [b"503"] * 20
 
 
 def test_what_is_answered_has_its_time_and_the_one_too_many_is_told():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -101,6 +103,21 @@ def test_an_answer_is_the_detector_s(tmp_path: Path):
         assert engine.archive.files["image", said.image] == png(150, 48)
         np.testing.assert_array_equal(read_map(engine.archive.files["map", said.map]), expected.coarse_map)
         assert 0 < said.seconds < 20
+
+
+def test_an_image_is_given_up_with_its_answer():
+    """Without the garbage collector, which in a station at work comes after hundreds of images."""
+    upload = request(150)
+    left = weakref.ref(upload)
+    with running(fake_detector(grey_levels=LEVELS)) as engine:
+        gc.disable()
+        try:
+            taken = engine.submit(upload)
+            answer(taken)
+            del upload
+            wait_for(lambda: left() is None)  # as the threads go on to what comes next
+        finally:
+            gc.enable()
 
 
 def test_no_answer_before_it_is_recorded():

@@ -34,6 +34,12 @@ def choose(page: Any, *images: bytes) -> None:
 CONTROLS = "#view-models :is(button, input, select, a):visible"
 
 
+def log_in(page: Any, secret: str) -> None:
+    page.locator("#login").get_by_label("Token").fill(secret)
+    page.keyboard.press("Enter")
+    page.locator("#login[open]").wait_for(state="hidden")
+
+
 def fact(card: Any, name: str) -> str:
     return (
         card.locator(".model-facts div", has=card.page.get_by_text(name, exact=True))
@@ -301,3 +307,36 @@ def test_a_phone_scrolls_down_only(here: Running, tab: Open):
         assert box["height"] >= 44, control.evaluate("e => e.outerHTML")
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
+
+
+# --- who is asked to judge what ---
+
+
+def test_the_sampling_plan_and_the_reasons_are_set_on_the_page(pca_onnx: Path, tmp_path: Path, tab: Open):
+    folder = tmp_path / "station"
+    secrets = {role: Tokens(folder).add(role, role) for role in ("judge", "engineer")}
+    with running(pca_onnx, folder) as here:
+        page = tab(f"{here.address}/#models")
+        log_in(page, secrets["engineer"])
+        share = page.get_by_label("Share of accepted parts, %")
+        share.fill("2.5")
+        page.locator("#sampling-form").get_by_role("button", name="Save").click()
+        page.locator(".toast", has_text="2.5 % of the accepted parts are drawn from now on").wait_for()
+        reasons = page.get_by_label("Kinds of defects, one a line")
+        reasons.fill("scratch\nscratch")
+        save = page.locator("#reasons-form").get_by_role("button", name="Save")
+        save.click()
+        page.locator("#reasons-form .error-line", has_text="each once").wait_for()
+        reasons.fill("scratch\n\n dent ")
+        save.click()
+        page.locator(".toast", has_text="2 kinds of defects are offered").wait_for()
+        assert reasons.input_value() == "scratch\ndent"
+        plan = here.station.store.sampling()
+        assert (plan.share, plan.seed) == (0.025, 0)
+        assert here.station.store.reasons() == ["scratch", "dent"]
+        acts = {(act.what, act.who) for act in here.station.store.acts()}
+        assert acts >= {("sampling", "engineer"), ("reasons", "engineer")}
+        other = tab(f"{here.address}/#models")  # a judge sees the models, and none of it
+        log_in(other, secrets["judge"])
+        other.locator(".model").wait_for()
+        assert other.get_by_text("Share of accepted parts").is_hidden()

@@ -63,6 +63,11 @@ def in_use(station: Station) -> str:
     return engine.model.digest
 
 
+def looked(watching: Rollout) -> Rollout:
+    assert watching.looked.wait(60)
+    return watching
+
+
 def test_a_version_is_taken_once_and_goes_back(
     station: Station, shared: Shared, tiny_onnx: Path, pca_onnx: Path
 ):
@@ -70,7 +75,7 @@ def test_a_version_is_taken_once_and_goes_back(
     old, new = shared.put(tiny_onnx), shared.put(pca_onnx)
     name = tiny_onnx.stem
     shared.want(**{name: old, "other": "0" * 64})
-    watching = Rollout(station, shared.folder, said.append)
+    watching = looked(Rollout(station, shared.folder, said.append))
     assert in_use(station) == old
     assert said.pop() == (
         f"{shared.folder / rollout.FILE}: names other, and this station has no such model; if it should "
@@ -103,8 +108,11 @@ class FakeBucket(SimpleHTTPRequestHandler):
 
     answers: ClassVar[dict[str, int | bytes]] = {}
     """Of paths: a status, or what is sent as it is."""
+    open: ClassVar[threading.Event] = threading.Event()
+    """While it is not set no answer is given."""
 
     def do_GET(self) -> None:
+        self.open.wait(60)
         status = self.answers.get(self.path)
         if status is None:
             super().do_GET()
@@ -122,6 +130,7 @@ class FakeBucket(SimpleHTTPRequestHandler):
 def bucket(shared: Shared) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(FakeBucket, directory=str(shared.folder)))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    FakeBucket.open.set()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -133,7 +142,7 @@ def test_a_version_comes_from_a_bucket(
 ):
     said: list[str] = []
     name, new = tiny_onnx.stem, shared.put(pca_onnx)
-    watching = Rollout(station, f"{bucket}/", said.append)
+    watching = looked(Rollout(station, f"{bucket}/", said.append))
     assert said.pop() == (
         f"no model was rolled out: {bucket}/rollout.json: is not there; copy it there, and let it be read"
     )
@@ -157,16 +166,34 @@ def test_a_version_comes_from_a_bucket(
     watching.close()
 
 
+def test_a_slow_bucket_does_not_hold_up_a_start(
+    station: Station, shared: Shared, bucket: str, tiny_onnx: Path, pca_onnx: Path
+):
+    said: list[str] = []
+    name, new, old = tiny_onnx.stem, shared.put(pca_onnx), in_use(station)
+    shared.want(**{name: new})
+    FakeBucket.open.clear()
+    watching = Rollout(station, bucket, said.append)
+    assert station.problem() is None  # it is ready, with what it has
+    assert in_use(station) == old
+    assert not watching.looked.is_set()
+    FakeBucket.open.set()
+    looked(watching).close()
+    assert in_use(station) == new
+
+
 def test_a_bucket_that_is_away_or_not_safe_is_said(station: Station):
     said: list[str] = []
-    Rollout(station, "http://127.0.0.1:1/models", said.append).close()
+    looked(Rollout(station, "http://127.0.0.1:1/models", said.append)).close()
     assert "http://127.0.0.1:1/models/rollout.json: the bucket does not answer (" in said.pop()
     for address in (
-        *("http://bucket.plant/models", "s3://models", "https://", "https://a/b?key=1"),
+        *("http://bucket.plant/models", "https://", "https://a/b?key=1"),
         *("https://[bad", "https://host:port/models", "https://host/my models", "https://host/mödels"),
     ):
         with pytest.raises(UsageError, match="must be a folder, or a bucket as https://HOST/PATH"):
             Rollout(station, address, said.append)
+    with pytest.raises(UsageError, match="give the bucket's https address, as https://HOST/BUCKET"):
+        Rollout(station, "s3://models", said.append)
     with pytest.raises(UsageError, match="a password in an address is seen by all users"):
         Rollout(station, "https://ann:secret@bucket.plant/models", said.append)
 
@@ -174,7 +201,8 @@ def test_a_bucket_that_is_away_or_not_safe_is_said(station: Station):
 def test_whatever_a_bucket_answers_the_station_looks_again(shared: Shared, bucket: str, tmp_path: Path):
     head, said = b"HTTP/1.1 200 OK\r\n", list[str]()
     shared.want()
-    watching = Rollout(cast("Station", SimpleNamespace(folder=tmp_path, names=set)), bucket, said.append)
+    fake = cast("Station", SimpleNamespace(folder=tmp_path, names=set))
+    watching = looked(Rollout(fake, bucket, said.append))
     for answer, why in (
         (b"no HTTP\r\n\r\n", "does not answer (no HTTP)"),
         (head + b"Transfer-Encoding: chunked\r\n\r\nff\r\n{", "does not answer (IncompleteRead"),
@@ -207,7 +235,7 @@ def test_what_is_no_model_is_said_once_and_changes_nothing(
 ):
     said: list[str] = []
     name, before = tiny_onnx.stem, in_use(station)
-    watching = Rollout(station, shared.folder, said.append)
+    watching = looked(Rollout(station, shared.folder, said.append))
     assert "No such file" in said.pop()
     for text, why in (('["x"]', "must be"), ("{", "is no JSON"), (f'{{"{name}": "latest"}}', "must be")):
         (shared.folder / rollout.FILE).write_text(text)
@@ -241,7 +269,7 @@ def test_names_without_a_model_are_told_once_each(shared: Shared, tmp_path: Path
     said: list[str] = []
     here = cast("Station", SimpleNamespace(folder=tmp_path, names=lambda: {"parts:nut", "parts:bolt"}))
     shared.want(parts="0" * 64)
-    watching = Rollout(here, shared.folder, said.append)
+    watching = looked(Rollout(here, shared.folder, said.append))
     assert said.pop().endswith(
         "names parts, and this station has no such model; if it should be one of its own, write parts:bolt, "
         "parts:nut"
@@ -268,7 +296,7 @@ def test_a_model_that_fails_does_not_hold_up_others(
     station = Station([tiny_onnx, other], tmp_path / "station", device="cpu")
     new = shared.put(pca_onnx)
     shared.want(**{tiny_onnx.stem: "0" * 64, "zz": new})
-    watching = Rollout(station, shared.folder, said.append)
+    watching = looked(Rollout(station, shared.folder, said.append))
     watching.look()
     assert station.engine("zz").model.digest == new
     assert len(said) == 2

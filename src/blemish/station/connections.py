@@ -3,6 +3,10 @@
 A connection waits (for a request, or for the rest of its headers) or it is answered. One that waits too long
 is closed. When there is no room for a new one, the one that has waited longest makes room; where all are
 answered, the new one is told to come again. So whoever opens many and says nothing is in nobody's way.
+
+Whoever is turned away is told why. What it still sends is read for a while and dropped: a connection that is
+closed while data arrive is reset, and a reset can overtake the answer. One that was answered before, and has
+said nothing since, is closed without a word, as HTTP has it.
 """
 
 from __future__ import annotations
@@ -29,14 +33,21 @@ MAX_CONNECTIONS = 1000
 RESERVED_FILES = 96
 """Open files that the record, the archive and the models need beside the connections."""
 WANTED_FILES = MAX_CONNECTIONS + RESERVED_FILES
+LINGER_S, MAX_LEAVING = 2.0, 32
+"""Seconds for which one that was turned away may read its answer, and how many such there are at most."""
 REPEAT_S = 60.0
 """Seconds in which the same line is logged once."""
 _MAX_LINES = 1000
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Type: application/json\r\nContent-Length: 66\r\n\r\n"
-    b'{"detail":"too many connections are open; come again in a second"}'
-)
+
+
+def _refusal(status: bytes, detail: bytes) -> bytes:
+    body = b'{"detail":"%b"}' % detail
+    head = b"HTTP/1.1 %b\r\nRetry-After: 1\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return head % status + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+_FULL = _refusal(b"503 Service Unavailable", b"too many connections are open; come again in a second")
+_LATE = _refusal(b"408 Request Timeout", b"the request did not come in time; send it again")
 
 
 class Room:
@@ -52,6 +63,7 @@ class Room:
         self.limit, self.header_timeout_s, self.on_full = limit, header_timeout_s, on_full
         self.open: set[Connection] = set()
         self.waiting: dict[Connection, None] = {}  # the one that has waited longest comes first
+        self.leaving: dict[Connection, None] = {}  # turned away; the one that has left first comes first
 
     def make(self, **given: Any) -> Connection:
         """Make the protocol of a new connection, as uvicorn asks for it."""
@@ -64,7 +76,7 @@ class Room:
             if longest is None:
                 self.on_full()
                 return False
-            longest.give_up()
+            longest.turn_away(_FULL)
         self.open.add(connection)
         return True
 
@@ -72,6 +84,14 @@ class Room:
         """Forget a connection."""
         self.open.discard(connection)
         self.waiting.pop(connection, None)
+        self.leaving.pop(connection, None)
+
+    def show_out(self, connection: Connection) -> None:
+        """Let one that was turned away read its answer; it takes no room any more."""
+        self.leave(connection)
+        if len(self.leaving) >= MAX_LEAVING:
+            next(iter(self.leaving)).hang_up()
+        self.leaving[connection] = None
 
 
 class Connection(H11Protocol):
@@ -88,8 +108,7 @@ class Connection(H11Protocol):
         if self.room.enter(self):
             self._settle()
         else:
-            transport.write(_FULL)
-            transport.close()
+            self.turn_away(_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -118,7 +137,18 @@ class Connection(H11Protocol):
         except LocalProtocolError:
             self.transport.close()
 
-    def give_up(self) -> None:
+    def turn_away(self, answer: bytes) -> None:
+        """Answer that nothing comes of it, and close it once the answer can have been read."""
+        self._stop_waiting()
+        if self.cycle is not None and not self.conn.trailing_data[0]:  # kept since an answer, and silent
+            self.hang_up()
+            return
+        self.room.show_out(self)
+        self.transport.write(answer)
+        self.transport.write_eof()
+        self._due = self.loop.call_later(LINGER_S, self.hang_up)
+
+    def hang_up(self) -> None:
         """Close it at once."""
         self._stop_waiting()
         self.room.leave(self)
@@ -130,7 +160,7 @@ class Connection(H11Protocol):
             self.room.waiting.pop(self, None)
         elif self._due is None and not self.transport.is_closing():
             self.room.waiting[self] = None
-            self._due = self.loop.call_later(self.room.header_timeout_s, self.give_up)
+            self._due = self.loop.call_later(self.room.header_timeout_s, self.turn_away, _LATE)
 
     def _stop_waiting(self) -> None:
         if self._due is not None:

@@ -21,6 +21,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -86,7 +87,9 @@ class Engine:
         self._written: queue.SimpleQueue[tuple[Job, Inspection] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
-        self._network = threading.Lock()  # while it runs the next batch grows; a larger one costs less an image
+        self._network = (
+            threading.Lock()
+        )  # while it runs the next batch grows; a larger one costs less an image
         self._scorers = [threading.Thread(target=_repeat, args=(self._score,)) for _ in range(SCORERS)]
         self._recorder = threading.Thread(target=_repeat, args=(self._record,))
         for thread in (*self._scorers, self._recorder):
@@ -114,7 +117,8 @@ class Engine:
         self._enter(size)
         job = Job(self.make_id(now), now, upload, Future(), time.monotonic(), self.model)
         self._open[job.id] = job
-        job.answer.add_done_callback(lambda _: self._leave(job, size))
+        # an answer keeps its callbacks: one that held the job would keep the image until garbage is collected
+        job.answer.add_done_callback(partial(self._leave, job.id, size))
         if _is_tiled(job.model):  # its own: the engine's may be another one by now
             self._ready.put(job)
         else:
@@ -148,12 +152,12 @@ class Engine:
             self._free_places.release()
             raise Busy(f"images of {self._bytes / 1e6:.0f} MB wait already; send it again in a second")
 
-    def _leave(self, job: Job, size: int) -> None:
-        self._open.pop(job.id, None)
+    def _leave(self, id: str, size: int, answer: Future[Inspection]) -> None:
+        self._open.pop(id, None)
         with self._counting:
             self._waiting, self._bytes = self._waiting - 1, self._bytes - size
         self._free_places.release()
-        error = None if job.answer.cancelled() else job.answer.exception()
+        error = None if answer.cancelled() else answer.exception()
         if error is not None:
             self.on_failed(error)
 

@@ -40,8 +40,9 @@ class Rollout:
     """Takes the versions that a place names into use, from a thread of its own; `close` ends it."""
 
     def __init__(self, station: Station, place: str | Path, say: Callable[[str], None]) -> None:
-        """Look once, and then every INTERVAL; `say` is told what was taken, and what went wrong, once.
+        """Look at once, and then every INTERVAL; `say` is told what was taken, and what went wrong, once.
 
+        A place that is slow holds nobody up: until it has answered, the station works with what it has.
         `place`: the path of a folder, or the https address of a bucket. Raises UsageError for another one.
         """
         self._closing = threading.Event()
@@ -49,7 +50,7 @@ class Rollout:
         self._file = station.folder / FILE  # what was taken last, of each model
         self._told: dict[str, str] = {}  # what went wrong last, by the beginning of its line
         self._unknown: set[str] = set()  # names that are told to be no models here
-        self.look()
+        self._looking, self.looked = threading.Lock(), threading.Event()  # `looked`: at least once
         self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
         self._thread.start()
 
@@ -59,11 +60,17 @@ class Rollout:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.wait(INTERVAL):
+        while not self._closing.is_set():
             self.look()
+            self._closing.wait(INTERVAL)
 
     def look(self) -> None:
         """Take what is new. A model that fails stays as it is, and is tried again at the next look."""
+        with self._looking:
+            self._look()
+        self.looked.set()
+
+    def _look(self) -> None:
         wanted: dict[str, str] = {}
         with self._told_once("no model was rolled out"):
             self._taken()

@@ -72,6 +72,11 @@ class Bucket:
 
         Raises UsageError for an address without https, or with a password in it.
         """
+        if address.startswith("s3:"):
+            raise UsageError(
+                f"--rollout {address}: blemish has no log-in for S3; give the bucket's https address, as "
+                "https://HOST/BUCKET, or that of a gateway, and let the stations' network read it"
+            )
         if "@" in address.split("/", 3)[2]:
             raise UsageError(
                 "--rollout: a password in an address is seen by all users of the machine; leave it out, "

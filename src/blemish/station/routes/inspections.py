@@ -114,9 +114,7 @@ def filters(
 Filters = Annotated[Search, Depends(filters)]
 
 
-async def labels(
-    product: Part | None = None, line: Part | None = None, shift: Part | None = None
-) -> Labels:
+async def labels(product: Part | None = None, line: Part | None = None, shift: Part | None = None) -> Labels:
     """Take what a sender says of where a part belongs."""
     return Labels(product=product, line=line, shift=shift)
 

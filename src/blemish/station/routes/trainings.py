@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from blemish.core.errors import ConflictError, UsageError
+from blemish.station import method_choices
 from blemish.station.routes.access import Engineer, Viewer
 from blemish.station.routes.dependencies import REFUSALS, StationDep
 from blemish.station.schemas import Digest, Id
@@ -60,7 +61,7 @@ class TrainingChoices(BaseModel):
 @router.get("/trainings/choices", response_model=TrainingChoices)
 def choices(caller: Viewer, station: StationDep) -> TrainingChoices:
     """Return what can be trained: methods with their presets, and folders of images."""
-    methods = _presets()
+    methods = method_choices.presets()
     return TrainingChoices(methods=methods, sources=station.trainings.sources() if methods else [])
 
 
@@ -73,13 +74,11 @@ def trainings(caller: Viewer, station: StationDep) -> list[TrainingAnswer]:
 @router.post("/trainings", status_code=201, response_model=TrainingAnswer)
 def create(caller: Engineer, station: StationDep, wanted: TrainingRequest) -> TrainingAnswer:
     """Begin a training; then upload good images, and start it."""
-    presets = _presets()
+    presets = method_choices.presets()
     if not presets:
         raise ConflictError("training needs torch; pip install 'blemish[train]'")
     if "+" in wanted.method:
-        from blemish.methods.registry import preset_named
-
-        preset_named(wanted.method, wanted.preset)  # which says which member there is not
+        method_choices.check_combination(wanted.method, wanted.preset)  # which says which member there is not
     elif wanted.preset not in presets.get(wanted.method, ()):
         raise UsageError(f"{wanted.method} {wanted.preset}: there is no such method or preset")
     created = station.trainings.create(**wanted.model_dump())
@@ -126,15 +125,6 @@ def cancel(caller: Engineer, station: StationDep, id: Id) -> TrainingAnswer:
     cancelled = station.trainings.cancel(id)
     station.store.note(station.act(caller.name, "training cancelled", id))
     return _training(station, cancelled)
-
-
-def _presets() -> dict[str, list[str]]:
-    """Return the presets of each method; none where torch is missing."""
-    try:
-        from blemish.methods.registry import METHODS
-    except ModuleNotFoundError:
-        return {}
-    return {name: list(method.presets) for name, method in METHODS.items()}
 
 
 def _training(station: Station, job: Training) -> TrainingAnswer:

@@ -96,11 +96,16 @@ export function inOrder(path) {
   };
 }
 
-/** Send JSON and return the answer's. */
-export async function post(path, body) {
+async function sendJson(method, path, body) {
   const headers = { "Content-Type": "application/json" };
-  return (await ask(path, { method: "POST", headers, body: JSON.stringify(body) })).json();
+  return (await ask(path, { method, headers, body: JSON.stringify(body) })).json();
 }
+
+/** Send JSON and return the answer's. */
+export const post = (path, body) => sendJson("POST", path, body);
+
+/** Put JSON in the place of what is there, and return the answer's. */
+export const put = (path, body) => sendJson("PUT", path, body);
 
 /** The anomaly map of an inspection: {values, width, height}. */
 export async function mapOf(inspection) {

@@ -3,6 +3,7 @@
 import { post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
 import { capital, driftOf, driftState, number, percent, when } from "./format.js";
+import { Judging } from "./judging.js";
 import { t } from "./messages.js";
 import { RegionEditor } from "./region.js";
 import { mayEngineer, modelOf, station } from "./state.js";
@@ -18,6 +19,7 @@ export class ModelsView {
     this.lookAtModels = lookAtModels;
     this.dropText = t("train.drop");
     this.training = new Training(() => this.look());
+    this.judging = new Judging();
     this.cards = new Keyed(
       at("models"),
       (model) => model.origin,
@@ -38,7 +40,7 @@ export class ModelsView {
   /** Become visible, perhaps with a certain model. */
   async show(digest) {
     this.shown = true;
-    await Promise.all([this.look(), this.training.choices()]);
+    await Promise.all([this.look(), this.training.choices(), this.judging.look()]);
     const card = this.cards.rows.get(modelOf(digest)?.origin);
     card?.element.focus();
     card?.element.scrollIntoView({ block: "start" });
