@@ -246,7 +246,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 300 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=316k", "tmpfs", str(disk)]
     try:
         refused = subprocess.run(command, capture_output=True, text=True).stderr
     except FileNotFoundError as error:

@@ -77,17 +77,31 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+PARTS = ("--part-pattern", r"(\w+/\w+/\w\w)[^/]*$", "--views", "5")
+"""Parts as in/even/01, of which some have five images, some fewer, and one has six."""
+
+
 @pytest.fixture(scope="module")
-def plain(
-    environment: None, model: Path, inputs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[dict]:
+def plain_out(environment: None, model: Path, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `blemish predict` writes in one process."""
+    out = tmp_path_factory.mktemp("plain") / "out"
+    plain_rows(model, inputs, out, *PARTS, "--no-pictures")
+    return out
+
+
+@pytest.fixture(scope="module")
+def plain(plain_out: Path) -> list[dict]:
     """The rows of `blemish predict` in one process."""
-    return plain_rows(model, inputs, tmp_path_factory.mktemp("plain") / "out")
+    return read_rows(plain_out)
 
 
-def plain_rows(model: Path, inputs: Path, out: Path) -> list[dict]:
-    code = command("--model", model, inputs, "--out", out).wait(PATIENCE)
+def plain_rows(model: Path, inputs: Path, out: Path, *options: str) -> list[dict]:
+    code = command("--model", model, inputs, "--out", out, *options).wait(PATIENCE)
     assert code in (0, 1)
+    return read_rows(out)
+
+
+def read_rows(out: Path) -> list[dict]:
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in ("map", "overlay")} for row in rows]
 
@@ -138,15 +152,21 @@ def is_alive(process: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def in_parquet(inputs: Path, plain: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two Parquet files of the same images, in the same order; but for the one that is not there."""
+    """Two Parquet files of the same images, in the same order, called otherwise; but for the one that is not
+    there.
+    """
     import pyarrow as pa
 
     folder, paths = tmp_path_factory.mktemp("parquet"), paths_of_files(plain)
-    columns = {"path": paths, "image": [Path(path).read_bytes() for path in paths]}
+    columns = {"path": list(map(copied, paths)), "image": [Path(path).read_bytes() for path in paths]}
     table = pa.table(columns | {"more": [0] * len(paths)})
     pq.write_table(table.slice(0, 21), folder / "a.parquet", row_group_size=5)
     pq.write_table(table.slice(21), folder / "b.parquet", row_group_size=100)
     return folder
+
+
+def copied(path: str) -> str:
+    return path.replace("/in/", "/copy/")
 
 
 def paths_of_files(plain: list[dict]) -> list[str]:
@@ -169,7 +189,7 @@ def scored(
     """The files, which fill three partitions, and after them the same images of Parquet files. Read only."""
     out = tmp_path_factory.mktemp("scored") / "out"
     command = ("predict", "--model", model, inputs, in_parquet / "*.parquet", "--out", out)
-    command = (*command, "--cluster", two_nodes.address, "--partition", "16")
+    command = (*command, "--cluster", two_nodes.address, "--partition", "16", *PARTS)
     with redirect_stdout(StringIO()) as told, redirect_stderr(StringIO()) as errors:
         assert run(*command) == 1
     return Scored(command=command, out=out, said=(told.getvalue(), errors.getvalue()))
@@ -183,7 +203,7 @@ def test_rows_are_those_of_predict_to_the_last_bit(scored: Scored, plain: list[d
     shown, errors = scored.said
     assert shown.startswith("90 scored, ")
     assert f"5 failed: {out}/part-*.parquet" in shown
-    told = [f"failed: {row['error']}" for row in rows if row["error"]]
+    told = [f"failed: {row['error']}" for row in rows + parts_decided(out) if row["error"]]
     assert sorted(errors.splitlines()) == sorted(told)  # as partitions end, in any order
     assert sorted(parts_of(out)) == [f"part-{i:06d}.parquet" for i in range(6)]
     assert not list(out.glob(".*"))
@@ -191,9 +211,24 @@ def test_rows_are_those_of_predict_to_the_last_bit(scored: Scored, plain: list[d
     assert (summary["scored"], summary["failed"], summary["partitions"]) == (90, 5, 6)
 
 
+def parts_decided(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "_parts.jsonl").read_text().splitlines()]
+
+
+def test_parts_are_those_of_predict_to_the_last_bit(scored: Scored, plain_out: Path):
+    parts = [json.loads(line) for line in (plain_out / "parts.jsonl").read_text().splitlines()]
+    assert [part for part in parts_decided(scored.out) if part["part"].startswith("in/")] == parts
+    assert {part["decision"] for part in parts} == {"accepted", "rejected", "review", "failed"}
+    table = (scored.out / "_parts.csv").read_text().splitlines()
+    assert [line for line in table if not line.startswith("copy/")] == (
+        (plain_out / "parts.csv").read_text().splitlines()
+    )
+    assert f"failed: {scored.out}/_parts.csv" in scored.said[0]
+
+
 def test_images_in_parquet_files_have_the_same_rows(scored: Scored, plain: list[dict]):
     rows, paths = rows_of(scored.out)[len(plain) :], paths_of_files(plain)
-    assert [row["path"] for row in rows] == paths
+    assert [row["path"] for row in rows] == list(map(copied, paths))
     check_equal_but_for_batches(rows, [row for row in plain if row["path"] in paths])
 
 
@@ -203,7 +238,7 @@ def test_a_repeat_does_nothing_and_another_run_into_the_same_folder_is_refused(
     before = parts_of(scored.out)
     assert run(*scored.command) == 1
     assert capsys.readouterr() == scored.said
-    base = ("predict", "--cluster", two_nodes.address, "--partition", "16", "--out")
+    base = ("predict", "--cluster", two_nodes.address, "--partition", "16", *PARTS, "--out")
     given = scored.command[3:5]
     for other, what in (
         (("--model", tiny_onnx, *given), "model"),

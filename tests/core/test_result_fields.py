@@ -132,7 +132,7 @@ def test_the_table_of_inspections():
         "review_threshold DOUBLE, "
         "decision TEXT NOT NULL, regions TEXT NOT NULL, error TEXT, seconds DOUBLE NOT NULL, verdict TEXT, "
         'files_removed BIGINT, number BIGINT, "key" TEXT, product TEXT, line TEXT, shift TEXT, station TEXT, '
-        "sample DOUBLE, counts INTEGER, PRIMARY KEY (id) )"
+        'sample DOUBLE, counts INTEGER, "view" TEXT, part_id VARCHAR(26), missing TEXT, PRIMARY KEY (id) )'
     )
     row = conversion.row_of(inspection_of(LEDGER_ROW))
     assert (row["score"], row["p_value"], row["threshold"], row["decision"]) == (0.5, 0.25, 0.375, "rejected")

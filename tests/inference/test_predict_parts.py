@@ -165,7 +165,6 @@ def test_an_image_that_cannot_be_used_is_a_missing_view(model: Path, asked: Path
             "rate 0.05: 11 calibration parts can promise 0.0834",
         ),
         ((*NAMED, "--parts", "nothing.json"), "nothing.json: cannot be read"),
-        ((*NAMED, "--cluster", "local"), "--part-pattern: parts are not decided on a cluster"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(

@@ -202,12 +202,12 @@ def _listing_name(number: int) -> str:
     return f"_inputs/{number:06d}.listing"
 
 
-def write_listing(inputs: Iterable[Input], place: OutputFolder, size: int) -> Iterator[int]:
-    """Write the listing, `size` inputs a file, and yield how many inputs each file got."""
+def write_listing(inputs: Iterable[Input], place: OutputFolder, size: int, first: int = 0) -> Iterator[int]:
+    """Write the listing, `size` inputs a file from number `first` on; yields how many inputs each got."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    waiting, number = iter(inputs), 0
+    waiting, number = iter(inputs), first
     while some := list(islice(waiting, size)):
         rows = [{"path": os.fsencode(i.path), "place": os.fsencode(i.place), "row": i.row} for i in some]
         table = pa.Table.from_pylist(rows, _schema())

@@ -14,13 +14,15 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from blemish.cluster import listing
-from blemish.cluster.predict_worker import RUN_NAME, Scoring, Worker
+from blemish.cluster.predict_parts import Told, decide, listings, told_of
+from blemish.cluster.predict_worker import RUN_NAME, Scoring, Worker, partition_name
 from blemish.cluster.storage import OutputFolder, StoreError, is_url
 from blemish.core.errors import BlemishError, UsageError
 from blemish.core.ownership import owned
@@ -42,13 +44,22 @@ SHARED_VARIABLES = (
 """Settings of this command's environment that its workers share. Keys are not: each node has its own."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a run comes to; `parts` says what was decided of parts, None without any."""
+
+    counts: PredictionCounts
+    promise: Promise
+    parts: dict[str, Any] | None = None
+
+
 def score(
     scoring: Scoring,
     *,
     on_listed: Callable[[int], None] = lambda _inputs: None,
     on_done: Callable[[int, int], None] = lambda _inputs, _of: None,
     left_out: LeftOut | None = None,
-) -> tuple[PredictionCounts, Promise]:
+) -> Answer:
     """Score all inputs on the connected cluster, and return the counts and the promise of the model.
 
     It goes on where an earlier call was stopped. `on_listed` gets the number of inputs of each part of the
@@ -68,34 +79,40 @@ def _score(
     on_listed: Callable[[int], None],
     on_done: Callable[[int, int], None],
     left_out: LeftOut,
-) -> tuple[PredictionCounts, Promise]:
+) -> Answer:
     began = time.monotonic()
     # what no worker could do is refused here, where there may be no GPU
-    detector = replace(scoring, device="cpu").load(scoring.model).of(None)
-    promise = Promise.of(detector)
+    load = replace(scoring, device="cpu").load
+    of_parts = scoring.parts
+    detectors = {scoring.model: load(scoring.model)} if of_parts is None else of_parts.models.load(load)
+    if of_parts is not None:
+        of_parts.make_views(detectors)
+    promise = Promise.of(detectors[scoring.model].of(None))
     run = _read_run(scoring, out) or _start_run(scoring, out, on_listed)
     left_out.by_suffix.update(run["left_out"]["by_suffix"])
     left_out.parts += run["left_out"]["parts"]
-    total = _read_summary(out)
-    if total is None:
+    said = out.read(SUMMARY_NAME)
+    if said is None:
         total = PredictionCounts()
         for counts in _score_partitions(scoring, out, run):
             total += counts
             on_done(counts.scored + counts.failed, run["listed"]["inputs"])
+        more: dict[str, Any] = {} if scoring.product is None else {"product": scoring.product}
+        if of_parts is not None:
+            views = of_parts.make_views(detectors, told_of(run["told"]))
+            files = [partition_name(number) for number in range(run["listed"]["partitions"])]
+            more["parts"] = decide(out, of_parts.names, views, files)
         out.remove_leftovers()
         seconds = {"partitions": run["listed"]["partitions"], "seconds": time.monotonic() - began}
-        of_product = {} if scoring.product is None else {"product": scoring.product}
-        out.write(SUMMARY_NAME, _json(asdict(total) | promise.as_fields() | of_product | seconds))
-    return total, promise
+        said = _json(asdict(total) | promise.as_fields() | more | seconds)
+        out.write(SUMMARY_NAME, said)
+    return _answer_of(json.loads(said), promise)
 
 
-def _read_summary(out: OutputFolder) -> PredictionCounts | None:
-    """Read the counts of a finished run; None: it is not finished."""
-    content = out.read(SUMMARY_NAME)
-    if content is None:
-        return None
-    said = json.loads(content)
-    return PredictionCounts(**{f.name: said[f.name] for f in fields(PredictionCounts)})
+def _answer_of(said: dict[str, Any], promise: Promise) -> Answer:
+    """Return what a finished run came to, by its summary."""
+    counts = PredictionCounts(**{f.name: said[f.name] for f in fields(PredictionCounts)})
+    return Answer(counts=counts, promise=promise, parts=said.get("parts"))
 
 
 def _output_folder(out: str) -> OutputFolder:
@@ -111,6 +128,7 @@ def _identity(scoring: Scoring) -> dict[str, Any]:
         "--review-rate": scoring.review_rate,
         "--allow": sorted(scoring.allow),
         **({} if scoring.product is None else {"--product": scoring.product}),
+        **({} if scoring.parts is None else scoring.parts.identity()),
         "--batch-size": scoring.batch_size,
         "--partition": scoring.partition,
         "--device": scoring.device,
@@ -144,12 +162,17 @@ def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], N
         raise UsageError(f"{out.location}: already holds predictions; choose another --out, or remove it")
     source, named = find_model(scoring.model), listing.find_inputs(scoring.inputs)
     folders = {root.folder for roots in named.values() for root in roots}
-    inputs, partitions, left_out = 0, 0, LeftOut()
-    for count in listing.write_listing(listing.list_inputs(named, left_out), out, scoring.partition):
-        inputs, partitions = inputs + count, partitions + 1
-        on_listed(count)
+    inputs, partitions, left_out, told, own = 0, 0, LeftOut(), Told(), list[dict[str, Any]]()
+    for path, found in listings(scoring.parts, partial(listing.list_inputs, named), left_out, told):
+        if path is not None:
+            own.append({"model": f"_model/{len(own)}/{find_model(path).name}", "first": partitions})
+            out.write(own[-1]["model"], find_model(path).read_bytes())
+        for count in listing.write_listing(found, out, scoring.partition, partitions):
+            inputs, partitions = inputs + count, partitions + 1
+            on_listed(count)
     model = f"_model/{source.name}"
     out.write(model, source.read_bytes())
+    of_parts = {} if scoring.parts is None else {"told": told.as_fields(), "own_models": own}
     run = {
         "of": _identity(scoring),
         "blemish": version("blemish"),
@@ -157,6 +180,7 @@ def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], N
         "folders": sorted(folder for folder in folders if folder is not None),
         "listed": {"inputs": inputs, "partitions": partitions},
         "left_out": {"by_suffix": dict(left_out.by_suffix), "parts": left_out.parts},
+        **of_parts,
     }
     out.write(RUN_NAME, _json(run))
     return run

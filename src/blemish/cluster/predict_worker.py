@@ -23,6 +23,7 @@ from blemish.inference.promise import Promise
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from blemish.cluster.predict_parts import PartScoring
     from blemish.inference.detector import Detector
 
 RUN_NAME = "_run.json"
@@ -62,6 +63,8 @@ class Scoring:
     """cuda: each worker has a GPU; auto or cpu: each has a CPU."""
     product: str | None = None
     """What all images show, of a model of several products."""
+    parts: PartScoring | None = None
+    """How parts of several views are told and decided; None: each image is by itself."""
 
     def __post_init__(self) -> None:
         """Refuse partitions that would cut batches, which could move figures' last bits."""
@@ -92,7 +95,7 @@ class Worker:
     ) -> None:
         os.environ.update(settings)
         self.scoring, self.out, self.run = scoring, out, run
-        self.detector: Detector | None = None
+        self.detectors: dict[str, Detector] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Score the partition of this number, unless its file exists; returns counts or an error in JSON."""
@@ -107,22 +110,25 @@ class Worker:
         return {"answer": [json.dumps(answer)]}
 
     def _score_partition(self, number: int) -> PredictionCounts:
-        name = f"part-{number:06d}.parquet"
+        name = partition_name(number)
         try:
             return _read_counts(self.out.path_of(name))
         except FileNotFoundError:
             pass
-        self.detector = self.detector or self._load()
+        model = _model_of(self.run, number)
+        if model not in self.detectors:
+            self.detectors[model] = self._load(model)
+        detector = self.detectors[model]
         listing.check_folders_exist(self.run["folders"])
         inputs = listing.read_listing(self.out, number)
         images = listing.as_images(inputs)
-        results = replace(self.detector, maps=False).predict_many(images, threads=DECODE_THREADS)
+        results = replace(detector, maps=False).predict_many(images, threads=DECODE_THREADS)
         rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
         with self.out.temporary_for(name) as part:
-            return write_rows(rows, part, Promise.of(self.detector).as_fields())
+            return write_rows(rows, part, Promise.of(detector).as_fields())
 
-    def _load(self) -> Detector:
-        """Check that this node sees the run and has its code, then load the model. Raises BlemishError."""
+    def _load(self, model: str) -> Detector:
+        """Check that this node sees the run and has its code, then load a model. Raises BlemishError."""
         node = os.uname().nodename
         if self.out.read(RUN_NAME) is None:
             raise UsageError(
@@ -133,11 +139,22 @@ class Worker:
                 f"--cluster: {node} has another version of blemish; install the same one on each node"
             )
         if not is_url(self.out.location):
-            return self.scoring.load(Path(self.out.path_of(self.run["model"])), threads=1)
+            return self.scoring.load(Path(self.out.path_of(model)), threads=1)
         with TemporaryDirectory(prefix="blemish-") as folder:
-            copy = Path(folder) / Path(self.run["model"]).name
-            copy.write_bytes(self.out.read(self.run["model"]) or b"")
+            copy = Path(folder) / Path(model).name
+            copy.write_bytes(self.out.read(model) or b"")
             return self.scoring.load(copy, threads=1)
+
+
+def partition_name(number: int) -> str:
+    """Return the file of the rows of a partition."""
+    return f"part-{number:06d}.parquet"
+
+
+def _model_of(run: dict[str, Any], number: int) -> str:
+    """Return the file in the run's folder of the model that scores a partition."""
+    own = [each["model"] for each in run.get("own_models", ()) if each["first"] <= number]
+    return own[-1] if own else run["model"]
 
 
 def schema() -> pa.Schema:

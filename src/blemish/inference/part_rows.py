@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from blemish.core.errors import DataError
 from blemish.core.spreadsheet import TableWriter
@@ -62,6 +62,18 @@ class PartRow(PartDecision, _Named):
     """Why nothing can be decided, in one line."""
 
 
+class Ranked(Protocol):
+    """What was scored, and how unusual it is."""
+
+    @property
+    def score(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def p_value(self) -> float | None: ...  # noqa: D102
+
+
+V = TypeVar("V", bound=Ranked)
+
 COLUMNS = (*(each.name for each in fields(PartRow) if each.name != "views"), "n_views")
 """The columns of parts.csv."""
 
@@ -104,7 +116,7 @@ def picture_name(part: str) -> str:
 
 def draw_part(row: PartRow, out: Path) -> str:
     """Write the views of a part side by side, the worst one marked; returns its name. Raises OSError."""
-    worst = min((v for v in row.views if v.p_value is not None), key=_unusual, default=None)
+    worst = worst_of(row.views)
     pictures = []
     for view in row.views:
         name = view.view or Path(str(view.path)).name
@@ -117,8 +129,10 @@ def draw_part(row: PartRow, out: Path) -> str:
     return name
 
 
-def _unusual(view: PartView) -> tuple[float, float]:
-    return view.p_value or 0.0, -(view.score or 0.0)
+def worst_of(views: Iterable[V]) -> V | None:
+    """Return the most unusual view; None: none has a p-value."""
+    with_p = [(view.p_value, -(view.score or 0.0), view) for view in views if view.p_value is not None]
+    return min(with_p, key=lambda each: each[:2])[2] if with_p else None
 
 
 def _views(row: PartRow) -> set[str | None]:

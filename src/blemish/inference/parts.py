@@ -110,6 +110,12 @@ class PartCalibration:
         """The number of calibration parts."""
         return len(self.scores)
 
+    @property
+    def statistics(self) -> np.ndarray:
+        """The statistics T (n,) of the calibration parts, without another one."""
+        centre, spread = usual(self.scores if self.views else self.scores.ravel()[:, None])
+        return ((self.scores - centre) / spread).max(axis=1)
+
     def compare(self, scores: Sequence[float], views: Sequence[str | None]) -> tuple[float, Calibration]:
         """Return the statistic T of a part, and those of the calibration parts beside it.
 

@@ -36,7 +36,8 @@ def regions_json(inspection: Inspection) -> str:
 def row_of(inspection: Inspection) -> dict[str, Any]:
     """Return the row of an inspection that nobody has judged yet."""
     row = dict(vars(inspection))
-    del row["anomalous"]
+    del row["anomalous"], row["decided"]
+    missing = inspection.missing
     return row | {
         "time": milliseconds(inspection.time),
         "part": escape_text(inspection.part),
@@ -45,6 +46,8 @@ def row_of(inspection: Inspection) -> dict[str, Any]:
         "key": escape_text(inspection.key),
         **{name: escape_text(getattr(inspection, name)) for name in LABELS},
         "decision": inspection.decision,
+        "view": escape_text(inspection.view),
+        "missing": None if missing is None else json.dumps(missing),
         "regions": regions_json(inspection),
         "files_removed": None,
     }
@@ -56,7 +59,7 @@ def _values(row: Row, changed: dict[str, Any]) -> dict[str, Any]:
 
 def inspection_of(row: Row) -> Inspection:
     """Return the inspection of a row; files that were removed are named no more."""
-    removed = row.files_removed is not None
+    removed, of_views = row.files_removed is not None, row.missing is not None
     changed = {
         "time": from_milliseconds(row.time),
         "anomalous": ANOMALOUS.get(row.decision),
@@ -64,6 +67,8 @@ def inspection_of(row: Row) -> Inspection:
         "image": None if removed else row.image,
         "map": None if removed else row.map,
         "files_removed": from_milliseconds(row.files_removed) if removed else None,
+        "decided": row.decision if of_views else None,
+        "missing": tuple(json.loads(row.missing)) if of_views else None,
     }
     values = _values(row, changed)
     return Inspection(**{each.name: values[each.name] for each in fields(Inspection)})

@@ -32,8 +32,12 @@ class DriftStates(Transactions):
                 values = {"model": model, "number": number, "state": json.dumps(state)}
                 connection.execute(upsert, values)
 
-    def scored_id(self, model: str, place: int) -> str | None:
-        """Return the identifier of the part that a model scored at a place, 1 is the first; None: not yet."""
-        scored = sa.select(rows.id).where(rows.model == model, rows.score.is_not(None))
+    def scored_id(self, model: str, place: int, *, missing: str | None = None) -> str | None:
+        """Return the identifier of the part that a model scored at a place, 1 is the first; None: not yet.
+
+        `missing`: only parts with this in `Recorded.missing`.
+        """
+        scored = sa.select(rows.id).where(rows.model == model, rows.score.is_not(None), ~tables.is_view)
+        scored = scored.where(rows.missing.is_(None) if missing is None else rows.missing == missing)
         found = self._fetch_all(scored.order_by(rows.number).offset(place - 1).limit(1))
         return found[0].id if found else None

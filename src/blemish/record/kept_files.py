@@ -53,11 +53,15 @@ class KeptFiles(Transactions):
         """Return the oldest inspections whose files are kept, of those before `until`.
 
         `wanted`: of parts rejected, in review or failed, and those that a person called a defect; else of the
-        others.
+        others. A view goes with its part.
         """
-        defect = sa.func.coalesce(rows.verdict, "") == "defect"
-        wants = sa.or_(rows.decision.in_((*tables.FOR_A_PERSON, "failed")), defect)
-        old = tables.conditions(Search(until=until), lag=self._lag)
+        part = tables.inspections.alias("part")
+        decision = sa.func.coalesce(part.c.decision, rows.decision)
+        defect = sa.func.coalesce(part.c.verdict, rows.verdict, "") == "defect"
+        wants = sa.or_(decision.in_((*tables.FOR_A_PERSON, "failed")), defect)
+        old = tables.time_conditions(Search(until=until), lag=self._lag)
         where = [tables.has_files, wants if wanted else ~wants, *old]
-        query = sa.select(tables.inspections).where(*where).order_by(rows.id).limit(limit)
+        with_part = tables.inspections.outerjoin(part, part.c.id == rows.part_id)
+        query = sa.select(tables.inspections).select_from(with_part)
+        query = query.where(*where).order_by(rows.id).limit(limit)
         return [conversion.inspection_of(row) for row in self._fetch_all(query)]

@@ -67,10 +67,21 @@ class Inspection(Result):
     """The name of the station that recorded it."""
     sample: float | None = None
     """Drawn at random for a person to judge, with this chance; None: not drawn. The record draws."""
+    view: str | None = None
+    """Which view of the part the image shows; None: they are not told apart."""
+    part_id: str | None = None
+    """The identifier of the row of the part that this is a view of, which comes when the part is decided;
+    None: this is a part."""
+    decided: Decision | None = None
+    """What was decided of a part from its views; None: this is one image, which says it."""
+    missing: tuple[str, ...] | None = None
+    """The views that such a part lacks."""
 
     @property
     def decision(self) -> Decision:
         """What the machine decided about the part."""
+        if self.decided is not None:
+            return self.decided
         return "failed" if self.error is not None else decision_of(self)
 
 
@@ -157,6 +168,8 @@ class Recorded:
     sample: float | None
     part: str | None
     station: str | None
+    missing: str | None = None
+    """A JSON list of the views that a part lacks; None: it was not decided from views."""
 
 
 LATE = timedelta(minutes=1)

@@ -6,9 +6,10 @@ time, so that a row's place in the order and a page's cursor are the same thing,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +39,7 @@ from blemish.record.rows import (
     time_of,
 )
 from blemish.record.tables import Search, rows
-from blemish.record.transactions import BATCH_SIZE
+from blemish.record.transactions import BATCH_SIZE, batches
 from blemish.record.verdicts import Verdicts
 
 __all__ = [
@@ -89,6 +90,8 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
     def record(self, inspections: Sequence[Inspection]) -> None:
         """Add inspections, all or none; those that are there already are left as they are.
 
+        A view of a part gets no number and is never drawn: its part is.
+
         Raises DataError for one whose identifier was made of an earlier time, StoreError for a key in use.
         """
         lags = [_lag_of(inspection) for inspection in inspections]
@@ -104,9 +107,11 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
             self._wait_for_turn(connection)
             last = connection.execute(_LAST_NUMBER).scalar() or 0
             plan = self._sampling(connection)
+            numbers = count(last + 1)
             added = [
-                conversion.row_of(each) | {"number": last + k, "sample": plan.draw(each)}
-                for k, each in enumerate(inspections, 1)
+                conversion.row_of(each)
+                | ({"number": None} if each.part_id else {"number": next(numbers), "sample": plan.draw(each)})
+                for each in inspections
             ]
             connection.execute(self._insert_inspection, added)
             self._note_lag(connection, max(lags))
@@ -143,6 +148,30 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
         """Return the inspection that was sent with a key, or None."""
         found = self._fetch_all(sa.select(tables.inspections).where(rows.key == tables.escape_text(key)))
         return conversion.inspection_of(found[0]) if found else None
+
+    def views_of(self, ids: Iterable[str]) -> dict[str, list[Inspection]]:
+        """Return the views of parts, in the order of their names and then of their arrival."""
+        found: dict[str, list[Inspection]] = {id: [] for id in ids}
+        order = (rows.view, rows.id)
+        for batch in batches(found):
+            query = sa.select(tables.inspections).where(tables.is_view, rows.part_id.in_(batch))
+            for row in self._fetch_all(query.order_by(*order)):
+                found[row.part_id].append(conversion.inspection_of(row))
+        return found
+
+    def undecided_views(self, station: str | None) -> dict[str, list[Inspection]]:
+        """Return the views whose parts are not recorded, oldest first, by the identifiers of the parts.
+
+        `station`: the name of the station that took them.
+        """
+        part = tables.inspections.alias("part")
+        decided = sa.select(part.c.id).where(part.c.id == rows.part_id).exists()
+        own = rows.station.is_(None) if station is None else rows.station == tables.escape_text(station)
+        query = sa.select(tables.inspections).where(tables.is_view, ~decided, own).order_by(rows.id)
+        found: dict[str, list[Inspection]] = {}
+        for row in self._fetch_all(query):
+            found.setdefault(row.part_id, []).append(conversion.inspection_of(row))
+        return found
 
     def newest_id(self) -> str | None:
         """Return the largest identifier of an inspection; None: there is none."""
@@ -221,7 +250,7 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
 
         `since_id`: only what came after this inspection.
         """
-        where = [rows.model == model, rows.score.is_not(None)]
+        where = [rows.model == model, rows.score.is_not(None), ~tables.is_view]
         if since_id is not None:
             where.append(rows.id > since_id)
         query = sa.select(rows.id, rows.score, rows.decision, rows.verdict).where(*where).order_by(rows.id)

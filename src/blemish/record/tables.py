@@ -83,11 +83,16 @@ inspections = Table(
     Column("seconds", Double, nullable=False),
     Column("verdict", Text),
     Column("files_removed", BigInteger),
-    Column("number", BigInteger),  # the order in which they were recorded
+    Column("number", BigInteger),  # the order in which they were recorded; a view of a part has none
     Column("key", Text),
     *(Column(name, Text) for name in LABELS),
     Column("sample", Double),
     Column("counts", Integer),  # the number of the verdict that counts
+    Column("view", Text),
+    Column(
+        "part_id", _id()
+    ),  # the row of the part that a row is a view of; a part alone is counted and judged
+    Column("missing", Text),  # of a part that was decided from its views: a list of those that it lacks
 )
 
 verdicts = Table(
@@ -182,8 +187,10 @@ for column in ("image", "map"):
     Index(f"ix_inspections_{column}", rows[column])
 FOR_A_PERSON: tuple[Decision, ...] = ("rejected", "review")
 """Decisions that a person looks at."""
+is_view = rows.part_id.is_not(None)
 to_judge = and_(
     rows.verdict.is_(None),
+    ~is_view,
     or_(*(rows.decision == literal_column(f"'{name}'") for name in FOR_A_PERSON), rows.sample.is_not(None)),
 )
 Index("ix_inspections_to_judge", rows.id, sqlite_where=to_judge, postgresql_where=to_judge)
@@ -191,6 +198,7 @@ Index("ix_inspections_number", rows.number, unique=True)
 Index("ix_inspections_model_number", rows.model, rows.number)
 Index("ix_inspections_key", rows.key, unique=True)
 Index("ix_verdicts_key", verdicts.c.key, unique=True)
+Index("ix_inspections_views", rows.part_id, sqlite_where=is_view, postgresql_where=is_view)
 Index("ix_inspections_files", rows.id, sqlite_where=has_files, postgresql_where=has_files)
 
 
@@ -224,19 +232,11 @@ class Search:
 
 
 def conditions(search: Search, *, lag: timedelta) -> list[ColumnElement[bool]]:
-    """Return the conditions of a search.
+    """Return the conditions of a search, which finds parts and no views of them.
 
     An identifier's time is that of its row, or up to `lag` later where the clock went back.
     """
-    since, until, verdict = search.since, search.until, search.verdict
-    found: list[ColumnElement[bool]] = []
-    if since is not None:
-        found.append(rows.id >= first_id(since))
-    if until is not None:
-        found.append(rows.id < first_id(until + lag))
-    if lag:  # else the identifiers say it all
-        found += [rows.time >= milliseconds_up(since)] if since is not None else []
-        found += [rows.time < milliseconds_up(until)] if until is not None else []
+    verdict, found = search.verdict, [~is_view, *time_conditions(search, lag=lag)]
     for name in ("model", "decision", "part", *LABELS):
         value = escape_text(getattr(search, name))
         found += [] if value is None else [rows[name] == value]
@@ -245,6 +245,20 @@ def conditions(search: Search, *, lag: timedelta) -> list[ColumnElement[bool]]:
     if search.text:
         found.append(_has_text(search.text))
     return [*found, to_judge] if search.to_judge else found
+
+
+def time_conditions(search: Search, *, lag: timedelta) -> list[ColumnElement[bool]]:
+    """Return the conditions of a search's times, `lag` as above."""
+    since, until = search.since, search.until
+    found: list[ColumnElement[bool]] = []
+    if since is not None:
+        found.append(rows.id >= first_id(since))
+    if until is not None:
+        found.append(rows.id < first_id(until + lag))
+    if lag:  # else the identifiers say it all
+        found += [rows.time >= milliseconds_up(since)] if since is not None else []
+        found += [rows.time < milliseconds_up(until)] if until is not None else []
+    return found
 
 
 def _has_text(text: str) -> ColumnElement[bool]:

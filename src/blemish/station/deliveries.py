@@ -6,14 +6,21 @@ import hashlib
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from blemish.core.errors import ConflictError
 
 if TYPE_CHECKING:
     from blemish.record.store import Inspection, Store
-    from blemish.station.engine import Engine
     from blemish.station.engine_jobs import Job, Upload
+
+
+class Taker(Protocol):
+    """What takes images: an engine, or the line of a model's parts."""
+
+    def begin(self, upload: Upload) -> Job:
+        """Queue an image."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,25 +32,25 @@ class Delivery:
 
 
 class Deliveries:
-    """Hands uploads to engines; one whose key is known is the earlier one."""
+    """Hands uploads to their takers; one whose key is known is the earlier one."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._lock = threading.Lock()
         self._open: dict[str, Job] = {}
 
-    def submit(self, engine: Engine, upload: Upload) -> Delivery:
+    def submit(self, taker: Taker, upload: Upload) -> Delivery:
         """Queue an upload, or find the earlier one. May wait for the record where it has a key.
 
-        Raises Busy as `Engine.submit`, and ConflictError for a key that came with another image.
+        Raises what `begin` does, such as Busy, and ConflictError for a key that came with another image.
         """
         if upload.key is None:
-            job = engine.begin(upload)
+            job = taker.begin(upload)
             return Delivery(job.id, job.answer)
         with self._lock:
-            return self._once(engine, upload, upload.key)
+            return self._once(taker, upload, upload.key)
 
-    def _once(self, engine: Engine, upload: Upload, key: str) -> Delivery:
+    def _once(self, taker: Taker, upload: Upload, key: str) -> Delivery:
         job = self._open.get(key)
         if job is not None:
             _check_same(key, upload, _digest(job.upload))
@@ -54,7 +61,7 @@ class Deliveries:
             answer: Future[Inspection] = Future()
             answer.set_result(found)
             return Delivery(found.id, answer)
-        job = self._open[key] = engine.begin(upload)
+        job = self._open[key] = taker.begin(upload)
         job.answer.add_done_callback(lambda _: self._open.pop(key, None))
         return Delivery(job.id, job.answer)
 

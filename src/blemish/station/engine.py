@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from blemish.core.errors import BlemishError, ImageError
 from blemish.core.types import Prediction
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from blemish.inference.detector import Detector
     from blemish.record.archive import Archive
-    from blemish.record.store import Inspection, Store
+    from blemish.record.store import Inspection
 
 T = TypeVar("T")
 SCORERS = 2
@@ -58,13 +58,21 @@ class Busy(BlemishError):
     """As many requests as can wait are waiting."""
 
 
+class Recorder(Protocol):
+    """What rows are given to: the store, or who puts more to them."""
+
+    def record(self, inspections: Sequence[Inspection]) -> None:
+        """Put rows on disk, all or none."""
+        ...
+
+
 class Engine:
     """The queue of uploads before a detector. `submit` is thread-safe; `close` answers those that wait."""
 
     def __init__(
         self,
         model: Model,
-        store: Store,
+        store: Recorder,
         archive: Archive,
         *,
         capacity: int = 64,

@@ -31,6 +31,10 @@ class Upload:
     source: str
     name: str | None = None
     part: str | None = None
+    view: str | None = None
+    """Which view of the part it shows."""
+    part_id: str | None = None
+    """The identifier that the row of the part will have; None: the image is a part by itself."""
     key: str | None = None
     """Sent again with it, the image is recorded once."""
     labels: Labels = field(default_factory=Labels)
@@ -79,6 +83,8 @@ def inspection_of(
         time=job.time,
         source=job.upload.source,
         part=job.upload.part,
+        view=job.upload.view,
+        part_id=job.upload.part_id,
         key=job.upload.key,
         **asdict(labels),
         model=job.model.digest,

@@ -29,6 +29,8 @@ BATCH_SIZE = 1000
 """Rows that are read together."""
 STATE_ROWS = 4096
 """Rows after which the state of each drift is kept; a start reads no more than that again."""
+WHOLE = "[]"
+"""`Recorded.missing` of a part that was decided from all its views."""
 DRIFTED = "production no longer scores as the calibration images did"
 
 
@@ -44,10 +46,15 @@ class Following:
         self._lock = threading.Lock()
         self._number = self._noted = store.last_number()
         self._since: dict[str, str] = {}
+        self._missing: dict[str, str | None] = {}  # what `Recorded.missing` of the rows is that count
         self._alarms: list[Alarm] = []  # that are not on record yet
 
-    def watch(self, digest: str, calibration_scores: np.ndarray) -> None:
-        """Watch a version of a model for drift, from the first part that it has scored."""
+    def watch(self, digest: str, calibration_scores: np.ndarray, *, of_views: bool = False) -> None:
+        """Watch a version of a model for drift, from the first part that it has scored.
+
+        `of_views`: the scores are those of parts in all their views; others are not compared with them.
+        """
+        self._missing[digest] = WHOLE if of_views else None
         drift = Drift(calibration_scores)
         after, seen = self._resume(digest, drift), self._number
         self._drift_of(digest, drift, self.store.recorded(after=after, until=seen, model=digest))
@@ -151,7 +158,7 @@ class Following:
         """Return the first inspection of a change that was alarmed, or None."""
         drift = self.drifts.get(digest)
         if drift is not None and drift.since is not None and digest not in self._since:
-            found = self.store.scored_id(digest, drift.since)
+            found = self.store.scored_id(digest, drift.since, missing=self._missing.get(digest))
             if found is not None:
                 self._since[digest] = found
         return self._since.get(digest)
@@ -167,7 +174,7 @@ class Following:
 
     def _drift_of(self, digest: str, drift: Drift, rows: Iterable[Recorded]) -> None:
         for row in rows:
-            if row.score is not None:
+            if row.score is not None and row.missing == self._missing.get(digest):
                 peak = drift.peak
                 drift.update(row.score)
                 if drift.peak > peak:

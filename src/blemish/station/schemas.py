@@ -91,6 +91,28 @@ class InspectionAnswer(create_model("OriginAndFigures", __base__=_Origin, **_FIG
     withdrawn: list[WithdrawnAnswer] = Field(description="verdicts that were taken back")
 
 
+class ViewAnswer(InspectionAnswer):
+    """One image of a part with several views.
+
+    `decision` and `anomalous` are those of the part, "unjudged" and null until it is decided; the figures and
+    regions are the image's own.
+    """
+
+    view: str | None
+    part_id: Id = Field(description="the inspection of the part; asked for before it is decided: 202")
+    waits_for: list[str] = Field(description="views that the part waits for, or their number")
+
+
+class PartAnswer(InspectionAnswer):
+    """A part that was decided from its views: its decision and figures, and the picture of its worst view."""
+
+    missing: list[str] = Field(description="views that it lacks, or their number: it was not accepted")
+    views: list[ViewAnswer]
+
+
+AnyInspection = PartAnswer | ViewAnswer | InspectionAnswer
+
+
 class WaitingAnswer(BaseModel):
     """An image that was taken and is not recorded yet: ask for the inspection of this identifier later."""
 
@@ -101,7 +123,7 @@ class WaitingAnswer(BaseModel):
 class Inspections(BaseModel):
     """A page of inspections, newest first."""
 
-    items: list[InspectionAnswer]
+    items: list[AnyInspection]
     next: Id | None = Field(description="`before` of the next page; null at the end")
 
 
@@ -146,6 +168,27 @@ class ModelAnswer(BaseModel):
     counts: str | None = Field(description="which regions count, in words; null: all, or not in use here")
     display_range: tuple[float, float]
     drift: DriftAnswer | None
+
+
+class PartRuleAnswer(BaseModel):
+    """How a model decides of parts from their views."""
+
+    views: list[str] = Field(description="what they are called; empty: they are not told apart")
+    count: int = Field(description="how many there are")
+    rule: Literal["together", "apart"]
+    carried_by: int = Field(description="good parts, or good images of a view, that carry the promise")
+    false_alarm_rate: float | None
+    review_rate: float | None
+    wait_seconds: float
+
+
+class PartsModelAnswer(ModelAnswer):
+    """A model that decides of parts with several views; other figures are those of its images."""
+
+    parts: PartRuleAnswer
+
+
+AnyModel = PartsModelAnswer | ModelAnswer
 
 
 class DriftAnswer(BaseModel):

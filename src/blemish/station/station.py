@@ -31,6 +31,7 @@ from blemish.station.deliveries import Deliveries
 from blemish.station.engine import Engine
 from blemish.station.engine_jobs import Model
 from blemish.station.following import Following
+from blemish.station.part_lines import PartLines, drift_scores
 from blemish.station.readiness import KINDS, Readiness, Troubles
 from blemish.station.recalibration import recalibrated
 from blemish.station.render import MapStyle
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 
     from blemish.images.roi import Roi
     from blemish.inference.detector import Detector
+    from blemish.inference.part_models import ViewModels
     from blemish.record.store import Inspection
+    from blemish.station.parts import PartLine, PartSettings
 
 RETENTION_INTERVAL = 3600.0
 """Seconds between two removals of what the policy does not keep."""
@@ -68,6 +71,7 @@ class Station:
         policy: Policy | None = None,
         labelling: Labelling | None = None,
         sample: float | None = None,
+        parts: PartSettings | None = None,
     ) -> None:
         self.policy, self._closing = policy or Policy(), threading.Event()
         self.folder = folder
@@ -89,8 +93,14 @@ class Station:
         rates = {"false_alarm_rate": false_alarm_rate, "review_rate": review_rate}
         self._load = partial(load.load, device=device, allow=allow, **rates)
         self._limits = {"capacity": capacity, "max_pixels": max_pixels}
+        self.parts = PartLines(
+            parts, self.store, station=self.labelling.usual.station, make_id=self.make_id, say=_say
+        )
         for path in models:
-            self._start_model(path, path.stem if path.is_file() else path.resolve().name)
+            name = path.stem if path.is_file() else path.resolve().name
+            of_parts = self.parts.models_of(path, models)
+            self._start_model(path, name) if of_parts is None else self._start_line(of_parts, name)
+        self.parts.resume()
         for origin, name in self.versions.adopted.items():
             self._start(self.versions.active(origin), name)
         self.trainings = Trainings(
@@ -102,7 +112,9 @@ class Station:
             make_id=self.make_id,
         )
         threading.Thread(target=self._run_retention, name="retention", daemon=True).start()
-        self.noticing: list[Callable[[], None]] = []  # called once in a while, by the thread that follows
+        self.noticing: list[Callable[[], None]] = [
+            self._decide_due
+        ]  # called once in a while, by the thread that follows
         self._follower = threading.Thread(target=self._run_following, name="following", daemon=True)
         self._follower.start()
 
@@ -118,11 +130,24 @@ class Station:
             digest = self.versions.start_product(content, suffix=file.suffix)
             self._start(digest, f"{name}:{product}")
 
-    def _start(self, digest: str, name: str, detector: Detector | None = None) -> None:
+    def _start_line(self, models: ViewModels, name: str) -> None:
+        """Start the engines of a model that decides of parts, and of the views that have their own."""
+        paths = {models.usual: name} | {path: f"{name}:{view}" for view, path in models.own.items()}
+        digests = {path: self.versions.start(path) for path in paths}
+        detectors = models.load(lambda path: self._load(self.versions.file(digests[path])))
+        line = self.parts.open(models, detectors, digests)
+        for path, digest in digests.items():
+            if digest not in self.engines:
+                self._start(digest, paths[path], detectors[path], line)
+            line.engines[path] = self.engines[digest]
+
+    def _start(
+        self, digest: str, name: str, detector: Detector | None = None, line: PartLine | None = None
+    ) -> None:
         model = self._open(digest, name, detector)
         engine = Engine(
             model,
-            self.store,
+            line or self.store,
             self.archive,
             on_recorded=self._recorded,
             on_failed=self.troubles.note,
@@ -152,8 +177,13 @@ class Station:
             "review_threshold": detector.review_threshold,
         }
         self.store.add_model(replace(record, description=record.description | {"first_use": first_use}))
-        if calibration is not None:
-            self.following.watch(digest, calibration.scores)
+        line = self.parts.of(digest)
+        if line is not None:
+            scores = drift_scores(line, digest)
+        else:
+            scores = None if calibration is None else calibration.scores
+        if scores is not None:
+            self.following.watch(digest, scores, of_views=line is not None)
         return Model(digest=digest, detector=detector)
 
     def use(self, digest: str) -> None:
@@ -168,6 +198,7 @@ class Station:
         `recalibrated` and `version_bytes` do, UsageError for a model that scores images as a whole.
         """
         detector, rescored = self._model_in_use(digest).detector, None
+        self.parts.refuse_version(digest, self._names[digest])
         current, own = detector.model_file, self.labelling.usual.station
         if region is not None:
             check_region(detector)
@@ -219,6 +250,7 @@ class Station:
             raise ConflictError(f"model {digest}: is no version of a model that is in use here")
         if digest == old:
             return
+        self.parts.refuse_version(old, self._names[old])
         self.following.note_peaks()
         model = self._open(digest, self._names[old], loaded)
         self.versions.use(digest)
@@ -266,8 +298,12 @@ class Station:
         return self._names[digest] if product is None else self._names[digest].removesuffix(f":{product}")
 
     def has_open(self, id: str) -> bool:
-        """Whether an upload of that identifier waits for its answer."""
-        return any(engine.has_open(id) for engine in self.engines.values())
+        """Whether an upload of that identifier waits for its answer, or a part for its views."""
+        return any(engine.has_open(id) for engine in self.engines.values()) or self.parts.has_open(id)
+
+    def taker(self, engine: Engine) -> Engine | PartLine:
+        """Return who takes the images of a model: the line of its parts, where it has some."""
+        return self.parts.of(engine.model.digest) or engine
 
     def name_of(self, digest: str) -> str:
         """Return a model's name; its digest when this station does not use it."""
@@ -317,7 +353,7 @@ class Station:
             try:
                 self.retain()
             except (BlemishError, OSError) as error:  # tried again the next time
-                print(f"blemish serve: files could not be removed: {error}", file=sys.stderr, flush=True)
+                _say(f"files could not be removed: {error}")
 
     def close(self) -> None:
         """Stop the training that runs, answer the uploads that wait, and close the record."""
@@ -337,6 +373,11 @@ class Station:
             self.troubles.end(kind)
         self.following.follow()
 
+    def _decide_due(self) -> None:
+        """Decide of parts that have waited for their views long enough."""
+        if self.parts.decide_due():
+            self._recorded(())
+
     def _run_following(self) -> None:
         """Take what others record, such as a watch into the same record."""
         while not self._closing.wait(FOLLOWING_INTERVAL):
@@ -354,7 +395,11 @@ class Station:
     def _tell_jump(self, back: timedelta) -> None:
         """Tell that the clock went back: on the console, and as an alarm of the model in use."""
         text = clock_advice(back)
-        print(f"blemish serve: {text}", file=sys.stderr, flush=True)
+        _say(text)
         self.following.tell(
             next(iter(self.engines), ""), kind="clock", value=back.total_seconds(), message=text
         )
+
+
+def _say(text: str) -> None:
+    print(f"blemish serve: {text}", file=sys.stderr, flush=True)

@@ -42,10 +42,13 @@ class Telling:
     def _said_of(self, row: Recorded) -> dict[str, Any]:
         try:
             inspection = self.station.store.get(row.id)
+            if inspection is not None:
+                views = (
+                    self.station.store.views_of([row.id])[row.id] if inspection.missing is not None else ()
+                )
+                return answer_of(inspection, views=views).model_dump(mode="json")
         except StoreError:  # what is known already is told all the same
-            inspection = None
-        if inspection is not None:
-            return answer_of(inspection).model_dump(mode="json")
+            pass
         known = {name: getattr(row, name) for name in ("id", "model", "decision", "score", "part")}
         return known | {"time": row.time.isoformat()}
 

@@ -43,8 +43,21 @@ class PartSettings:
 
     def __post_init__(self) -> None:
         """Refuse a time that is none. Raises UsageError."""
-        if not 0 < self.wait_s < float("inf"):
-            raise UsageError(f"--part-wait {self.wait_s:g}: must be a number of seconds above 0")
+        check_wait(self.wait_s)
+
+
+def check_wait(wait_s: float) -> None:
+    """Refuse a time that is none. Raises UsageError."""
+    if not 0 < wait_s < float("inf"):
+        raise UsageError(f"--part-wait {wait_s:g}: must be a number of seconds above 0")
+
+
+def check_count(rule: PartRule) -> None:
+    """Refuse a rule that does not say when a part is complete. Raises UsageError."""
+    if rule.count is None:
+        raise UsageError(
+            "--part-pattern: how many views has a part? Give --views, or calibrate by `blemish parts`"
+        )
 
 
 class OpenParts:
@@ -101,10 +114,7 @@ class OpenParts:
                 views=settings.views,
                 digests=digests,
             )
-            if views.rule.count is None:
-                raise UsageError(
-                    "--part-pattern: how many views has a part? Give --views, or calibrate by `blemish parts`"
-                )
+            check_count(views.rule)
         except BlemishError as error:
             if first:
                 raise

@@ -15,8 +15,10 @@ from blemish.cli.streams import complain
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from blemish.cluster.predict_parts import PartScoring
     from blemish.core.types import Sample
     from blemish.inference.detector import Detector
+    from blemish.inference.part_rows import PartCounts
     from blemish.inference.predict_folder import OverlayFormat, PredictionCounts
     from blemish.inference.promise import Promise
 
@@ -119,14 +121,7 @@ def _predict_parts(
             on_row=lambda _: progress.advance(task),
         )
     code = _print_counts(counts, Promise.of_each(views.detector(None)), str(out / "predictions.csv"))
-    for error in parts.errors:
-        complain(f"failed: {error}")
-    anomalous = "" if views.rule.rate is None else f", {parts.anomalous} anomalous"
-    anomalous += f", {parts.review} for review" if parts.review else ""
-    anomalous += f", {parts.incomplete} incomplete" if parts.incomplete else ""
-    print(f"{parts.parts} parts{anomalous}, {parts.failed} failed: {out / 'parts.csv'}")
-    print(views.describe())
-    return 1 if parts.failed else code
+    return max(code, _print_parts(parts, views.rule.rate, views.describe(), str(out / "parts.csv")))
 
 
 def _overlays(options: PredictOptions) -> OverlayFormat | None:
@@ -142,6 +137,7 @@ def _overlays(options: PredictOptions) -> OverlayFormat | None:
 
 def _predict_on_cluster(options: PredictOptions, address: str) -> int:
     from blemish.cluster import predict as scoring
+    from blemish.cluster.predict_parts import counts_of
     from blemish.cluster.session import connect
     from blemish.images.folders import LeftOut
 
@@ -158,6 +154,7 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
         batch_size=options.batch_size,
         device=options.device,
         product=options.product,
+        parts=_parts_on_cluster(options),
         **partition,
     )
     with progress_bar() as progress:
@@ -169,14 +166,31 @@ def _predict_on_cluster(options: PredictOptions, address: str) -> int:
 
         task = progress.add_task("scoring", visible=False)
         with connect(address):
-            counts, promise = scoring.score(
+            answer = scoring.score(
                 work,
                 on_listed=lambda inputs: progress.advance(listing, inputs),
                 on_done=done,
                 left_out=left_out,
             )
-    code = _print_counts(counts, {options.product: promise}, f"{options.out.rstrip('/')}/part-*.parquet")
+    out = options.out.rstrip("/")
+    code = _print_counts(answer.counts, {options.product: answer.promise}, f"{out}/part-*.parquet")
+    if answer.parts is not None:
+        rate, promise = answer.parts["false_alarm_rate"], answer.parts["promise"]
+        code = max(code, _print_parts(counts_of(answer.parts), rate, promise, f"{out}/_parts.csv"))
     return max(code, print_left_out(left_out))
+
+
+def _parts_on_cluster(options: PredictOptions) -> PartScoring | None:
+    """Return how parts are told and decided, None: each image is by itself. Raises UsageError."""
+    from blemish.cluster.predict_parts import PartScoring
+    from blemish.inference.part_models import ViewModels
+
+    names = options.names()
+    if names is None:
+        options.refuse_without_parts()
+        return None
+    models = ViewModels.of(options.model, options.view_model)
+    return PartScoring(names=names, models=models, calibration=options.parts, views=options.views)
 
 
 def _refuse_without_use_on_cluster(options: PredictOptions) -> None:
@@ -192,9 +206,17 @@ def _refuse_without_use_on_cluster(options: PredictOptions) -> None:
         raise UsageError(
             f"--provider {options.provider}: a cluster runs exported models on CPUs; leave it out"
         )
-    if options.names() is not None:
-        raise UsageError("--part-pattern: parts are not decided on a cluster; leave out one of the two")
-    options.refuse_without_parts()
+
+
+def _print_parts(parts: PartCounts, rate: float | None, promise: str, rows: str) -> int:
+    for error in parts.errors:
+        complain(f"failed: {error}")
+    anomalous = "" if rate is None else f", {parts.anomalous} anomalous"
+    anomalous += f", {parts.review} for review" if parts.review else ""
+    anomalous += f", {parts.incomplete} incomplete" if parts.incomplete else ""
+    print(f"{parts.parts} parts{anomalous}, {parts.failed} failed: {rows}")
+    print(promise)
+    return 1 if parts.failed else 0
 
 
 def _print_counts(counts: PredictionCounts, promises: dict[str | None, Promise], rows: str) -> int:

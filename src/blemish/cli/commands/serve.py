@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 from cyclopts import Parameter
 
 from blemish.cli.json_lines import json_lines
-from blemish.cli.options import DetectorOptions, HookOptions, LabelOptions, StationOptions
+from blemish.cli.options import DetectorOptions, HookOptions, LabelOptions, PartOptions, StationOptions
 from blemish.cli.parser import parse
 from blemish.cli.streams import write_line
 from blemish.core.errors import UsageError
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(DetectorOptions, StationOptions, LabelOptions, HookOptions):
+class ServeOptions(DetectorOptions, StationOptions, LabelOptions, HookOptions, PartOptions):
     """Run the inspection station: a page and a service that score images and keep a record of each."""
 
     model: Annotated[tuple[Path, ...], Parameter(metavar="RUN|FILE [...]")]
     """Run folders, model files or exported models."""
+    part_wait: float = 10.0
+    """Seconds that a part of several views waits for them; without one of them it is never accepted."""
     host: str = "127.0.0.1"
     """The address to listen on; any other than this machine's own requires a token (`blemish token`)."""
     port: int = 8000
@@ -185,6 +187,8 @@ def _print_start(options: ServeOptions, station: Station, port: int) -> None:
             if (engine := station.engines.get(record.digest)) is not None:
                 said = Promise.of(engine.model.detector).describe()
                 write_line(sys.stdout, f"model {record.name}: {said}")
+        for line in station.parts.lines:
+            write_line(sys.stdout, f"model {station.name_of(line.model)}: {line.views.describe()}")
 
 
 def record_line(folder: Path, number: int) -> str:
@@ -225,6 +229,7 @@ def _outgoing(options: ServeOptions, station: Station) -> Iterator[None]:
 
 def _station(options: ServeOptions) -> Station:
     from blemish.record.retention import Policy
+    from blemish.station.parts import PartSettings
     from blemish.station.station import Station
 
     return Station(
@@ -240,6 +245,13 @@ def _station(options: ServeOptions) -> Station:
         training_data=options.training_data,
         labelling=options.labelling(),
         sample=options.sample,
+        parts=PartSettings(
+            names=options.names(),
+            wait_s=options.part_wait,
+            view_models=options.view_model,
+            calibration=options.parts,
+            views=options.views,
+        ),
         policy=Policy(
             accepted_days=options.keep_accepted_days,
             rejected_days=options.keep_rejected_days,

@@ -13,13 +13,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from blemish.core.errors import DataError, ImageError, NotFoundError, UsageError
+from blemish.core.errors import ConflictError, DataError, ImageError, NotFoundError, UsageError
 from blemish.record import table_export
 from blemish.record.labels import Labels
 from blemish.record.rows import time_of
 from blemish.record.store import Verdict
 from blemish.record.tables import Search
-from blemish.station.answers import answer_of
+from blemish.station.answers import answer_of, answers_of, view_answer_of
 from blemish.station.engine_jobs import Upload
 from blemish.station.routes.access import Inspector, Judge, Viewer
 from blemish.station.routes.dependencies import (
@@ -30,10 +30,10 @@ from blemish.station.routes.dependencies import (
     with_zone,
 )
 from blemish.station.schemas import (
+    AnyInspection,
     Decision,
     Digest,
     Id,
-    InspectionAnswer,
     Inspections,
     Judgement,
     Key,
@@ -61,6 +61,7 @@ UPLOADS = {
                     "properties": {
                         "image": {"type": "string", "format": "binary"},
                         "part": {"type": "string", "minLength": 1, "maxLength": 200},
+                        "view": {"type": "string", "minLength": 1, "maxLength": 200},
                         "model": {"type": "string"},
                         **{name: {"type": "string"} for name in ("product", "line", "shift")},
                     },
@@ -122,7 +123,7 @@ async def labels(product: Part | None = None, line: Part | None = None, shift: P
 @router.post(
     "/inspections",
     status_code=201,
-    response_model=InspectionAnswer,
+    response_model=AnyInspection,
     responses={202: WAITING, 413: {"model": Problem}},
     openapi_extra=UPLOADS,
 )
@@ -131,6 +132,9 @@ async def inspect(
     request: Request,
     station: StationDep,
     part: Annotated[Part | None, Query(description="what you call the part")] = None,
+    view: Annotated[
+        Part | None, Query(description="which view of the part, of a model that has some")
+    ] = None,
     model: Annotated[str | None, Query(description="a model's name or digest; the first one's")] = None,
     name: Annotated[Part | None, Query(description="what you call the file")] = None,
     said: Annotated[Labels, Depends(labels)] = NOTHING_SAID,
@@ -138,15 +142,20 @@ async def inspect(
 ) -> Any:
     """Score an image. The answer is given when the image, its map and its row are on disk.
 
-    After the time limit the answer is 202 with the identifier under which it will be recorded.
+    After the time limit the answer is 202 with the identifier under which it will be recorded. Of a part with
+    several views the answer is that of the view; with the last one the part is decided.
     """
-    upload, chosen = await _read_upload(request, part, name, idempotency_key)
+    told = Upload(data=b"", source="api", name=name, part=part, view=view, key=idempotency_key)
+    upload, chosen = await _read_upload(request, told)
     upload = replace(upload, labels=station.labelling.of(datetime.now(UTC), upload.labels.or_else(said)))
     engine = station.engine(chosen or model, upload.labels.product)
-    if upload.key is None:
-        taken = station.deliveries.submit(engine, upload)
-    else:  # which is looked up in the record
-        taken = await run_in_threadpool(station.deliveries.submit, engine, upload)
+    taker = station.taker(engine)
+    if upload.view is not None and taker is engine:
+        raise UsageError(f"view {upload.view!r}: this model has no parts with several views; leave it out")
+    if upload.key is None and taker is engine:
+        taken = station.deliveries.submit(taker, upload)
+    else:  # which is looked up in the record, or waits for a part that is being recorded
+        taken = await run_in_threadpool(station.deliveries.submit, taker, upload)
     answer = asyncio.wrap_future(taken.answer)
     answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it
     done, _ = await asyncio.wait([answer], timeout=request.app.state.time_limit)
@@ -155,6 +164,8 @@ async def inspect(
     inspection = answer.result()
     if inspection.error is not None:
         raise ImageError(inspection.error)
+    if inspection.part_id is not None:
+        return await run_in_threadpool(view_answer_of, station, inspection)
     return answer_of(inspection)
 
 
@@ -169,14 +180,13 @@ def find(
     """List inspections, newest first."""
     found = station.store.search(chosen, before=before, limit=limit + 1)
     shown = found[:limit]
-    verdicts = station.store.verdicts([i.id for i in shown])
     return Inspections(
-        items=[answer_of(i, verdicts.get(i.id, ())) for i in shown],
+        items=answers_of(station, shown),
         next=shown[-1].id if len(found) > limit else None,
     )
 
 
-@router.get("/inspections/{id}", response_model=InspectionAnswer, responses={202: WAITING})
+@router.get("/inspections/{id}", response_model=AnyInspection, responses={202: WAITING})
 def get(caller: Viewer, request: Request, station: StationDep, id: Id) -> Any:
     """Return one inspection with all of its verdicts; 202: it is not recorded yet."""
     if station.has_open(id):
@@ -184,11 +194,14 @@ def get(caller: Viewer, request: Request, station: StationDep, id: Id) -> Any:
     return _answer(station, find_inspection(station, id))
 
 
-@router.post("/inspections/{id}/verdict", status_code=201, response_model=InspectionAnswer)
-def judge(caller: Judge, station: StationDep, id: Id, verdict: VerdictRequest) -> InspectionAnswer:
-    """Add a person's verdict; earlier ones are kept. None is older than its inspection."""
+@router.post("/inspections/{id}/verdict", status_code=201, response_model=AnyInspection)
+def judge(caller: Judge, station: StationDep, id: Id, verdict: VerdictRequest) -> AnyInspection:
+    """Add a person's verdict; earlier ones are kept. None is older than its inspection.
+
+    That of a view is one of its part.
+    """
     check_login(caller, verdict.by)
-    inspection = find_inspection(station, id)
+    inspection = _judged(station, id)
     id = station.make_id(datetime.now(UTC))
     given = time_of(id) - timedelta(seconds=verdict.age_seconds)
     said = Verdict(
@@ -206,11 +219,11 @@ def judge(caller: Judge, station: StationDep, id: Id, verdict: VerdictRequest) -
     return _answer(station, inspection)
 
 
-@router.post("/inspections/{id}/withdrawal", status_code=201, response_model=InspectionAnswer)
-def withdraw(caller: Judge, station: StationDep, id: Id, wanted: WithdrawalRequest) -> InspectionAnswer:
+@router.post("/inspections/{id}/withdrawal", status_code=201, response_model=AnyInspection)
+def withdraw(caller: Judge, station: StationDep, id: Id, wanted: WithdrawalRequest) -> AnyInspection:
     """Take a verdict back: the one before it counts again. Both are kept."""
     check_login(caller, wanted.by)
-    inspection = find_inspection(station, id)
+    inspection = _judged(station, id)
     try:
         station.store.withdraw_verdict(
             inspection.id,
@@ -236,10 +249,11 @@ def export(caller: Viewer, station: StationDep, chosen: Filters) -> StreamingRes
 # --- shared ---------------------------------------------------------------------------------------
 
 
-async def _read_upload(
-    request: Request, part: str | None, name: str | None, key: str | None
-) -> tuple[Upload, str | None]:
-    """Read a form with the field `image`, or the file itself as the body; the model that a form names."""
+async def _read_upload(request: Request, told: Upload) -> tuple[Upload, str | None]:
+    """Read a form with the field `image`, or the file itself as the body; the model that a form names.
+
+    `told` is what the query says of it.
+    """
     kind = media_type(request.headers.get("content-type", ""))
     if kind != "multipart/form-data":
         if kind.startswith("multipart/"):
@@ -247,19 +261,19 @@ async def _read_upload(
         data = await request.body()
         if not data:
             raise UsageError("the body is empty; send an image file")
-        return Upload(data=data, source="api", name=name, part=part, key=key), None
-    async with request.form(max_files=1, max_fields=7) as form:
+        return replace(told, data=data), None
+    async with request.form(max_files=1, max_fields=8) as form:
         file = form.get("image")
         if not isinstance(file, UploadFile):
             raise UsageError("the form has no file named `image`; send one")
-        given, model = _text(form.get("part", part), "part"), form.get("model")
+        given = {field: _text(form.get(field, getattr(told, field)), field) for field in ("part", "view")}
+        model = form.get("model")
         if not (model is None or isinstance(model, str)):
             raise UsageError("`model` is a text")
-        said = Labels(**{name: _text(form.get(name), name) for name in ("product", "line", "shift")})
+        labels = Labels(**{name: _text(form.get(name), name) for name in ("product", "line", "shift")})
         source = "page" if request.headers.get("x-blemish-page") else "api"
-        name = name or _name(file.filename)
-        upload = Upload(data=await file.read(), source=source, name=name, part=given, key=key, labels=said)
-        return upload, model
+        name = told.name or _name(file.filename)
+        return replace(told, data=await file.read(), source=source, name=name, labels=labels, **given), model
 
 
 def _text(given: UploadFile | str | None, field: str) -> str | None:
@@ -287,5 +301,16 @@ def _waiting(request: Request, id: str) -> JSONResponse:
     return JSONResponse(WaitingAnswer(id=id).model_dump(), 202, headers)
 
 
-def _answer(station: Station, inspection: Inspection) -> InspectionAnswer:
-    return answer_of(inspection, station.store.verdicts([inspection.id]).get(inspection.id, ()))
+def _judged(station: Station, id: str) -> Inspection:
+    """Return the inspection that a person judges: of a view that of its part, once it is decided."""
+    inspection = find_inspection(station, id)
+    if inspection.part_id is None:
+        return inspection
+    part = station.store.get(inspection.part_id)
+    if part is None:
+        raise ConflictError(f"inspection {id}: its part waits for other views; judge it when it is decided")
+    return part
+
+
+def _answer(station: Station, inspection: Inspection) -> AnyInspection:
+    return answers_of(station, [inspection])[0]

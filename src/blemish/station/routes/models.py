@@ -17,6 +17,7 @@ from blemish.station.routes.dependencies import REFUSALS, StationDep, check_logi
 from blemish.station.schemas import (
     AcknowledgementRequest,
     AlarmAnswer,
+    AnyModel,
     BucketAnswer,
     CalibrationAnswer,
     Digest,
@@ -48,7 +49,7 @@ class RecalibrationRequest(BaseModel):
 # --- what they are, and how they do ---------------------------------------------------------------------
 
 
-@router.get("/models", response_model=list[ModelAnswer])
+@router.get("/models", response_model=list[AnyModel])
 def models(caller: Viewer, station: StationDep) -> list[ModelAnswer]:
     """List the models that are in use, then those that were."""
     answers = [model_answer_of(record, station) for record in station.store.models()]

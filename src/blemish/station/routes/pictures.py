@@ -51,7 +51,7 @@ def anomaly_map(
     full: Annotated[bool, Query(description="a float32 TIFF of the image's size")] = False,
 ) -> Response:
     """Return the anomaly map: float32 rows, little-endian, their number in `X-Map-Height`; or a TIFF."""
-    inspection = find_inspection(station, id)
+    inspection = _shown_of(station, find_inspection(station, id))
     data = _read_file(station, inspection.map, "map")
     counting = station.map_style(inspection.model).counting
     if full:
@@ -65,7 +65,7 @@ def anomaly_map(
 @router.get("/inspections/{id}/overlay", response_class=Response, responses={200: render.OPENAPI_IMAGE})
 def overlay(caller: Viewer, station: StationDep, id: Id) -> Response:
     """Return the image with its map over it, as `predict` draws it, 1024 px at most."""
-    inspection = find_inspection(station, id)
+    inspection = _shown_of(station, find_inspection(station, id))
     style = station.map_style(inspection.model)
 
     def make() -> bytes:
@@ -75,6 +75,14 @@ def overlay(caller: Viewer, station: StationDep, id: Id) -> Response:
             return render.overlay(image_data, map_data, style)
 
     return _picture(station, inspection, render.overlay_name(inspection, style), make)
+
+
+def _shown_of(station: Station, inspection: Inspection) -> Inspection:
+    """Return the row whose picture is shown: of a part that of its worst view, whose model draws it."""
+    if inspection.missing is None:
+        return inspection
+    views = station.store.views_of([inspection.id])[inspection.id]
+    return next((v for v in views if (v.image, v.map) == (inspection.image, inspection.map)), inspection)
 
 
 def _read_file(station: Station, digest: str | None, kind: Literal["image", "map"]) -> bytes:

@@ -1,0 +1,116 @@
+"""Which models of a station decide of parts with several views, and what a stop left undecided."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blemish.core.errors import ConflictError, UsageError
+from blemish.inference.part_models import ViewModels, make_views
+from blemish.inference.parts import TogetherRule
+from blemish.station.parts import PartLine, PartSettings, abandoned
+from blemish.watch.parts import check_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    import numpy as np
+
+    from blemish.inference.detector import Detector
+    from blemish.record.rows import Inspection
+    from blemish.record.store import Store
+
+
+class PartLines:
+    """The lines of parts of a station, one for each model that has parts."""
+
+    def __init__(
+        self,
+        settings: PartSettings | None,
+        store: Store,
+        *,
+        station: str | None,
+        make_id: Callable[[datetime], str],
+        say: Callable[[str], None],
+    ) -> None:
+        """Take what is told of parts; None: nothing is, and models with a `parts.json` alone have parts."""
+        self.settings, self.store, self.station = settings or PartSettings(), store, station
+        self.make_id, self.say = make_id, say
+        self.lines: list[PartLine] = []
+
+    def models_of(self, path: Path, models: Sequence[Path]) -> ViewModels | None:
+        """Return the models of the views of a model, one of those that a station starts with; None: it has no
+        parts.
+
+        Raises UsageError for what is told of one model where there are several.
+        """
+        settings = self.settings
+        if settings.of_one_model and len(models) > 1:
+            raise UsageError(
+                "--view-model, --parts and --views: are for one --model; give one, or leave them out"
+            )
+        found = ViewModels.of(path, settings.view_models)
+        told = settings.of_one_model or (settings.names is not None and len(models) == 1)
+        return found if told or found.calibration_file.exists() else None
+
+    def open(
+        self, models: ViewModels, detectors: Mapping[Path, Detector], digests: Mapping[Path, str]
+    ) -> PartLine:
+        """Begin to decide of parts by loaded models. Raises BlemishError where they do not allow it."""
+        settings = self.settings
+        views = make_views(
+            models, detectors, calibration=settings.calibration, views=settings.views, digests=digests
+        )
+        check_count(views.rule)
+        line = PartLine(views, digests, self.store, settings, make_id=self.make_id, say=self.say)
+        self.lines.append(line)
+        return line
+
+    def resume(self) -> None:
+        """Take up the parts that a stop left open; of models that are not in use they are for review."""
+        left, lost = self.store.undecided_views(self.station), []
+        for line in self.lines:
+            own = {
+                id: rows for id, rows in left.items() if any(r.model in line.digests.values() for r in rows)
+            }
+            line.resume(own)
+            left = {id: rows for id, rows in left.items() if id not in own}
+        for id, rows in left.items():
+            lost.append(abandoned(id, rows))
+            self.say(f"{lost[-1].error}; it is for review")
+        self.store.record(lost)
+
+    def of(self, digest: str) -> PartLine | None:
+        """Return the line of a model, or None."""
+        return next((line for line in self.lines if digest in line.digests.values()), None)
+
+    def has_open(self, id: str) -> bool:
+        """Whether a part of that identifier waits for views."""
+        return any(line.has_open(id) for line in self.lines)
+
+    def waits_for(self, view: Inspection) -> list[str]:
+        """Return the views that the part of a view waits for; empty: it is decided."""
+        line = self.of(view.model)
+        return [] if line is None or view.part_id is None else line.waits_for(view.part_id)
+
+    def decide_due(self) -> bool:
+        """Decide of parts that have waited too long; returns whether there were any."""
+        decided = [line.decide_due() for line in self.lines]
+        return any(decided)
+
+    def refuse_version(self, digest: str, name: str) -> None:
+        """Refuse to change a model by which parts were calibrated. Raises ConflictError."""
+        if self.of(digest) is not None:
+            raise ConflictError(
+                f"model {name}: decides of parts with several views; calibrate it by `blemish recalibrate` "
+                "and `blemish parts`, and start the station with what they make"
+            )
+
+
+def drift_scores(line: PartLine, digest: str) -> np.ndarray | None:
+    """Return the scores of good parts that those of production are compared with; None: there are none."""
+    rule = line.views.rule
+    if digest != line.model or not isinstance(rule, TogetherRule):
+        return None
+    return rule.calibration.statistics
