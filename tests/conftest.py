@@ -21,9 +21,9 @@ TINY_SIDE = 64
 CHROMIUM = Path("/usr/bin/chromium")
 
 
-NEEDS = {"browser": "browser", "cluster": "ray", "two_nodes": "ray"}
+NEEDS = {"browser": "browser", "cluster": "ray", "two_nodes": "ray", "metal_onnx": "slow"}
 """Fixtures, and the marker of the tests that ask for them."""
-SECONDS = {"ray": 25, "server": 25, "torchrun": 15, "slow": 8, "browser": 4}
+SECONDS = {"ray": 25, "server": 25, "torchrun": 15, "slow": 8, "browser": 4, "heavy": 1}
 """About what a test with a marker takes, for an even share of the work; any other takes 0.2 s."""
 EXPORTS = "operators_read_once"
 """Files whose tests ask for this export, and begin early: who has read the operators also exports for all."""
@@ -176,8 +176,8 @@ def tiny_model(tiny_category: Path, made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported_models(tiny_model: Path, made_once: MadeOnce) -> Path:
-    """A folder of two exported models, made together: the first export of a process takes seconds."""
+def exported_models(tiny_category: Path, made_once: MadeOnce) -> Path:
+    """A folder of two models of PCA and their exports: the first export of a process takes seconds."""
 
     def make(folder: Path) -> None:
         from exports import read_operators_once
@@ -187,20 +187,44 @@ def exported_models(tiny_model: Path, made_once: MadeOnce) -> Path:
         from blemish.training import fit
 
         read_operators_once()
-        export(tiny_model, folder / "tiny.onnx")
         for i in range(60):
             save(folder / "good" / f"{i:03d}.png", tiny_image(i))
-        config = PcaConfig(image_size=32, components=3, calibration_fraction=0.35)
-        fit.fit(folder / "good", method="pca", config=config, out=folder / "run", device="cpu")
-        export(folder / "run", folder / "pca" / "model.onnx")
+        for run, data, held_out, out in (
+            ("tiny", tiny_category, 0.4, folder / "tiny.onnx"),
+            ("run", folder / "good", 0.35, folder / "pca" / "model.onnx"),
+        ):
+            config = PcaConfig(image_size=32, components=3, calibration_fraction=held_out)
+            fit.fit(data, method="pca", config=config, out=folder / run, device="cpu")
+            export(folder / run, out)
 
     return made_once("exported", make)
 
 
 @pytest.fixture(scope="session")
+def tiny_pca(exported_models: Path) -> Path:
+    """A run folder: PCA, 32 x 32, on `tiny_category`, 5 calibration images. Read only."""
+    return exported_models / "tiny"
+
+
+@pytest.fixture(scope="session")
 def tiny_onnx(exported_models: Path) -> Path:
-    """The tiny model, exported."""
+    """`tiny_pca`, exported."""
     return exported_models / "tiny.onnx"
+
+
+@pytest.fixture(scope="session")
+def metal_onnx(tiny_model: Path, made_once: MadeOnce) -> Path:
+    """`tiny_model`, exported: a graph of 200 nodes, which takes seconds, so its tests are slow ones."""
+
+    def make(folder: Path) -> None:
+        from exports import read_operators_once
+
+        from blemish.export.onnx import export
+
+        read_operators_once()
+        export(tiny_model, folder / "tiny.onnx")
+
+    return made_once("metal", make) / "tiny.onnx"
 
 
 @pytest.fixture(scope="session")

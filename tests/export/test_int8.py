@@ -32,16 +32,13 @@ CaptureFixture = pytest.CaptureFixture[str]
 Exported = tuple[Path, list[str]]
 
 
-@pytest.fixture(scope="module")
-def exported_before(tiny_model: Path, exported_models: Path) -> Iterator[None]:
-    """Models in 32 bits are those that all tests share; `tests/methods/test_planted.py` makes its own."""
-    shared = {
-        tiny_model: exported_models / "tiny.onnx",
-        exported_models / "run": exported_models / "pca" / "model.onnx",
-    }
+@contextlib.contextmanager
+def exported_before(trained: Path, exported: Path) -> Iterator[None]:
+    """A model in 32 bits is the one that all tests share; `tests/methods/test_planted.py` makes its own."""
 
     def export(model: Path, out: Path) -> None:
-        shutil.copy(shared[model], out)
+        assert model == trained
+        shutil.copy(exported, out)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blemish.export.int8.export", export)
@@ -50,12 +47,12 @@ def exported_before(tiny_model: Path, exported_models: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def exported(
-    exported_before: None, tiny_model: Path, tiny_category: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_model: Path, metal_onnx: Path, tiny_category: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Exported:
     """The tiny model in 8 bits, and the lines that its export printed."""
     out = tmp_path_factory.mktemp("int8") / "new" / "model.onnx"
     torch.set_num_threads(1)
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with exported_before(tiny_model, metal_onnx), contextlib.redirect_stdout(io.StringIO()) as said:
         assert run("export", "--model", tiny_model, "--int8", "--data", tiny_category, "--out", out) == 0
     assert [p.name for p in out.parent.iterdir()] == ["model.onnx"]
     return out, said.getvalue().splitlines()
@@ -147,12 +144,12 @@ def test_what_it_costs_is_printed(exported: Exported):
     assert lines[3].startswith("scores of good images differ by ")
 
 
-@pytest.mark.usefixtures("exported_before")
 def test_without_a_test_split_the_difference_of_good_scores_is_what_is_known(
-    tiny_model: Path, tiny_category: Path, tmp_path: Path
+    tiny_model: Path, metal_onnx: Path, tiny_category: Path, tmp_path: Path
 ):
     """The images count, not how their folder is called."""
-    found = quantise(tiny_model, tiny_category / "train" / "good", tmp_path / "model.onnx")
+    with exported_before(tiny_model, metal_onnx):
+        found = quantise(tiny_model, tiny_category / "train" / "good", tmp_path / "model.onnx")
     assert (found.image_auroc, found.pixel_auroc, found.images) == (None, None, 5)
     assert 0 < found.median_difference <= found.largest_difference < 0.2
 
@@ -167,26 +164,31 @@ def other_data(tiny_category: Path, model: Path, root: Path, *, held_out: bool) 
     return data
 
 
-@pytest.mark.usefixtures("exported_before")
 @pytest.mark.parametrize("held_out", [False, True])
 def test_other_data_is_refused(
-    held_out: bool, tiny_model: Path, tiny_category: Path, tmp_path: Path, capsys: CaptureFixture
+    held_out: bool,
+    tiny_pca: Path,
+    tiny_onnx: Path,
+    tiny_category: Path,
+    tmp_path: Path,
+    capsys: CaptureFixture,
 ):
-    data = other_data(tiny_category, tiny_model, tmp_path, held_out=held_out)
+    data = other_data(tiny_category, tiny_pca, tmp_path, held_out=held_out)
     out = tmp_path / "model.onnx"
-    line = refused(capsys, "export", "--model", tiny_model, "--int8", "--data", data, "--out", out)
+    with exported_before(tiny_pca, tiny_onnx):
+        line = refused(capsys, "export", "--model", tiny_pca, "--int8", "--data", data, "--out", out)
     assert line.startswith(f"blemish export: --data {data}: ")
-    assert ("calibrated the model" if held_out else f"{tiny_model} was trained on") in line
+    assert ("calibrated the model" if held_out else f"{tiny_pca} was trained on") in line
     assert line.endswith("give that training's, whose held-out images set the thresholds")
     assert not out.exists()
 
 
-@pytest.mark.usefixtures("exported_before")
 def test_a_method_without_trained_layers_is_refused(
-    exported_models: Path, tmp_path: Path, capsys: CaptureFixture
+    tiny_pca: Path, tiny_onnx: Path, tiny_category: Path, tmp_path: Path, capsys: CaptureFixture
 ):
-    options = ("--int8", "--data", exported_models / "good", "--out", tmp_path / "model.onnx")
-    line = refused(capsys, "export", "--model", exported_models / "run", *options)
+    options = ("--int8", "--data", tiny_category, "--out", tmp_path / "model.onnx")
+    with exported_before(tiny_pca, tiny_onnx):
+        line = refused(capsys, "export", "--model", tiny_pca, *options)
     assert "pca has no trained layer that 8 bits would speed up; leave --int8 out" in line
     assert not (tmp_path / "model.onnx").exists()
 

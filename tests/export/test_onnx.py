@@ -63,11 +63,20 @@ def test_other_images_answer_alike_and_their_export_says_nothing_of_other_librar
     assert_same_answers(tmp_path / "run", tmp_path / "model.onnx", sorted((tmp_path / "new").iterdir()))
 
 
+@pytest.fixture(
+    params=[("tiny_pca", "tiny_onnx"), pytest.param(("tiny_model", "metal_onnx"), marks=pytest.mark.slow)]
+)
+def either(request: pytest.FixtureRequest) -> tuple[Path, Path]:
+    """A trained model, and its export."""
+    trained, exported = map(request.getfixturevalue, request.param)
+    return trained, exported
+
+
 def test_predict_by_either_model_writes_the_same_table(
-    tiny_model: Path, tiny_onnx: Path, tiny_category: Path, tmp_path: Path
+    either: tuple[Path, Path], tiny_category: Path, tmp_path: Path
 ):
     tables = []
-    for model, out in ((tiny_model, tmp_path / "a"), (tiny_onnx, tmp_path / "b")):
+    for model, out in zip(either, (tmp_path / "a", tmp_path / "b"), strict=True):
         assert run("predict", "--model", model, "--out", out, tiny_category / "test") == 0
         with (out / "predictions.csv").open(newline="") as file:
             tables.append(list(csv.DictReader(file)))
@@ -79,13 +88,14 @@ def test_predict_by_either_model_writes_the_same_table(
         }
 
 
-def test_rgba_files_answer_alike(tiny_model: Path, tiny_onnx: Path, tmp_path: Path):
+def test_rgba_files_answer_alike(either: tuple[Path, Path], tmp_path: Path):
     path = tmp_path / "rgba.png"
     rgba = np.dstack([tiny_image(3), np.full((64, 64), 255, np.uint8)])
     Image.fromarray(rgba).save(path)
-    assert_same_answers(tiny_model, tiny_onnx, [path])
+    assert_same_answers(*either, [path])
 
 
+@pytest.mark.heavy
 def test_an_exported_model_runs_where_torch_is_not(tiny_onnx: Path, tiny_category: Path, tmp_path: Path):
     image = next((tiny_category / "test" / "hole").iterdir())
     code = (

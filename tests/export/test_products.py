@@ -27,9 +27,9 @@ from blemish.training.run_folder import provenance_of
 
 
 def test_an_exported_model_keeps_its_products(
-    tiny_model: Path, tiny_onnx: Path, tiny_category: Path, tmp_path: Path
+    tiny_pca: Path, tiny_onnx: Path, tiny_category: Path, tmp_path: Path
 ):
-    model_file = as_two_products(load_model_file(tiny_model))
+    model_file = as_two_products(load_model_file(tiny_pca))
     save_model_file(tmp_path / "model.safetensors", model_file)
     (tmp_path / "model.onnx").write_bytes(version_bytes(tiny_onnx, model_file))
     images = sorted(tiny_category.glob("test/*/*.png"))[::2]
