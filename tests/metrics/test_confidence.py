@@ -284,6 +284,7 @@ def test_thinned_measures_stay_close_to_exact_ones():
         assert (found.auroc[r], found.limited[r], found.pro[r]) == pytest.approx(expected, abs=5e-4)
 
 
+@pytest.mark.heavy
 def test_intervals_cover_the_exact_values_and_agree_with_a_naive_bootstrap():
     images = pictures(2, 8)
     intervals = resampler_of(images).intervals(n=2000)

@@ -62,7 +62,7 @@ def test_perfect_useless_and_reversed_rankings():
     assert constant.average_precision() == 3 / 8  # the prevalence
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SCORES, SCORES, LIMITS)
 def test_areas_match_brute_force(negatives: list[float], positives: list[float], limit: float):
     roc = Roc.of(negatives, positives)
@@ -95,7 +95,7 @@ def test_against_scikit_learn(seed: int, ties: bool):
         assert roc.area_up_to(c) == pytest.approx((2 * theirs - 1) * (c - c**2 / 2) + c**2 / 2, abs=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SCORES, SCORES, st.floats(0.01, 0.99))
 def test_any_ranking_agrees_with_scikit_learn(negatives: list[float], positives: list[float], limit: float):
     scores, is_defect = (

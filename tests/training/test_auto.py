@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -259,6 +260,14 @@ def test_long_images_keep_their_shape(size: tuple[int, int], expected, tmp_path:
 # --- a whole run ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_features() -> Iterator[None]:
+    """Mixtures of `filters` are fitted to fewer features, which is most of a candidate's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blemish.methods.density.filters.MIXTURE_FEATURES", 1000)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Detector]:
     """A whole run: its folder, and the detector that it gave."""
@@ -267,6 +276,7 @@ def finished(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     return folder, chosen(tiny_category, folder)
 
 
+@pytest.mark.heavy
 def test_it_chooses_learns_and_says_why(tiny_category: Path, finished: tuple[Path, Detector]):
     folder, detector = finished
     table = json.loads((folder / "choice.json").read_text())
@@ -287,6 +297,7 @@ def test_it_chooses_learns_and_says_why(tiny_category: Path, finished: tuple[Pat
     assert again.predict(hole).score == detector.predict(hole).score
 
 
+@pytest.mark.heavy
 def test_equal_runs_give_equal_files_and_a_stopped_one_goes_on(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -309,6 +320,7 @@ def test_equal_runs_give_equal_files_and_a_stopped_one_goes_on(
     assert files[0] == files[1]
 
 
+@pytest.mark.heavy
 def test_candidates_of_a_stopped_run_do_not_learn_again(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -329,6 +341,7 @@ def test_candidates_of_a_stopped_run_do_not_learn_again(
     assert (tmp_path / "run" / "choice.json").read_bytes() == first
 
 
+@pytest.mark.heavy
 def test_one_candidate_that_fails_costs_its_row(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -348,6 +361,7 @@ def test_one_candidate_that_fails_costs_its_row(
         chosen(tiny_category, tmp_path / "other")
 
 
+@pytest.mark.heavy
 def test_a_finished_run_is_known_by_what_was_asked_for(
     tiny_category: Path, finished: tuple[Path, Detector], tmp_path: Path
 ):
@@ -383,6 +397,7 @@ def test_a_plus_names_members(tiny_category: Path, tmp_path: Path):
     assert tuple(again.model_file.config["members"]) == ("variation", "pca")
 
 
+@pytest.mark.heavy
 def test_a_plus_on_the_command_line(tiny_category: Path, tmp_path: Path):
     where = ("--data", tiny_category, "--out", tmp_path / "out", "--device", "cpu")
     options = ("--image-size", "64", "--validation-fraction", "0.3")
@@ -410,6 +425,7 @@ def test_scales_come_from_images_that_the_members_did_not_learn(
     assert after[:6] == before
 
 
+@pytest.mark.heavy
 def test_a_part_of_few_images_can_be_learnt(tmp_path: Path):
     for i in range(4):
         save(tmp_path / "good" / f"{i}.png", tiny_image(i))
