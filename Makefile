@@ -22,9 +22,11 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST)
 
-# Without clusters, browsers, servers, trainings in several processes and what takes many seconds.
+# Without clusters, browsers, servers, trainings in several processes and what takes half a second or more.
+# These tests compute, and hardly wait: as many files at a time as there are cores.
+test-fast: WORKERS ?= 2
 test-fast: $(READY)
-	$(PYTEST) -m "not (ray or browser or database or torchrun or server or slow)"
+	$(PYTEST) -m "not (ray or browser or database or torchrun or server or slow or heavy)"
 
 check: $(READY)
 	$(BIN)/ruff check .

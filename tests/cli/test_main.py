@@ -49,6 +49,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]):
     assert shown.err == ""
 
 
+@pytest.mark.heavy
 def test_serve_names_what_brings_a_package_that_is_missing(tmp_path: Path):
     code = (
         "import sys\n"
@@ -216,6 +217,7 @@ def test_without_calibration_images_train_says_so(
 # --- evaluate ---
 
 
+@pytest.mark.heavy
 def test_evaluate_writes_beside_the_run_or_where_it_is_told(
     tiny_category: Path,
     tiny_model: Path,

@@ -239,6 +239,7 @@ def test_without_calibration_rates_and_threshold_are_null(noisy: Path, tmp_path:
         assert {(row["p_value"], row["anomalous"]) for row in csv.DictReader(file)} == {("", "")}
 
 
+@pytest.mark.heavy
 def test_the_second_rate_has_its_figures_and_its_badge(noisy: Path, tmp_path: Path):
     base = fake_detector(grey_levels=range(160, 179), side=40, false_alarm_rate=0.1)
     detector = replace(base, review_rate=0.4)

@@ -185,6 +185,7 @@ def test_a_jpeg_that_lacks_only_its_last_byte_is_refused():
         refused("truncated", decode, pillow(image, "JPEG")[:-1])
 
 
+@pytest.mark.heavy
 def test_a_jpeg_of_many_scans_is_refused_undecoded(monkeypatch: pytest.MonkeyPatch):
     data = pillow(noise(1000, 1000, 3), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]

@@ -175,6 +175,7 @@ def test_regions_of_single_images_teach_and_calibrate_as_the_models_does(of_each
     assert own.provenance["fingerprint"] != common.provenance["fingerprint"]
 
 
+@pytest.mark.heavy
 def test_a_manifest_s_regions_reach_predict_and_evaluate(of_each: Path, capsys: pytest.CaptureFixture[str]):
     out = of_each / "predicted"
     assert run("predict", "--model", of_each / "own", of_each / "parts.csv", "--out", out) == 0

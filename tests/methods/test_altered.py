@@ -128,6 +128,7 @@ def test_a_score_does_not_depend_on_its_company(method):
             torch.testing.assert_close(network(x[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.heavy
 @BOTH
 def test_a_run_and_a_resumed_one_end_with_the_same_bits(method, tiny_category, tmp_path, monkeypatch):
     config = replace(SMALL[method], image_size=48, epochs=3, calibration_fraction=0.25)

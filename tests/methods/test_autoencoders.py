@@ -271,6 +271,7 @@ def test_a_perfect_map_is_no_collapse():
     network.finish(lambda: [x])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("method", ["ae-l2", "ae-ssim"])
 def test_model_files_are_reproducible_and_score_as_what_was_trained(method, tiny_category, tmp_path):
     config = AutoencoderConfig(image_size=32, latent=8, epochs=4, batch_size=4, calibration_fraction=0.2)

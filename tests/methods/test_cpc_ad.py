@@ -427,6 +427,7 @@ def test_training_loss_equals_loops_over_the_same_negatives(training, shared, si
     assert (gradients[:, 5] == 0).all()
 
 
+@pytest.mark.heavy
 def test_a_step_of_training_lowers_the_loss_of_the_same_draws():
     net, x = network(crop=1.0, flip=False).train(), images(4)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -856,6 +857,7 @@ def test_linear_map_by_hand():
 # --- the same bits, with several threads too ---
 
 
+@pytest.mark.heavy
 def test_gradients_are_the_same_to_the_bit_with_several_threads():
     torch.set_num_threads(2)
     net, x = CpcAd(replace(CpcAd.presets["default"], bank=4), channels=1).train(), images(2, 1, (240, 240))

@@ -184,6 +184,7 @@ def test_a_run_resumed_has_the_same_bytes(tiny_category, tmp_path):
     assert load.load(tmp_path / "whole", device="cpu").model_file.calibration is not None
 
 
+@pytest.mark.slow
 def test_a_network_of_the_papers_kind_is_traced_for_any_number_of_images():
     # as an export begins; `tests/export` has the default's
     network = finished(images(4), trunk="resnet18", density="shared")

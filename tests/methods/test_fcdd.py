@@ -119,6 +119,7 @@ def test_a_network_that_says_the_same_of_all_is_not_saved():
         network.finish(lambda: [x])
 
 
+@pytest.mark.heavy
 def test_a_stopped_training_gives_the_same_bytes_and_tells_defects(tiny_category, tmp_path):
     whole = trained("fcdd", SMALL, tiny_category, tmp_path / "whole")
     assert stopped_and_resumed("fcdd", SMALL, tiny_category, tmp_path / "stopped", 4) == whole

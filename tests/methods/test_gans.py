@@ -249,6 +249,7 @@ def test_ocgan_draws_codes_in_a_box_and_adds_noise_while_it_learns():
     assert network.encode(x).abs().max() < 1
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("method", "stops"), [("f-anogan", (3, 10)), ("anogan", (3,)), ("ocgan", (3,))])
 def test_a_gan_stopped_and_resumed_gives_the_same_bytes(method, stops, tiny_category, tmp_path):
     whole = trained(method, TINY[method], tiny_category, tmp_path / "whole")

@@ -118,6 +118,7 @@ def test_good_images_that_are_nearly_alike_do_not_make_rounding_large(monkeypatc
     assert network.extremes.flatten().tolist() == pytest.approx([10, 10.1, 20, 26], abs=1e-4)
 
 
+@pytest.mark.heavy
 def test_images_are_scored_and_pixels_have_no_figures(tiny_category, tmp_path):
     whole = trained("lsa", TINY, tiny_category, tmp_path / "whole")
     assert stopped_and_resumed("lsa", TINY, tiny_category, tmp_path / "two", 2) == whole

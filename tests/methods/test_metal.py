@@ -363,6 +363,7 @@ def test_exposure_makes_light_not_matter():
     assert plain.expose(x) is x
 
 
+@pytest.mark.heavy
 def test_a_blemish_lights_up_where_it_is():
     """A few steps on stripes are enough that a foreign blot is the map's peak."""
     config = MetalConfig(image_size=64, patch_size=8, embedding=16, hidden=64, heads=2, smoothing=(2.0, 8.0))

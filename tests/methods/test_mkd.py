@@ -136,6 +136,7 @@ def test_a_cloner_that_says_the_same_of_all_is_not_saved():
         network.finish(lambda: [x])
 
 
+@pytest.mark.heavy
 def test_a_stopped_training_gives_the_same_bytes(tiny_category, tmp_path):
     whole = trained("mkd", SMALL, tiny_category, tmp_path / "whole")
     assert stopped_and_resumed("mkd", SMALL, tiny_category, tmp_path / "stopped", 4) == whole

@@ -159,6 +159,7 @@ def test_repeats_are_the_same_bytes_and_the_model_scores_alike(tiny_category: Pa
     assert min(bad) > max(good)
 
 
+@pytest.mark.heavy
 def test_large_images_are_scored_in_tiles(tiny_category: Path):
     config = replace(SMALL, image_size=32, tile_size=32)
     detector = fit.fit(tiny_category, method="padim", config=config, device="cpu")
@@ -173,6 +174,7 @@ def test_large_images_are_scored_in_tiles(tiny_category: Path):
     assert 26 <= x < 44
 
 
+@pytest.mark.heavy
 def test_resnet18_from_a_file_learns_and_scores(tiny_category: Path, tmp_path: Path):
     torch.save(random_state("resnet18"), tmp_path / "any.pth")
     config = replace(Padim.presets["paper"], backbone=str(tmp_path / "any.pth"), image_size=32)

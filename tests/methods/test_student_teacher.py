@@ -150,6 +150,7 @@ def test_a_teacher_that_says_the_same_of_all_is_not_saved():
         network.finish(lambda: [x])
 
 
+@pytest.mark.heavy
 def test_trainings_stopped_in_either_phase_give_the_same_bytes(tiny_category, tmp_path):
     config = replace(SMALL, image_size=40, steps=6)
     whole = trained("student-teacher", config, tiny_category, tmp_path / "whole")

@@ -162,6 +162,7 @@ def test_a_map_is_bilinear_between_patches_and_smoothed(monkeypatch):
 # --- through the loop, and refusals ---
 
 
+@pytest.mark.heavy
 def test_a_training_stopped_and_resumed_gives_the_same_bytes(tiny_category, tmp_path):
     whole = trained("vt-adl", TINY, tiny_category, tmp_path / "whole")
     assert stopped_and_resumed("vt-adl", TINY, tiny_category, tmp_path / "parts", 3) == whole

@@ -275,7 +275,9 @@ def test_a_file_that_a_kept_row_names_stays(place: Place):
     assert place.files() == set()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(k, marks=pytest.mark.heavy) for k in range(4, 12))]
+)
 def test_room_is_made_as_plain_python_would(seed: int, place: Place):
     draw = random.Random(seed)
     data = [draw.randbytes(draw.randrange(1, 100)) for _ in range(25)]  # shared by several, of 60

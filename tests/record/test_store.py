@@ -193,6 +193,7 @@ def test_models_and_alarms_are_kept_once(store: Store):
     assert store.alarms(MODELS[0]) == [alarms[0], alarms[2]]
 
 
+@pytest.mark.heavy
 def test_many_threads_write_and_read_at_once(store: Store):
     given = [inspection(k) for k in range(160)]
     failed: list[BaseException] = []
@@ -615,6 +616,10 @@ def test_nothing_of_the_station_imports_torch():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [n for n in names if n.split(".")[0] in ("torch", "accelerate")], file
+
+
+@pytest.mark.heavy
+def test_nothing_of_the_station_loads_torch_by_way_of_others():
     code = f"import sys, {', '.join(modules())}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

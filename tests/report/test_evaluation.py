@@ -324,6 +324,7 @@ def test_without_calibration_there_is_no_verdict(tmp_path: Path) -> None:
     assert " p " not in found.text["images"]
 
 
+@pytest.mark.heavy
 def test_of_many_images_the_most_telling_are_shown(tmp_path: Path) -> None:
     good = [image(f"g{i}.png", "good", 0.001 * i) for i in range(200)]
     crack = [image(f"c{i}.png", "crack", 2.0 + 0.01 * i) for i in range(97)]
@@ -486,6 +487,7 @@ def test_charts_are_svg_in_the_colours_of_the_page(full: str) -> None:
         assert f'id="{target}"' in full
 
 
+@pytest.mark.heavy
 def test_the_same_evaluation_gives_the_same_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charts, "draw", DRAW)
     assert html(tmp_path / "a", curves=[CURVE]) == html(tmp_path / "b", curves=[CURVE], images=IMAGES[::-1])

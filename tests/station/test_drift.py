@@ -153,6 +153,7 @@ def false_alarms(lives: int, parts: int, level: float, defects: float) -> int:
     return count
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("defects", [0.0, 0.02, 0.05])
 def test_false_alarms_keep_the_level(defects):
     """As many alarms of 100 lives as a true share of 20 % would show once in 10,000 times, at most."""

@@ -101,6 +101,7 @@ def get_paths(client: TestClient) -> list[str]:
     return [*paths, "/v1/summary?since=2026-01-01T00:00:00&until=2026-01-02T00:00:00", "/v1/nothing"]
 
 
+@pytest.mark.heavy
 def test_head_is_answered_wherever_get_is_and_has_no_body(client: TestClient):
     for path in get_paths(client):
         get, head = client.get(path), client.request("HEAD", path)

@@ -112,6 +112,7 @@ def test_a_file_that_is_still_being_written_is_scored_once_and_whole(place: Plac
     assert (row["error"], row["size"]) == (None, len(data))
 
 
+@pytest.mark.heavy
 def test_what_cannot_be_read_is_failed_when_patience_ends_and_holds_up_nothing(place: Place):
     bad = [f"{i}.png" for i in range(2 * watching.BATCH_SIZE + 1)]
 
