@@ -52,7 +52,7 @@ def test_an_exported_model_keeps_its_products(
 @pytest.mark.usefixtures("single_thread")
 def test_in_8_bits_each_product_has_thresholds_of_its_own(
     tiny_model: Path,
-    tiny_onnx: Path,
+    metal_onnx: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -68,7 +68,7 @@ def test_in_8_bits_each_product_has_thresholds_of_its_own(
     model_file = calibrate_model(untrained, load.load(tiny_model, device="cpu").backend, split)
     (tmp_path / "run").mkdir()
     save_model_file(tmp_path / "run" / "model.safetensors", model_file)
-    exported = version_bytes(tiny_onnx, model_file)
+    exported = version_bytes(metal_onnx, model_file)
     monkeypatch.setattr(int8, "export", lambda _model, out: out.write_bytes(exported))
     out = tmp_path / "model.onnx"
     words = ("export", "--model", tmp_path / "run", "--int8", "--data", tmp_path / "data", "--out", out)
