@@ -1,6 +1,7 @@
 """One model of several products against one each: does it find as much, and is the promise kept for each?
 
     python benchmarks/products.py [--data ROOT] [--out DIR] [--methods pca filters] [--splits 200]
+        [--sets NAME ...] [--steps N] [--name products]
 
 For bottle, pill, magnetic tile and a PIPED part below ROOT (default: BLEMISH_DATA), in grey: a method learns
 half of the good training images, of all products together and of each one alone. The other half and the good
@@ -14,7 +15,8 @@ at random, calibrate, the rest is tested, and again, `--splits` times, with
     standardised     the same, for scores less the median, over the median deviation, of their product
     per product      of the calibration images of the product: what a model of several products has
 
-Writes products.json and products.md.
+`--steps` shortens the training of a method that has one. Writes products.json and products.md, or files of
+another `--name`; methods that are not named stay as they are there.
 """
 
 from __future__ import annotations
@@ -53,9 +55,10 @@ SETS = {
 RATE = 0.10
 
 
-def learn(dataset: Dataset, method: str) -> Detector:
+def learn(dataset: Dataset, method: str, steps: int | None) -> Detector:
     """Train on half of the good images; the others are told by their digests."""
-    common = {"image_size": 128, "calibration_fraction": 0.5}
+    common: dict[str, Any] = {"image_size": 128, "calibration_fraction": 0.5}
+    common |= {} if steps is None else {"steps": steps}
     config = (
         PcaConfig(image_score="max", **common)
         if method == "pca"
@@ -104,15 +107,15 @@ def split_rates(good: dict[str, np.ndarray], splits: int) -> dict[str, dict[str,
 
 
 def measure(
-    method: str, products: dict[str, Dataset], alone: dict[str, Dataset], splits: int
+    method: str, products: dict[str, Dataset], alone: dict[str, Dataset], splits: int, steps: int | None
 ) -> dict[str, Any]:
-    together = learn(put_together(products), method)
+    together = learn(put_together(products), method, steps)
     good: dict[str, np.ndarray] = {}
     bad: dict[str, np.ndarray] = {}
     found: dict[str, Any] = {"products": {}}
     for name, dataset in products.items():
         good[name], bad[name] = scored(together.for_product(name), dataset)
-        own_good, own_bad = scored(learn(alone[name], method), dataset)
+        own_good, own_bad = scored(learn(alone[name], method, steps), dataset)
         n = len(good[name]) // 2
         found["products"][name] = {
             "good": len(good[name]),
@@ -158,15 +161,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--methods", nargs="+", default=["pca", "filters"])
     parser.add_argument("--splits", type=int, default=200)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--name", default="products")
     args = parser.parse_args()
-    products = open_products({name: args.data / path for name, path in SETS.items()})
-    alone = {name: open_dataset(args.data / path) for name, path in SETS.items()}
-    found = {}
+    products = open_products({name: args.data / SETS[name] for name in args.sets})
+    alone = {name: open_dataset(args.data / SETS[name]) for name in args.sets}
+    file = args.out / f"{args.name}.json"
+    found = json.loads(file.read_text())["methods"] if file.exists() else {}
     for method in args.methods:
-        found[method] = measure(method, products, alone, args.splits)
+        found[method] = measure(method, products, alone, args.splits, args.steps)
         content = {"splits": args.splits, "rate": RATE, "methods": found}
-        (args.out / "products.json").write_text(json.dumps(content, indent=1) + "\n")
-        (args.out / "products.md").write_text(table(found))
+        file.write_text(json.dumps(content, indent=1) + "\n")
+        file.with_suffix(".md").write_text(table(found))
     print(table(found))
 
 

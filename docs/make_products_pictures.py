@@ -32,6 +32,7 @@ from matplotlib.patches import Rectangle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from blemish.inference.detector import Detector
 
@@ -146,7 +147,7 @@ def known_defects(folder: Path, path: Path) -> None:
         axes.imshow(read(known / f"{number}.png"))
         rows, columns = np.nonzero(read(known / f"{number}_mask.png").any(axis=2))
         corner = columns.min() - 4, rows.min() - 4
-        size = np.ptp(columns) + 8, np.ptp(rows) + 8
+        size = float(np.ptp(columns)) + 8, float(np.ptp(rows)) + 8
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#ffdd00"))
         axes.set_axis_off()
     draw_candidates(figure.add_subplot(grid[:, 8:]), detector)
@@ -169,7 +170,7 @@ def draw_candidates(axes: Axes, detector: Detector) -> None:
     axes.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1.03, 1), ncols=2)
 
 
-def save(figure: plt.Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write a figure."""
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
