@@ -311,6 +311,7 @@ def _exchanged(mutant: Mutant, functions: list[FunctionType], items: list[pytest
 def functions_of(paths: list[Path]) -> dict[str, list[FunctionType]]:
     """Find the function objects of files, decorated ones and methods too."""
     found: dict[str, list[FunctionType]] = {str(path): [] for path in paths}
+    gc.unfreeze()  # what the tests have frozen is not listed
     for function in gc.get_objects():
         if type(function) is FunctionType and function.__code__.co_filename in found:
             found[function.__code__.co_filename].append(function)

@@ -23,6 +23,7 @@ import json
 import math
 import os
 import random
+import re
 import sys
 import time
 import tomllib
@@ -186,6 +187,23 @@ def sample_of(paths: list[Path], size: int, seed: int) -> tuple[list[Mutant], fl
     return [mutants[i] for i in drawn], round(len(drawn) / len(mutants), 4)
 
 
+def tests_of(mutants: list[Mutant], tests: list[str]) -> list[str]:
+    """Keep those test files that name a mutated file: less to measure where few mutants are drawn.
+
+    Of a file that none names, whatever tests it is not told by names, so all are kept.
+    """
+    files = [file for each in tests for file in _test_files(ROOT / each)]
+    words = {file: set(re.findall(r"\w+", file.read_text())) for file in files}
+    kept: set[Path] = set()
+    for stem in {m.path.stem for m in mutants}:
+        kept |= {file for file in files if stem in words[file]} or set(files)
+    return [str(file.relative_to(ROOT)) for file in files if file in kept]
+
+
+def _test_files(path: Path) -> list[Path]:
+    return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
+
+
 def table_of(results: list[tuple[Mutant, str]], share: float, known: dict[str, dict[str, str]]) -> dict:
     """Count a room's mutants, and list its survivors with what is known of them.
 
@@ -277,6 +295,7 @@ def main() -> None:
             mutants = [m for m in mutants if m.name in known]
         print(f"{room}: {len(mutants)} mutants of {len(paths)} files", file=sys.stderr)
         tests = options.tests or settings[room]["tests"]
+        tests = tests_of(mutants, tests) if options.sample else tests
         results = sorted(run_mutants(mutants, tests, options.minutes), key=lambda r: (r[0].path, r[0].line))
         if options.only:
             continue
