@@ -188,6 +188,15 @@ def test_three_methods_whose_errors_differ_are_kept_together():
     assert len(of_one_method.members) == 2
 
 
+@pytest.mark.parametrize(("better", "kept"), [(1e-4, "abc"), (-1e-4, "ab")])
+def test_a_third_method_must_be_better(better: float, kept: str):
+    rows = [
+        choice.Row(members=tuple(names), image_auroc=area, pixel_auroc=area)
+        for names, area in (("a", 0.8), ("b", 0.8), ("c", 0.8), ("ab", 0.796), ("abc", 0.796 + better))
+    ]
+    assert choice.best_of(rows, known=0).members == tuple(kept)
+
+
 def test_all_pairs_are_tried_and_three_of_different_methods():
     assert choice.groups_of(["a", "a:1", "b", "c"]) == [
         *(("a", "a:1"), ("a", "b"), ("a", "c"), ("a:1", "b"), ("a:1", "c"), ("b", "c")),

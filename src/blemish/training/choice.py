@@ -1,6 +1,6 @@
 """Choosing a method without defects: who sees best what is planted into good images?
 
-    (1)  goodness = (1 - w) g_planted + w g_known, and more for several methods, see `FURTHER`
+    (1)  goodness = (1 - w) g_planted + w g_known, and more for several methods, see `SECOND`
          g = (image AUROC + pixel AUROC) / 2 of planted or of known defects, w = k / (k + `TRUSTED`)
 
 Each candidate learns from good images, and scores other good images and copies of them with planted defects.
@@ -42,9 +42,10 @@ LEAST_PIXELS = 20
 """A planted defect of fewer changed pixels is left out."""
 MARGIN = 0.002
 """What costs more has to be better by this, in Eq. (1), or the cheaper one is kept."""
-FURTHER = 0.005
-"""With a further method planted defects may be seen worse by this: methods fail at different things, so
-several are safer with defects that nobody planted."""
+SECOND = 0.005
+"""With a second method planted defects may be seen worse by this: methods fail at different things, so two
+are safer with defects that nobody planted. With a third they must be seen better: it takes time in which the
+others would learn."""
 OF_EACH_PLACE, OF_ALL_PLACES = "filters", "filters:shared"
 """Two candidates that differ in this alone: what is usual at a place, or anywhere in the image."""
 TRUSTED = 5
@@ -259,7 +260,7 @@ def _goodness(row: Row, known: int) -> float:
         of_pixels = row.known_image_auroc if row.known_pixel_auroc is None else row.known_pixel_auroc
         weight = known / (known + TRUSTED)
         goodness = (1 - weight) * goodness + weight * (row.known_image_auroc + of_pixels) / 2
-    return goodness + (FURTHER + MARGIN) * (len(methods_of(row.members)) - 1)
+    return goodness + (0.0, SECOND + MARGIN, SECOND + 2 * MARGIN)[len(methods_of(row.members)) - 1]
 
 
 def image_scores(maps: np.ndarray, one_in: int = LOUDEST) -> np.ndarray:
