@@ -49,6 +49,7 @@ from blemish.methods.metal_encoders import TokenEncoder, mlp
 from blemish.methods.metal_equations import (
     col_segments,
     cols_of,
+    gradient_similarity,
     image_of,
     l1_loss,
     row_segments,
@@ -134,14 +135,15 @@ class Metal(TrainedMethod[MetalConfig]):
             self.register_buffer("brightest", torch.ones(self.channels, H, W))
         scales = len(self.config.smoothing)
         if self.config.error == "joint":
-            d = scales * (2 * self.channels + 1)
+            d = scales * (2 * self.channels + 1 + self.config.gradients)
             places = (H // POOL) * (W // POOL) if self.config.place_statistics else 1
             self.register_buffer("error_scale", torch.ones(d))
             self.register_buffer("error_mean", torch.zeros(places, d))
             # two bytes a number: a third decimal of a whitening moves no score by a thousandth
             self.register_buffer("error_whitening", torch.eye(d, dtype=torch.float16).repeat(places, 1, 1))
         elif self.config.place_statistics:
-            shape = (scales, 2 if self.config.error == "combined" else 1, H, W)
+            kinds = 2 + self.config.gradients if self.config.error == "combined" else 1
+            shape = (scales, kinds, H, W)
             self.register_buffer("place_mean", torch.zeros(shape))
             self.register_buffer("place_spread", torch.ones(shape))
 
@@ -184,7 +186,7 @@ class Metal(TrainedMethod[MetalConfig]):
         (B, C, H, W) -> (B, S, E, H, W): one of S for each σ of the smoothing; one of E for each kind of
         error, larger is worse: the squared differences of all channels summed; or, `combined`, the root of
         that, and 1 - SSIM, the channels' mean; or, `joint`, each channel's difference, which may be below 0,
-        the root of its square, and 1 - SSIM.
+        the root of its square, and 1 - SSIM. With `gradients` 1 - MSGMS is the last.
         """
         x = self.expose(x)
         x_hat = self.reconstruct(x).float()
@@ -194,6 +196,8 @@ class Metal(TrainedMethod[MetalConfig]):
         kinds = [difference, squared] if joint else [squared.sum(dim=1, keepdim=True)]
         if self.config.error != "squared":
             kinds.append(1 - ssim_map(x, x_hat, self.same_rows, self.same_cols).mean(dim=1, keepdim=True))
+        if self.config.gradients:
+            kinds.append(1 - gradient_similarity(x, x_hat))
         error = torch.cat(kinds, dim=1)  # (B, E, H, W)
         scales = [
             blur(error, getattr(self, f"smooth_rows_{i}"), getattr(self, f"smooth_cols_{i}"))
@@ -202,8 +206,9 @@ class Metal(TrainedMethod[MetalConfig]):
         smooth = torch.stack(scales, dim=1)  # (B, S, E, H, W)
         if self.config.error == "squared":
             return smooth
-        *first, squares, similarity = smooth.split([kind.shape[1] for kind in kinds], dim=2)
-        return torch.cat([*first, squares.sqrt(), similarity], dim=2)
+        parts = list(smooth.split([kind.shape[1] for kind in kinds], dim=2))
+        parts[joint] = parts[joint].sqrt()
+        return torch.cat(parts, dim=2)
 
     def error_vectors(self, x: Tensor) -> Tensor:
         """e: all kinds of error at all scales, at places of POOL×POOL pixels: (B, C, H, W) -> (B, g, d)."""
