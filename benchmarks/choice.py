@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from blemish.core.files import write_whole
 from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
 from blemish.methods.auto import AutoConfig
+from blemish.methods.config import DetectorConfig
 from blemish.training import auto, choice, costs
 from blemish.training.images import ImageOptions, load_images
 from blemish.training.watcher import Silent
@@ -41,15 +43,24 @@ RULES = {
 """What the choice could go by, from the planted areas of members."""
 
 
-def begun(data: Path, minutes: float, channels: int | None, seed: int) -> auto.Run:
-    """Read a category's images, hold some out and plant defects into them, as `auto` does."""
+def begun(
+    data: Path, minutes: float, channels: int | None, seed: int, *, learnt: DetectorConfig | None = None
+) -> auto.Run:
+    """Read a category's images, hold some out and plant defects into them, as `auto` does.
+
+    Of a network that has `learnt` all but the calibration images, with these options, the trial is made of
+    those, in the size that it has seen.
+    """
     config = AutoConfig(minutes=minutes)
+    config = replace(config, image_size=learnt.size) if learnt else config
     split = split_good(
         open_dataset(data),
-        validation_fraction=config.validation_fraction,
+        validation_fraction=0.0 if learnt else config.validation_fraction,
         calibration_fraction=config.calibration_fraction,
         seed=seed,
     )
+    if learnt:
+        split = replace(split, validation=split.calibration, calibration=[])
     config = auto.shaped(config, split)
     images = load_images(split, config, ImageOptions(channels=channels), Silent().loading, seed)
     return auto.Run(

@@ -48,7 +48,14 @@ def test_other_images_answer_alike_and_their_export_says_nothing_of_other_librar
         planar = {"planarconfig": "contig", "photometric": "minisblack"}
         tifffile.imwrite(path, SHAPES[kind](i), **planar)
     config = MetalConfig(
-        image_size=32, patch_size=8, embedding=8, hidden=16, heads=2, steps=2, calibration_fraction=0.4
+        image_size=32,
+        patch_size=8,
+        embedding=8,
+        hidden=16,
+        heads=2,
+        steps=2,
+        gradients="float" in kind,
+        calibration_fraction=0.4,
     )
     options = fit.ImageOptions(value_range=(0.0, 1.0)) if "float" in kind else None
     fit.fit(tmp_path / "good", config=config, out=tmp_path / "run", device="cpu", image_options=options)

@@ -23,7 +23,8 @@ METAL = {
     "size": (128, 128), "patch_size": 16, "stripes": "rows", "masking": "strict", "embedding": 128,
     "hidden": 512, "heads": 4, "blocks": 1, "feed_forward_squares": 1, "feed_forward_stripes": 2,
     "reduction": "mean",
-    "exposure": True, "center": True, "bounded_context": True, "error": "joint", "smoothing": (2.0, 4.0, 8.0),
+    "exposure": True, "center": True, "bounded_context": True, "error": "joint", "gradients": False,
+    "smoothing": (2.0, 4.0, 8.0),
     "place_statistics": True, "image_score": "top1", "steps": 400, "batch_size": 64, "learning_rate": 1e-3,
     "schedule": "cosine", "validation_fraction": 0.0, "calibration_fraction": 0.1,
 }  # fmt: skip

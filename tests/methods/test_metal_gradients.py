@@ -21,6 +21,7 @@ SMALL = MetalConfig(
     hidden=16,
     heads=2,
     exposure=False,
+    gradients=True,
     smoothing=(1.0, 2.0),
 )
 
@@ -72,21 +73,19 @@ def test_equal_images_have_equal_gradients_and_an_edge_that_is_lost_has_not():
     assert lost[8, 0].item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("error", "kinds"), [("joint", 6), ("combined", 3)])
-def test_gradients_are_the_last_kind_of_error(error: str, kinds: int):
-    place = {"place_statistics": True}
-    network, plain = small(error=error, gradients=True, **place), small(error=error, **place)
-    x = images(1)
+def test_gradients_are_the_last_kind_of_error():
+    network, plain, x = small(), small(gradients=False), images(1)
     with torch.no_grad():
         found, before = network.errors(x), plain.errors(x)
         different = 1 - gradient_similarity(x, network.reconstruct(x))[0, 0].numpy()
-    assert found.shape == (1, 2, kinds, 32, 48)
+    assert found.shape == (1, 2, 6, 32, 48)
     torch.testing.assert_close(found[:, :, :-1], before)
     for s, sigma in enumerate((1.0, 2.0)):
         smooth = ndimage.gaussian_filter(different, sigma, radius=4 * int(sigma))
         np.testing.assert_allclose(found[0, s, -1].numpy(), smooth, atol=1e-5)
 
 
-def test_gradients_need_a_map_of_several_kinds():
-    with pytest.raises(UsageError, match=r"^--gradients needs --error joint or combined"):
-        replace(SMALL, gradients=True, error="squared", smoothing=(1.0,))
+@pytest.mark.parametrize("error", ["combined", "squared"])
+def test_gradients_are_refused_beside_other_errors(error: str):
+    with pytest.raises(UsageError, match=rf"^--gradients needs --error joint, not {error}"):
+        replace(SMALL, error=error)

@@ -135,15 +135,14 @@ class Metal(TrainedMethod[MetalConfig]):
             self.register_buffer("brightest", torch.ones(self.channels, H, W))
         scales = len(self.config.smoothing)
         if self.config.error == "joint":
-            d = scales * (2 * self.channels + 1 + self.config.gradients)
+            d = scales * (2 * self.channels + (2 if self.config.gradients else 1))
             places = (H // POOL) * (W // POOL) if self.config.place_statistics else 1
             self.register_buffer("error_scale", torch.ones(d))
             self.register_buffer("error_mean", torch.zeros(places, d))
             # two bytes a number: a third decimal of a whitening moves no score by a thousandth
             self.register_buffer("error_whitening", torch.eye(d, dtype=torch.float16).repeat(places, 1, 1))
         elif self.config.place_statistics:
-            kinds = 2 + self.config.gradients if self.config.error == "combined" else 1
-            shape = (scales, kinds, H, W)
+            shape = (scales, 2 if self.config.error == "combined" else 1, H, W)
             self.register_buffer("place_mean", torch.zeros(shape))
             self.register_buffer("place_spread", torch.ones(shape))
 
@@ -186,7 +185,7 @@ class Metal(TrainedMethod[MetalConfig]):
         (B, C, H, W) -> (B, S, E, H, W): one of S for each σ of the smoothing; one of E for each kind of
         error, larger is worse: the squared differences of all channels summed; or, `combined`, the root of
         that, and 1 - SSIM, the channels' mean; or, `joint`, each channel's difference, which may be below 0,
-        the root of its square, and 1 - SSIM. With `gradients` 1 - MSGMS is the last.
+        the root of its square, 1 - SSIM and, with `gradients`, 1 - MSGMS.
         """
         x = self.expose(x)
         x_hat = self.reconstruct(x).float()
@@ -207,7 +206,8 @@ class Metal(TrainedMethod[MetalConfig]):
         if self.config.error == "squared":
             return smooth
         parts = list(smooth.split([kind.shape[1] for kind in kinds], dim=2))
-        parts[joint] = parts[joint].sqrt()
+        at = 1 if joint else 0  # of the squares
+        parts[at] = parts[at].sqrt()
         return torch.cat(parts, dim=2)
 
     def error_vectors(self, x: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class MetalConfig(TrainedConfig):
     """What the map shows: the squared difference; the mean of its root and of 1 - SSIM; or how unlikely all
     kinds of error together are among those of good images."""
     gradients: bool = False
-    """Add what differs in the strength of edges to the kinds of error: 1 - MSGMS."""
+    """With `joint`, look at how much the strength of edges differs as well: 1 - MSGMS."""
     smoothing: tuple[float, ...] = (2.0, 4.0, 8.0)
     """σ of the errors' Gaussian filters in pixels of the resized image; of several, the largest value counts,
     or all of them with `joint`."""
@@ -84,8 +84,10 @@ class MetalConfig(TrainedConfig):
                 "--no-place-statistics needs --error joint, or --error squared and one --smoothing value: "
                 "errors of different kinds compare only when standardised"
             )
-        if self.gradients and self.error == "squared":
-            raise UsageError("--gradients needs --error joint or combined: it is one more kind of error")
+        if self.gradients and self.error != "joint":
+            raise UsageError(
+                f"--gradients needs --error joint, not {self.error}: it is one more kind of error"
+            )
         if self.embedding % self.heads:
             raise UsageError(f"--embedding {self.embedding} must be a multiple of --heads {self.heads}")
 

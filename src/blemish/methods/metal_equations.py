@@ -77,8 +77,8 @@ def gradient_similarity(x: Tensor, x_hat: Tensor) -> Tensor:
     """MSGMS: how alike the strengths of edges are, the mean over three scales (ours here).
 
     GMS = (2 g ĝ + c) / (g² + ĝ² + c), g = √((h_x * X)² + (h_y * X)²), h_x and h_y Prewitt's filters and
-    c = 0.0026 (Xue et al. 2014, GMSD); at several scales: Zavrtanik et al. 2021, RIAD. A scale is half as large
-    as the one before, by means of 2×2 pixels, and is interpolated back. Channels are averaged first.
+    c = 0.0026 (Xue et al. 2014, GMSD); at several scales: Zavrtanik et al. 2021, RIAD. A scale is half as
+    large as the one before, by means of 2×2 pixels, and is interpolated back. Channels are averaged first.
 
     Args:
         x, x_hat: images (B, C, H, W) in [0, 1], 4 pixels high and wide at least.
