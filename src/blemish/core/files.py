@@ -85,6 +85,8 @@ def fit_name(stem: str, ending: str, limit: int = NAME_BYTES) -> str:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, and force their entries to disk; one that is there stays as it is."""
+    if folder.is_dir():
+        return
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from blemish.record.audit_log import Act
 
 MOST_REASONS = 100
-_SAMPLING = sa.select(tables.sampling)  # made once, as it is read with each part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ class Quality(AuditLog):
 
     def sampling(self) -> SamplingPlan:
         """Return the plan by which whoever records into this record draws."""
-        return _plan_of(next(iter(self._fetch_all(_SAMPLING)), None))
+        return plan_of(next(iter(self._fetch_all(sa.select(tables.sampling))), None))
 
     def set_sampling(self, plan: SamplingPlan, *, act: Act | None = None) -> None:
         """Draw by another plan from the next inspection on."""
@@ -70,9 +69,6 @@ class Quality(AuditLog):
             connection.execute(sa.delete(tables.sampling))
             connection.execute(sa.insert(tables.sampling).values(share=plan.share, seed=plan.seed))
             self._log(connection, act)
-
-    def _sampling(self, connection: sa.Connection) -> SamplingPlan:
-        return _plan_of(connection.execute(_SAMPLING).first())
 
     def reasons(self) -> list[str]:
         """Return the kinds of defects that are offered, in their order."""
@@ -150,9 +146,9 @@ class Quality(AuditLog):
         )
 
 
-def _plan_of(row: sa.Row[Any] | None) -> SamplingPlan:
+def plan_of(row: sa.Row[Any] | None) -> SamplingPlan:
     """Return the plan of a record; one that has none draws nothing."""
-    return SamplingPlan() if row is None else SamplingPlan(row.share, row.seed)
+    return SamplingPlan() if row is None or row.share is None else SamplingPlan(row.share, row.seed)
 
 
 def _estimate(found: int, n: int) -> Estimate:

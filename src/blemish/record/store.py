@@ -21,6 +21,7 @@ from blemish.record.alarms import Alarms
 from blemish.record.audit_log import Act
 from blemish.record.drift_states import DriftStates
 from blemish.record.kept_files import KeptFiles
+from blemish.record.quality import plan_of
 from blemish.record.rollups import RollUps
 from blemish.record.rows import (
     ANOMALOUS,
@@ -58,6 +59,10 @@ __all__ = [
 ]
 
 _LAST_NUMBER = sa.select(sa.func.max(rows.number))
+_BEFORE = sa.select(
+    _LAST_NUMBER.scalar_subquery().label("last"),
+    *(sa.select(column).scalar_subquery().label(column.name) for column in tables.sampling.columns),
+)
 _LAG = sa.select(sa.func.max(tables.lag.c.milliseconds))
 _RECORDED = sa.select(
     *(rows[each.name] for each in fields(Recorded)), _LAG.scalar_subquery().label("lag")
@@ -105,9 +110,8 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
             return
         with self._write_transaction() as connection:
             self._wait_for_turn(connection)
-            last = connection.execute(_LAST_NUMBER).scalar() or 0
-            plan = self._sampling(connection)
-            numbers = count(last + 1)
+            before = connection.execute(_BEFORE).one()
+            plan, numbers = plan_of(before), count((before.last or 0) + 1)
             added = [
                 conversion.row_of(each)
                 | ({"number": None} if each.part_id else {"number": next(numbers), "sample": plan.draw(each)})
@@ -193,7 +197,8 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
             where.append(rows.number <= until)
         if model is not None:
             where.append(rows.model == model)
-        for row in self._stream(_RECORDED.where(*where).limit(limit)):
+        read = self._stream if limit is None else self._fetch_all
+        for row in read(_RECORDED.where(*where).limit(limit)):
             values: dict[str, Any] = dict(row._mapping)
             self._lag = max(self._lag, timedelta(milliseconds=values.pop("lag") or 0))
             values["time"] = from_milliseconds(row.time)

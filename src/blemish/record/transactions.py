@@ -24,6 +24,7 @@ class Transactions:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._reading = engine.execution_options(one_statement=True)
         self._writer = threading.Lock()
         self._place = database.without_password(engine.url)
         self._lag = timedelta()  # how far times lag behind identifiers, at most
@@ -51,7 +52,7 @@ class Transactions:
             raise StoreError(f"{self._place}: {said}; check the database and its disk") from error
 
     def _fetch_all(self, query: sa.Select) -> Sequence[sa.Row]:
-        with self._database_errors(), self._engine.begin() as connection:
+        with self._database_errors(), self._reading.begin() as connection:
             return connection.execute(query).all()
 
     def _stream(self, query: sa.Select) -> Iterator[sa.Row]:
