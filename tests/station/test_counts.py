@@ -18,7 +18,7 @@ from blemish.inference.counting import Counting
 from blemish.record.archive import Archive
 from blemish.station import render
 from blemish.station.recalibration import _maximum
-from blemish.station.station import MapStyle
+from blemish.station.render import MapStyle
 
 SIDE = 32
 LEFT = np.arange(SIDE)[None, :].repeat(SIDE, axis=0) < SIDE // 2
