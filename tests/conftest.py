@@ -281,6 +281,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """Threads and commands that have seconds to end have a minute here, as the machine may be busy."""
+    from blemish.cli import streams
+    from blemish.watch import camera, notify
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (streams, camera, notify):
+            patch.setattr(module, "CLOSE_TIMEOUT_S", 60.0)
+        patch.setattr(notify, "TIMEOUT_S", 60.0)
+        yield
+
+
 @pytest.fixture
 def quick_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hooks that try again at once, and reach the loopback without a proxy."""

@@ -48,7 +48,7 @@ def postgres_server() -> Iterator[str]:
         # no test takes the server's power away, so it need not wait for the disk
         settings = "fsync=off shared_buffers=16MB max_connections=40 listen_addresses= max_wal_senders=0"
         options = " ".join(f"-c {setting}" for setting in settings.split())
-        control = ("-s", "-w", "-t", "30", "-l", f"{folder}/log")
+        control = ("-s", "-w", "-t", "300", "-l", f"{folder}/log")
         run("pg_ctl", "start", *control, "-o", f"-k {folder} {options}")
         try:
             yield f"postgresql://blemish@/postgres?host={folder}"

@@ -6,6 +6,8 @@ import os
 import socket
 from pathlib import Path
 
+_held: list[socket.socket] = []
+
 
 def processes_of(folder: Path) -> list[int]:
     """The processes whose command line names something below a folder, but this one."""
@@ -26,7 +28,9 @@ def parent_of(process: int) -> int:
 
 
 def free_port() -> int:
-    """A port of the loopback where nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    """A port of the loopback where nobody listens; until this process ends, nobody is given it by chance."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, who may listen there then
+    held.bind(("127.0.0.1", 0))
+    _held.append(held)
+    return held.getsockname()[1]

@@ -35,6 +35,12 @@ WAIT = 60_000
 """Milliseconds after which something that is waited for is missing; it says nothing of speed."""
 expect.set_options(timeout=WAIT)
 
+LASTING = """
+const after = setTimeout;
+window.setTimeout = (act, ms, ...more) => (ms >= 5000 ? 0 : after(act, ms, ...more));
+"""
+"""What the page takes away after seconds (a toast, "Press again") stays, as a busy machine looks late."""
+
 
 def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
@@ -110,13 +116,22 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 def tab(browser: Any) -> Iterator[Open]:
-    """Opens the page; at the end nothing has asked another host, or done what the policy forbids."""
+    """Opens the page, perhaps with a script before its own; none may ask another host or have an error."""
     contexts, asked, errors = [], set(), []
 
-    def open_(address: str, *, width: int = 1280, height: int = 800, touch: bool = False, **more: Any) -> Any:
+    def open_(
+        address: str,
+        *,
+        width: int = 1280,
+        height: int = 800,
+        touch: bool = False,
+        script: str = "",
+        **more: Any,
+    ) -> Any:
         size = {"width": width, "height": height}
         context = browser.new_context(viewport=size, has_touch=touch, reduced_motion="reduce", **more)
         context.set_default_timeout(WAIT)
+        context.add_init_script(LASTING + script)
         contexts.append((context, urlsplit(address).netloc))
         page = context.new_page()
         page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
@@ -135,6 +150,28 @@ def tab(browser: Any) -> Iterator[Open]:
     assert not unexpected
 
 
+def hold(part: str) -> str:
+    """A script: answers from addresses with this in them wait in `held` until they are let go."""
+    return f"""
+const real = fetch;
+window.held = [];
+window.fetch = async (path, options) => {{
+  const response = await real(path, options);
+  if (!String(path).includes("{part}")) return response;
+  const content = await response.blob();
+  await new Promise((go) => held.push(go));
+  return new Response(content);
+}};
+"""
+
+
+RELEASE = """async () => {
+  held[0]();
+  for (let frame = 0; frame < 9; frame++) await new Promise((drawn) => requestAnimationFrame(drawn));
+}"""
+"""Let the first answer that is held go, and give the page time to show it."""
+
+
 def upload(page: Any, *files: tuple[str, bytes]) -> None:
     page.set_input_files("#files", [file(*f) for f in files])
 
@@ -146,6 +183,29 @@ def shown(page: Any) -> Any:
     # it is drawn in the next frame
     page.evaluate("() => new Promise((drawn) => requestAnimationFrame(drawn))")
     return page.locator(".stage:visible canvas")
+
+
+def settled(page: Any, view: str) -> None:
+    """Wait until a view shows what it asks for when it is opened."""
+    page.locator(f"#view-{view}").wait_for()
+    if view in ("inspect", "queue"):
+        shown(page)
+        page.locator(".stage:visible .facts").wait_for()
+    waits = {
+        "large": ["#large-said .rejected"],
+        "trends": ["#chart-rejects rect"],
+        "search": ["#search-rows li"],
+        "models": [".model", "#train-form select[name=preset] option"],
+    }
+    for awaited in waits.get(view, []):
+        page.locator(awaited).first.wait_for(state="attached")
+
+
+def pressables(page: Any) -> list[tuple[str, float, float, float]]:
+    """What can be pressed now, all at one moment: its HTML, height, left and right edge in px."""
+    found = page.locator("button:visible, .button:visible, select:visible, input:visible")
+    box = "const b = e.getBoundingClientRect(); return [e.outerHTML, b.height, b.left, b.right]"
+    return found.evaluate_all(f"all => all.map((e) => {{ {box} }})")
 
 
 def judgeable(page: Any) -> None:

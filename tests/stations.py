@@ -31,6 +31,7 @@ class Served:
             assert self.process.poll() is None, f"the station did not start: {self.process.communicate()}"
             time.sleep(0.005)
         self.address = urlsplit(line.split()[2]).netloc
+        self.killed = False
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -63,6 +64,7 @@ class Served:
         return json.loads(body)
 
     def kill(self) -> None:
+        self.killed = True
         self.process.kill()
         self.process.wait()
 
@@ -97,22 +99,25 @@ class Senders:
 
     def _send(self, turn: int) -> None:
         connection = http.client.HTTPConnection(self.served.address, timeout=60)
-        try:
-            while True:
-                key, image = secrets.token_hex(16), self.images[turn % len(self.images)]
-                self.unanswered[key] = image
+        while True:
+            key, image = secrets.token_hex(16), self.images[turn % len(self.images)]
+            self.unanswered[key] = image
+            try:
                 connection.request("POST", "/v1/inspections", image, {"Idempotency-Key": key})
                 answer = connection.getresponse()
                 body = answer.read()
-                del self.unanswered[key]
-                if answer.status == 201:
-                    self.acknowledged.append(json.loads(body))
-                else:
-                    assert answer.status == 503, body
-                    self.refused += 1
-                turn += len(self.threads)
-        except (OSError, http.client.HTTPException):
-            return
+            except (OSError, http.client.HTTPException):
+                connection.close()  # opened again by the next request
+                if self.served.killed or self.served.process.poll() is not None:
+                    return
+                continue  # it said nothing for seconds on a busy machine, and was hung up on
+            del self.unanswered[key]
+            if answer.status == 201:
+                self.acknowledged.append(json.loads(body))
+            else:
+                assert answer.status == 503, body
+                self.refused += 1
+            turn += len(self.threads)
 
     def join(self) -> None:
         for thread in self.threads:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from commands import QUICK, refused, run
 from conftest import save, tiny_defect, tiny_image
+from holding import HELD
 from processes import free_port, parent_of, processes_of
 from warm import Warm, forked
 
@@ -92,9 +93,11 @@ def cluster() -> Iterator[str]:
         changed.setenv("RAY_AUTH_MODE", "disabled")
         changed.setenv("RAY_worker_niceness", "0")  # or they wait for all other tests
         changed.setenv("OMP_NUM_THREADS", "1")
-        changed.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "src"), prepend=os.pathsep)
         folder = Path("/tmp") / f"ray-{os.getpid()}"  # sockets need a short path
         folder.mkdir()
+        (folder / "held.py").write_text(HELD)
+        source = Path(__file__).parents[2] / "src"
+        changed.setenv("PYTHONPATH", f"{source}{os.pathsep}{folder}", prepend=os.pathsep)
         nodes = Nodes(folder)
         try:
             with connect(nodes.address):
@@ -136,20 +139,23 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return options
 
 
-def with_options(options: list[str]) -> Callable[[benchmark.Cell], list[list[str]]]:
-    """The commands of cells, those that train MeTAL with these options, too."""
+def with_options(options: list[str], held: Path | None = None) -> Callable[[benchmark.Cell], list[list[str]]]:
+    """The commands of cells, those that train MeTAL with these options, too; they wait where `held` says."""
     commands = benchmark.commands
 
     def changed(cell: benchmark.Cell) -> list[list[str]]:
-        train, *rest = commands(cell)
-        return [train + (options if cell.method == "metal" else []), *rest]
+        (module, *train), *rest = commands(cell)
+        if cell.method != "metal":
+            return [[module, *train], *rest]
+        begin = [module] if held is None else ["held", str(held)]
+        return [[*begin, *train, *options], *rest]
 
     return changed
 
 
-def bench_with(options: list[str], *arguments: str | Path) -> int:
-    """Run `blemish bench ARGUMENTS` with these options for MeTAL."""
-    benchmark.commands = with_options(options)
+def bench_with(options: list[str], held: Path, *arguments: str | Path) -> int:
+    """Run `blemish bench ARGUMENTS` with these options for MeTAL, which waits where `held` says."""
+    benchmark.commands = with_options(options, held)
     return run("bench", *arguments)
 
 
@@ -240,19 +246,20 @@ def attempts_below(out: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_who_is_stopped_or_killed_leaves_nothing_running_and_costs_no_more_than_since_a_checkpoint(
-    tmp_path: Path, cluster: str, small: list[str], single_thread: None
+    tmp_path: Path, cluster: str, small: list[str], single_thread: None, monkeypatch: pytest.MonkeyPatch
 ):
     """One after another: the driver is stopped, the driver is killed, a worker is killed."""
     small += ["--epochs", "200"]
-    data, out = category(tmp_path / "data" / "a"), tmp_path / "out"
+    data, out, held = category(tmp_path / "data" / "a"), tmp_path / "out", tmp_path / "held"
     assert run("train", "--data", data, "--out", tmp_path / "alone", "--method=metal", *small) == 0
     (cell,) = planned(tmp_path / "data", out, "metal")
     bench = ("--cluster", cluster, "--data", tmp_path / "data", "--methods", "metal", "--out", out)
 
     def ended_by(number: int, epochs: int) -> tuple[int | None, list[str]]:
         """Start the bench, and signal it when so many epochs are trained: exit code and stderr."""
-        said = tmp_path / f"said-{number}"
-        process = Warm(bench_with, small, *bench, out=said.with_suffix(".out"), err=said.with_suffix(".err"))
+        held.write_text(str(epochs + 5))
+        said = {"out": tmp_path / f"said-{number}.out", "err": tmp_path / f"said-{number}.err"}
+        process = Warm(bench_with, small, held, *bench, **said)
         attempt_of(cell, epochs)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=WHILE)
@@ -268,6 +275,8 @@ def test_who_is_stopped_or_killed_leaves_nothing_running_and_costs_no_more_than_
     furthest = max(len(rows(attempt / "log.csv")) for attempt in attempts.find_attempts(cell.folder))
 
     ended: list[Progress] = []
+    monkeypatch.setattr(benchmark, "commands", with_options([], held))  # beside those of `small`
+    held.write_text(str(furthest + 10))
     with connect(cluster):
         follower = threading.Thread(
             target=lambda: ended.append(cells.run([cell], cpus=1, gpus=0, on_change=lambda _: None))
@@ -275,6 +284,7 @@ def test_who_is_stopped_or_killed_leaves_nothing_running_and_costs_no_more_than_
         follower.start()
         (training,) = processes_of(attempt_of(cell, furthest + 5))
         os.kill(parent_of(training), signal.SIGKILL)
+        held.unlink()
         follower.join(WHILE)
     assert (ended[0].finished, ended[0].failed) == (1, {})
     assert attempts_below(tmp_path) == []

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from commands import run
+from holding import HELD
 from PIL import Image
 from processes import free_port, parent_of
 from warm import Warm, blemish
@@ -40,13 +41,10 @@ CPC_AD = (
 )
 PLANTED = ("--method=planted", "--image-size=48", "--crop-size=32", "--width=0.25", "--epochs=2")
 NSA = ("--method=nsa", "--width=4", "--epochs=2")
-SCRIPT = """
-import sys
-from blemish.cli.main import main
+SCRIPT = f"""
 from blemish.training import trainer
 trainer.CHECKPOINT_SECONDS = 0.05
-sys.exit(main())
-"""
+{HELD}"""
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +64,12 @@ def command(good: Path, out: Path, *options: str) -> list[str]:
 
 
 def by_torchrun(good: Path, out: Path, *options: str) -> subprocess.Popen:
-    """Start two processes that write a checkpoint at almost every step."""
+    """Start two processes that write a checkpoint at almost every step, and wait where `held` says."""
     script = out.parent / f"{out.name}.py"
     script.write_text(SCRIPT)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     return subprocess.Popen(
-        [sys.executable, *launcher, str(script), *command(good, out, *options)],
+        [sys.executable, *launcher, str(script), str(out.parent / "held"), *command(good, out, *options)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -159,11 +157,14 @@ def wait_for_epoch(process: subprocess.Popen, out: Path, epoch: int) -> None:
 def test_a_killed_rank_and_then_a_stop_end_with_the_same_weights(good, tmp_path):
     trained(good, tmp_path / "undisturbed", *METAL, "--epochs=48")
     out, options = tmp_path / "disturbed", (*METAL, "--epochs=48", "--resume")
+    held = tmp_path / "held"
+    held.write_text("9")
     process = by_torchrun(good, out, *options)
     wait_for_epoch(process, out, 5)
     os.kill(worker(process, rank=1), signal.SIGKILL)
     assert "one of 2 processes is gone or cannot go on" in process.communicate(timeout=300)[1]
     assert process.returncode != 0
+    held.write_text("22")
     process = by_torchrun(good, out, *options)
     wait_for_epoch(process, out, 18)
     process.terminate()

@@ -81,7 +81,7 @@ def test_two_stations_keep_states_at_once(store: Store):
         other = Store(store._engine)  # which has a lock of its own, as another process
         done = [pool.submit(s.note_drift_states, 7, m) for s, m in ((store, many), (other, backwards))]
         for each in done:
-            each.result(20)
+            each.result(60)
     store.note_drift_states(8, {"0" * 64: {"evidence": 1}})
     assert store.drift_state("0" * 64) == (8, {"evidence": 1})
     assert store.drift_state(f"{19:064d}") == (7, {"evidence": 19})

@@ -40,8 +40,10 @@ class Record:
         self.asked, self.open = threading.Event(), threading.Event()
         self.open.set()
         self.failure: Exception | None = None
+        self.in_hand = 0
 
     def record(self, rows: list[Inspection]) -> None:
+        self.in_hand = len(rows)
         self.asked.set()
         assert self.open.wait(60)
         if self.failure is not None:
@@ -90,6 +92,7 @@ def answer(future: Future[Inspection]) -> Inspection:
 def test_an_answer_is_the_detector_s(tmp_path: Path):
     detector = fake_detector(grey_levels=LEVELS)
     with running(detector) as engine:
+        began = time.monotonic()
         said = answer(engine.submit(request(150, side=48, part="A-7")))
         path = tmp_path / "150.png"
         path.write_bytes(png(150, 48))
@@ -102,7 +105,7 @@ def test_an_answer_is_the_detector_s(tmp_path: Path):
         assert engine.store.rows == [said]
         assert engine.archive.files["image", said.image] == png(150, 48)
         np.testing.assert_array_equal(read_map(engine.archive.files["map", said.map]), expected.coarse_map)
-        assert 0 < said.seconds < 20
+        assert 0 < said.seconds <= time.monotonic() - began
 
 
 def test_an_image_is_given_up_with_its_answer():
@@ -143,12 +146,15 @@ def test_what_waits_is_scored_and_recorded_together():
     with running(fake_detector(grey_levels=LEVELS, network=network, batch_size=8)) as engine:
         futures = [engine.submit(request(level)) for level in range(60, 90)]
         wait_for(lambda: sum(batches) + engine._ready.qsize() == 30)  # all are decoded
+        engine.store.open.clear()
         gate.set()
+        wait_for(lambda: engine.store.in_hand + engine._written.qsize() == 30)  # all are scored
+        engine.store.open.set()
         scores = [answer(future).score for future in futures]
     np.testing.assert_allclose(scores, np.arange(60, 90) / 255, rtol=1e-6)
     assert sum(batches) == 30
     assert len(batches) <= 7  # at most one small batch for either thread, then eights
-    assert len(engine.store.transactions) < 30
+    assert len(engine.store.transactions) <= 2
 
 
 def test_there_is_room_for_so_many_and_no_more():
@@ -291,7 +297,7 @@ def test_an_error_between_two_answers_fails_those_that_have_none(monkeypatch: py
             assert answer(future).error is None
         with pytest.raises(MemoryError):
             answer(batch[1])
-        assert batch[2].exception(timeout=20) is None or isinstance(batch[2].exception(), MemoryError)
+        assert batch[2].exception(timeout=60) is None or isinstance(batch[2].exception(), MemoryError)
         assert answer(engine.submit(request(82))).score == pytest.approx(82 / 255)
 
 

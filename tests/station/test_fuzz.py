@@ -13,6 +13,7 @@ import random
 import statistics
 import struct
 import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ EXAMPLES = max(10, CASES // 100)
 """Requests of each route, beside those at the limits of what is described."""
 SENDERS, PATIENCE = 8, 60.0
 """Connections at a time, and the seconds that a request may take."""
+IDLE = 4.0
+"""Seconds: for less than this the station keeps a connection that says nothing."""
 OWN = ("the body is empty", "the form has no file", "`part`: give", "`part` and `model`")
 """How the service's own refusals begin; all others are the detector's, and rows."""
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
@@ -230,13 +233,22 @@ mine = threading.local()
 def connect(served: Served) -> None:
     """Give a thread a connection, which is opened again when the station closes it."""
     mine.connection = http.client.HTTPConnection(served.address, timeout=PATIENCE)
+    mine.answered = time.monotonic()
 
 
 def send(upload: Upload) -> Answer:
     headers = {"Content-Type": upload.kind.encode("latin-1")}
-    mine.connection.request("POST", "/v1/inspections", upload.body, headers)
-    answer = mine.connection.getresponse()
+    try:
+        mine.connection.request("POST", "/v1/inspections", upload.body, headers)
+        answer = mine.connection.getresponse()
+    except (http.client.HTTPException, OSError):
+        if time.monotonic() - mine.answered < IDLE:
+            raise
+        mine.connection.close()  # the machine was busy, and the station hung up on who said nothing
+        mine.connection.request("POST", "/v1/inspections", upload.body, headers)
+        answer = mine.connection.getresponse()
     said = json.loads(answer.read())
+    mine.answered = time.monotonic()
     return Answer(answer.status, str(said.get("detail", "")))
 
 

@@ -26,7 +26,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from blemish.core.errors import BlemishError, UsageError
-from blemish.station import log_ins
+from blemish.station import log_ins, oidc
 from blemish.station.errors import handle_error
 from blemish.station.guard import Guard
 from blemish.station.oidc import Provider
@@ -98,7 +98,7 @@ class Plant:
         if not fits:
             return {"error": "invalid_grant"}
         now = int(time.time())
-        claims = {"iss": self.issuer, "aud": CLIENT, "iat": now, "exp": now + 60, "nonce": asked["nonce"]}
+        claims = {"iss": self.issuer, "aud": CLIENT, "iat": now, "exp": now + 600, "nonce": asked["nonce"]}
         token = jwt.encode({"alg": "ES256", "kid": "1"}, claims | self.person | self.changes, self.key)
         return {"access_token": "x", "token_type": "Bearer", "id_token": token}
 
@@ -112,7 +112,8 @@ def server() -> Iterator[Plant]:
 
 
 @pytest.fixture
-def plant(server: Plant) -> Iterator[Plant]:
+def plant(server: Plant, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
+    monkeypatch.setattr(oidc, "TIMEOUT_S", 60.0)  # on a busy machine
     yield server
     server.changes, server.person, server.key = {}, ANN, KEY
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import station_browser
-from station_browser import HOLE, Open, Running, shown
+from station_browser import HOLE, Open, Running, settled
 
 one_station, tab = station_browser.one_station, station_browser.tab
 
@@ -25,17 +25,9 @@ def full(one_station: Running) -> Iterator[Running]:
 
 def go(page: Any, view: str) -> None:
     page.evaluate("view => { location.hash = view }", view)
-    page.locator(f"#view-{view}").wait_for()
-    if view in ("inspect", "queue"):
-        shown(page)
-    waits = {
-        "large": "#large-said .rejected",
-        "trends": "#chart-rejects rect",
-        "search": "#search-rows li",
-        "models": "#jobs li",
-    }
-    if view in waits:
-        page.locator(waits[view]).first.wait_for()
+    settled(page, view)
+    if view == "models":
+        page.locator("#jobs li").first.wait_for()
 
 
 def findings(page: Any, *rules: str) -> list[str]:

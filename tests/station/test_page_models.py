@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 import station_browser
 from conftest import save, tiny_image
-from station_browser import GOOD, Open, Running, file, judgeable, png, running, shown, upload
+from station_browser import (
+    GOOD,
+    RELEASE,
+    Open,
+    Running,
+    file,
+    hold,
+    judgeable,
+    png,
+    pressables,
+    running,
+    shown,
+    upload,
+)
 from stations import wait_for_training
 
 from blemish.record.store import Verdict, new_id
@@ -251,6 +264,20 @@ def test_a_region_is_drawn_by_pointer_and_keys_and_kept_with_a_new_version(here:
     assert card.locator(".draw-region").get_attribute("open") is None  # the new version begins anew
 
 
+def test_a_picture_that_comes_late_takes_no_corner_away(here: Running, tab: Open):
+    here.inspect(GOOD)
+    page = tab(f"{here.address}/#models", script=hold("side=1024"))
+    card = page.locator(".model")
+    for number in (1, 1, 2):  # opened, closed, opened again
+        card.get_by_text("Draw where the image counts").click()
+        page.wait_for_function("number => held.length === number", arg=number)
+    page.evaluate("held[1]()")
+    card.locator(".draw-region canvas").click(position={"x": 12, "y": 12})
+    card.get_by_text("1 corner;").wait_for()
+    page.evaluate(RELEASE)
+    assert card.get_by_text("1 corner;").is_visible()
+
+
 # --- who, and how ---
 
 
@@ -274,6 +301,7 @@ def test_everything_is_reached_by_keys(here: Running, tab: Open):
     page.keyboard.press("5")
     page.locator("#train-form").wait_for()
     page.locator(".job").wait_for()
+    page.locator(".model").wait_for()
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")
@@ -299,14 +327,14 @@ def test_a_phone_scrolls_down_only(here: Running, tab: Open):
     page.locator(".job").nth(1).wait_for()
     page.get_by_role("button", name="Recalibrate").tap()
     page.get_by_role("link", name="Open “To judge”").wait_for()
+    page.locator("#train-form").wait_for()
     choose(page, *[png(tiny_image(i)) for i in range(2)])
     across, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert across <= room
-    for control in page.locator("button:visible, .button:visible, select:visible, input:visible").all():
-        box = control.bounding_box()
-        assert box["height"] >= 44, control.evaluate("e => e.outerHTML")
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= 390
+    for control, height, left, right in pressables(page):
+        assert height >= 44, control
+        assert left >= 0, control
+        assert right <= 390, control
 
 
 # --- who is asked to judge what ---
@@ -330,7 +358,7 @@ def test_the_sampling_plan_and_the_reasons_are_set_on_the_page(pca_onnx: Path, t
         reasons.fill("scratch\n\n dent ")
         save.click()
         page.locator(".toast", has_text="2 kinds of defects are offered").wait_for()
-        assert reasons.input_value() == "scratch\ndent"
+        sync_api.expect(reasons).to_have_value("scratch\ndent")
         plan = here.station.store.sampling()
         assert (plan.share, plan.seed) == (0.025, 0)
         assert here.station.store.reasons() == ["scratch", "dent"]

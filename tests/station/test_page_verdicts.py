@@ -1,15 +1,28 @@
-"""Verdicts on the page: of the part that was seen, once for a key, by whoever gave it, and taken back."""
+"""Verdicts on the page: of the part that was seen, by whoever gave them, taken back; late answers."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import station_browser
 from cameras import wait_for
-from station_browser import GOOD, HOLE, Open, Running, judgeable, running, shown
+from station_browser import (
+    GOOD,
+    HOLE,
+    RELEASE,
+    Open,
+    Running,
+    expect,
+    hold,
+    judgeable,
+    running,
+    shown,
+    upload,
+)
 
 from blemish.station.security import Tokens
 
@@ -62,9 +75,7 @@ def test_a_held_key_gives_one_verdict(here: Running, tab: Open, how: str):
 
 def test_a_part_that_has_just_come_takes_no_key(here: Running, tab: Open):
     here.inspect(HOLE, "first.png")
-    page = tab(here.address)
-    page.add_init_script(FREEZE)
-    page.reload()
+    page = tab(here.address, script=FREEZE)
     judgeable(page)
     page.evaluate("() => { window.frozen = performance.now(); }")
     here.inspect(GOOD, "second.png")
@@ -157,6 +168,14 @@ def log_out(page: Any) -> None:
         page.locator("#leave").click()
 
 
+LONG_AGO = """() => {
+  const waiting = JSON.parse(localStorage.getItem("verdicts"));
+  for (const entry of waiting) entry.given -= 3600e3;
+  localStorage.setItem("verdicts", JSON.stringify(waiting));
+}"""
+"""What waits was given an hour ago: its age, told in seconds, may then be minutes on its way."""
+
+
 def test_what_one_says_offline_is_never_another_s(pca_onnx: Path, tmp_path: Path, tab: Open):
     tokens = Tokens(tmp_path / "station")
     ann, bob = (tokens.add(name, "engineer") for name in ("ann", "bob"))
@@ -169,6 +188,7 @@ def test_what_one_says_offline_is_never_another_s(pca_onnx: Path, tmp_path: Path
         page.keyboard.press("d")
         page.locator("#inspect-stage .said", has_text="being saved").wait_for()
         before = datetime.now(UTC)
+        page.evaluate(LONG_AGO)
         log_out(page)
         page.unroute("**/verdict")
         log_in(page, bob, "bob")
@@ -176,6 +196,7 @@ def test_what_one_says_offline_is_never_another_s(pca_onnx: Path, tmp_path: Path
         judgeable(page)
         page.keyboard.press("g")
         wait_for(lambda: said(here) == {"hole.png": [("good", "bob")]})
+        page.wait_for_function("() => JSON.parse(localStorage.getItem('verdicts')).length === 1")  # of ann
         log_out(page)
         log_in(page, ann, "ann")
         wait_for(lambda: said(here) == {"hole.png": [("good", "bob"), ("defect", "ann")]})
@@ -215,4 +236,61 @@ def test_a_reason_goes_with_a_defect_and_into_the_report(here: Running, tab: Ope
     with page.expect_popup() as opened:
         page.click("#report")
     opened.value.get_by_role("cell", name="R-1").wait_for()
-    assert opened.value.get_by_role("cell", name="dent").count() == 2  # in the Pareto, and of the part
+    dents = opened.value.get_by_role("cell", name="dent")
+    expect(dents).to_have_count(2)  # in the Pareto, and of the part
+
+
+# --- answers that come late ---
+
+
+def test_a_part_that_arrives_at_a_click_does_not_undo_it(here: Running, tab: Open):
+    here.inspect(GOOD)
+    page = tab(here.address, script=hold("v1/inspections?"))
+    page.wait_for_function("() => held.length")
+    page.evaluate("() => { location.hash = '#trends'; held.forEach((go) => go()); }")
+    page.locator("#view-trends").wait_for()
+    page.get_by_text("in the last hour").wait_for()
+    assert page.evaluate("location.hash") == "#trends"
+
+
+def test_a_part_waits_for_the_models_and_reasons_it_is_shown_with(here: Running, tab: Open):
+    here.station.store.set_reasons(["scratch", "dent"])
+    here.reject(1)
+    page = tab(f"{here.address}/#queue")
+    held, asked = list[Any](), list[str]()
+    page.route("**/v1/models", lambda route: held.append(route))
+    with page.expect_request("**/v1/models"):
+        page.reload()
+    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+    page.evaluate("async () => { dispatchEvent(new Event('hashchange')); await fetch('healthz'); }")
+    assert asked == ["/healthz"]
+    for route in held:
+        route.continue_()
+    page.unroute("**/v1/models")
+    judgeable(page)
+    page.locator("#queue-stage select[aria-label='Reason of a defect']").select_option("dent")
+    low = here.station.map_style(here.station.store.find()[0].model).display_range[0]
+    said = page.locator("#queue-stage .scale span").first.inner_text().replace("−", "-")
+    assert float(said) == pytest.approx(low, rel=0.01)
+
+
+def test_an_answer_of_before_does_not_take_a_new_part_away(here: Running, tab: Open):
+    here.inspect(GOOD, "old.png")
+    page = tab(here.address, script=hold("v1/inspections?"))
+    page.wait_for_function("() => held.length")
+    upload(page, ("new.png", HOLE))
+    page.locator("#inspect-stage .name", has_text="new.png").wait_for()
+    page.evaluate(RELEASE)
+    assert page.locator("#inspect-stage .name").inner_text() == "new.png"
+
+
+def test_the_figures_are_those_of_the_span_that_was_chosen_last(here: Running, tab: Open):
+    here.inspect(HOLE)
+    page = tab(here.address, script=hold("buckets=60"))
+    page.keyboard.press("3")
+    page.wait_for_function("() => held.length")
+    page.locator("#spans button[value=day]").click()
+    page.get_by_text("in the last day").wait_for()
+    day = page.locator("#trend-table").inner_html()
+    page.evaluate(RELEASE)
+    assert page.locator("#trend-table").inner_html() == day

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cameras import wait_for
+from processes import free_port
 
 if find_spec("asyncua") is None:  # half a second to import, and each worker imports this file
     pytest.skip("blemish[plc] is not installed", allow_module_level=True)
@@ -27,11 +27,6 @@ from blemish.record.labels import Labelling, Labels
 from blemish.record.rows import Recorded, new_id
 from blemish.station import plc as plc_module
 from blemish.station.plc import LineState, Plc, registers
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
 
 
 class FakeStation:
@@ -66,7 +61,7 @@ def served() -> Iterator[tuple[FakeStation, Plc, str, int]]:
 
 @pytest.fixture
 def modbus(served: tuple[FakeStation, Plc, str, int]) -> Iterator[ModbusTcpClient]:
-    client = ModbusTcpClient("127.0.0.1", port=served[3])
+    client = ModbusTcpClient("127.0.0.1", port=served[3], timeout=60)
     assert client.connect()
     yield client
     client.close()
@@ -109,7 +104,7 @@ def test_opc_ua_reads_the_same_and_takes_no_writing(served):
     plc.count([recorded("rejected", part="Teil-Ä", score=0.5)])
 
     async def look() -> None:
-        async with Client(url) as client:
+        async with Client(url, timeout=60) as client:
             space = await client.get_namespace_index(plc_module.NAMESPACE)
             node = {name: client.get_node(ua.NodeId(name, space)) for name in vars(LineState())}
             async with asyncio.timeout(60):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from conftest import tiny_image
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
 from fastapi.testclient import TestClient
+from processes import free_port
 from requests_to_station import listening, png
 from waiting import wait_for
 
@@ -157,8 +157,7 @@ def test_options_that_are_wrong_are_refused(tmp_path: Path):
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
 @pytest.mark.server
 def test_nginx_itself(station: Station, secret: str, tmp_path: Path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     app = create(station, tokens=Tokens(station.folder), place=PLACE)
     with listening(app) as behind:
         config = (EXAMPLES / "nginx.conf").read_text().replace(":8000;", f":{behind};")

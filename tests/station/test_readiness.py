@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,28 @@ def test_a_trouble_is_said_when_it_begins_and_when_it_ends():
     ]
     troubles.begin("disk", "again")
     assert said[-1].startswith("disk: again")
+
+
+def test_a_trouble_that_comes_back_while_its_end_is_said_is_said_after_it():
+    said: list[str] = []
+    saying, back = threading.Event(), threading.Event()
+
+    def say(line: str) -> None:
+        if "works again" in line:
+            saying.set()
+            back.wait(0.1)  # the other one comes first, if it may
+        said.append(line.split()[1])
+
+    troubles = Troubles(say)
+    troubles.begin("disk", "full")
+    ending = threading.Thread(target=troubles.end, args=("disk",))
+    ending.start()
+    assert saying.wait(60)
+    troubles.begin("disk", "again")
+    back.set()
+    ending.join()
+    assert said == ["full;", "works", "again;"]
+    assert troubles.open == {"disk"}
 
 
 def test_a_full_disk_is_found_by_writing(

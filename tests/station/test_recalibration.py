@@ -45,7 +45,7 @@ def station(tiny_model: Path, pca_model: Path, tmp_path: Path) -> Iterator[Stati
     for engine in station.engines.values():
         for i in range(PARTS):
             data = png((tiny_image(i) * 0.97).astype(np.uint8))
-            row = engine.submit(Upload(data=data, source="api", name=f"{i}.png")).result(30)
+            row = engine.submit(Upload(data=data, source="api", name=f"{i}.png")).result(60)
             said = Verdict(id=new_id(row.time), inspection=row.id, time=row.time, verdict="good")
             station.store.add_verdict(said)
     yield station

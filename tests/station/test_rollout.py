@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from blemish.cli.main import main
 from blemish.core.errors import DataError, UsageError
 from blemish.data.hashing import file_digest
-from blemish.station import rollout
+from blemish.station import rollout, rollout_places
 from blemish.station.app import create
 from blemish.station.rollout import Rollout
 from blemish.station.rollout_places import Bucket
@@ -44,6 +44,13 @@ class Shared:
 
     def want(self, **wanted: str) -> None:
         (self.folder / rollout.FILE).write_text(json.dumps(wanted))
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks but the test, and answers may take a minute."""
+    monkeypatch.setattr(rollout, "INTERVAL", 3600.0)
+    monkeypatch.setattr(rollout_places, "TIMEOUT_S", 60.0)
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from warm import Warm, blemish
+from holding import hold
+from warm import Warm
 
 from blemish.cli.main import main
+from blemish.core.files import write_whole
 from blemish.training import trainer
 
 if TYPE_CHECKING:
@@ -115,20 +117,27 @@ def die_before_the_model_appears() -> None:
     Path.replace = lambda self, to: die() if Path(to).name == "model.safetensors" else replace(self, to)
 
 
-def resume_in_a_child(data: Path, out: Path, trap: Callable[[], None] | None) -> int:
+def resume_in_a_child(data: Path, out: Path, held: Path, trap: Callable[[], None] | None) -> int:
     torch.set_num_threads(1)
     trainer.CHECKPOINT_SECONDS = 0.05
+    hold(held)
     if trap:
         trap()
     return main(arguments(data, out, "--resume"))
 
 
+def train_in_a_child(data: Path, out: Path, held: Path) -> int:
+    hold(held)
+    return main(arguments(data, out))
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_gives_the_same_bytes(tiny_category, undisturbed, tmp_path):
-    out, moments = tmp_path / "run", random.Random(0)
+    out, held, moments = tmp_path / "run", tmp_path / "held", random.Random(0)
 
     def killed_at(epoch: int | None, trap: Callable[[], None] | None = None) -> None:
-        child = Warm(resume_in_a_child, tiny_category, out, trap, out=tmp_path / "said")
+        write_whole(held, str(99 if epoch is None else epoch + 3))
+        child = Warm(resume_in_a_child, tiny_category, out, held, trap, out=tmp_path / "said")
         if epoch is not None:
             wait_for_epoch(child, out, epoch)
             time.sleep(moments.uniform(0, 0.05))
@@ -147,9 +156,10 @@ def test_killed_again_and_again_gives_the_same_bytes(tiny_category, undisturbed,
 
 @pytest.mark.slow
 def test_ctrl_c_is_one_line_and_resumes_to_the_same_bytes(tiny_category, undisturbed, tmp_path):
-    out = tmp_path / "run"
+    out, held = tmp_path / "run", tmp_path / "held"
+    held.write_text("9")
     said = {"out": tmp_path / "said.out", "err": tmp_path / "said.err"}
-    process = Warm(blemish, *arguments(tiny_category, out), **said)
+    process = Warm(train_in_a_child, tiny_category, out, held, **said)
     wait_for_epoch(process, out, 6)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()

@@ -30,7 +30,6 @@ class Setup:
         self.opened: list[Any] = []
         self.grabbers: list[Grabber] = []
         monkeypatch.setattr(video, "capture", self.capture)
-        monkeypatch.setattr(camera_module, "CLOSE_TIMEOUT_S", 60.0)  # on a busy machine
 
     def capture(self, source: Any) -> Camera:
         self.opened.append(source)

@@ -77,6 +77,8 @@ def test_a_film_waits_and_loses_nothing_when_it_is_faster_than_scoring(
     def noted(self: Grabber, count: int) -> None:
         waiting.append(count)
         tell(self, count)
+        if len(waiting) == 1:
+            wait_for(lambda: self.waiting == 5)
 
     monkeypatch.setattr(Grabber, "set_waiting", noted)
     rows, said = watch_film(model, film(tmp_path / "a.avi", 30))
@@ -132,7 +134,11 @@ def test_the_command_ends_by_a_signal_and_goes_on_when_started_again(
     )
 
     def ended(rows: int) -> None:
-        wait_for(lambda: (out / LEDGER_NAME).exists() and len(rows_of(out)) >= rows)
+        ledger = out / LEDGER_NAME
+        wait_for(lambda: ledger.exists() and ledger.read_bytes().count(b"\n") >= rows)
+        wait_for(
+            lambda: not any(t.name.startswith("camera") for t in threading.enumerate())
+        )  # its end was said
         os.kill(os.getpid(), signal.SIGTERM)
 
     for life in (1, 2):  # a film is written from its start each time

@@ -22,6 +22,7 @@ from warm import Warm, blemish
 from watched import Crash, Place, check, command, rows_of
 
 from blemish.core.errors import DataError
+from blemish.core.files import write_whole
 from blemish.images import folders
 from blemish.inference.predict_folder import inspect
 from blemish.watch import folder as watching
@@ -132,7 +133,11 @@ def test_a_ledger_with_something_else_in_it_is_refused_and_left_alone(
 
 
 def live_again_and_again(ledger: Path, files: int, held: tuple[Path, Path], *arguments: str | Path) -> int:
-    """Run `blemish ARGUMENTS` eleven times: it is killed ten times, and asked to end when all is recorded."""
+    """Run `blemish ARGUMENTS` eleven times: it is killed ten times, and asked to end when all is recorded.
+
+    How many are recorded when a life begins is written into the file `begun` beside the folder.
+    """
+    begun = held[1].parent.with_name("begun")
 
     def count() -> int:
         return ledger.read_bytes().count(b"\n") if ledger.exists() else 0
@@ -141,7 +146,9 @@ def live_again_and_again(ledger: Path, files: int, held: tuple[Path, Path], *arg
     for life in range(11):
         if life == 10:
             held[0].rename(held[1])  # so that the last life has something to do before it is asked to end
-        before, pid, began = count(), os.fork(), time.monotonic()
+        before, began = count(), time.monotonic()
+        write_whole(begun, str(files if life == 10 else before))
+        pid = os.fork()
         if not pid:
             os._exit(blemish(*arguments))
         while time.monotonic() - began < 120 and (
@@ -162,14 +169,14 @@ def test_killed_ten_times_while_files_keep_arriving(tiny_model: Path, tmp_path: 
     folder.mkdir()
     names = [f"{i:02d}.png" for i in range(40)]
     data = [save(tmp_path / "made" / name, tiny_image(i)).read_bytes() for i, name in enumerate(names)]
-    ended, ledger = threading.Event(), out / "inspections.jsonl"
+    ended, ledger, begun = threading.Event(), out / "inspections.jsonl", tmp_path / "begun"
 
-    def recorded() -> int:
-        return ledger.read_bytes().count(b"\n") if ledger.exists() else 0
+    def begun_with() -> int:
+        return int(begun.read_text()) if begun.exists() else 0
 
     def write() -> None:
         for number, (name, content) in enumerate(zip(names[:-1], data, strict=False)):
-            while number - recorded() > 3 and not ended.wait(0.02):  # a few for each life
+            while number - begun_with() > 3 and not ended.wait(0.02):  # a few for each life
                 pass
             with (folder / name).open("wb") as file:
                 file.write(content[:2000])

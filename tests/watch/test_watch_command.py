@@ -111,6 +111,12 @@ def test_only_rejects_are_told_and_a_dead_hook_holds_up_nothing(
     monkeypatch.setattr(notify, "CLOSE_TIMEOUT_S", 0.05)
     sent: list[str] = []
     tried: list[str] = []
+    hooks: list[notify.Hook] = []
+
+    class Noted(notify.Hook):
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            hooks.append(self)
 
     def dead(row: dict[str, Any]) -> None:
         tried.append(row["path"])
@@ -118,10 +124,12 @@ def test_only_rejects_are_told_and_a_dead_hook_holds_up_nothing(
 
     def script() -> Script:
         yield 2 * UNREADABLE_TIMEOUT_S
-        wait_for(lambda: len(sent) == 2 and len(tried) >= 2)  # the second try comes after the first was said
+        # the second try comes after the first was said, and what was sent waits no longer
+        wait_for(lambda: len(sent) == 2 and len(tried) >= 2 and not hooks[0].waiting)
 
     place.script = script()
 
+    monkeypatch.setattr(notify, "Hook", Noted)
     monkeypatch.setattr(notify, "webhook", lambda _: dead)
     monkeypatch.setattr(notify, "command", lambda _: lambda row: sent.append(row["path"]))
     for i, level in enumerate((204, 205, 10, 255)):  # the threshold is 204 / 255: above it is rejected

@@ -59,17 +59,21 @@ class Troubles:
                 known.number += 1
                 return
             self._open[kind] = _Trouble(self.clock())
-        self.say(f"{kind}: {' '.join(text.split())[:300]}; said once until it is over")
+            self.say(f"{kind}: {' '.join(text.split())[:300]}; said once until it is over")
 
     def end(self, kind: str) -> None:
         """Say that a trouble is over, if there was one."""
         if kind not in self._open:
             return
-        with self._lock:
-            known = self._open.pop(kind, None)
-        if known is not None:
+        with self._lock:  # also while it is said, so that lines come in the order of what they tell
+            known = self._open.get(kind)
+            if known is None:
+                return
             lasted = self.clock() - known.since
-            self.say(f"{kind}: works again, after {lasted:.0f} s and {known.number} failures")
+            try:
+                self.say(f"{kind}: works again, after {lasted:.0f} s and {known.number} failures")
+            finally:
+                del self._open[kind]
 
     def note(self, error: BaseException) -> None:
         """Count what an inspection ended with, where the station is to blame."""

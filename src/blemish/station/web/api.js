@@ -82,14 +82,14 @@ export async function get(path, parameters = {}) {
   return (await ask(query ? `${path}?${query}` : path)).json();
 }
 
-/** Make a `get` of a path for which an answer that comes after a later one's is null: it is out of date. */
+/** Make a `get` of a path whose answer is null when it comes after that of a later question: it is out of date. */
 export function inOrder(path) {
   let asked = 0;
   let answered = 0;
-  return async () => {
+  return async (parameters = {}) => {
     asked += 1;
     const turn = asked;
-    const answer = await get(path);
+    const answer = await get(path, parameters);
     if (turn < answered) return null;
     answered = turn;
     return answer;

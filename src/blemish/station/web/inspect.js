@@ -1,17 +1,18 @@
 /** The view of the line: images in, the latest part large, those before it in a row. */
 
-import { Away, get } from "./api.js";
+import { Away, get, inOrder } from "./api.js";
 import { at, h, icon, toast } from "./dom.js";
 import { InspectionPanel } from "./inspection_panel.js";
 import { given, note as noteGiven } from "./given.js";
 import { t } from "./messages.js";
 import { judge, outbox, withWaiting } from "./outbox.js";
-import { keep, kept, mayInspect, station } from "./state.js";
+import { keep, kept, mayInspect, mayLook, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
 import { Uploads } from "./uploads.js";
 
 const EVERY = 2000; // ms between two looks at the latest parts
 const LATEST = 40;
+const getLatest = inOrder("/v1/inspections");
 
 export class InspectView {
   constructor() {
@@ -24,6 +25,7 @@ export class InspectView {
     this.thumbnails = new Thumbnails(at("strip"), (item) => this.open(item, true));
     this.uploads = new Uploads();
     this.following = kept("following") !== "no";
+    this.arrivals = 0;
     this.uploads.addEventListener("change", () => this.renderTray());
     this.uploads.addEventListener("inspected", ({ detail }) => this.arrived(detail));
     outbox.addEventListener("saved", ({ detail }) => this.changed(detail));
@@ -46,11 +48,15 @@ export class InspectView {
   async show(id) {
     this.shown = true;
     this.panel.viewer.resize();
+    this.wanted = id;
     if (!id || this.panel.inspection?.id === id) return this.look();
     try {
       this.follow(false);
-      this.open(await get(`/v1/inspections/${id}`), false);
+      const found = await get(`/v1/inspections/${id}`);
+      if (this.wanted !== id) return; // another one is wanted by now
+      this.open(found, false);
     } catch (error) {
+      if (this.wanted !== id) return;
       this.panel.clear(error.message);
       this.renderWelcome(false);
     }
@@ -64,13 +70,17 @@ export class InspectView {
 
   /** Get the latest parts, and show the newest when following. */
   async look() {
-    if (station.role === null) return;
+    if (!mayLook()) return;
+    const { arrivals } = this;
     try {
-      const { items } = await get("/v1/inspections", { limit: LATEST, station: station.station });
+      const latest = await getLatest({ limit: LATEST, station: station.station });
+      if (!latest) return;
+      const { items } = latest;
       this.thumbnails.update(items);
       this.renderWelcome(items.length === 0);
       const newest = items[0];
-      const wanted = this.following || !this.panel.inspection;
+      const old = arrivals !== this.arrivals; // a newer one has come meanwhile
+      const wanted = (this.following && !old) || !this.panel.inspection;
       if (newest && wanted && newest.id !== this.panel.inspection?.id && !this.panel.busy)
         this.open(newest, false);
       this.changed(items.find((item) => item.id === this.panel.inspection?.id));
@@ -85,6 +95,7 @@ export class InspectView {
   }
 
   open(inspection, byHand) {
+    if (byHand) this.wanted = null; // what was asked for before comes too late
     if (byHand) this.follow(inspection.id === this.thumbnails.items[0]?.id && this.following);
     this.renderWelcome(false);
     this.panel.show(inspection, true);
@@ -142,6 +153,7 @@ export class InspectView {
   }
 
   arrived(inspection) {
+    this.arrivals += 1;
     if (!this.panel.busy) this.open(inspection, false);
     this.look();
   }

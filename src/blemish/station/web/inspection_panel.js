@@ -167,13 +167,14 @@ export class InspectionPanel {
     this.viewer.show(inspection, range, text).then(() => {
       if (this.inspection?.id === inspection.id) this.renderRegions();
     });
+    let calibration = null;
     try {
-      const calibration = await calibrationOf(inspection.model);
-      if (this.inspection?.id !== inspection.id) return;
-      this.calibration = inspection.threshold === null ? null : calibration;
+      calibration = await calibrationOf(inspection.model);
     } catch {
       /* the station is away: what was decided is shown all the same */
     }
+    if (this.inspection?.id !== inspection.id) return;
+    this.calibration = inspection.threshold === null ? null : calibration;
     this.ownRate = this.calibration && rateOf(inspection, this.calibration.scores);
     this.setRate(this.ownRate);
   }

@@ -6,7 +6,7 @@ import { decisionOf, nameOf, when } from "./format.js";
 import { threshold } from "./heatmap.js";
 import { locale, t } from "./messages.js";
 import { rateOf } from "./rates.js";
-import { kept, modelOf, station } from "./state.js";
+import { kept, mayLook, modelOf, station } from "./state.js";
 import { Viewer } from "./viewer.js";
 
 const EVERY = 1000; // ms between two looks
@@ -72,7 +72,7 @@ export class LargeView {
 
   async look() {
     this.render(); // also while an answer is waited for: it may have become stale
-    if (station.role === null || this.asking) return;
+    if (!mayLook() || this.asking) return;
     this.asking = true;
     try {
       const { items } = await get("/v1/inspections", { limit: LATEST, station: station.station });

@@ -1,17 +1,18 @@
 /** The view of what waits for a person: parts rejected, in review or drawn, without a verdict, one after another. */
 
-import { Away, get } from "./api.js";
+import { Away, inOrder } from "./api.js";
 import { announce, at, toast } from "./dom.js";
 import { nameOf } from "./format.js";
 import { InspectionPanel } from "./inspection_panel.js";
 import { given, listButton, note as noteGiven } from "./given.js";
 import { t } from "./messages.js";
 import { judge, outbox, withWaiting } from "./outbox.js";
-import { mayJudge, station } from "./state.js";
+import { mayJudge, mayLook, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
 
 const EVERY = 5000;
 const PAGE = 200;
+const getWaiting = inOrder("/v1/inspections");
 
 export class QueueView {
   constructor() {
@@ -49,10 +50,11 @@ export class QueueView {
   }
 
   async look() {
-    if (station.role === null) return;
+    if (!mayLook()) return;
     try {
-      const filter = { to_judge: true, limit: PAGE, station: station.station };
-      const { items, next } = await get("/v1/inspections", filter);
+      const waiting = await getWaiting({ to_judge: true, limit: PAGE, station: station.station });
+      if (!waiting) return;
+      const { items, next } = waiting;
       this.more = next !== null;
       this.thumbnails.update(items.filter((item) => !this.said.has(item.id)));
       this.render();

@@ -64,11 +64,12 @@ export class RegionEditor {
     if (this.picture) return;
     this.body.hidden = true;
     const { digest } = this;
+    const turn = (this.turn = {}); // closed and opened again, an earlier answer would take corners away
     try {
       const found = await get("/v1/inspections", { model: digest, decision: "accepted", limit: 20 });
       const part = found.items.find((each) => each.image);
       const picture = part && (await pictureOf(part, SIDE));
-      if (digest !== this.digest) return;
+      if (turn !== this.turn || digest !== this.digest) return;
       if (!part) {
         this.state.textContent = t("region.no_part");
         return;

@@ -2,14 +2,18 @@
 
 import { get, inOrder } from "./api.js";
 
+const getSession = inOrder("/v1/session");
 const getModels = inOrder("/v1/models");
 
-export const station = { name: null, role: null, station: null, models: [], reasons: [] };
+export const station = { name: null, role: null, station: null, models: [], reasons: [], known: false };
 
 const ROLES = ["view", "inspect", "judge", "engineer"]; // each may do what those before it may
 
 /** Whether the one who is here has a role. */
 const may = (role) => ROLES.indexOf(station.role) >= ROLES.indexOf(role);
+
+/** Whether parts can be asked for: who is here is known, and the models and reasons that each is shown with. */
+export const mayLook = () => station.role !== null && station.known;
 
 /** Whether the one who is here may send images. */
 export const mayInspect = () => may("inspect");
@@ -25,7 +29,7 @@ export const modelOf = (digest) => station.models.find((model) => model.digest =
 
 /** Ask who is here. */
 export async function loadSession() {
-  Object.assign(station, await get("/v1/session"));
+  Object.assign(station, await getSession());
 }
 
 /** Ask for the models. */
@@ -33,6 +37,7 @@ export async function loadModels() {
   const models = await getModels();
   if (models) station.models = models;
   station.reasons = (await get("/v1/reasons")).reasons;
+  station.known = true;
 }
 
 /** Keep a choice in this browser. */

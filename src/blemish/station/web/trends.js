@@ -6,7 +6,7 @@ import { chart } from "./charts.js";
 import { at, h, mark, toast } from "./dom.js";
 import { capital, driftState, evidenceMeter, number, percent, seconds, when } from "./format.js";
 import { locale, t } from "./messages.js";
-import { modelOf, station } from "./state.js";
+import { mayLook, modelOf, station } from "./state.js";
 
 const HOUR = 3600e3;
 const SPANS = { hour: [HOUR, 60], day: [24 * HOUR, 48], week: [7 * 24 * HOUR, 84] };
@@ -38,14 +38,16 @@ export class TrendsView {
   }
 
   async look() {
-    if (station.role === null) return;
-    const [length, buckets] = SPANS[this.span];
+    if (!mayLook()) return;
+    const { span } = this;
+    const [length, buckets] = SPANS[span];
     const until = new Date();
     const since = new Date(until - length);
     const model = this.model();
     try {
       const asked = { since: since.toISOString(), until: until.toISOString(), buckets, model: model?.digest };
       const [summary, alarms] = await Promise.all([get("/v1/summary", asked), get("/v1/alarms")]);
+      if (span !== this.span || model?.digest !== this.model()?.digest) return; // another has been chosen
       this.render(summary, [...summary.map((b) => new Date(b.time).getTime()), until.getTime()], model);
       this.renderDrift(alarms);
     } catch (error) {
