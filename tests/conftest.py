@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 TINY_SIDE = 64
 CHROMIUM = Path("/usr/bin/chromium")
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # how long an example takes says how busy the machine is
 
 
 NEEDS = {"browser": "browser", "cluster": "ray", "two_nodes": "ray", "metal_onnx": "slow"}

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from blemish.core.types import Region
+from blemish.record import database
 from blemish.record.store import Inspection, Store, Verdict, new_id
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,7 +52,9 @@ def postgres_server() -> Iterator[str]:
         control = ("-s", "-w", "-t", "300", "-l", f"{folder}/log")
         run("pg_ctl", "start", *control, "-o", f"-k {folder} {options}")
         try:
-            yield f"postgresql://blemish@/postgres?host={folder}"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(database, "PG_TIMEOUT_S", 120)  # on a busy machine
+                yield f"postgresql://blemish@/postgres?host={folder}"
         finally:
             run("pg_ctl", "stop", *control, "-m", "immediate")
     finally:

@@ -52,7 +52,7 @@ def test_each_call_has_a_temporary_file_of_its_own(tmp_path: Path):
     def write(n: int) -> Path:
         with temporary_for(file) as part:
             part.write_text(str(n) * 1000)
-            all_there.wait(10)
+            all_there.wait(60)
             assert part.read_text() == str(n) * 1000
         return part
 

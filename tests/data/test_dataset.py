@@ -183,7 +183,11 @@ def test_split_sizes(tmp_path: Path, n: int, validation: float, calibration: flo
     assert sizes(shelf_of(tmp_path, list(range(n))), validation, calibration) == expected
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(
     contents=st.lists(st.integers(0, 9), min_size=1, max_size=24),
     validation=st.sampled_from([0.0, 0.1, 0.3]),

@@ -16,6 +16,7 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 import tifffile
 from fastapi.testclient import TestClient
 from requests_to_station import png, send, served
+from waiting import wait_for
 
 from blemish.inference import load
 from blemish.station.security import Tokens
@@ -152,9 +153,10 @@ def test_health_and_meters(client: TestClient, parts):
     assert client.get("/readyz").json() == {"status": "ready"}
     send(client, parts["bad"])
     send(client, b"nothing")
+    for decision in ("rejected", "failed"):  # counted when it is recorded, a moment after the answer
+        counted = f'blemish_inspections_total{{decision="{decision}",model="tiny"}} 1.0'
+        wait_for(lambda counted=counted: counted in client.get("/metrics").text)
     text = client.get("/metrics").text
-    for decision in ("rejected", "failed"):
-        assert f'blemish_inspections_total{{decision="{decision}",model="tiny"}} 1.0' in text
     assert "blemish_inspection_seconds_count" in text
     assert "blemish_drift_evidence" in text
 
@@ -207,8 +209,11 @@ def test_drift_is_alarmed_and_kept(tiny_model: Path, tmp_path: Path, parts):
     with served(tiny_model, tmp_path, capacity=256) as client:
         for _ in range(60):
             send(client, parts["bad"])
+        (drift,) = client.app.state.station.following.drifts.values()
+        wait_for(lambda: drift.seen == 60)  # what is recorded is taken a moment after the answer
         (model,) = client.get("/v1/models").json()
         assert model["drift"]["alarm"]
+        wait_for(lambda: client.get("/v1/alarms").json())
         (alarm,) = client.get("/v1/alarms").json()
         assert alarm["model"] == model["digest"]
     with served(tiny_model, tmp_path) as client:

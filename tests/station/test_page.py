@@ -60,6 +60,7 @@ def test_the_heat_is_the_map_of_the_service(here: Running, tab: Open):
     page = tab(here.address)
     upload(page, ("hole.png", HOLE))
     canvas = shown(page)
+    page.locator(".stage:visible .facts").wait_for()
     slide(page, "opacity", 0)
     plain = pixels(canvas)
     slide(page, "opacity", 100)
@@ -429,6 +430,7 @@ def test_the_picture_zooms_by_keys_and_pans(here: Running, tab: Open):
     here.inspect(HOLE)
     page = tab(here.address)
     canvas = shown(page)
+    page.locator(".stage:visible .facts").wait_for()  # the contour is drawn when the calibration has come
     whole = pixels(canvas)
     page.keyboard.press("+")
     page.keyboard.press("+")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import station_browser
+from cameras import wait_for
 from conftest import save, tiny_image
 from station_browser import (
     GOOD,
@@ -68,7 +69,7 @@ def test_recalibrated_when_all_are_judged_and_back(here: Running, tab: Open):
     for i in range(24):
         here.inspect(dim(400 + i))
     (old,) = here.station.engines
-    assert here.station.following.drifts[old].alarm
+    wait_for(lambda: here.station.following.drifts[old].alarm)  # a moment after the last answer
     waiting = here.station.store.find(decision="rejected")
     page = tab(f"{here.address}/#models")
     page.locator("#drift-banner", has_text="has drifted").wait_for()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import selectors
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -185,6 +187,16 @@ def test_a_length_that_is_too_large_is_refused_unread(tokens: Tokens):
     assert (status, said) == (413, {"detail": "101 bytes are more than the 100 that are taken"})
 
 
+class NoWaiting(selectors.DefaultSelector):
+    """A clock for an event loop that waits for nothing but time: this passes at once."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
 def guarded(
     bodies: Sequence[Sequence[bytes | None]], *, paths: Sequence[str] = (), **limits: Any
 ) -> list[int]:
@@ -217,7 +229,12 @@ def guarded(
     async def together() -> None:
         await asyncio.gather(*map(request, range(len(bodies))))
 
-    asyncio.run(together())
+    clock = NoWaiting()
+    loop = asyncio.SelectorEventLoop(clock)
+    loop.time = lambda: clock.now  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        patch.setattr("blemish.station.guard.time", SimpleNamespace(monotonic=loop.time))
+        runner.run(together())
     assert guard.held == 0
     return statuses
 

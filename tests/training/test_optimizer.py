@@ -45,4 +45,4 @@ def imports_of_a_training() -> int:
 
 def test_it_imports_no_compiler(tmp_path: Path):
     process = Warm(imports_of_a_training, out=tmp_path / "said")
-    assert process.communicate(60)[0] == "False True\n"
+    assert process.communicate(300)[0] == "False True\n"

@@ -103,7 +103,7 @@ def entry(i: int) -> tuple[Arrival, dict[str, Any]]:
 
 
 @given(cut=st.integers(0, 400))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_a_ledger_that_was_cut_off_anywhere_is_mended(cut: int, ledger_bytes: bytes, tmp_path: Path):
     file, left = tmp_path / "x", ledger_bytes[:cut]
     file.write_bytes(left)
