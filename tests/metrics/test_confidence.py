@@ -318,6 +318,14 @@ def test_draws_keep_the_number_of_each_kind_and_are_those_of_replacement():
     assert times[:, :4].var(axis=0) == pytest.approx(1 - 1 / 4, abs=0.08)
 
 
+def test_a_single_defective_pixel_makes_an_image_defective():
+    images = pictures(5, 4, n=2)
+    speck = np.zeros((4, 6), dtype=bool)
+    speck[1, 2] = True
+    times = resampler_of([*images[:2], (images[3][0], speck), (images[2][0], speck)]).draws(50)
+    assert (times[:, 2:].sum(axis=1) == 2).all()
+
+
 def test_equal_seeds_pair_two_detectors():
     images = pictures(4, 20)
     worse = [
