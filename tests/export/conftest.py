@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
+from conftest import real_data
 from exports import read_operators_once
 
 
@@ -10,3 +14,18 @@ from exports import read_operators_once
 def operators_read_once() -> None:
     """A process reads them once."""
     read_operators_once()
+
+
+@pytest.fixture(scope="module")
+def any_data(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the real data sets, or of generated ones that have their names."""
+    from light_presets import SETS
+
+    try:
+        return real_data()
+    except FileNotFoundError:
+        made = tmp_path_factory.mktemp("data")
+        for root, category, defect in SETS.values():
+            shutil.copytree(tiny_category, made / root / category)
+            shutil.copytree(tiny_category / "test" / "hole", made / root / category / "test" / defect)
+        return made

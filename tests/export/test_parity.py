@@ -5,121 +5,30 @@ take another library's rounding for a defect there.
 
 Where there are no real data sets, generated images stand for them.
 
-Each preset is exported once, and in both colours where a method's only preset has code for one of them.
-
-Left out, and what shows it instead:
-- `paper` of `cpc-ad`, `cutpaste` and `distaug`: their ResNet-18 takes minutes for the crops of each image;
-- `paper` of the autoencoders and `quick` of `planted`: trained otherwise, the same networks;
-- `paper` of `nsa`, the same network but wider, and `paper-object` of `metal`: `paper-texture` with one block;
-- `filters` of one density and one light: each density and each light is in one of its presets here;
-- `paper` of the methods on pre-trained features, whose weights no package carries (networks of a file:
-  `tests/methods/test_patchcore.py` and its neighbours).
+How each is trained, and what is left out: `tests/light_presets.py`.
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from conftest import real_data
+from light_presets import cases, check_answers, good_and_new, light
 from parity import assert_same_answers
 from PIL import Image
 
 from blemish.export.onnx import export
 from blemish.images import decode
-from blemish.methods.config import DetectorConfig
-from blemish.methods.registry import METHODS
 from blemish.training import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_thread")]
 
-SETS = {"bottle": ("mvtec", "bottle", "broken_small"), "tile": ("mtd", "magnetic_tile", "crack")}
-"""Name: folder, category, defect. Bottles are RGB and square; tiles are grey, of all sizes, none square."""
-BOTH = {"pca", "kde", "variation", "texture-inspection", "padim"}
-"""Methods whose only preset makes grey of RGB, or RGB of grey, and two that take a second."""
-ON_TILES = {("auto", "default"), ("metal", "paper-texture"), ("filters", "shared"), ("planted", "anywhere")}
-ON_TILES |= {("ae-l2", "paper-object"), ("ae-ssim", "paper-object")}
-"""Presets on grey instead of RGB, which others of their methods take. Sizes of `auto` follow the images'."""
-AUTO = {"members": ("filters", "variation"), "validation_fraction": 0.3}
-"""Auto has nothing to choose then, and images that set its members' scales."""
-LEFT_OUT = {("cpc-ad", "paper"), ("cutpaste", "paper"), ("ae-l2", "paper"), ("ae-ssim", "paper")}
-LEFT_OUT |= {("padim", "paper"), ("padim", "paper-wide"), ("patchcore", "paper")}
-LEFT_OUT |= {("f-anogan", "paper"), ("gt", "paper"), ("distaug", "paper"), ("lsa", "paper")}
-LEFT_OUT |= {("ocgan", "paper"), ("vt-adl", "paper"), ("metal", "paper-object")}
-LEFT_OUT |= {
-    ("feature-dictionary", "paper"),
-    ("fcdd", "paper"),
-    ("mkd", "paper"),
-    ("student-teacher", "paper"),
-}
-LEFT_OUT |= {("planted", "quick"), ("nsa", "paper")}
-LEFT_OUT |= {("filters", preset) for preset in ("position-rel", "neighbours", "shared-rel")}
-LIGHT = {"steps": 2, "epochs": None, "batch_size": 4, "min_epochs": 0, "patience": None}
-LIGHT |= {"iterations": 5}  # of EM, in texture inspection
-LIGHT |= {"validation_fraction": 0.0, "calibration_fraction": 0.3}
-SHALLOW = {"image_size": 96, "strides": (4, 8), "grid_stride": 8}
-SMALLER = {
-    # networks that neither know nor keep a size, on fewer of the layers that `padim` exports as well
-    **dict.fromkeys(("fcdd", "feature-dictionary", "mkd", "patchcore", "student-teacher"), SHALLOW),
-    # two of what is repeated show what many would
-    "texture-inspection": {"levels": 2, "components": 2, "patches": 1000},
-    "vt-adl": {"blocks": 2},
-    "lsa": {"estimator_layers": 2},
-    "auto": AUTO,
-}
-CASES = [
-    (method, preset, data)
-    for method, kind in METHODS.items()
-    for preset in kind.presets
-    for data in (SETS if method in BOTH else ("tile",) if (method, preset) in ON_TILES else ("bottle",))
-    if (method, preset) not in LEFT_OUT and kind.not_exported is None
-]
 
-
-def light(method: str, preset: str) -> DetectorConfig:
-    """A preset with hardly any training, and with images held out for a threshold."""
-    config = METHODS[method].presets[preset]
-    changes = LIGHT | SMALLER.get(method, {})
-    return replace(config, **{k: v for k, v in changes.items() if k in {f.name for f in fields(config)}})
-
-
-@pytest.fixture(scope="module")
-def any_data(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the real data sets, or of generated ones that have their names."""
-    try:
-        return real_data()
-    except FileNotFoundError:
-        made = tmp_path_factory.mktemp("data")
-        for root, category, defect in SETS.values():
-            shutil.copytree(tiny_category, made / root / category)
-            shutil.copytree(tiny_category / "test" / "hole", made / root / category / "test" / defect)
-        return made
-
-
-def good_and_new(found: Path, data: str, folder: Path) -> tuple[Path, list[Path]]:
-    """Twelve good images in a folder of their own, and two test images, a good one and another."""
-    root, category, defect = SETS[data]
-    place = found / root / category
-    if not place.is_dir():
-        pytest.skip(f"no {place}")
-    good = folder / "good"
-    good.mkdir()
-    for path in sorted((place / "train" / "good").iterdir())[:12]:
-        shutil.copy(path, good)
-    return good, [p for kind in ("good", defect) for p in sorted((place / "test" / kind).iterdir())[:1]]
-
-
-@pytest.mark.parametrize(("method", "preset", "data"), CASES)
+@pytest.mark.parametrize(("method", "preset", "data"), cases(baselines=False))
 def test_real_images_answer_alike(method: str, preset: str, data: str, any_data: Path, tmp_path: Path):
-    good, new = good_and_new(any_data, data, tmp_path)
-    run = tmp_path / "run"
-    fit.fit(good, method=method, config=light(method, preset), out=run, device="cpu", precision="fp32")
-    export(run, tmp_path / "model.onnx")
-    assert_same_answers(run, tmp_path / "model.onnx", new)
+    check_answers(method, preset, data, any_data, tmp_path)
 
 
 def written(image: np.ndarray, kind: str, path: Path) -> Path:
