@@ -116,15 +116,20 @@ def test_each_phase_moves_its_own_networks():
     assert [phase.share for phase in network.phases()] == [0.4, 0.6]
 
 
+@pytest.mark.parametrize("by_place", [True, False])
 @torch.no_grad()
-def test_the_map_is_the_mean_of_standardised_scores():
-    network, x = a_network(replace(SMALL, patch_sizes=(17, 33), smoothing=0.0)).eval(), images(5)
+def test_the_map_is_the_mean_of_standardised_scores(by_place: bool):
+    config = replace(SMALL, patch_sizes=(17, 33), smoothing=0.0, place_statistics=by_place)
+    network, x = a_network(config).eval(), images(5)
     network.finish(lambda: x.split(2))
     scores = [torch.cat(parts) for parts in zip(*(network._scores(one) for one in x.split(1)), strict=True)]
     total = torch.zeros(5, 10, 12)
     for both in scores:
         for s in both.unbind(1):
-            total += (s - s.mean()) / s.std(correction=0) / 2
+            spread = s.std(dim=0, correction=0) if by_place else s.std(correction=0)
+            # half of what is usual is added, as a place may never vary
+            spread = spread + 0.5 * spread.median() + 1e-6 if by_place else spread
+            total += (s - (s.mean(dim=0) if by_place else s.mean())) / spread / 2
     maps = network(x)
     assert maps.shape == (5, 40, 48)
     # at corners nothing is interpolated

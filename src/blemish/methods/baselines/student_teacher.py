@@ -22,11 +22,11 @@ the mean over P's numbers, which are standardised, and L_c the mean of |c_ij|, t
 alike at any size. The source's metric loss, for those without a pre-trained network, is left out. Neither
 learns with decay of weights. e and v are standardised over the training images, there over held-out good
 ones. The model keeps P and D, which only the training needs. `default` is ours: EfficientNet-Lite0,
-patches of 33 pixels, narrower networks that score every fourth pixel, crops, and a smoothed map.
+patches of 33 pixels, narrower networks that score every fourth pixel, crops, e and v standardised at each
+place, and a smoothed map.
 
-Teachers and students of `paper` have 24.0 million numbers; MeTAL's Table 6 says 26 M. Measured on MVTec AD's
-bottle with `default`, one seed: image AUROC 0.82, pixel AUROC 0.67, its part up to an FPR of 0.3 0.39
-(published 0.94): on good edges students err half as much as on defects (docs/how-to/pretrained.md).
+Teachers and students of `paper` have 24.0 million numbers; MeTAL's Table 6 says 26 M. What `default` reaches
+on MVTec AD's bottle, where 0.94 was published, and what it lacks: docs/how-to/pretrained.md.
 """
 
 from __future__ import annotations
@@ -53,8 +53,14 @@ from blemish.methods.components.backbones.method import (
     BackboneMethod,
     spread_of,
 )
+from blemish.methods.components.backbones.network import grid_of
 from blemish.methods.components.collapse import refuse_constant
-from blemish.methods.components.functional import enlarge, mean_and_variance, smoothing_matrix
+from blemish.methods.components.functional import (
+    enlarge,
+    mean_and_variance,
+    position_statistics,
+    smoothing_matrix,
+)
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -62,7 +68,7 @@ if TYPE_CHECKING:
 
 VIEW = 64
 """Side in pixels that a patch is zoomed to before P looks at it."""
-REGULAR = 3
+REGULAR = 6
 """Patches along each side of an image that P's mean and spread are taken of."""
 
 
@@ -92,6 +98,8 @@ class StudentTeacherConfig(BackboneConfig, TrainedConfig):
     """Channels of the networks' first layer; twice as many further on."""
     description: int = 48
     """d: numbers of a description."""
+    place_statistics: bool = True
+    """Standardise e and v by their mean and spread at each place, or else by those of all places together."""
     smoothing: float = 4.0
     """σ of the map's Gaussian filter in pixels of the resized image; 0: none."""
 
@@ -128,6 +136,7 @@ class StudentTeacher(BackboneMethod[StudentTeacherConfig], TrainedMethod[Student
             learning_rate=1e-4,
             schedule="constant",
             teacher_share=5 / 7,
+            place_statistics=False,
             patch_sizes=(17, 33, 65),
             place_stride=1,
             patches=64,
@@ -164,8 +173,9 @@ class StudentTeacher(BackboneMethod[StudentTeacherConfig], TrainedMethod[Student
         for name, shape in (("feature", (n, f)), ("teacher", (n, d))):
             self.register_buffer(f"{name}_mean", torch.zeros(shape))
             self.register_buffer(f"{name}_spread", torch.ones(shape))
-        self.register_buffer("level", torch.zeros(n, 2))
-        self.register_buffer("scale", torch.ones(n, 2))
+        places = grid_of(config.size, config.place_stride) if config.place_statistics else ()
+        self.register_buffer("level", torch.zeros(n, 2, *places))
+        self.register_buffer("scale", torch.ones(n, 2, *places))
         for name, side in zip(("smooth_rows", "smooth_cols"), config.size, strict=True):
             self.register_buffer(name, smoothing_matrix(side, config.smoothing), persistent=False)
 
@@ -225,10 +235,16 @@ class StudentTeacher(BackboneMethod[StudentTeacherConfig], TrainedMethod[Student
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, H, W), larger is more anomalous."""
         found = [
-            ((scores - level[:, None, None]) / scale[:, None, None]).sum(dim=1)  # of e and of v
-            for scores, level, scale in zip(self._scores(x), self.level, self.scale, strict=True)
+            ((scores - level) / scale).sum(dim=1)  # of e and of v
+            for scores, level, scale in zip(
+                self._scores(x), self._over(self.level), self._over(self.scale), strict=True
+            )
         ]
         return enlarge(torch.stack(found).mean(dim=0), self.smooth_rows, self.smooth_cols)
+
+    def _over(self, statistics: Tensor) -> Tensor:
+        """(n, 2) or (n, 2, h, w) -> what fits e and v of each place, (n, 2, 1 or h, 1 or w)."""
+        return statistics if self.config.place_statistics else statistics[:, :, None, None]
 
     @torch.no_grad()
     def prepare(self, batches: Batches) -> None:
@@ -264,8 +280,12 @@ class StudentTeacher(BackboneMethod[StudentTeacherConfig], TrainedMethod[Student
         for teacher in self.teachers:
             apart = teacher(seen).std(dim=0).max()
             refuse_constant("student-teacher", apart, "the network says the same of all images")
-        parts = [[s.transpose(0, 1).flatten(1).T for s in self._scores(x)] for x in self._singly(batches)]
+        parts = [list(self._scores(x)) for x in self._singly(batches)]
         for i, scores in enumerate(zip(*parts, strict=True)):
-            mean, variance = mean_and_variance(scores)
+            if self.config.place_statistics:
+                mean, spread = position_statistics(scores, positions=2)
+            else:
+                mean, variance = mean_and_variance(s.transpose(0, 1).flatten(1).T for s in scores)
+                spread = variance.sqrt().clamp(min=1e-6)
             self.level[i] = mean
-            self.scale[i] = variance.sqrt().clamp(min=1e-6)
+            self.scale[i] = spread
