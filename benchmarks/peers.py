@@ -295,7 +295,8 @@ def main() -> None:
     parser.add_argument("--files", nargs="*", default=[], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(*options.work, options.threads, options.files)
+        kind, name = options.work
+        work(kind, name, options.threads, options.files)
     elif options.data is None or options.python is None or not options.models:
         parser.error("MODEL.onnx, --data and --python are needed")
     else:
