@@ -58,6 +58,7 @@ def test_safetensors_state_their_licence_and_give_the_same_weights(resnet18: Pat
     assert all(torch.equal(ours.tensors[name], other.tensors[name]) for name in other.tensors)
 
 
+@pytest.mark.heavy
 def test_every_network_is_told_from_every_other():
     """By keys and shapes alone, and none by those of another, but timm's two of the same name."""
     states = {

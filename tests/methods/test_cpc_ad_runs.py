@@ -36,6 +36,7 @@ def model(tiny_category: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
+@pytest.mark.heavy
 def test_same_seed_same_bytes_and_another_seed_others(model: Path, tiny_category: Path, tmp_path: Path):
     again, other = tmp_path / "again", tmp_path / "other"
     assert run("train", "--data", tiny_category, "--out", again, *SMALL) == 0
@@ -44,6 +45,7 @@ def test_same_seed_same_bytes_and_another_seed_others(model: Path, tiny_category
     assert (other / "model.safetensors").read_bytes() != (model / "model.safetensors").read_bytes()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("stop_after", [1, 4, 7])
 def test_stopped_anywhere_and_resumed_gives_the_same_bytes(
     stop_after: int, model: Path, tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,6 +112,7 @@ def test_scores_are_the_same_to_the_bit_in_any_batch_and_order(model: Path, tiny
             np.testing.assert_array_equal(prediction.anomaly_map, alone[path].anomaly_map)
 
 
+@pytest.mark.heavy
 def test_evaluate_and_predict_take_it_as_any_model(model: Path, tiny_category: Path, tmp_path: Path):
     assert run("evaluate", "--data", tiny_category, "--model", model, "--out", tmp_path / "e") == 0
     evaluation = json.loads((tmp_path / "e" / "evaluation.json").read_text())

@@ -178,6 +178,7 @@ def test_an_odd_spot_shows_where_it_is(density):
 # --- whole runs ---
 
 
+@pytest.mark.heavy
 def test_a_run_resumed_has_the_same_bytes(tiny_category, tmp_path):
     whole = trained("distaug", TINY, tiny_category, tmp_path / "whole")
     assert stopped_and_resumed("distaug", TINY, tiny_category, tmp_path / "two", 2) == whole

@@ -276,7 +276,7 @@ def test_a_file_that_a_kept_row_names_stays(place: Place):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(4), *(pytest.param(k, marks=pytest.mark.heavy) for k in range(4, 12))]
+    "seed", [*range(2), *(pytest.param(k, marks=pytest.mark.heavy) for k in range(2, 12))]
 )
 def test_room_is_made_as_plain_python_would(seed: int, place: Place):
     draw = random.Random(seed)

@@ -205,6 +205,7 @@ def test_a_full_disk_is_said_so(tiny_model: Path, tmp_path: Path, parts, monkeyp
         assert send(client, parts["good"]).status_code == 201
 
 
+@pytest.mark.heavy
 def test_drift_is_alarmed_and_kept(tiny_model: Path, tmp_path: Path, parts):
     with served(tiny_model, tmp_path, capacity=256) as client:
         for _ in range(60):

@@ -73,6 +73,7 @@ def test_a_recalibration_makes_a_version_and_keeps_the_old(model: Path, tmp_path
         assert send(client, dim(3)).json()["model"] == old["digest"]
 
 
+@pytest.mark.heavy
 def test_a_version_stands_by_itself(model: Path, tmp_path: Path):
     station = Station([model], tmp_path / "station", device="cpu")
     with TestClient(create(station, tokens=Tokens(tmp_path))) as client:

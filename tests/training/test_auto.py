@@ -387,6 +387,7 @@ def test_members_may_be_named(tiny_category: Path, tmp_path: Path):
     assert (detector.backend.network.high > detector.backend.network.low).all()
 
 
+@pytest.mark.heavy
 def test_a_plus_names_members(tiny_category: Path, tmp_path: Path):
     """One model: that of `auto` with these members, bit for bit, by whichever words it was asked for."""
     plus = fit(

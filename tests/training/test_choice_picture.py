@@ -96,6 +96,7 @@ def test_long_images_keep_their_shape(size: tuple[int, int], across: int):
     assert picture[CAPTION : CAPTION + panel, GAP : GAP + width].std() > 20  # not black
 
 
+@pytest.mark.heavy
 def test_a_run_of_auto_shows_how_it_chose(
     tiny_category: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
