@@ -208,6 +208,11 @@ def pressables(page: Any) -> list[tuple[str, float, float, float]]:
     return found.evaluate_all(f"all => all.map((e) => {{ {box} }})")
 
 
+def sent(page: Any) -> None:
+    """Wait until no verdict waits to be sent."""
+    page.wait_for_function("() => JSON.parse(localStorage.getItem('verdicts') ?? '[]').length === 0")
+
+
 def judgeable(page: Any) -> None:
     """Wait until the part that is seen has been on screen for long enough to take a verdict."""
     shown(page)

@@ -20,6 +20,7 @@ from station_browser import (
     hold,
     judgeable,
     running,
+    sent,
     shown,
     upload,
 )
@@ -51,11 +52,6 @@ def queue_of(here: Running, tab: Open, number: int) -> Any:
     page.get_by_text(f"{number} left to judge").wait_for()
     judgeable(page)
     return page
-
-
-def sent(page: Any) -> None:
-    """Wait until no verdict waits to be sent."""
-    page.wait_for_function("() => JSON.parse(localStorage.getItem('verdicts') ?? '[]').length === 0")
 
 
 @pytest.mark.parametrize("how", ["key", "button"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from blemish.core.errors import DataError, UsageError
@@ -110,7 +111,7 @@ class PartLine:
             job = engine.begin(replace(upload, part=name, view=view, part_id=part.id))
             self._open[part.id] = part
             part.coming.add(job.id)
-            job.answer.add_done_callback(lambda done: self._ended(part, job.id, lost=_is_lost(done)))
+            job.answer.add_done_callback(partial(self._ended, part, job.id))  # not the job: it has the image
         return job
 
     def _shown(self, upload: Upload) -> tuple[str, str | None]:
@@ -139,8 +140,9 @@ class PartLine:
                 return part
         return OpenPart(self.make_id(utc_now()), name, self.now())
 
-    def _ended(self, part: OpenPart, id: str, *, lost: bool) -> None:
+    def _ended(self, part: OpenPart, id: str, answer: Future[Any]) -> None:
         """Forget an image that came to nothing; a part of which nothing is left is none."""
+        lost = answer.cancelled() or answer.exception() is not None
         with self._lock:
             part.coming.discard(id)
             if lost and not part.rows and not part.coming:
@@ -274,7 +276,3 @@ def abandoned(id: str, rows: Sequence[Inspection]) -> Inspection:
     )
     found = PartRow(part=name, decision="review", error=error)
     return part_inspection(id, found, rows, model=rows[0].model, seconds=sum(row.seconds for row in rows))
-
-
-def _is_lost(done: Future[Any]) -> bool:
-    return done.cancelled() or done.exception() is not None

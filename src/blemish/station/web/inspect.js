@@ -2,11 +2,12 @@
 
 import { Away, get, inOrder } from "./api.js";
 import { at, h, icon, toast } from "./dom.js";
+import { nameOf } from "./format.js";
 import { InspectionPanel } from "./inspection_panel.js";
 import { given, note as noteGiven } from "./given.js";
 import { t } from "./messages.js";
 import { judge, outbox, withWaiting } from "./outbox.js";
-import { keep, kept, mayInspect, mayLook, station } from "./state.js";
+import { keep, kept, mayInspect, mayLook, modelOf, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
 import { Uploads } from "./uploads.js";
 
@@ -52,9 +53,10 @@ export class InspectView {
     if (!id || this.panel.inspection?.id === id) return this.look();
     try {
       this.follow(false);
-      const found = await get(`/v1/inspections/${id}`);
+      const found = await partOf(await get(`/v1/inspections/${id}`));
       if (this.wanted !== id) return; // another one is wanted by now
-      this.open(found, false);
+      if (found.state === "waiting") this.panel.clear(t("views.open"));
+      else this.open(found, false);
     } catch (error) {
       if (this.wanted !== id) return;
       this.panel.clear(error.message);
@@ -71,6 +73,7 @@ export class InspectView {
   /** Get the latest parts, and show the newest when following. */
   async look() {
     if (!mayLook()) return;
+    this.renderViews();
     const { arrivals } = this;
     try {
       const latest = await getLatest({ limit: LATEST, station: station.station });
@@ -147,14 +150,42 @@ export class InspectView {
 
   take(files) {
     if (!files.length || !mayInspect()) return;
-    this.uploads.add(files, at("model").value || null, at("part").value.trim() || null);
-    at("part").value = ""; // the next images are of another part
+    const [part, view] = [at("part").value.trim(), at("view").value];
+    this.uploads.add(files, at("model").value || null, part || null, view || null);
+    this.nextView(view);
     if (!this.shown) location.hash = "inspect";
   }
 
-  arrived(inspection) {
-    this.arrivals += 1;
-    if (!this.panel.busy) this.open(inspection, false);
+  /** Ask for the next view of the part, or after the last one for another part. */
+  nextView(view) {
+    const select = at("view");
+    const last = !view || select.selectedIndex === select.options.length - 1;
+    if (last) at("part").value = ""; // the next images are of another part
+    if (view) select.selectedIndex = last ? Math.min(1, select.options.length - 1) : select.selectedIndex + 1;
+  }
+
+  /** Offer the views of the model that is chosen, where its parts have some. */
+  renderViews() {
+    const chosen = at("model").value;
+    const model = modelOf(chosen) ?? station.models.find((each) => each.active);
+    const names = model?.parts?.views ?? [];
+    at("view-row").hidden = names.length === 0;
+    const options = names.length ? ["", ...names] : [];
+    if (options.join("\n") === Array.from(at("view").options, (each) => each.value).join("\n")) return;
+    at("view").replaceChildren(
+      ...options.map((name) => h("option", { value: name }, name || t("inspect.view_by_name"))),
+    );
+  }
+
+  async arrived(inspection) {
+    const found = inspection.part_id ? await partOf(inspection).catch(() => null) : inspection;
+    if (found?.state === "waiting") {
+      const waits = { name: nameOf(inspection), views: inspection.waits_for.join(", ") };
+      toast(t("views.waits", waits));
+    } else if (found) {
+      this.arrivals += 1;
+      if (!this.panel.busy) this.open(found, false);
+    }
     this.look();
   }
 
@@ -206,6 +237,10 @@ export class InspectView {
     return true;
   }
 }
+
+/** The part of a view, perhaps one that waits; what is no view is a part. */
+const partOf = async (inspection) =>
+  inspection.part_id ? get(`/v1/inspections/${inspection.part_id}`) : inspection;
 
 /** How much a person has said of a part; it grows, so that what is out of date can be told. */
 const wordsOf = (inspection) => inspection.verdicts.length + inspection.withdrawn.length;

@@ -11,6 +11,7 @@ import { RegionList } from "./region_list.js";
 import { scoreBar } from "./scorebar.js";
 import { keep, kept, modelOf } from "./state.js";
 import { VerdictForm } from "./verdict.js";
+import { pictured, ViewPicker } from "./view_picker.js";
 import { Viewer } from "./viewer.js";
 
 const HEAT_STEP = 0.1; // of the opacity, by a key
@@ -48,6 +49,7 @@ export class InspectionPanel {
     );
     host.append(figure, this.panel);
     this.viewer = new Viewer(figure, () => this.seen());
+    this.views = new ViewPicker(figure, (view) => this.choose(view));
     this.setOpacity(Number(kept("opacity") ?? 0.6));
     this.clear("");
   }
@@ -101,7 +103,8 @@ export class InspectionPanel {
 
   /** Show nothing but a line. */
   clear(text) {
-    this.inspection = null;
+    this.inspection = this.view = null;
+    this.views.show(null);
     this.viewer.clear(text);
     this.panel.hidden = true;
   }
@@ -152,30 +155,44 @@ export class InspectionPanel {
     this.panel.hidden = false;
     this.verdict.show(inspection);
     if (same) return;
-    const text = summaryOf(inspection);
-    if (say) announce(text);
+    if (say) announce(summaryOf(inspection));
+    await this.showPicture(pictured(inspection));
+  }
+
+  /** Show another view of the part large. */
+  choose(view) {
+    if (view.id === this.view.id) return;
+    this.verdict.setEarly(true); // a verdict is for what has been on screen for a while
+    this.showPicture(view);
+  }
+
+  /** Show the picture of an inspection, or that of one of its views, and what is known of it. */
+  async showPicture(view) {
+    const { inspection } = this;
+    this.view = view;
+    this.views.show(inspection, view);
     this.calibration = null;
     this.viewer.setLevel(null);
     this.restoreHeat();
     this.render();
-    const range = modelOf(inspection.model)?.display_range ?? [0, 1];
+    const range = modelOf(view.model)?.display_range ?? [0, 1];
     this.scale.replaceChildren(
       h("span", {}, number(range[0], 3)),
       h("i", { "aria-hidden": "true" }),
       h("span", {}, number(range[1], 3)),
     );
-    this.viewer.show(inspection, range, text).then(() => {
-      if (this.inspection?.id === inspection.id) this.renderRegions();
+    this.viewer.show(view, range, summaryOf(inspection)).then(() => {
+      if (this.view?.id === view.id) this.renderRegions();
     });
     let calibration = null;
     try {
-      calibration = await calibrationOf(inspection.model);
+      calibration = await calibrationOf(view.model);
     } catch {
       /* the station is away: what was decided is shown all the same */
     }
-    if (this.inspection?.id !== inspection.id) return;
-    this.calibration = inspection.threshold === null ? null : calibration;
-    this.ownRate = this.calibration && rateOf(inspection, this.calibration.scores);
+    if (this.view?.id !== view.id) return;
+    this.calibration = view.threshold === null ? null : calibration;
+    this.ownRate = this.calibration && rateOf(view, this.calibration.scores);
     this.setRate(this.ownRate);
   }
 
@@ -184,7 +201,13 @@ export class InspectionPanel {
     this.head.className = `decision ${inspection.decision}`;
     this.head.replaceChildren(
       mark(inspection.decision),
-      h("div", {}, h("h2", {}, decisionOf(inspection)), h("p", { class: "name" }, nameOf(inspection))),
+      h(
+        "div",
+        {},
+        h("h2", {}, decisionOf(inspection)),
+        h("p", { class: "name" }, nameOf(inspection)),
+        inspection.missing?.length ? h("p", {}, t("views.lacks", { views: inspection.missing.join(", ") })) : null,
+      ),
     );
     this.record.replaceChildren(h("summary", {}, t("panel.record")), detailsOf(inspection));
   }
@@ -207,15 +230,16 @@ export class InspectionPanel {
           : [fact(t("panel.review_threshold"), number(inspection.review_threshold))]),
         fact(t("panel.p_value"), number(inspection.p_value, 3)),
       ),
-      ...(this.calibration ? [scoreBar(inspection.score, limit, this.calibration.scores)] : []),
+      ...(this.calibration && !inspection.views ? [scoreBar(inspection.score, limit, this.calibration.scores)] : []),
       h("p", { class: "odds" }, this.odds()),
     );
   }
 
   odds() {
-    const n = this.calibration?.scores.length;
-    const { decision, p_value: p } = this.inspection;
-    return oddness(p, n, n && decision === "rejected" ? allowed(n, this.ownRate) : null);
+    const { decision, p_value: p, views, model } = this.inspection;
+    const { rule, carried_by: parts, false_alarm_rate: rate } = modelOf(model)?.parts ?? {};
+    const n = views ? rule === "together" && parts : this.calibration?.scores.length;
+    return oddness(p, n, n && decision === "rejected" ? allowed(n, views ? rate : this.ownRate) : null);
   }
 
   // --- heat and rate ------------------------------------------------------------------------------------
@@ -256,7 +280,8 @@ export class InspectionPanel {
   /** Show what a false-alarm rate means for this part: its threshold, its contour and its regions. */
   setRate(rate) {
     this.rate = rate;
-    this.rateRow.hidden = !this.calibration || lowestOf(this.calibration.scores) >= HIGHEST;
+    const { views } = this.inspection; // whose own rate says nothing of the part
+    this.rateRow.hidden = Boolean(views) || !this.calibration || lowestOf(this.calibration.scores) >= HIGHEST;
     if (!this.calibration) {
       this.renderWhy(this.inspection.threshold);
       this.viewer.setLevel(null);
@@ -294,11 +319,11 @@ export class InspectionPanel {
     const found =
       this.calibration && this.rate !== this.ownRate
         ? this.viewer.regions().filter((region) => this.isLarge(region))
-        : this.inspection.regions;
+        : this.view.regions;
     this.viewer.mark(null);
     this.regions.show(found, this.viewer);
     this.regions.element.hidden =
-      this.inspection.decision === "failed" || this.inspection.threshold === null;
+      this.inspection.decision === "failed" || this.view.threshold === null;
   }
 
   /** Whether a region counts, for the model of this part. */

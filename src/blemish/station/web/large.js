@@ -7,6 +7,7 @@ import { threshold } from "./heatmap.js";
 import { locale, t } from "./messages.js";
 import { rateOf } from "./rates.js";
 import { kept, mayLook, modelOf, station } from "./state.js";
+import { pictured, ViewPicker } from "./view_picker.js";
 import { Viewer } from "./viewer.js";
 
 const EVERY = 1000; // ms between two looks
@@ -18,6 +19,7 @@ const ages = new Intl.RelativeTimeFormat(locale, { numeric: "auto" });
 export class LargeView {
   constructor() {
     this.viewer = new Viewer(at("large-picture"), () => {});
+    this.views = new ViewPicker(at("large-picture"), (view) => this.picture(view));
     this.inspection = null;
     this.answered = -Infinity; // ms of the page's clock
     at("open-large").addEventListener("click", () => this.enter());
@@ -91,18 +93,20 @@ export class LargeView {
     );
     if (!items.length || items[0].id === this.inspection?.id) return;
     [this.inspection] = items;
-    this.picture(this.inspection);
+    this.picture(pictured(this.inspection));
   }
 
-  /** Show a part's picture, with its heat unless that would cover all of it. */
-  async picture(inspection) {
+  /** Show the picture of a part, or of one of its views, with its heat unless that would cover all of it. */
+  async picture(view) {
+    this.view = view;
+    this.views.show(this.inspection, view);
     this.viewer.setLevel(null);
-    const range = modelOf(inspection.model)?.display_range ?? [0, 1];
-    const drawn = this.viewer.show(inspection, range, nameOf(inspection));
+    const range = modelOf(view.model)?.display_range ?? [0, 1];
+    const drawn = this.viewer.show(view, range, nameOf(this.inspection));
     try {
-      const calibration = await calibrationOf(inspection.model);
-      if (calibration && inspection.threshold !== null && this.inspection === inspection)
-        this.viewer.setLevel(threshold(calibration.map_maxima, rateOf(inspection, calibration.scores)));
+      const calibration = await calibrationOf(view.model);
+      if (calibration && view.threshold !== null && this.view === view)
+        this.viewer.setLevel(threshold(calibration.map_maxima, rateOf(view, calibration.scores)));
     } catch {
       /* the decision stands without its contour */
     }

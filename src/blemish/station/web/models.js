@@ -85,21 +85,22 @@ class ModelCard {
       (model) => model.digest,
       () => new Version((digest) => this.use(digest)),
     );
+    this.form = h(
+      "form",
+      { class: "recalibrate may-engineer", onsubmit: (event) => this.submit(event) },
+      h(
+        "p",
+        {},
+        t("models.recalibrate_text"),
+      ),
+      h("div", { class: "bar" }, h("label", {}, h("span", {}, t("models.parts")), " ", this.parts), this.button),
+    );
     this.element = h(
       "li",
       { class: "card model", tabindex: -1 },
       this.head,
       this.facts,
-      h(
-        "form",
-        { class: "recalibrate may-engineer", onsubmit: (event) => this.submit(event) },
-        h(
-          "p",
-          {},
-          t("models.recalibrate_text"),
-        ),
-        h("div", { class: "bar" }, h("label", {}, h("span", {}, t("models.parts")), " ", this.parts), this.button),
-      ),
+      this.form,
       this.region.element,
       this.refusal,
       h("div", {}, this.title, versions),
@@ -117,15 +118,7 @@ class ModelCard {
     const { drift } = model;
     const facts = [
       [t("models.method"), `${model.method}, ${model.preset}`],
-      [t("models.calibrated"), calibrated(model)],
-      [t("models.rate"), percent(model.false_alarm_rate), fewImages(model)],
-      [t("panel.threshold"), number(model.threshold)],
-      ...(model.review_rate === null
-        ? []
-        : [
-            [t("models.review_rate"), percent(model.review_rate)],
-            [t("panel.review_threshold"), number(model.review_threshold)],
-          ]),
+      ...(model.parts ? ofParts(model.parts) : ofImages(model)),
       ...(model.counts === null ? [] : [[t("models.counts"), model.counts]]),
       [
         t("drift.title"),
@@ -151,6 +144,7 @@ class ModelCard {
       ),
     );
     const others = station.models.filter((other) => other.origin === model.origin && !other.active);
+    this.form.hidden = this.region.element.hidden = Boolean(model.parts); // its parts were calibrated together
     this.versions.update(others.sort((a, b) => b.first_used.localeCompare(a.first_used)));
     this.title.hidden = others.length === 0;
   }
@@ -250,6 +244,27 @@ class Version extends Named {
 const fewImages = (model) =>
   model.calibration_images < model.usual_rate_needs &&
   t("models.few", { rate: percent(model.usual_rate), n: model.usual_rate_needs });
+
+/** What is promised of parts that are one image each, as facts of a card. */
+const ofImages = (model) => [
+  [t("models.calibrated"), calibrated(model)],
+  [t("models.rate"), percent(model.false_alarm_rate), fewImages(model)],
+  [t("panel.threshold"), number(model.threshold)],
+  ...(model.review_rate === null
+    ? []
+    : [
+        [t("models.review_rate"), percent(model.review_rate)],
+        [t("panel.review_threshold"), number(model.review_threshold)],
+      ]),
+];
+
+/** The same of parts with several views. */
+const ofParts = ({ views, count, carried_by: n, rule, false_alarm_rate: rate, review_rate: review }) => [
+  [t("models.views"), views.length ? views.join(", ") : String(count)],
+  ...(rule === "together" ? [[t("models.calibrated"), t("count.good_parts", { n })]] : []),
+  [t("models.rate_of_parts"), percent(rate)],
+  ...(review === null ? [] : [[t("models.review_rate"), percent(review)]]),
+];
 
 const calibrated = (model) =>
   model.calibration_images ? t("count.good_parts", { n: model.calibration_images }) : t("models.nothing");

@@ -37,10 +37,10 @@ export class Uploads extends EventTarget {
     return this.left + this.done + this.failures.length;
   }
 
-  /** Send files to a model (null: the first), as pictures of a part (null: not said). */
-  add(files, model, part) {
+  /** Send files to a model (null: the first), as pictures of a part and as its view (null: not said). */
+  add(files, model, part, view) {
     if (!this.left && !this.failures.length) this.done = 0;
-    this.waiting.push(...Array.from(files, (file) => ({ file, model, part, key: newKey(), tries: 0 })));
+    this.waiting.push(...Array.from(files, (file) => ({ file, model, part, view, key: newKey(), tries: 0 })));
     this.changed();
     this.fly();
   }
@@ -92,11 +92,12 @@ export class Uploads extends EventTarget {
     return 0;
   }
 
-  async request({ file, model, part, key }) {
+  async request({ file, model, part, view, key }) {
     const form = new FormData();
     form.append("image", await readable(file), file.name || t("upload.pasted"));
     if (model) form.append("model", model);
     if (part) form.append("part", part);
+    if (view) form.append("view", view);
     const headers = { "X-Blemish-Page": "1", "Idempotency-Key": key };
     const response = await ask("/v1/inspections", { method: "POST", headers, body: form });
     return response.status === 202 ? answerOf(await response.json()) : response.json();

@@ -1,0 +1,49 @@
+"""Parts of two views on the page: their images wait for one another, and a person judges the part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import station_browser
+from conftest import save, tiny_image
+from several_views import with_parts
+from station_browser import GOOD, HOLE, Open, judgeable, running, sent, shown, upload
+
+tab = station_browser.tab
+
+
+def test_a_part_is_shown_with_its_views_and_judged_as_one(pca_onnx: Path, tmp_path: Path, tab: Open):
+    save(tmp_path / "good.png", tiny_image(200))
+    model = with_parts(pca_onnx, [tmp_path / "good.png"], tmp_path / "valve.onnx")
+    with running(model, tmp_path / "station") as here:
+        page = tab(here.address)
+        page.locator("#view option").nth(2).wait_for(state="attached")
+        page.fill("#part", "17")
+        page.select_option("#view", "side")
+        upload(page, ("a.png", GOOD))
+        page.get_by_text("Part 17 waits for: top").first.wait_for()
+        assert page.locator("#strip .tile").count() == 0
+        assert (page.input_value("#part"), page.input_value("#view")) == ("17", "top"), (
+            "the next one is asked for"
+        )
+        upload(page, ("b.png", HOLE))
+        shown(page)
+        assert page.locator("#inspect-stage .decision h2").inner_text() == "Rejected"
+        tiles = page.locator("#inspect-stage .view-tile")
+        assert [text.split("\n")[0] for text in tiles.all_inner_texts()] == ["side", "top"]
+        page.locator("#inspect-stage .view-tile[aria-pressed=true]", has_text="most unusual").wait_for()
+        tiles.first.click()
+        page.locator("#inspect-stage .view-tile[aria-pressed=true]", has_text="side").wait_for()
+        assert page.input_value("#part") == "", "the next images are of another part"
+        page.goto(f"{here.address}/#large")
+        page.locator("#large-said .mark.rejected").wait_for()
+        page.locator("#large-picture .view-tile", has_text="top").wait_for()
+        page.goto(f"{here.address}/#queue")
+        shown(page)
+        judgeable(page)
+        page.keyboard.press("d")
+        page.locator("#queue-done h2").wait_for()
+        sent(page)
+        (part,) = here.station.store.find()
+        assert (part.part, part.decision, part.missing) == ("17", "rejected", ())
+        assert [said.verdict for said in here.station.store.verdicts([part.id])[part.id]] == ["defect"]
