@@ -85,21 +85,24 @@ def _score(
     load = replace(scoring, device="cpu").load
     of_parts = scoring.parts
     detectors = {scoring.model: load(scoring.model)} if of_parts is None else of_parts.models.load(load)
-    if of_parts is not None:
-        of_parts.make_views(detectors)
     promise = Promise.of(detectors[scoring.model].of(None))
-    run = _read_run(scoring, out) or _start_run(scoring, out, on_listed)
+    run = _read_run(scoring, out)
+    if run is None:
+        if of_parts is not None:
+            of_parts.make_views(detectors)
+        run = _start_run(scoring, out, on_listed)
     left_out.by_suffix.update(run["left_out"]["by_suffix"])
     left_out.parts += run["left_out"]["parts"]
     said = out.read(SUMMARY_NAME)
     if said is None:
+        # a rate that so many views cannot promise is refused before anything is scored
+        views = None if of_parts is None else of_parts.make_views(detectors, told_of(run["told"]))
         total = PredictionCounts()
         for counts in _score_partitions(scoring, out, run):
             total += counts
             on_done(counts.scored + counts.failed, run["listed"]["inputs"])
         more: dict[str, Any] = {} if scoring.product is None else {"product": scoring.product}
-        if of_parts is not None:
-            views = of_parts.make_views(detectors, told_of(run["told"]))
+        if of_parts is not None and views is not None:
             files = [partition_name(number) for number in range(run["listed"]["partitions"])]
             more["parts"] = decide(out, of_parts.names, views, files)
         out.remove_leftovers()
