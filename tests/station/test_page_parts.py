@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import station_browser
-from conftest import save, tiny_image
 from several_views import with_parts
 from station_browser import GOOD, HOLE, Open, judgeable, running, sent, shown, upload
 
@@ -13,7 +12,7 @@ tab = station_browser.tab
 
 
 def test_a_part_is_shown_with_its_views_and_judged_as_one(pca_onnx: Path, tmp_path: Path, tab: Open):
-    save(tmp_path / "good.png", tiny_image(200))
+    (tmp_path / "good.png").write_bytes(GOOD)
     model = with_parts(pca_onnx, [tmp_path / "good.png"], tmp_path / "valve.onnx")
     with running(model, tmp_path / "station") as here:
         page = tab(here.address)
