@@ -26,7 +26,7 @@ settings.load_profile("patient")  # how long an example takes says how busy the 
 
 NEEDS = {"browser": "browser", "cluster": "ray", "two_nodes": "ray", "metal_onnx": "slow"}
 """Fixtures, and the marker of the tests that ask for them."""
-SECONDS = {"ray": 25, "server": 25, "torchrun": 15, "slow": 8, "browser": 4, "heavy": 1}
+SECONDS = {"waits": 300, "ray": 25, "server": 25, "torchrun": 15, "slow": 8, "browser": 4, "heavy": 1}
 """About what a test with a marker takes, for an even share of the work; any other takes 0.2 s."""
 EXPORTS = "operators_read_once"
 """Files whose tests ask for this export, and begin early: who has read the operators also exports for all."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import signal
 import subprocess
@@ -13,108 +11,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scored_on_cluster
 from commands import refused, run
 from conftest import save, tiny_image
-from faulty_s3 import SETTINGS, FaultyS3, client_of, faulty_s3
+from scored_on_cluster import PARTS, PATIENCE, check_equal_but_for_batches, command, nodes, plain_rows
 
 pytest.importorskip("ray", reason="ray is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 psutil = pytest.importorskip("psutil", reason="psutil is not installed")
 
-PATIENCE = 300
-"""Seconds after which a test gives up waiting; it says nothing of speed."""
-
-
-@pytest.fixture(scope="module")
-def environment() -> Iterator[None]:
-    """One thread each, for sums equal to the last bit; keys of the S3 reach the nodes, not its address."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", **SETTINGS}.items():
-            patch.setenv(name, value)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")  # or they wait for all other tests
-        patch.setenv("no_proxy", "*")
-        yield
+environment, model, inputs = scored_on_cluster.environment, scored_on_cluster.model, scored_on_cluster.inputs
+plain_out, plain = scored_on_cluster.plain_out, scored_on_cluster.plain
 
 
 @pytest.fixture(scope="module")
 def two_nodes(environment: None) -> Iterator[Any]:
-    """Two nodes of one core each, without what gathers logs and asks for more nodes: no test looks at it."""
-    from ray.cluster_utils import Cluster
-
-    less = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **less})
-    try:
-        cluster.add_node(num_cpus=1)
+    """Two nodes of one core each."""
+    with nodes(2) as cluster:
         yield cluster
-    finally:
-        cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def model(pca_onnx: Path) -> Path:
-    """Principal components of 32 x 32 pixels, exported."""
-    return pca_onnx
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 files in two folders: good parts, one with a hole, one damaged, one missing behind a link."""
-    folder = tmp_path_factory.mktemp("inputs") / "in"
-    for i in range(45):
-        picture = tiny_image(100 + i)
-        if i == 20:
-            picture[20:40, 20:40] = 0
-        save(folder / ("odd" if i % 2 else "even") / f"{i:03d}.png", picture)
-    (folder / "even" / "010-damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
-    (folder / "odd" / "text.png").write_text("no image")
-    (folder / "odd" / "gone.png").symlink_to("/nowhere/gone.png")
-    return folder
-
-
-PARTS = ("--part-pattern", r"(\w+/\w+/\w\w)[^/]*$", "--views", "5")
-"""Parts as in/even/01, of which some have five images, some fewer, and one has six."""
-
-
-@pytest.fixture(scope="module")
-def plain_out(environment: None, model: Path, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `blemish predict` writes in one process."""
-    out = tmp_path_factory.mktemp("plain") / "out"
-    plain_rows(model, inputs, out, *PARTS, "--no-pictures")
-    return out
-
-
-@pytest.fixture(scope="module")
-def plain(plain_out: Path) -> list[dict]:
-    """The rows of `blemish predict` in one process."""
-    return read_rows(plain_out)
-
-
-def plain_rows(model: Path, inputs: Path, out: Path, *options: str) -> list[dict]:
-    code = command("--model", model, inputs, "--out", out, *options).wait(PATIENCE)
-    assert code in (0, 1)
-    return read_rows(out)
-
-
-def read_rows(out: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("map", "overlay")} for row in rows]
-
-
-def command(*arguments: str | Path, **environment: str) -> subprocess.Popen:
-    """Start `blemish predict ARGUMENTS`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "blemish.cli", "predict", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
-    )
 
 
 def parts_of(out: Path) -> dict[str, int]:
@@ -258,17 +177,6 @@ def test_a_repeat_does_nothing_and_another_run_into_the_same_folder_is_refused(
     assert parts_of(scored.out) == before
 
 
-def check_equal_but_for_batches(rows: list[dict], expected: list[dict]) -> None:
-    """Compare rows whose batches differ, by a file that is missing: sums may differ in their last bits."""
-    for row, other in zip(rows, expected, strict=True):
-        if other["error"] is None:
-            assert row["score"] == pytest.approx(other["score"], rel=1e-6)
-        for name in ("p_value", "threshold", "anomalous"):
-            assert row[name] == other[name]
-        assert [r["area_px"] for r in row["regions"]] == [r["area_px"] for r in other["regions"]]
-        assert (row["error"] is None) == (other["error"] is None)
-
-
 # --- whatever dies ---
 
 MANY = 1200
@@ -351,73 +259,6 @@ def test_whatever_dies_costs_no_row_and_doubles_none(
         assert {name: there[name] for name in before} == before
     assert json.loads((out / "_summary.json").read_text())["scored"] == MANY
     assert not list(out.glob(".*"))
-
-
-# --- an object store that fails ---
-
-
-@pytest.fixture
-def s3() -> Iterator[FaultyS3]:
-    pytest.importorskip("moto", reason="moto is not installed")
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    with faulty_s3() as serving:
-        yield serving
-
-
-def upload(s3: FaultyS3, inputs: Path, prefix: str) -> None:
-    for file in sorted(inputs.rglob("*.png")):
-        if file.is_file():
-            client_of(s3).upload_file(str(file), "bucket", f"{prefix}/{file.relative_to(inputs).as_posix()}")
-
-
-def parts_in(s3: FaultyS3) -> list[str]:
-    """The finished partitions."""
-    found = client_of(s3).list_objects_v2(Bucket="bucket", Prefix="out/").get("Contents", [])
-    return sorted(o["Key"] for o in found if re.fullmatch(r"out/part-\d+\.parquet", o["Key"]))
-
-
-def rows_in(s3: FaultyS3) -> list[dict]:
-    read = client_of(s3).get_object
-    tables = [pq.read_table(BytesIO(read(Bucket="bucket", Key=k)["Body"].read())) for k in parts_in(s3)]
-    return [row for table in tables for row in table.to_pylist()]
-
-
-@pytest.mark.slow
-def test_a_store_that_stays_down_stops_the_run_and_a_repeat_goes_on_though_it_fails_at_times(
-    two_nodes: Any, s3: FaultyS3, model: Path, inputs: Path, plain: list[dict]
-):
-    folders = ("s3://bucket/in", "s3://bucket/more")
-    for folder in folders:
-        upload(s3, inputs, Path(folder).name)
-    arguments = ("--model", model, *folders, "--out", "s3://bucket/out", "--allow", "channels")
-    arguments = (*arguments, "--cluster", two_nodes.address, "--partition", "16")
-    s3.down_after = 40  # reads of images of the first folder
-    driver = command(*arguments, AWS_ENDPOINT_URL=s3.address)
-    said = driver.communicate(timeout=PATIENCE)
-    assert driver.returncode == 2, said
-    assert len(said[1].splitlines()) == 1
-    assert "its store keeps failing" in said[1]
-    assert "when it works again, repeat the command to continue" in said[1]
-    s3.down_after = None
-    before = parts_in(s3)
-    assert len(before) < 6
-
-    s3.faults.clear()
-    s3.written.clear()
-    s3.rate = 0.15
-    driver = command(*arguments, AWS_ENDPOINT_URL=s3.address)
-    said = driver.communicate(timeout=PATIENCE)
-    assert driver.returncode == 1, said
-    s3.rate = 0.0
-    assert sum(s3.faults.values()) >= 10
-    assert len(s3.faults) >= 3, s3.faults
-    assert not s3.written & {f"/bucket/{key}" for key in before}
-    rows = rows_in(s3)
-    expected = [row for row in plain if Path(row["path"]).is_file()]
-    paths = [row["path"].replace(str(inputs), folder) for folder in folders for row in expected]
-    assert [row["path"] for row in rows] == paths
-    assert sum(row["error"] is not None for row in rows) == 4  # those that are no images
-    check_equal_but_for_batches(rows, expected * 2)
 
 
 # --- refused ---
