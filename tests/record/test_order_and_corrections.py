@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import sqlalchemy as sa
 from databases import BEGIN, MODELS, inspection, verdict
 
 from blemish.core.errors import DataError
-from blemish.record import conversion, database
+from blemish.record import conversion, database, tables
 from blemish.record.rows import standing
+from blemish.record.sampling import SamplingPlan
 from blemish.record.store import Alarm, Store, StoreError, new_id
 
 new_url, store = databases.new_url, databases.store
@@ -136,3 +138,24 @@ def test_rows_of_the_first_version_are_numbered_by_their_identifiers(
     store.record([inspection(9)])
     assert store.last_number() == 4
     store.close()
+
+
+def test_plans_that_are_set_at_once_leave_one_and_two_of_before_stop_no_record(
+    new_url: Callable[[], str], tmp_path: Path
+):
+    url = new_url()
+    stores = [Store.open(url, tmp_path) for _ in range(3)]
+    try:
+        with ThreadPoolExecutor(len(stores)) as pool:
+            list(pool.map(lambda k: stores[k % 3].set_sampling(SamplingPlan((k % 4) / 4)), range(24)))
+        with stores[0]._engine.begin() as connection:
+            assert len(connection.execute(sa.select(tables.sampling)).all()) == 1
+            connection.execute(sa.delete(tables.sampling))
+            for share, seed in ((1.0, 7), (0.5, 8)):
+                connection.execute(sa.insert(tables.sampling).values(share=share, seed=seed))
+        stores[1].record([inspection(1)])
+        assert stores[1].sampling() == SamplingPlan(0.5, 8)
+        assert stores[1].last_number() == 1
+    finally:
+        for each in stores:
+            each.close()

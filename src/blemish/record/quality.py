@@ -61,11 +61,13 @@ class Quality(AuditLog):
 
     def sampling(self) -> SamplingPlan:
         """Return the plan by which whoever records into this record draws."""
-        return plan_of(next(iter(self._fetch_all(sa.select(tables.sampling))), None))
+        plans = sa.select(tables.sampling).order_by(*tables.sampling.columns)
+        return plan_of(next(iter(self._fetch_all(plans)), None))
 
     def set_sampling(self, plan: SamplingPlan, *, act: Act | None = None) -> None:
         """Draw by another plan from the next inspection on."""
         with self._write_transaction() as connection:
+            self._wait_for_turn(connection)  # else two that do it at once would leave two plans
             connection.execute(sa.delete(tables.sampling))
             connection.execute(sa.insert(tables.sampling).values(share=plan.share, seed=plan.seed))
             self._log(connection, act)

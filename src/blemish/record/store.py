@@ -59,9 +59,11 @@ __all__ = [
 ]
 
 _LAST_NUMBER = sa.select(sa.func.max(rows.number))
+_PLAN = tables.sampling.columns
 _BEFORE = sa.select(
     _LAST_NUMBER.scalar_subquery().label("last"),
-    *(sa.select(column).scalar_subquery().label(column.name) for column in tables.sampling.columns),
+    # a record that two stations began at once may have two plans: then both columns are of the same one
+    *(sa.select(each).order_by(*_PLAN).limit(1).scalar_subquery().label(each.name) for each in _PLAN),
 )
 _LAG = sa.select(sa.func.max(tables.lag.c.milliseconds))
 _RECORDED = sa.select(
