@@ -249,6 +249,19 @@ def test_a_model_says_how_it_decides_of_parts_and_keeps_its_calibration(place: P
     )
 
 
+def test_views_from_two_lines_are_of_two_parts(run: Path, good: bytes, tmp_path: Path):
+    folder = tmp_path / "station"
+    with at(run, folder) as place:
+        first = place.send(good, part="17", view="side", line="L1").json()
+        other = place.send(good, part="17", view="top", line="L2").json()
+        assert other["part_id"] != first["part_id"]
+        assert place.parts() == []
+    with at(run, folder) as place:
+        assert place.send(good, part="17", view="side", line="L2").json()["part_id"] == other["part_id"]
+        (part,) = place.parts()
+        assert (part["line"], part["decision"]) == ("L2", "accepted")
+
+
 def test_views_without_names_are_counted(tiny_model: Path, good: bytes, tmp_path: Path):
     with at(tiny_model, tmp_path / "station", PartSettings(views=("3",)), false_alarm_rate=0.5) as place:
         answers = [place.send(good, part="1").json() for _ in range(4)]

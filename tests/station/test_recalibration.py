@@ -21,6 +21,7 @@ from blemish.core.errors import DataError
 from blemish.images.roi import roi_of
 from blemish.methods.baselines.pca import PcaConfig
 from blemish.record.labels import Labelling, Labels
+from blemish.record.rows import time_of
 from blemish.record.store import Verdict, new_id
 from blemish.record.tables import Search
 from blemish.station.engine_jobs import Upload
@@ -87,6 +88,24 @@ def test_a_station_takes_its_own_parts_where_many_share_a_record(station: Statio
     station.labelling = Labelling(Labels(station="west"))
     with pytest.raises(DataError, match=r"^0 good parts are on record"):
         station.recalibrate(next(iter(station.engines)), parts=PARTS)
+
+
+def test_scores_of_parts_with_several_views_calibrate_no_images(station: Station):
+    digest, engine = next(iter(station.engines.items()))
+    (newest,) = station.store.search(Search(model=digest), limit=1)
+    of_views = [
+        replace(newest, id=station.make_id(newest.time), key=None, score=99.0, decided="accepted", missing=())
+        for _ in range(PARTS)
+    ]
+    station.store.record([replace(each, time=time_of(each.id)) for each in of_views])
+    with pytest.raises(DataError, match=r"^0 good parts are on record"):
+        station.recalibrate(digest, parts=PARTS)
+    version = station.recalibrate(digest, parts=2 * PARTS)
+    calibration = station.engines[version].model.detector.model_file.calibration
+    assert calibration is not None
+    assert calibration.n == PARTS
+    assert calibration.scores.max() < 99
+    assert station.engines[version] is engine
 
 
 def test_one_model_twice_at_once_has_two_versions(station: Station, monkeypatch: pytest.MonkeyPatch):

@@ -58,12 +58,17 @@ class PartSettings:
         return bool(self.view_models or self.calibration or self.views)
 
 
+Made = tuple[str | None, str | None]
+"""Product and line of a part: two lines may number their parts alike, and their views are of two parts."""
+
+
 @dataclass(eq=False)
 class OpenPart:
     """A part that is not decided: its views on record, and the identifiers of those on their way."""
 
     id: str
     name: str
+    made: Made
     since: float  # seconds of the monotonic clock
     rows: list[Inspection] = field(default_factory=list)
     coming: set[str] = field(default_factory=set)
@@ -106,7 +111,7 @@ class PartLine:
         """
         name, view = self._shown(upload)
         with self._lock:
-            part = self._place_of(name)
+            part = self._place_of(name, (upload.labels.product, upload.labels.line))
             engine = self.engines[self.views.models.path(view)]
             job = engine.begin(replace(upload, part=name, view=view, part_id=part.id))
             self._open[part.id] = part
@@ -131,14 +136,14 @@ class PartLine:
             raise UsageError(f"{what}: parts have {', '.join(known)}; send one of them as the field view")
         return part, view
 
-    def _place_of(self, name: str) -> OpenPart:
-        """Return the part of that name that is open and not full, or a new one."""
+    def _place_of(self, name: str, made: Made) -> OpenPart:
+        """Return the part of that name, product and line that is open and not full, or a new one."""
         rule = self.views.rule
         for part in self._open.values():
             full = not rule.names and len(part.rows) + len(part.coming) >= (rule.count or 1)
-            if part.name == name and not full:
+            if (part.name, part.made) == (name, made) and not full:
                 return part
-        return OpenPart(self.make_id(utc_now()), name, self.now())
+        return OpenPart(self.make_id(utc_now()), name, made, self.now())
 
     def _ended(self, part: OpenPart, id: str, answer: Future[Any]) -> None:
         """Forget an image that came to nothing; a part of which nothing is left is none."""
@@ -219,7 +224,8 @@ class PartLine:
         """Take up parts that a stop left open: views by the identifiers of the parts. They wait anew."""
         with self._lock:
             for id, rows in left.items():
-                self._open[id] = OpenPart(id, rows[0].part or "", self.now(), rows=rows)
+                made = rows[0].product, rows[0].line
+                self._open[id] = OpenPart(id, rows[0].part or "", made, self.now(), rows=rows)
 
     def has_open(self, id: str) -> bool:
         """Whether a part of that identifier is not decided."""

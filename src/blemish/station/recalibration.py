@@ -58,7 +58,8 @@ def recalibrated(
     if parts < 1:
         raise UsageError(f"{parts} parts: give 1 or more")
     found = store.search(Search(model=digest, station=station), limit=parts)
-    newest = [row for row in found if row.score is not None]
+    # the score of a part decided from views is no image's
+    newest = [row for row in found if row.score is not None and row.missing is None]
     given = {id: standing(each) for id, each in store.verdicts(row.id for row in newest).items()}
     verdicts = {id: each[-1].verdict for id, each in given.items() if each}
     waiting = [row for row in newest if row.decision in WAITS and row.id not in verdicts]
