@@ -22,7 +22,9 @@ from blemish.inference.part_models import ViewModels, read_part_calibration
 from blemish.inference.parts import TogetherRule, ViewScore
 from blemish.record.rows import StoreError
 from blemish.record.sampling import SamplingPlan
+from blemish.record.store import Store
 from blemish.record.tables import Search
+from blemish.station.answers import view_answer_of
 from blemish.station.parts import PartSettings
 from blemish.station.plc import CODES, Plc
 from blemish.station.station import Station
@@ -161,6 +163,39 @@ def test_a_part_that_waits_too_long_is_never_accepted(place: Place, good: bytes,
     assert place.client.get(f"/v1/inspections/{ids[0]['id']}").json()["decision"] == "review"
     late = place.send(good, part="1", view="top").json()
     assert late["part_id"] != ids[0]["part_id"], "what comes after a decision is a new part"
+
+
+def test_a_view_waits_for_nothing_only_when_its_part_is_decided(
+    place: Place, good: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    side, (line,), get = place.send(good, part="1", view="side").json(), place.station.parts.lines, Store.get
+    (part,) = line._open.values()
+    part.coming["once more"] = "side"
+    top = place.send(good, part="1", view="top").json()
+    assert (top["decision"], top["waits_for"]) == ("unjudged", ["side"])
+
+    def get_late(store: Store, id: str):
+        found = get(store, id)
+        if id == part.id and part.coming:  # the other answer comes between
+            del part.coming["once more"]
+            place.wait(0)
+        return found
+
+    monkeypatch.setattr(Store, "get", get_late)
+    (view,) = place.station.store.views_of([part.id])[part.id][:1]
+    assert view.id == side["id"]
+    early = view_answer_of(place.station, view)
+    assert (early.decision, early.waits_for) == ("unjudged", ["side"])
+    late = view_answer_of(place.station, view)
+    assert (late.decision, late.waits_for) == ("accepted", [])
+
+
+def test_a_part_that_is_due_ends_no_trouble_of_the_disk(place: Place, good: bytes):
+    place.send(good, part="1", view="side")
+    for error in (OSError(28, "No space left on device"), StoreError("away")):
+        place.station.troubles.note(error)
+    place.wait(11)
+    assert place.station.troubles.open == {"disk"}
 
 
 def test_an_image_that_cannot_be_read_is_a_missing_view(place: Place, good: bytes):

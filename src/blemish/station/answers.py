@@ -109,8 +109,9 @@ def answers_of(station: Station, inspections: Sequence[Inspection]) -> list[AnyI
 
 def view_answer_of(station: Station, view: Inspection) -> ViewAnswer:
     """Make the answer of a view, which says what was decided of its part."""
+    waits_for = station.parts.waits_for(view)  # first: what waits for nothing more is on record
     part = station.store.get(view.part_id or "")
-    return _view_of(view, part, station.parts.waits_for(view) if part is None else [])
+    return _view_of(view, part, waits_for if part is None else [])
 
 
 def _view_of(view: Inspection, part: Inspection | None, waits_for: list[str]) -> ViewAnswer:

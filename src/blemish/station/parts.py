@@ -64,14 +64,14 @@ Made = tuple[str | None, str | None]
 
 @dataclass(eq=False)
 class OpenPart:
-    """A part that is not decided: its views on record, and the identifiers of those on their way."""
+    """A part that is not decided: its views on record, and the images on their way, with their views."""
 
     id: str
     name: str
     made: Made
     since: float  # seconds of the monotonic clock
     rows: list[Inspection] = field(default_factory=list)
-    coming: set[str] = field(default_factory=set)
+    coming: dict[str, str | None] = field(default_factory=dict)
 
 
 class PartLine:
@@ -115,7 +115,7 @@ class PartLine:
             engine = self.engines[self.views.models.path(view)]
             job = engine.begin(replace(upload, part=name, view=view, part_id=part.id))
             self._open[part.id] = part
-            part.coming.add(job.id)
+            part.coming[job.id] = view
             job.answer.add_done_callback(partial(self._ended, part, job.id))  # not the job: it has the image
         return job
 
@@ -149,7 +149,7 @@ class PartLine:
         """Forget an image that came to nothing; a part of which nothing is left is none."""
         lost = answer.cancelled() or answer.exception() is not None
         with self._lock:
-            part.coming.discard(id)
+            part.coming.pop(id, None)
             if lost and not part.rows and not part.coming:
                 self._open.pop(part.id, None)
 
@@ -164,13 +164,14 @@ class PartLine:
             decided = []
             for id, rows in of_part.items():
                 part = self._open[id]
-                others = part.coming - {row.id for row in rows}
+                others = part.coming.keys() - {row.id for row in rows}
                 if not others and self._is_complete(part.rows + rows):
                     decided.append(self._decide(part, part.rows + rows))
             self.store.record([*inspections, *decided])
             for id, rows in of_part.items():
                 self._open[id].rows += rows
-                self._open[id].coming -= {row.id for row in rows}
+                for row in rows:
+                    self._open[id].coming.pop(row.id, None)
             self._close(decided)
 
     def decide_due(self) -> bool:
@@ -238,9 +239,9 @@ class PartLine:
             if part is None:
                 return []
             there = {row.view: row for row in part.rows}.values() if rule.names else part.rows
-            return missing_views(
-                [ViewScore(view=row.view, score=0.0) for row in there], rule.count, rule.names
-            )
+            given = [ViewScore(view=row.view, score=0.0) for row in there]
+            # of a view that comes once more the newest image counts: it is waited for
+            return missing_views(given, rule.count, rule.names) or sorted(map(str, part.coming.values()))
 
 
 def part_inspection(

@@ -25,7 +25,7 @@ from blemish.station.deliveries import Deliveries
 from blemish.station.following import Following
 from blemish.station.models_in_use import ModelsInUse
 from blemish.station.part_lines import PartLines
-from blemish.station.readiness import Readiness, Troubles
+from blemish.station.readiness import RECORD, Readiness, Troubles
 from blemish.station.training_jobs import Trainings
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ class Station(ModelsInUse):
     def _decide_due(self) -> None:
         """Decide of parts that have waited for their views long enough."""
         if self.parts.decide_due():
-            self._recorded(())
+            self.troubles.end(RECORD)  # no file was written: what the disk has is as it was
+            self.following.follow()
 
     def _run_following(self) -> None:
         """Take what others record, such as a watch into the same record."""
