@@ -51,6 +51,13 @@ def test_a_combination_is_refused_by_the_line_of_the_methods(asked: list[tuple[s
     assert asked == [("pca+kde", "default"), *[("pca+nothing", "default")] * 2]
 
 
+@pytest.mark.parametrize("given", ["pca+\0", "pca+\ud800"])
+def test_what_no_process_can_be_asked_is_refused(asked: list[tuple[str, ...]], given: str):
+    with pytest.raises(UsageError, match="there is no such method or preset"):
+        method_choices.check_combination(given, "default")
+    assert not asked
+
+
 def test_a_process_that_fails_is_one_line(asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch):
     ended = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nValueError: broken")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)

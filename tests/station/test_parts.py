@@ -190,6 +190,15 @@ def test_a_view_waits_for_nothing_only_when_its_part_is_decided(
     assert (late.decision, late.waits_for) == ("accepted", [])
 
 
+def test_a_part_is_found_by_the_file_name_of_each_of_its_views(place: Place, good: bytes):
+    for name in ("1", "2"):
+        for view in ("side", "top"):
+            place.send(good, part=name, view=view, name=f"{view}-{name}.png")
+    for text in ("side-1", "top-1"):
+        assert [row["part"] for row in place.parts(text=text)] == ["1"]
+    assert len(place.parts(text=".png")) == 2
+
+
 def test_a_part_that_is_due_ends_no_trouble_of_the_disk(place: Place, good: bytes):
     place.send(good, part="1", view="side")
     for error in (OSError(28, "No space left on device"), StoreError("away")):

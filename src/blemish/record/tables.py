@@ -265,4 +265,8 @@ def _has_text(text: str) -> ColumnElement[bool]:
     text = escape_text(text) or ""
     noted = select(verdicts.c.inspection).where(verdicts.c.note.icontains(text, autoescape=True))
     named = (column.icontains(text, autoescape=True) for column in (rows.part, rows.path))
-    return or_(*named, rows.id.in_(noted))
+    view = inspections.alias("view")
+    of_view = select(view.c.part_id).where(
+        view.c.part_id.is_not(None), view.c.path.icontains(text, autoescape=True)
+    )
+    return or_(*named, rows.id.in_(noted), rows.id.in_(of_view))

@@ -27,6 +27,8 @@ def presets() -> dict[str, list[str]]:
 
 def check_combination(method: str, preset: str) -> None:
     """Refuse METHOD+METHOD with a member or preset that there is not. Raises UsageError, one line."""
+    if not (method + preset).isprintable():  # no process takes them
+        raise UsageError(f"{method!r} {preset!r}: there is no such method or preset")
     _asked(method, preset)
 
 
