@@ -10,7 +10,9 @@ READY := $(VENV)/.ready
 # is kept, whatever the environment says: every process would compile the tests and the package again.
 # Many tests wait, for disks, and of all tests more, for clusters and servers: two cores have room for more
 # files than two at a time.
+# What test-fast runs computes, and hardly waits: as many files at a time as there are cores.
 test: WORKERS ?= 4
+test-fast: WORKERS ?= 2
 WORKERS ?= 3
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -23,8 +25,6 @@ test: $(READY)
 	$(PYTEST)
 
 # Without clusters, browsers, servers, trainings in several processes and what takes half a second or more.
-# These tests compute, and hardly wait: as many files at a time as there are cores.
-test-fast: WORKERS ?= 2
 test-fast: $(READY)
 	$(PYTEST) -m "not (ray or browser or database or torchrun or server or slow or heavy)"
 
