@@ -159,3 +159,35 @@ def test_plans_that_are_set_at_once_leave_one_and_two_of_before_stop_no_record(
     finally:
         for each in stores:
             each.close()
+
+
+def test_views_are_counted_judged_and_searched_with_their_part_alone(store: Store):
+    part = inspection(
+        0, part="17", decided="rejected", anomalous=True, missing=("top",), error=None, score=2.0
+    )
+    views = [
+        inspection(k, part="17", view=view, part_id=part.id, path=f"{view}.png", anomalous=False, error=None)
+        for k, view in ((1, "side"), (2, None))
+    ]
+    open_view = inspection(3, part="18", view="side", part_id=new_id(BEGIN), station="east")
+    other = inspection(4, part="19", anomalous=False, error=None, score=1.0)
+    store.set_sampling(SamplingPlan(1.0))
+    store.record([*views, open_view])
+    assert store.last_number() == 0
+    assert store.undecided_views(None) == {part.id: views}
+    assert store.undecided_views("east") == {open_view.part_id: [open_view]}
+    store.record([part, other])
+    assert store.undecided_views(None) == {}
+    drawn = dataclasses.replace(other, sample=1.0)
+    assert store.search(tables.Search()) == [drawn, part]
+    assert store.search(tables.Search(to_judge=True)) == [drawn, part]
+    assert store.search(tables.Search(text="SIDE.p")) == [part]
+    assert [row.id for row in store.recorded(after=0)] == [part.id, other.id]
+    assert store.quality(tables.Search()).n == 2
+    assert sorted(store.views_of([part.id])[part.id], key=lambda row: row.id) == views
+    assert [row.id for row in store.oldest_with_files(wanted=True, limit=9)][:3] == [
+        part.id,
+        *(row.id for row in views),
+    ]
+    assert store.scored_id(part.model, 1, missing='["top"]') == part.id
+    assert store.existing_ids([views[0].id]) == {views[0].id}

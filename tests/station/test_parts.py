@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from requests_to_station import send, served
 from several_views import with_parts
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import ConflictError, UsageError
 from blemish.data.part_names import PartNames
 from blemish.inference.model_file import load_model_file, save_model_file
 from blemish.inference.part_models import ViewModels, read_part_calibration
@@ -287,6 +287,9 @@ def test_a_model_says_how_it_decides_of_parts_and_keeps_its_calibration(place: P
     )
     refused = place.client.post(f"/v1/models/{model['digest']}/recalibration", json={})
     assert (refused.status_code, "`blemish parts`" in refused.json()["detail"]) == (409, True)
+    with pytest.raises(ConflictError, match=r"^model valve: decides of parts with several views"):
+        place.station.take_version("valve", b"another", suffix=".safetensors")
+    assert not list(place.station.versions.folder.glob("*.safetensors"))
     assert (
         place.client.get("/v1/summary", params={"since": "2020-01-01", "until": "2030-01-01"}).status_code
         == 200

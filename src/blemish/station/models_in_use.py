@@ -175,6 +175,8 @@ class ModelsInUse:
             old, digest = engine.model.digest, hashlib.sha256(content).hexdigest()
             if digest != old and digest in self.engines:
                 raise ConflictError(f"model {digest}: is in use here as {self._names[digest]}; give another")
+            if digest != old:  # before anything of it is kept: a place is looked into again and again
+                self.parts.refuse_version(old, name)
             new = self.versions.add(content, suffix=suffix, of=old)
             loaded = self._load(self.versions.file(new))
             own = loaded.model_file.of_product(engine.product)
