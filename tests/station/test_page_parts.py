@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import station_browser
 from several_views import with_parts
 from station_browser import GOOD, HOLE, Open, judgeable, running, sent, shown, upload
+
+from blemish.station.engine_jobs import Upload
 
 tab = station_browser.tab
 
@@ -46,3 +49,22 @@ def test_a_part_is_shown_with_its_views_and_judged_as_one(pca_onnx: Path, tmp_pa
         (part,) = here.station.store.find()
         assert (part.part, part.decision, part.missing) == ("17", "rejected", ())
         assert [said.verdict for said in here.station.store.verdicts([part.id])[part.id]] == ["defect"]
+
+
+def test_a_part_that_has_waited_too_long_is_shown_when_it_is_decided(
+    pca_onnx: Path, tmp_path: Path, tab: Open
+):
+    (tmp_path / "good.png").write_bytes(GOOD)
+    model = with_parts(pca_onnx, [tmp_path / "good.png"], tmp_path / "valve.onnx")
+    with running(model, tmp_path / "station") as here:
+        (line,) = here.station.parts.lines
+        for part, view, image in (("1", "side", HOLE), ("2", "side", GOOD), ("2", "top", GOOD)):
+            line.begin(Upload(data=image, source="api", part=part, view=view)).answer.result(60)
+        page = tab(here.address)
+        page.locator("#inspect-stage .decision.accepted").wait_for()
+        large = tab(f"{here.address}/#large")
+        large.locator("#large-said .mark.accepted").wait_for()
+        line.now = lambda: time.monotonic() + 100
+        page.locator("#inspect-stage .decision.rejected").wait_for()
+        large.locator("#large-said .mark.rejected").wait_for()
+        assert large.locator("#large-strip .mark").first.get_attribute("aria-label") == "2: Accepted"

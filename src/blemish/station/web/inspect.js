@@ -10,6 +10,7 @@ import { judge, outbox, withWaiting } from "./outbox.js";
 import { keep, kept, mayInspect, mayLook, modelOf, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
 import { Uploads } from "./uploads.js";
+import { newestOf } from "./view_picker.js";
 
 const EVERY = 2000; // ms between two looks at the latest parts
 const LATEST = 40;
@@ -81,7 +82,7 @@ export class InspectView {
       const { items } = latest;
       this.thumbnails.update(items);
       this.renderWelcome(items.length === 0);
-      const newest = items[0];
+      const newest = newestOf(items);
       const old = arrivals !== this.arrivals; // a newer one has come meanwhile
       const wanted = (this.following && !old) || !this.panel.inspection;
       if (newest && wanted && newest.id !== this.panel.inspection?.id && !this.panel.busy)

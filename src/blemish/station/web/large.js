@@ -7,7 +7,7 @@ import { threshold } from "./heatmap.js";
 import { locale, t } from "./messages.js";
 import { rateOf } from "./rates.js";
 import { kept, mayLook, modelOf, station } from "./state.js";
-import { pictured, ViewPicker } from "./view_picker.js";
+import { newestOf, pictured, ViewPicker } from "./view_picker.js";
 import { Viewer } from "./viewer.js";
 
 const EVERY = 1000; // ms between two looks
@@ -88,11 +88,13 @@ export class LargeView {
   }
 
   latest(items) {
+    const newest = newestOf(items);
+    const others = items.filter((item) => item !== newest);
     at("large-strip").replaceChildren(
-      ...items.slice(1).map((item) => h("li", {}, mark(item.decision, `${nameOf(item)}: ${decisionOf(item)}`))),
+      ...others.map((item) => h("li", {}, mark(item.decision, `${nameOf(item)}: ${decisionOf(item)}`))),
     );
-    if (!items.length || items[0].id === this.inspection?.id) return;
-    [this.inspection] = items;
+    if (!newest || newest.id === this.inspection?.id) return;
+    this.inspection = newest;
     this.picture(pictured(this.inspection));
   }
 

@@ -13,6 +13,13 @@ export const pictured = (inspection) =>
   inspection.views?.[0] ??
   inspection;
 
+/** When a part was decided, in ms: one with several views came before it waited for them. */
+const decidedAt = ({ time, views, seconds }) => new Date(time).getTime() + (views ? 1000 * seconds : 0);
+
+/** The part that was decided last, of parts in the order of their arrival, the newest first. */
+export const newestOf = (items) =>
+  items.reduce((newest, each) => (each.views && decidedAt(each) > decidedAt(newest) ? each : newest), items[0]);
+
 /** What a view is called. */
 const nameOf = (view, place) => view.view ?? t("views.number", { n: place + 1 });
 
