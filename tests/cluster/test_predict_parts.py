@@ -86,6 +86,8 @@ def test_another_way_to_tell_parts_is_another_run(work: Scoring, tmp_path: Path)
     other = replace(work.parts, names=replace(NAMES, part=r"^(\d+)_"))
     with pytest.raises(UsageError, match="was started with another --part-pattern"):
         predict.score(replace(work, parts=other))
+    with pytest.raises(UsageError, match="was started with another --part-pattern"):
+        predict.score(replace(work, parts=None))
     save(tmp_path / "in" / "odd.png", tiny_image(1))
     with pytest.raises(DataError, match=r"odd.png: --part-pattern .* does not find anything in its name"):
         predict.score(replace(work, out=str(tmp_path / "new")))

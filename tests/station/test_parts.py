@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
-from fastapi.testclient import TestClient
-from requests_to_station import send, served
-from several_views import with_parts
+import parts_at_station
+from parts_at_station import Place, at
 
 from blemish.core.errors import ConflictError, UsageError
 from blemish.data.part_names import PartNames
@@ -22,72 +19,15 @@ from blemish.inference.part_models import ViewModels, read_part_calibration
 from blemish.inference.parts import TogetherRule, ViewScore
 from blemish.record.rows import StoreError
 from blemish.record.sampling import SamplingPlan
-from blemish.record.store import Store
 from blemish.record.tables import Search
-from blemish.station.answers import view_answer_of
 from blemish.station.parts import PartSettings
 from blemish.station.plc import CODES, Plc
 from blemish.station.station import Station
 from blemish.station.telling import Telling
 
 NAMES = PartNames(part=r"(\d+)_", view=r"_(\w+)[.]")
-
-
-@dataclass
-class Place:
-    """A station in this process, with a clock of its own."""
-
-    client: TestClient
-    station: Station
-    now: float = 0.0
-
-    def send(self, data: bytes, **said: str):
-        return send(self.client, data, **said)
-
-    def wait(self, seconds: float) -> None:
-        """Let so many seconds pass; what is due is decided."""
-        self.now += seconds
-        self.station._decide_due()
-
-    def parts(self, **filters) -> list[dict]:
-        return self.client.get("/v1/inspections", params=filters).json()["items"]
-
-
-@contextmanager
-def at(run: Path, folder: Path, settings: PartSettings | None = None, **options) -> Iterator[Place]:
-    with served(run, folder, parts=settings, **options) as client:
-        place = Place(client, client.app.state.station)  # type: ignore[attr-defined]
-        for line in place.station.parts.lines:
-            line.now = lambda: place.now
-            for part in line._open.values():
-                part.since = 0.0
-        yield place
-
-
-@pytest.fixture(scope="module")
-def goods(tiny_category: Path) -> list[Path]:
-    return sorted((tiny_category / "test" / "good").iterdir())
-
-
-@pytest.fixture(scope="module")
-def run(tiny_model: Path, goods: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_parts(tiny_model, goods[:1], tmp_path_factory.mktemp("runs") / "valve")
-
-
-@pytest.fixture
-def place(run: Path, tmp_path: Path) -> Iterator[Place]:
-    with at(run, tmp_path / "station") as place:
-        yield place
-
-
-@pytest.fixture(scope="module")
-def good(goods: list[Path]) -> bytes:
-    return goods[0].read_bytes()
-
-
-@pytest.fixture(scope="module")
-def bad(tiny_category: Path) -> bytes:
-    return min((tiny_category / "test" / "hole").iterdir()).read_bytes()
+goods, run, place = parts_at_station.goods, parts_at_station.run, parts_at_station.place
+good, bad = parts_at_station.good, parts_at_station.bad
 
 
 def test_a_part_is_decided_once_with_its_last_view(
@@ -163,48 +103,6 @@ def test_a_part_that_waits_too_long_is_never_accepted(place: Place, good: bytes,
     assert place.client.get(f"/v1/inspections/{ids[0]['id']}").json()["decision"] == "review"
     late = place.send(good, part="1", view="top").json()
     assert late["part_id"] != ids[0]["part_id"], "what comes after a decision is a new part"
-
-
-def test_a_view_waits_for_nothing_only_when_its_part_is_decided(
-    place: Place, good: bytes, monkeypatch: pytest.MonkeyPatch
-):
-    side, (line,), get = place.send(good, part="1", view="side").json(), place.station.parts.lines, Store.get
-    (part,) = line._open.values()
-    part.coming["once more"] = "side"
-    top = place.send(good, part="1", view="top").json()
-    assert (top["decision"], top["waits_for"]) == ("unjudged", ["side"])
-
-    def get_late(store: Store, id: str):
-        found = get(store, id)
-        if id == part.id and part.coming:  # the other answer comes between
-            del part.coming["once more"]
-            place.wait(0)
-        return found
-
-    monkeypatch.setattr(Store, "get", get_late)
-    (view,) = place.station.store.views_of([part.id])[part.id][:1]
-    assert view.id == side["id"]
-    early = view_answer_of(place.station, view)
-    assert (early.decision, early.waits_for) == ("unjudged", ["side"])
-    late = view_answer_of(place.station, view)
-    assert (late.decision, late.waits_for) == ("accepted", [])
-
-
-def test_a_part_is_found_by_the_file_name_of_each_of_its_views(place: Place, good: bytes):
-    for name in ("1", "2"):
-        for view in ("side", "top"):
-            place.send(good, part=name, view=view, name=f"{view}-{name}.png")
-    for text in ("side-1", "top-1"):
-        assert [row["part"] for row in place.parts(text=text)] == ["1"]
-    assert len(place.parts(text=".png")) == 2
-
-
-def test_a_part_that_is_due_ends_no_trouble_of_the_disk(place: Place, good: bytes):
-    place.send(good, part="1", view="side")
-    for error in (OSError(28, "No space left on device"), StoreError("away")):
-        place.station.troubles.note(error)
-    place.wait(11)
-    assert place.station.troubles.open == {"disk"}
 
 
 def test_an_image_that_cannot_be_read_is_a_missing_view(place: Place, good: bytes):
@@ -294,19 +192,6 @@ def test_a_model_says_how_it_decides_of_parts_and_keeps_its_calibration(place: P
         place.client.get("/v1/summary", params={"since": "2020-01-01", "until": "2030-01-01"}).status_code
         == 200
     )
-
-
-def test_views_from_two_lines_are_of_two_parts(run: Path, good: bytes, tmp_path: Path):
-    folder = tmp_path / "station"
-    with at(run, folder) as place:
-        first = place.send(good, part="17", view="side", line="L1").json()
-        other = place.send(good, part="17", view="top", line="L2").json()
-        assert other["part_id"] != first["part_id"]
-        assert place.parts() == []
-    with at(run, folder) as place:
-        assert place.send(good, part="17", view="side", line="L2").json()["part_id"] == other["part_id"]
-        (part,) = place.parts()
-        assert (part["line"], part["decision"]) == ("L2", "accepted")
 
 
 def test_views_without_names_are_counted(tiny_model: Path, good: bytes, tmp_path: Path):

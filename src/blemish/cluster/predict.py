@@ -147,7 +147,7 @@ def _read_run(scoring: Scoring, out: OutputFolder) -> dict[str, Any] | None:
     run, wanted = json.loads(content), _identity(scoring)
     if "listed" not in run:
         raise UsageError(f"{out.location}: holds a run of another kind; choose another --out")
-    other = [name for name, value in wanted.items() if run["of"].get(name) != value]
+    other = [name for name in wanted | run["of"] if run["of"].get(name) != wanted.get(name)]
     if other:
         raise UsageError(
             f"{out.location}: was started with another {other[0]}; "

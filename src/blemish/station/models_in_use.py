@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.core.errors import ConflictError, NotFoundError, UsageError
+from blemish.core.errors import ConflictError, ModelError, NotFoundError, UsageError
 from blemish.inference.counting import Counting
 from blemish.inference.detector_arguments import check_region
 from blemish.inference.model_file import find_model
@@ -80,7 +80,17 @@ class ModelsInUse:
         paths = {models.usual: name} | {path: f"{name}:{view}" for view, path in models.own.items()}
         digests = {path: self.versions.start(path) for path in paths}
         detectors = models.load(lambda path: self._load(self.versions.file(digests[path])))
-        line = self.parts.open(models, detectors, digests)
+        try:
+            line = self.parts.open(models, detectors, digests)
+        except ModelError as error:
+            for path, digest in digests.items():
+                if self.versions.origin(digest) != digest:  # to calibrate the file anew would not help
+                    raise ModelError(
+                        f"{error}; this station uses version {digest[:8]} of {path}, which is not in that "
+                        "file: start it without the calibration of parts, use the first version again, and "
+                        "then start it with the calibration"
+                    ) from error
+            raise
         for path, digest in digests.items():
             if digest not in self.engines:
                 self._start(digest, paths[path], detectors[path], line)
