@@ -28,6 +28,7 @@ from station_browser import (
 )
 from stations import wait_for_training
 
+from blemish.record.sampling import SamplingPlan
 from blemish.record.store import Verdict, new_id
 from blemish.station.security import Tokens
 
@@ -351,6 +352,12 @@ def test_the_sampling_plan_and_the_reasons_are_set_on_the_page(pca_onnx: Path, t
         share.fill("2.5")
         page.locator("#sampling-form").get_by_role("button", name="Save").click()
         page.locator(".toast", has_text="2.5 % of the accepted parts are drawn from now on").wait_for()
+        plan = here.station.store.sampling()
+        assert (plan.share, plan.seed) == (0.025, 0)
+        here.station.store.set_sampling(SamplingPlan(0.025, seed=7))  # somebody else, since
+        share.fill("5")
+        page.locator("#sampling-form").get_by_role("button", name="Save").click()
+        page.locator(".toast", has_text="5.0 % of the accepted parts are drawn from now on").wait_for()
         reasons = page.get_by_label("Kinds of defects, one a line")
         reasons.fill("scratch\nscratch")
         save = page.locator("#reasons-form").get_by_role("button", name="Save")
@@ -361,7 +368,7 @@ def test_the_sampling_plan_and_the_reasons_are_set_on_the_page(pca_onnx: Path, t
         page.locator(".toast", has_text="2 kinds of defects are offered").wait_for()
         sync_api.expect(reasons).to_have_value("scratch\ndent")
         plan = here.station.store.sampling()
-        assert (plan.share, plan.seed) == (0.025, 0)
+        assert (plan.share, plan.seed) == (0.05, 7)
         assert here.station.store.reasons() == ["scratch", "dent"]
         acts = {(act.what, act.who) for act in here.station.store.acts()}
         assert acts >= {("sampling", "engineer"), ("reasons", "engineer")}

@@ -8,7 +8,6 @@ import { mayEngineer, station } from "./state.js";
 
 export class Judging {
   constructor() {
-    this.seed = 0;
     this.share = at("sampling-form").elements.share;
     this.reasons = at("reasons-form").elements.reasons;
     at("sampling-form").addEventListener("submit", (event) => this.save(event, () => this.saveShare()));
@@ -20,7 +19,6 @@ export class Judging {
     if (!mayEngineer()) return;
     try {
       const [plan, { reasons }] = await Promise.all([get("/v1/sampling"), get("/v1/reasons")]);
-      this.seed = plan.seed;
       if (this.share.value === this.share.defaultValue) this.showShare(plan.share);
       if (this.reasons.value === this.reasons.defaultValue) this.showReasons(reasons);
     } catch (error) {
@@ -55,7 +53,8 @@ export class Judging {
 
   async saveShare() {
     const share = Number(this.share.value) / 100;
-    const plan = await put("/v1/sampling", { share, seed: this.seed });
+    const { seed } = await get("/v1/sampling"); // as it is now: the share alone is changed here
+    const plan = await put("/v1/sampling", { share, seed });
     this.showShare(plan.share);
     return t("judging.share_saved", { share: percent(plan.share) });
   }
