@@ -3,11 +3,12 @@
     python benchmarks/candidates.py --data DATA/mvtec/bottle [--sizes 128 256 512]
 
 Seconds are those of one processor core (CPU time), so other programs beside it do not change them much.
-Images are decoded and resized before. Networks with a training loop are trained for 4 and for 12 steps; what
-the preset's steps would take follows from both. Each measurement has a process of its own; its memory is what
-the process has at its peak above what it had before it learnt.
+Images are decoded and resized before. Networks with a training loop are trained for 8 and for 40 steps, after
+two that are not counted; what the preset's steps would take follows from both. Each measurement has a process
+of its own; its memory is what the process has at its peak above what it had before it learnt. One that asks
+for more than `--most-gib` of addresses ends with a row that says so.
 
-Writes benchmarks/results/candidates.json and candidates.md.
+Writes benchmarks/results/candidates.json and candidates.md, a candidate at a time; other ones stay in them.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
 from blemish.methods.base import TrainedMethod
 from blemish.methods.registry import method_named, preset_named
+from blemish.training.batches import as_floats
 from blemish.training.costs import COSTS
 from blemish.training.images import ImageOptions, load_images
-from blemish.training.learn import learn, make_network
+from blemish.training.learn import Chosen, learn, make_network
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = (4, 12)
+WARM_UP, STEPS = 2, (8, 40)
 SCORED = 20
 """Images that are scored, one at a time."""
 
@@ -74,6 +76,8 @@ def measure(name: str, size: int, data: Path) -> dict[str, Any]:
     images = load_images(split, config, ImageOptions(), Silent().loading, 0)
     before = peak()
     trained = issubclass(method_named(method), TrainedMethod)
+    if trained:
+        learn_timed(name, size, images, WARM_UP)
     network, seconds, steps = learn_timed(name, size, images, STEPS[0] if trained else None)
     row: dict[str, Any] = {"images": len(images.train)}
     if trained:
@@ -83,7 +87,8 @@ def measure(name: str, size: int, data: Path) -> dict[str, Any]:
         row |= {"steps": steps, "step_seconds": step}
         seconds += (steps - STEPS[0]) * step
     row |= {"train_seconds": seconds, "train_mib": peak() - before}
-    x = torch.from_numpy(images.train.batch(np.arange(min(SCORED, len(images.train)))))
+    scored = Chosen(images.train, size=config.size).batch(np.arange(min(SCORED, len(images.train))))
+    x = as_floats(torch.from_numpy(scored))
     with torch.inference_mode():
         network(x[:1])
         began = time.process_time()
@@ -93,6 +98,20 @@ def measure(name: str, size: int, data: Path) -> dict[str, Any]:
     tensors = network.state_dict().values()
     row["model_mb"] = sum(t.numel() * t.element_size() for t in tensors) / 1e6
     return row
+
+
+def measured(name: str, size: int, data: Path, most_gib: int) -> dict[str, Any]:
+    """Return a candidate's row, or why there is none."""
+    most = most_gib * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    try:
+        return measure(name, size, data)
+    except BlemishError as error:
+        return {"error": str(error)}
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        return {"error": f"takes more than {most_gib} GiB"}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -115,22 +134,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--names", nargs="+", default=[name for name in COSTS if name != "padim"])
+    parser.add_argument("--most-gib", type=int, default=16, help="addresses that one may ask for")
     parser.add_argument(
         "--one", action="store_true", help="measure one candidate at one size in this process"
     )
     options = parser.parse_args()
     if options.one:
-        try:
-            row = measure(options.names[0], options.sizes[0], options.data)
-        except BlemishError as error:
-            row = {"error": str(error)}
+        row = measured(options.names[0], options.sizes[0], options.data, options.most_gib)
         print(json.dumps(row))
         return
     path = RESULTS / "candidates.json"
-    found: dict[str, Any] = {"data": options.data.name, "candidates": {}}
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("data") != options.data.name:
+        found = {"data": options.data.name, "candidates": {}}
     for name in options.names:
         for size in options.sizes:
             command = [sys.executable, __file__, "--one", "--data", str(options.data), "--names", name]
+            command += ["--most-gib", str(options.most_gib)]
             done = subprocess.run(
                 [*command, "--sizes", str(size)], check=True, capture_output=True, text=True
             )
