@@ -59,8 +59,11 @@ def test_a_part_is_found_by_the_file_name_of_each_of_its_views(place: Place, goo
     assert len(place.parts(text=".png")) == 2
 
 
-def test_a_part_that_is_due_ends_no_trouble_of_the_disk(place: Place, good: bytes):
+def test_a_part_that_is_due_ends_no_trouble_of_the_disk(
+    place: Place, good: bytes, monkeypatch: pytest.MonkeyPatch
+):
     place.send(good, part="1", view="side")
+    monkeypatch.setattr(place.station.readiness, "problem", lambda: "full")  # it is asked every other second
     for error in (OSError(28, "No space left on device"), StoreError("away")):
         place.station.troubles.note(error)
     place.wait(11)
