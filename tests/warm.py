@@ -31,6 +31,7 @@ IMPORTED = (
 )
 """What they need; a module that is not installed is left out, and its tests are skipped."""
 _context = multiprocessing.get_context("forkserver")
+_popen = subprocess.Popen
 
 
 @functools.cache
@@ -57,9 +58,14 @@ def module(name: str, *arguments: str) -> int:
 
 
 def forked(
-    command: list[str], *, stdout: IO[Any], env: Mapping[str, str] | None = None, **_how: object
-) -> Warm:
-    """Start `python -m …` in the place of `subprocess.Popen`; all of its output goes to one file."""
+    command: list[str], *, stdout: IO[Any] | int, env: Mapping[str, str] | None = None, **how: Any
+) -> Warm | subprocess.Popen[Any]:
+    """Start `python -m …` in the place of `subprocess.Popen`; all of its output goes to one file.
+
+    What is read through pipes is started as it always is.
+    """
+    if isinstance(stdout, int):
+        return _popen(command, stdout=stdout, env=env, **how)
     python, m, name, *arguments = command
     assert (python, m) == (sys.executable, "-m")
     return Warm(module, name, *arguments, out=Path(stdout.name), env=env)
