@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import scored_on_cluster
+import waiting
 from commands import refused, run
 from conftest import save, tiny_image
 from scored_on_cluster import PARTS, PATIENCE, check_equal_but_for_batches, command, nodes, plain_rows
@@ -45,12 +45,8 @@ def rows_of(out: Path) -> list[dict]:
     return [row for name in parts_of(out) for row in pq.read_table(out / name).to_pylist()]
 
 
-def wait_for(what: Callable[[], Any]) -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (found := what()):
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
-    return found
+def wait_for(true: Callable[[], Any]) -> None:
+    waiting.wait_for(true, PATIENCE, every=0.02)
 
 
 def workers() -> list[Any]:
