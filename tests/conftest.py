@@ -248,6 +248,15 @@ def single_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def tf32_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow TF32 in all that torch computes on a GPU; what was allowed before is so again afterwards."""
+    import torch
+
+    for place in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(place, "allow_tf32", True)
+
+
+@pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the report out, which takes most of the time and says what evaluation.json says."""
     monkeypatch.setattr("blemish.evaluation.evaluate.write_report", lambda *_args, **_options: None)

@@ -82,3 +82,10 @@ def test_a_trained_model_without_torch_names_the_cure(
     with pytest.raises(UsageError, match="needs torch"):
         load.load(tiny_model)
     assert load.load(tiny_onnx).rate == 1 / 6  # which an exported one does not
+
+
+@pytest.mark.usefixtures("single_thread", "tf32_allowed")
+def test_a_trained_model_takes_no_tf32(tiny_model: Path):
+    load.load(tiny_model)
+    assert not torch.backends.cudnn.allow_tf32  # which torch's convolutions take unless they are told
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -416,6 +416,14 @@ def test_one_process_may_train_with_several_precisions():
     ]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.usefixtures("tf32_allowed")
+def test_a_training_takes_no_tf32(precision: str):
+    make_accelerator("cpu", precision)
+    assert not torch.backends.cudnn.allow_tf32  # which torch's convolutions take unless they are told
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_that_is_not_there_is_refused():
     with pytest.raises(TrainingError) as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from blemish.core.errors import TrainingError
+from blemish.inference.torch_backend import use_full_fp32
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -18,7 +19,8 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
 
     On a CPU bf16 pays only with instructions for it (AMX or AVX512-BF16); elsewhere it is emulated, and
     measured three times slower than fp32. Started by torchrun or `accelerate launch`, it joins the other
-    processes of the training, and waits until all are there.
+    processes of the training, and waits until all are there. On a GPU, fp32 is fp32 in convolutions too,
+    and so is what bf16 leaves to it: no TF32.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -29,6 +31,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if precision == "auto":
         native = _cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported()
         precision = "bf16" if native else "fp32"
+    use_full_fp32()
     # accelerate keeps one device and precision per process, and would hold a second training to the first's.
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
