@@ -248,12 +248,14 @@ def single_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def tf32_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def tf32_allowed() -> Iterator[None]:
     """Allow TF32 in all that torch computes on a GPU; what was allowed before is so again afterwards."""
-    import torch
+    from torch.backends import cuda, cudnn
 
-    for place in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        monkeypatch.setattr(place, "allow_tf32", True)
+    before = cudnn.allow_tf32, cuda.matmul.allow_tf32
+    cudnn.allow_tf32 = cuda.matmul.allow_tf32 = True
+    yield
+    cudnn.allow_tf32, cuda.matmul.allow_tf32 = before
 
 
 @pytest.fixture
