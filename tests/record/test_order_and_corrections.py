@@ -165,14 +165,16 @@ def test_views_are_counted_judged_and_searched_with_their_part_alone(store: Stor
     part = inspection(
         0, part="17", decided="rejected", anomalous=True, missing=("top",), error=None, score=2.0
     )
+    good = {"anomalous": False, "error": None}
     views = [
-        inspection(k, part="17", view=view, part_id=part.id, path=f"{view}.png", anomalous=False, error=None)
+        inspection(k, part="17", view=view, part_id=part.id, path=f"{view}.png", source="api", **good)
         for k, view in ((1, "side"), (2, None))
     ]
-    open_view = inspection(3, part="18", view="side", part_id=new_id(BEGIN), station="east")
+    open_view = inspection(3, part="18", view="side", part_id=new_id(BEGIN), station="east", source="page")
+    of_watch = inspection(5, part="20", view="side", part_id=new_id(BEGIN), source="watch", **good)
     other = inspection(4, part="19", anomalous=False, error=None, score=1.0)
     store.set_sampling(SamplingPlan(1.0))
-    store.record([*views, open_view])
+    store.record([*views, open_view, of_watch])
     assert store.last_number() == 0
     assert store.undecided_views(None) == {part.id: views}
     assert store.undecided_views("east") == {open_view.part_id: [open_view]}

@@ -3,6 +3,9 @@
 The files of a part are in the archive before its row, which names them, is in the ledger. A thread reads the
 ledger and records its rows in the store. The ledger is the truth: when the database or the watch fails, the
 rows that the store lacks are recorded later, at the next start at the latest.
+
+Images of parts with several views are recorded as views, as a station does it: each names the row of its
+part, which follows from the row of `parts.jsonl` when the part is decided.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import json
 import threading
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,13 +24,15 @@ from blemish.core.errors import ImageError
 from blemish.core.types import Region, Result, field_types
 from blemish.data.hashing import file_digest
 from blemish.images.draw import encode_map
+from blemish.inference.part_rows import ROWS_NAME, PartRow
 from blemish.record.archive import Archive
 from blemish.record.labels import Labelling
-from blemish.record.rows import Inspection, ModelRecord, model_record
+from blemish.record.parts import part_inspection
+from blemish.record.rows import WATCH, Inspection, ModelRecord, model_record
 from blemish.record.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from blemish.inference.model_file import ModelFile
 
@@ -53,10 +59,11 @@ class LedgerSync:
         labelling: Labelling | None = None,
     ) -> None:
         self.labelling = labelling or Labelling()
-        self.ledger, self.store, self.archive, self.say = ledger, store, archive, say
+        self.store, self.archive, self.say = store, archive, say
+        self._images, self._parts = _Rows(ledger), _Rows(ledger.with_name(ROWS_NAME))
+        self._sequence = 0  # the ledger's rows up to this one are in the store
         self._known_models: set[str] = set()
         self._models: deque[ModelRecord] = deque()  # that are not in the store yet
-        self._synced_to = 0  # the ledger's rows before this byte are in the store
         self._failing = False
         self._ledger_grew, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="database", daemon=True)
@@ -103,7 +110,7 @@ class LedgerSync:
         self._ending.set()
         self._ledger_grew.set()
         self._thread.join(seconds)
-        return len(self._unsynced_rows(None)[0])
+        return sum(len(list(rows.coming())) for rows in (self._images, self._parts))
 
     def _run(self) -> None:
         self._ledger_grew.set()  # what a life before this one left
@@ -126,7 +133,7 @@ class LedgerSync:
             while self._models:
                 self.store.add_model(self._models[0])
                 self._models.popleft()
-            while self._record_batch():
+            while self._record_images() or self._record_parts():
                 pass
         except Exception as error:  # whatever becomes of the database, the inspection goes on
             if not self._failing:
@@ -139,39 +146,70 @@ class LedgerSync:
         self._failing = False
         return True
 
-    def _record_batch(self) -> bool:
+    def _record_images(self) -> bool:
         """Record the next rows of the ledger; returns whether there were any."""
-        found, end = self._unsynced_rows(_BATCH_SIZE)
-        rows = [row for row in found if "id" in row]  # there were none at first
-        known = self.store.existing_ids([row["id"] for row in rows])
-        found_new = [inspection_of(row) for row in rows if row["id"] not in known]
-        self.store.record([replace(each, **asdict(self.labelling.of(each.time))) for each in found_new])
-        self._synced_to = end
-        return bool(found)
+        found = list(islice(self._images.coming(), _BATCH_SIZE))
+        if not found:
+            return False
+        new = map(inspection_of, self._not_recorded([row for row, _ in found]))
+        self.store.record([replace(each, **asdict(self.labelling.of(each.time))) for each in new])
+        last, self._images.taken = found[-1]
+        self._sequence = last["sequence"]
+        return True
 
-    def _unsynced_rows(self, most: int | None) -> tuple[list[dict[str, Any]], int]:
-        """Read whole rows of the ledger from where the store stands; returns them and where they end."""
-        rows: list[dict[str, Any]] = []
-        end = self._synced_to
-        if not self.ledger.exists():
-            return rows, end
-        with self.ledger.open("rb") as file:
+    def _record_parts(self) -> bool:
+        """Record the next parts whose images are all recorded; returns whether there were any."""
+        coming = islice(self._parts.coming(), _BATCH_SIZE)
+        found = list(takewhile(lambda each: max(each[0]["sequences"]) <= self._sequence, coming))
+        if not found:
+            return False
+        new = self._not_recorded([row for row, _ in found])
+        views = self.store.views_of(row["id"] for row in new)
+        self.store.record([_part_of(row, views[row["id"]]) for row in new])
+        self._parts.taken = found[-1][1]
+        return True
+
+    def _not_recorded(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows that are not in the store; those of an earlier blemish have no identifier."""
+        named = [row for row in rows if "id" in row]
+        known = self.store.existing_ids([row["id"] for row in named])
+        return [row for row in named if row["id"] not in known]
+
+
+class _Rows:
+    """A file of JSON lines that grows."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.taken = file, 0  # the rows before this byte are taken
+
+    def coming(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield the whole rows that are not taken, each with the byte where it ends."""
+        if not self.file.exists():
+            return
+        end = self.taken
+        with self.file.open("rb") as file:
             file.seek(end)
             for line in file:
-                if len(rows) == most or not line.endswith(b"\n"):
-                    break
-                rows.append(json.loads(line))
+                if not line.endswith(b"\n"):
+                    return
                 end += len(line)
-        return rows, end
+                yield json.loads(line), end
 
 
 def inspection_of(row: dict[str, Any]) -> Inspection:
     """Return the inspection that a row of the ledger is about; without `archived` its files are not kept."""
-    same = ("id", *field_types(Result), "part", "model", "error", "seconds")
+    same = ("id", *field_types(Result), "part", "view", "part_id", "model", "error", "seconds")
     # a row of an earlier blemish lacks what was added since
     values: dict[str, Any] = {name: row[name] for name in same if name in row} | row.get("archived", {})
     values["regions"] = [Region(**region) for region in row["regions"]]
-    return Inspection(**values, time=datetime.fromisoformat(row["time"]), source="watch")
+    return Inspection(**values, time=datetime.fromisoformat(row["time"]), source=WATCH)
+
+
+def _part_of(row: dict[str, Any], views: Sequence[Inspection]) -> Inspection:
+    """Return the part that a row of `parts.jsonl` is about, from its recorded views."""
+    said = {each.name: row[each.name] for each in fields(PartRow) if each.name != "views"}
+    counted = sorted((view for view in views if view.id in row["view_ids"]), key=lambda view: view.id)
+    return part_inspection(row["id"], PartRow(**said), counted, model=row["model"], seconds=row["seconds"])
 
 
 def _read_unchanged(file: Path, about: tuple[int, int], read: Callable[[Path], T]) -> T | None:

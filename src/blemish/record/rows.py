@@ -24,6 +24,9 @@ Judgement = Literal["good", "defect"]
 ANOMALOUS: dict[str, bool] = {"accepted": False, "review": False, "rejected": True}
 """What a recorded decision says of `Result.anomalous`; it is None for all others."""
 
+WATCH = "watch"
+"""`Inspection.source` of what a watch has recorded."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RANDOM_BITS = 80
 

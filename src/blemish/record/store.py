@@ -25,6 +25,7 @@ from blemish.record.quality import plan_of
 from blemish.record.rollups import RollUps
 from blemish.record.rows import (
     ANOMALOUS,
+    WATCH,
     Alarm,
     Bucket,
     Decision,
@@ -168,12 +169,13 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
     def undecided_views(self, station: str | None) -> dict[str, list[Inspection]]:
         """Return the views whose parts are not recorded, oldest first, by the identifiers of the parts.
 
-        `station`: the name of the station that took them.
+        `station`: the name of the station that took them. Those of a watch wait there.
         """
         part = tables.inspections.alias("part")
         decided = sa.select(part.c.id).where(part.c.id == rows.part_id).exists()
         own = rows.station.is_(None) if station is None else rows.station == tables.escape_text(station)
-        query = sa.select(tables.inspections).where(tables.is_view, ~decided, own).order_by(rows.id)
+        taken = sa.and_(tables.is_view, rows.source != WATCH)
+        query = sa.select(tables.inspections).where(taken, ~decided, own).order_by(rows.id)
         found: dict[str, list[Inspection]] = {}
         for row in self._fetch_all(query):
             found.setdefault(row.part_id, []).append(conversion.inspection_of(row))

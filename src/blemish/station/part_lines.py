@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from blemish.core.errors import ConflictError, UsageError
 from blemish.inference.part_models import ViewModels, make_views
 from blemish.inference.parts import TogetherRule
+from blemish.record.rows import WATCH
 from blemish.station.parts import PartLine, PartSettings, abandoned
 from blemish.watch.parts import check_count
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from blemish.inference.detector import Detector
     from blemish.record.rows import Inspection
     from blemish.record.store import Store
+
+
+OF_WATCH = "what its watch waits for"
+"""What a part waits for where the station cannot know it, as it has not the watch's model."""
 
 
 class PartLines:
@@ -90,9 +95,21 @@ class PartLines:
         return any(line.has_open(id) for line in self.lines)
 
     def waits_for(self, view: Inspection) -> list[str]:
-        """Return the views that the part of a view waits for; empty: it is decided."""
+        """Return the views that the part of a view waits for; empty: it is decided.
+
+        Of a part that waits at a watch, once it is recorded, this says what it lacked.
+        """
         line = self.of(view.model)
-        return [] if line is None or view.part_id is None else line.waits_for(view.part_id)
+        if view.part_id is None:
+            return []
+        if view.source == WATCH:
+            rows = self.store.views_of([view.part_id])[view.part_id]
+            return (line.lacks(rows) if line is not None else []) or [OF_WATCH]
+        return [] if line is None else line.waits_for(view.part_id)
+
+    def is_waiting(self, id: str) -> bool:
+        """Whether there are views of a part of that identifier, which has no row yet."""
+        return self.store.get(id) is None and bool(self.store.views_of([id])[id])
 
     def decide_due(self) -> bool:
         """Decide of parts that have waited too long; returns whether there were any."""

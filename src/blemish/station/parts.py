@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import DataError, UsageError
-from blemish.inference.part_rows import PartRow, part_row, worst_of
+from blemish.inference.part_rows import PartRow, part_row
 from blemish.inference.parts import TogetherRule, ViewScore, missing_views
-from blemish.record.labels import Labels
-from blemish.record.rows import Inspection, time_of, utc_now
+from blemish.record.parts import part_inspection
+from blemish.record.rows import utc_now
 from blemish.watch.parts import check_wait
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from blemish.core.types import Decision
     from blemish.data.part_names import PartNames
     from blemish.inference.part_models import Views
+    from blemish.record.rows import Inspection
     from blemish.record.store import Store
     from blemish.station.engine import Engine
     from blemish.station.engine_jobs import Job, Upload
@@ -235,44 +235,18 @@ class PartLine:
     def waits_for(self, id: str) -> list[str]:
         """Return the views that a part waits for, or says their number; empty: it is decided."""
         with self._lock:
-            part, rule = self._open.get(id), self.views.rule
+            part = self._open.get(id)
             if part is None:
                 return []
-            there = {row.view: row for row in part.rows}.values() if rule.names else part.rows
-            given = [ViewScore(view=row.view, score=0.0) for row in there]
             # of a view that comes once more the newest image counts: it is waited for
-            return missing_views(given, rule.count, rule.names) or sorted(map(str, part.coming.values()))
+            return self.lacks(part.rows) or sorted(map(str, part.coming.values()))
 
-
-def part_inspection(
-    id: str, found: PartRow, rows: Sequence[Inspection], *, model: str, seconds: float
-) -> Inspection:
-    """Make the row of a part that was decided from the rows of its views, with the picture of the worst."""
-    shown = worst_of(rows) or max(rows, key=lambda row: row.score is not None)
-    labels = Labels(**{name: getattr(rows[0], name) for name in asdict(Labels())})
-    return Inspection(
-        id=id,
-        time=time_of(id),
-        source=rows[0].source,
-        part=rows[0].part,
-        path=shown.path,
-        model=model,
-        image=shown.image,
-        map=shown.map,
-        width=shown.width,
-        height=shown.height,
-        score=found.score,
-        p_value=found.p_value,
-        threshold=found.threshold,
-        review_threshold=found.review_threshold,
-        anomalous=found.anomalous,
-        regions=shown.regions,
-        error=found.error,
-        seconds=seconds,
-        **asdict(labels),
-        decided=cast("Decision", found.decision),
-        missing=tuple(found.missing),
-    )
+    def lacks(self, rows: Sequence[Inspection]) -> list[str]:
+        """Return the views that a part with these lacks, or says their number."""
+        rule = self.views.rule
+        there = {row.view: row for row in rows}.values() if rule.names else rows
+        given = [ViewScore(view=row.view, score=0.0) for row in there]
+        return missing_views(given, rule.count, rule.names)
 
 
 def abandoned(id: str, rows: Sequence[Inspection]) -> Inspection:

@@ -153,6 +153,8 @@ class _Inspector:
     def _close_parts(self, decided: Sequence[dict[str, Any] | None]) -> None:
         """Move the files of parts that were decided just now, and tell of them."""
         for row in filter(None, decided):
+            if self.sync is not None:
+                self.sync.wake()
             self._move_all(row.pop("files"), row["decision"])
             self.on_part(row)
 
@@ -207,6 +209,8 @@ class _Inspector:
         """Score files and record them; yields each row once it is on disk."""
         self._detector()
         for path, model in self.models.items():
+            if self.sync is not None:
+                self.sync.use_model(model.digest, model.name, model.detector.model_file)
             yield from self._inspect_by(
                 model, [arrival for arrival in new if self._model_of(arrival) == path]
             )
@@ -218,8 +222,6 @@ class _Inspector:
 
     def _inspect_by(self, model: ReloadingModel, new: Sequence[Arrival]) -> Iterator[dict[str, Any]]:
         detector = model.detector
-        if self.sync is not None:
-            self.sync.use_model(model.digest, model.name, detector.model_file)
         began = time.monotonic()
         files = [(self.folder / arrival.path, Path(arrival.path)) for arrival in new]
         for arrival, row in zip(new, inspect(detector, files, self.out), strict=True):
@@ -242,6 +244,7 @@ class _Inspector:
         shown = {}
         if self.parts is not None:
             shown["part"], shown["view"] = self.parts.shown_by(arrival.path)
+            shown["part_id"] = self.parts.id_of(shown["part"]) or self.make_id(now)
         row = {
             "sequence": self.ledger.sequence + 1,
             "time": now.isoformat(timespec="milliseconds"),

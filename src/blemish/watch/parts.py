@@ -131,6 +131,10 @@ class OpenParts:
         except DataError:
             return path, None
 
+    def id_of(self, part: str) -> str | None:
+        """Return the identifier that the row of a part will have; None: no image of it waits."""
+        return next((row["part_id"] for row in self.waiting.get(part, ()) if "part_id" in row), None)
+
     def add(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """Take the row of an image that is recorded; returns the row of its part if that is complete."""
         self._wait(row)
@@ -161,8 +165,10 @@ class OpenParts:
         self.since.setdefault(row["part"], self.now())
 
     def _decide(self, part: str) -> dict[str, Any]:
-        rows, waited = self.waiting.pop(part), self.now() - self.since.pop(part)
-        found = self._decision(part, rows)
+        id, waited = self.id_of(part), self.now() - self.since.pop(part)
+        rows = self.waiting.pop(part)
+        counted = _newest(rows, self.rule is not None and bool(self.rule.names))
+        found = self._decision(part, counted)
         if found.missing:
             told = f"{waited:.0f} s are over" if waited >= self.settings.wait_s else "not all can be used"
             self.say(f"part {part}: {told}, missing: {', '.join(found.missing)}; {found.decision}")
@@ -173,7 +179,10 @@ class OpenParts:
             **asdict(found),
             "sequences": [row["sequence"] for row in rows],
             "seconds": waited,
+            "model": self.digests[self.settings.models.usual],
         }
+        if id is not None:  # else all its images are of an earlier blemish, which recorded them as parts
+            content |= {"view_ids": [row["id"] for row in counted], "id": id}
         self._file.write(json.dumps(content).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -189,7 +198,7 @@ class OpenParts:
         if isinstance(self.rule, TogetherRule) and any(map(self._is_of_other_model, rows)):
             error = f"part {part}: a view was scored by a model that has been replaced since"
             return PartRow(part=part, decision="review", error=error)
-        return part_row(part, [(row["view"], row) for row in _newest(rows, bool(self.rule.names))], self.rule)
+        return part_row(part, [(row["view"], row) for row in rows], self.rule)
 
     def _is_of_other_model(self, row: dict[str, Any]) -> bool:
         """Whether a row's score cannot be compared with those of the parts that calibrate now."""

@@ -189,7 +189,7 @@ def find(
 @router.get("/inspections/{id}", response_model=AnyInspection, responses={202: WAITING})
 def get(caller: Viewer, request: Request, station: StationDep, id: Id) -> Any:
     """Return one inspection with all of its verdicts; 202: it is not recorded yet."""
-    if station.has_open(id):
+    if station.has_open(id) or station.parts.is_waiting(id):
         return _waiting(request, id)
     return _answer(station, find_inspection(station, id))
 
