@@ -3,6 +3,7 @@
     python benchmarks/learning_curves.py NAME=RUN [NAME=RUN ...] --out benchmarks/results/learning_metal.svg
 
 A point is the mean loss of an epoch, or of several where there are many, over the optimiser steps so far.
+Each run is of one method: `auto`'s has the logs of several members, which count their steps each.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def draw(runs: dict[str, Path]) -> Figure:
     figure = Figure(figsize=(5.0, 3.0), layout="constrained")
     axes = figure.add_subplot()
     for i, (name, run) in enumerate(runs.items()):
-        log, each = read_log(run / "log.csv"), steps_of(run)
+        logs = read_log(run / "log.csv")
+        if list(logs) != [""]:
+            raise UsageError(f"{run}: its log is of {', '.join(logs)}; give runs of one method each")
+        log, each = logs[""], steps_of(run)
         every = math.ceil(len(log["epoch"]) / POINTS)
         at = [epoch * each for epoch in log["epoch"]][::every]
         losses = log["train_loss"]

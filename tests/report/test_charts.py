@@ -111,14 +111,29 @@ def test_training_curve_is_that_of_the_log(tmp_path: Path) -> None:
     text = "epoch,train_loss,validation_loss,seconds\n1,8,9,1\n2,4,,1\n3,0.5,0.6,1\n"
     path = tmp_path / "log.csv"
     path.write_text(text)
-    losses = charts.read_log(path)
-    train, validation = charts.training(losses).axes[0].lines
+    logs = charts.read_log(path)
+    axes = charts.training(logs).axes[0]
+    train, validation = axes.lines
     assert np.asarray(train.get_xydata()).tolist() == [[1, 8], [2, 4], [3, 0.5]]
     np.testing.assert_array_equal(validation.get_ydata(), [9, np.nan, 0.6])
-    assert charts.training(losses).axes[0].get_yscale() == "log"  # 9 / 0.5 > 10
+    assert axes.get_legend_handles_labels()[1] == ["training", "validation"]
+    assert axes.get_yscale() == "log"  # 9 / 0.5 > 10
     narrow = {"epoch": [1.0, 2.0], "train_loss": [2.0, -1.0], "validation_loss": [float("nan")] * 2}
-    axes = charts.training(narrow).axes[0]
+    axes = charts.training({"": narrow}).axes[0]
     assert (axes.get_yscale(), len(axes.lines)) == ("linear", 1)
+
+
+def test_each_member_has_a_training_curve(tmp_path: Path) -> None:
+    names = ("metal", "planted", "nsa", "cutpaste")
+    rows = [f"{name},{epoch},{10 * i + epoch},1" for i, name in enumerate(names) for epoch in (1, 2)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["member,epoch,train_loss,seconds", *rows]))
+    axes = charts.training(charts.read_log(path)).axes[0]
+    assert axes.get_legend_handles_labels()[1] == [f"{name}, training" for name in names]
+    assert [np.asarray(line.get_xydata()).tolist() for line in axes.lines] == [
+        [[1, 10 * i + 1], [2, 10 * i + 2]] for i in range(4)
+    ]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 4
 
 
 def test_rates_are_written_as_people_read_them():

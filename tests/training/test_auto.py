@@ -28,6 +28,7 @@ from blemish.methods.components.functional import white_point
 from blemish.methods.registry import METHODS
 from blemish.training import auto, choice, costs
 from blemish.training.fit import fit
+from blemish.training.run_folder import read_log
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -327,6 +328,35 @@ def test_equal_runs_give_equal_files_and_a_stopped_one_goes_on(
     chosen(tiny_category, tmp_path / "stopped", config=config, resume=True)
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
     assert files[0] == files[1]
+
+
+@pytest.mark.heavy
+def test_the_log_has_the_epochs_of_each_member_also_of_a_stopped_run(
+    tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    members = ("planted", "pca", "planted:anywhere")
+    config = replace(QUICK, members=members, minutes=0.01)
+    monkeypatch.setattr(costs, "LEAST_STEPS", 3)
+    real, learnt = auto._learn_member, []
+
+    def stop_before_the_last(*arguments):
+        learnt.append(arguments)
+        if len(learnt) == 4:  # pca learns twice
+            raise Interrupted("stopped")
+        return real(*arguments)
+
+    monkeypatch.setattr(auto, "_learn_member", stop_before_the_last)
+    with pytest.raises(Interrupted):
+        chosen(tiny_category, tmp_path / "run", config=config)
+    kept = {place.name: read_log(place) for place in (tmp_path / "run" / auto.FOLDER).glob("* 0")}
+    chosen(tiny_category, tmp_path / "run", config=config, resume=True)
+    log = read_log(tmp_path / "run")
+    assert list(log[0]) == ["member", "epoch", "train_loss", "seconds"]
+    assert [(row["member"], row["epoch"]) for row in log] == [
+        (name, str(epoch)) for name in ("planted", "planted:anywhere") for epoch in (1, 2, 3)
+    ]
+    assert [{"member": "planted"} | row for row in kept["member 0"]] == log[:3]
+    assert log[0]["train_loss"] != log[3]["train_loss"]
 
 
 @pytest.mark.heavy

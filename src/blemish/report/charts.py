@@ -92,7 +92,7 @@ def draw(
     with style.context(["default", STYLE]):
         roc_svg = to_svg(roc(curves, fpr=fpr, tpr=tpr), "roc") if curves else None
         scores_svg = to_svg(histogram(images, evaluation["threshold"]), "scores") if images else None
-        training_svg = to_svg(training(losses), "training") if losses.get("epoch") else None
+        training_svg = to_svg(training(losses), "training") if losses else None
     return [
         _chart("ROC curves", f"ROC curves and their areas: {areas}", roc_svg, left, "No curves to draw."),
         _chart(
@@ -218,8 +218,11 @@ def bin_edges(scores: np.ndarray, threshold: float | None, *, n: int = 36) -> np
     return origin + width * np.arange(first, last + 1)
 
 
-def read_log(path: Path) -> dict[str, list[float]]:
-    """Read the columns to be drawn; an empty cell is NaN."""
+def read_log(path: Path) -> dict[str, dict[str, list[float]]]:
+    """Read the columns to be drawn, by the member that they are of; "" where the log names no members.
+
+    An empty cell is NaN. Raises DataError for what is no training log.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -233,23 +236,35 @@ def read_log(path: Path) -> dict[str, list[float]]:
         if name not in names:
             raise DataError(f"{path}: no column {name}; a training log has one; give None to go without")
     drawn = [name for name in ("epoch", "train_loss", "validation_loss") if name in names]
+    found: dict[str, dict[str, list[float]]] = {}
     try:
-        return {name: [float(row[name] or "nan") for row in rows] for name in drawn}
+        for row in rows:
+            columns = found.setdefault(row.get("member") or "", {name: [] for name in drawn})
+            for name in drawn:
+                columns[name].append(float(row[name] or "nan"))
     except ValueError as error:
         raise DataError(f"{path}: {error}; losses must be numbers; give None to go without") from error
+    return found
 
 
-def training(losses: dict[str, list[float]]) -> Figure:
-    """Draw the losses per epoch, on a logarithmic axis if they span more than a decade."""
+def training(logs: Mapping[str, Mapping[str, list[float]]]) -> Figure:
+    """Draw what `read_log` read: losses per epoch, on a logarithmic axis if they span more than a decade."""
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    epochs, marker = losses["epoch"], "." if len(losses["epoch"]) <= 40 else ""
-    drawn = (("train_loss", "training", SOUND), ("validation_loss", "validation", DEFECT))
-    for key, label, colour in drawn:
-        if key in losses and np.isfinite(losses[key]).any():
-            axes.plot(epochs, losses[key], color=colour, label=label, marker=marker, markersize=6)
-    values = np.array([value for key, _, _ in drawn for value in losses.get(key, ()) if math.isfinite(value)])
-    if values.size and values.min() > 0 and values.max() > 10 * values.min():
+    kinds = (("train_loss", "training"), ("validation_loss", "validation"))
+    lines = [
+        (f"{member}, {label}" if member else label, log["epoch"], log[key])
+        for member, log in logs.items()
+        for key, label in kinds
+        if key in log and np.isfinite(log[key]).any()
+    ]
+    looks = [(colour, line) for line in ("-", "--", ":") for colour in (SOUND, DEFECT, THIRD)]
+    for i, (label, epochs, values) in enumerate(lines):
+        colour, line = looks[i % len(looks)]
+        marker = "." if len(epochs) <= 40 else ""
+        axes.plot(epochs, values, color=colour, linestyle=line, label=label, marker=marker, markersize=6)
+    finite = np.array([value for _, _, values in lines for value in values if math.isfinite(value)])
+    if finite.size and finite.min() > 0 and finite.max() > 10 * finite.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")

@@ -34,7 +34,7 @@ from blemish.training.choice_picture import PICTURE, draw_choice
 from blemish.training.costs import MOST_IMAGES, candidates, member_steps
 from blemish.training.known_defects import with_known
 from blemish.training.learn import Chosen, Lesson, Together, learn, make_network
-from blemish.training.run_folder import Outcome
+from blemish.training.run_folder import Outcome, read_log, write_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -233,7 +233,8 @@ def _learn_members(config: AutoConfig, run: Run) -> Auto:
     network = make_network(Auto, config, run.channels, run.lesson.seed)
     assert isinstance(network, Auto)
     network.begin(run.tensors)
-    for number, member in enumerate(network.each):
+    log: list[dict[str, str]] = []
+    for number, (name, member) in enumerate(zip(config.members or (), network.each, strict=True)):
         own = member.network.config
         if isinstance(own, PlantedConfig):
             own = replace(own, steps=member_steps(run.config, len(run.images.train), config.members or ()))
@@ -245,17 +246,18 @@ def _learn_members(config: AutoConfig, run: Run) -> Auto:
             good = choosing.maps_of(member, run.trial.good, run.lesson.accelerator.device)
             network.low[number], network.high[number] = choosing.scale_of(good)
         if has_loop:
-            _keep_log(place, run.lesson.folder)
+            log += _log_of(name, place)
         else:
             assert run.images.validation is not None  # auto's options hold some out
             _learn_member(member, own, Together(run.images.train, run.images.validation), run, None)
+    if log and run.lesson.folder is not None:
+        write_log(run.lesson.folder, log)
     return network
 
 
-def _keep_log(place: Path | None, folder: Path | None) -> None:
-    """Keep the losses of a member's training as those of the run."""
-    if place is not None and folder is not None and (place / "log.csv").exists():
-        shutil.copy(place / "log.csv", folder / "log.csv")
+def _log_of(member: str, place: Path | None) -> list[dict[str, str]]:
+    """Return the rows of a member's log, which say whose they are."""
+    return [] if place is None else [{"member": member} | row for row in read_log(place)]
 
 
 def remove_trial(folder: Path) -> None:

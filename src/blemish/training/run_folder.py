@@ -27,7 +27,7 @@ from blemish.training.checkpoint import CHECKPOINT_FOLDER
 from blemish.training.images import describe_format_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from accelerate import Accelerator
 
@@ -60,12 +60,18 @@ class Outcome:
     seconds: float
 
 
-def write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
+def write_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write log.csv anew: a row per finished epoch, so that a resumed run has each once."""
     with temporary_for(folder / "log.csv") as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_log(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of log.csv, as they stand there."""
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def owns_run_folder(training: Callable[P, R]) -> Callable[P, R]:
