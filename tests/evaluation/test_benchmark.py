@@ -25,7 +25,7 @@ from processes import processes_of
 from warm import Warm, forked
 
 from blemish.core.errors import DataError, UsageError
-from blemish.evaluation import benchmark
+from blemish.evaluation import benchmark, software
 from blemish.evaluation.benchmark import Cell, Progress
 from blemish.evaluation.benchmark_report import write_results
 from blemish.methods import registry
@@ -266,42 +266,6 @@ def test_the_folder_follows_seed_options_and_libraries(tmp_path: Path, monkeypat
         seen.append(digest())
     assert len(set(seen)) == len(seen)
     assert digest() == seen[0]
-
-
-@pytest.mark.parametrize(
-    ("method", "file", "moves"),
-    [
-        *(("pca", file, True) for file in ("methods/baselines/pca.py", "methods/components/encoders.py")),
-        *(("pca", file, True) for file in ("metrics/roc.py", "metrics/confidence.py", "core/types.py")),
-        *(("pca", file, True) for file in ("training/fit.py", "training/trainer.py", "data/dataset.py")),
-        *(("pca", file, True) for file in ("images/preprocess.py", "inference/calibration.py")),
-        *(("pca", file, True) for file in ("evaluation/evaluate.py", "methods/__init__.py")),
-        *(("pca", file, False) for file in ("methods/metal.py", "methods/baselines/kde.py")),
-        *(("pca", file, False) for file in ("methods/cpc_ad.py", "report/evaluation.py", "cli/main.py")),
-        *(("pca", file, False) for file in ("cli/commands/demo.py", "station/app.py", "__init__.py")),
-        *(("metal", f"methods/{file}.py", moves) for file, moves in (("metal", True), ("cpc_ad", False))),
-        *(("metal", f"methods/metal_{part}.py", True) for part in ("config", "encoders", "equations")),
-        *(("cpc-ad", f"methods/cpc_ad_{part}.py", True) for part in ("config", "equations", "pairs")),
-        *(("pca", f"methods/{file}.py", False) for file in ("metal_equations", "baselines/gan_networks")),
-        *(("distaug", f"methods/baselines/{file}.py", True) for file in ("cutpaste", "cutpaste_backbones")),
-        *(("filters", f"methods/density/{file}.py", True) for file in ("densities", "features")),
-        *(("pca+kde", f"methods/{file}.py", True) for file in ("baselines/pca", "baselines/kde", "auto")),
-        *(("pca+kde", f"methods/{file}.py", False) for file in ("metal", "baselines/variation")),
-        *(("anomalib", file, True) for file in ("evaluation/anomalib.py",)),
-        *(("anomalib", f"methods/{file}.py", False) for file in ("metal", "baselines/pca")),
-    ],
-)
-def test_the_fingerprint_sees_the_code_that_makes_figures(monkeypatch, method: str, file: str, moves: bool):
-    changed, read = Path(benchmark.__file__).parents[1] / file, Path.read_bytes
-    assert changed.is_file()
-    before = benchmark.code_fingerprint(method)
-    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + (b"\n" if self == changed else b""))
-    assert (benchmark.code_fingerprint(method) != before) == moves
-
-
-def test_the_rooms_of_the_fingerprint_exist():
-    package = Path(benchmark.__file__).parents[1]
-    assert all((package / room / "__init__.py").is_file() for room in benchmark.FIGURES)
 
 
 def test_results_of_older_code_stay_on_disk_and_out_of_the_results(tmp_path: Path, monkeypatch):
@@ -581,9 +545,9 @@ def names_in(out: Path, data: Path) -> list[str]:
     for cell in cells:
         usual = registry.preset_named(cell["method"], "default")
         assert cell["config"] == json.loads(json.dumps(vars(usual)))
-        assert cell["code"] == benchmark.code_fingerprint(cell["method"])
+        assert cell["code"] == software.code_of(cell["method"]).fingerprint()
         assert len(cell["data"]) == 64
-        assert set(cell["libraries"]) == set(benchmark.LIBRARIES) <= set(cell["versions"])
+        assert set(cell["libraries"]) == set(software.LIBRARIES) <= set(cell["versions"])
         assert cell["machine"]["threads"] == 1
         assert 0 <= cell["training"]["seconds"] < cell["seconds"]
         assert str(data / cell["category"]) in cell["commands"][0]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from blemish.evaluation.benchmark import code_fingerprint
+from blemish.evaluation.software import code_of
 from blemish.methods import registry
 from blemish.methods.registry import METHODS
 
@@ -87,7 +87,7 @@ def module(installed: dict[str, str], tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_bench_sees_that_an_outside_method_has_changed(module: Path):
     def digests() -> list[str]:
-        return [code_fingerprint(method) for method in ("mean-image", "pca")]
+        return [code_of(method).fingerprint() for method in ("mean-image", "pca")]
 
     before = digests()
     module.write_text(module.read_text() + "\n# another version\n")

@@ -19,8 +19,8 @@ from typing import Any
 from uuid import uuid4
 
 from blemish.core.files import temporary_for
-from blemish.evaluation import benchmark
 from blemish.evaluation.jobs import OUTPUT_NAME, run_module, thread_variables
+from blemish.evaluation.software import Code, software
 from blemish.inference.model_file import MODEL_NAME
 
 SHARED_DISK_RULE = "--out must lie on a file system that all machines of the cluster share"
@@ -28,11 +28,14 @@ SHARED_DISK_RULE = "--out must lie on a file system that all machines of the clu
 
 @dataclass(frozen=True, kw_only=True)
 class JobOrder:
-    """What a worker is told: the job's folder and commands, with absolute paths, and what they need."""
+    """What a worker is told: the job's folder and commands, with absolute paths, and what they need.
+
+    `software` is what the driver has of the `code` that the job runs, and of the libraries.
+    """
 
     folder: Path
     commands: list[list[str]]
-    method: str
+    code: Code
     software: dict[str, Any]
     threads: int
     gpus: int
@@ -71,7 +74,7 @@ def run_attempt(order: JobOrder) -> Attempt:
 
 def _software_difference(order: JobOrder) -> str | None:
     """Return how this machine's software differs from the driver's, in one line; None: it does not."""
-    ours, wanted, host = benchmark.software(order.method), order.software, socket.gethostname()
+    ours, wanted, host = software(order.code), order.software, socket.gethostname()
     if ours["code"] != wanted["code"]:
         return f"{host}: its blemish differs from the driver's; install the same version on all machines"
     for name, version in wanted["libraries"].items():

@@ -20,6 +20,7 @@ from blemish.core.files import write_whole
 from blemish.core.ownership import LOCK_NAME
 from blemish.evaluation import benchmark
 from blemish.evaluation.jobs import OUTPUT_NAME, run_jobs
+from blemish.evaluation.software import code_of, software
 from blemish.inference.model_file import MODEL_NAME
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def trainings(
     categories: dict[str, Path], out: Path, *, method: str, options: Sequence[str]
 ) -> list[Training]:
     """List a training for each category, into `out/<category>`; a slash in a name becomes a plus."""
-    software = benchmark.software(method)
+    needed = software(code_of(method))
     return [
         Training(
             category=category,
@@ -97,7 +98,7 @@ def trainings(
             folder=out / category.replace("/", "+"),
             method=method,
             options=tuple(options),
-            software=software,
+            software=needed,
         )
         for category, data in categories.items()
     ]
@@ -170,7 +171,7 @@ class RayWorkers:
         return JobOrder(
             folder=job.folder,
             commands=job.commands(),
-            method=job.method,
+            code=code_of(job.method),
             software=job.software,
             threads=self.cpus,
             gpus=self.gpus,

@@ -8,10 +8,7 @@ from its checkpoint, and figures of other code or data are never mixed in: they 
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.metadata
-import inspect
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,20 +18,14 @@ from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
 from blemish.data import layouts, mvtec
 from blemish.data.dataset import check_evaluable, dataset_fingerprint, open_dataset
-from blemish.data.hashing import file_digest, fingerprint, source_digest
 from blemish.evaluation import anomalib
 from blemish.evaluation.jobs import Processes, Progress, run_jobs
+from blemish.evaluation.software import code_of, software
 from blemish.methods import registry
-from blemish.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PACKAGE = Path(__file__).parents[1]
-FIGURES = ("core", "images", "data", "methods", "metrics", "inference", "training", "evaluation")
-"""The rooms whose code can move a figure; the others show figures, or call these."""
-
-LIBRARIES = ("torch", "numpy", "scipy", "pillow", "tifffile", "imagecodecs")
 CELL_NAME = "cell.json"
 
 
@@ -178,7 +169,7 @@ def plan(
         else:
             config = asdict(registry.preset_named(method, preset or "default"))
         named = {"method": method, "preset": preset or "default", "config": config}
-        chosen.append(named | software(method))
+        chosen.append(named | software(code_of(method)))
     fingerprints = {}
     for name, folder in categories.items():
         dataset = open_dataset(folder, layout=layout)
@@ -205,50 +196,6 @@ def _cell(identity: dict[str, Any], category: str, data: Path, out: Path) -> Cel
         folder=place / f"{seed}-{digest[:10]}",
         identity=identity,
     )
-
-
-def software(method: str) -> dict[str, Any]:
-    """Return what of this installation a method's figures depend on: the code, the libraries' versions."""
-    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"code": code_fingerprint(method), "libraries": libraries}
-
-
-def code_fingerprint(method: str) -> str:
-    """SHA-256 of the source that can move a method's figures: `FIGURES` without what only other methods use.
-
-    A method's files are its own and what these import. Of a method that another package brings, its own file
-    counts as well; of METHOD+METHOD, all members' files; of `auto`, all methods' files.
-    """
-    files = {name: Path(inspect.getfile(kind)) for name, kind in METHODS.items()}
-    members = registry.members_of(method)
-    names = ("auto", *(member.partition(":")[0] for member in members)) if members else (method,)
-    own = {files[name] for name in names if name in files}
-    others = set() if method == "auto" else _files_of_methods() - _with_imports(own)
-    ours = source_digest(lambda file: file not in others and file.relative_to(PACKAGE).parts[0] in FIGURES)
-    outside = [file_digest(file) for file in sorted(own) if not file.is_relative_to(PACKAGE)]
-    return fingerprint([ours, *outside]) if outside else ours
-
-
-def _files_of_methods() -> set[Path]:
-    """Find the files of single methods: all but the contract, the registry and the shared components."""
-    room, shared = PACKAGE / "methods", ("__init__", "base", "config", "registry")
-    files = (file for file in room.rglob("*.py") if file.stem not in shared)
-    return {file for file in files if not file.is_relative_to(room / "components")}
-
-
-def _with_imports(files: set[Path]) -> set[Path]:
-    """Return files and those of single methods that they import, directly or not."""
-    known, found, waiting = _files_of_methods(), set(files), list(files)
-    while waiting:
-        for node in ast.walk(ast.parse(waiting.pop().read_bytes())):
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("blemish.methods."):
-                continue
-            place = PACKAGE.joinpath(*str(node.module).split(".")[1:])
-            named = {place.with_suffix(".py"), *(place / f"{name.name}.py" for name in node.names)}
-            new = (named & known) - found
-            found |= new
-            waiting += new
-    return found
 
 
 def commands(cell: Cell) -> list[list[str]]:

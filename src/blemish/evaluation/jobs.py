@@ -57,7 +57,7 @@ class Job(Protocol):
 
     @property
     def software(self) -> dict[str, Any]:
-        """What a machine must have to do it, as `benchmark.software` says."""
+        """What a machine must have to do it, as `blemish.evaluation.software` says."""
         ...
 
     def absolute(self) -> Self:
