@@ -1,7 +1,7 @@
 """What of an installation a method's figures depend on: its code, and the versions of libraries.
 
-Which files are a method's code follows from the methods, which import torch (`code_of`). What a machine has of
-these files is found without it, as a worker of a cluster does.
+Which files are a method's code follows from the methods, which import torch (`code_of`). What a machine has
+of these files is found without it, as a worker of a cluster does.
 """
 
 from __future__ import annotations
