@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from blemish.data.hashing import file_digest
+from blemish.record.identifiers import milliseconds, new_id
 from blemish.record.rollups import ROWS
-from blemish.record.rows import milliseconds
-from blemish.record.store import Store, new_id
+from blemish.record.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

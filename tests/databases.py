@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from blemish.core.types import Region
 from blemish.record import database
-from blemish.record.store import Inspection, Store, Verdict, new_id
+from blemish.record.identifiers import new_id
+from blemish.record.store import Inspection, Store, Verdict
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 MODELS = ("a" * 64, "b" * 64)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from blemish.record.rows import Inspection, new_id
+from blemish.record.identifiers import new_id
+from blemish.record.rows import Inspection
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 

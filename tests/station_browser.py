@@ -24,8 +24,8 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 import uvicorn
 from playwright.sync_api import expect
 
+from blemish.record.identifiers import new_id
 from blemish.record.labels import Labelling
-from blemish.record.store import new_id
 from blemish.station.app import create
 from blemish.station.engine_jobs import Upload
 from blemish.station.security import Tokens

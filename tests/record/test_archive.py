@@ -18,8 +18,9 @@ from databases import BEGIN, inspection
 from blemish.core.errors import DataError, UsageError
 from blemish.record import archive as archive_module
 from blemish.record.archive import Archive
+from blemish.record.identifiers import new_id
 from blemish.record.retention import GRACE_PERIOD, ORPHAN_AGE, Policy, RemovalCounts, retain
-from blemish.record.rows import Inspection, Verdict, new_id
+from blemish.record.rows import Inspection, Verdict
 from blemish.record.store import Store
 
 

@@ -16,8 +16,9 @@ from databases import BEGIN, inspection, verdict
 
 from blemish.cli.commands.verify import verify
 from blemish.core.errors import DataError, UsageError
+from blemish.record.identifiers import new_id
 from blemish.record.sampling import SamplingPlan
-from blemish.record.store import Act, Alarm, Store, new_id
+from blemish.record.store import Act, Alarm, Store
 
 new_url, store = databases.new_url, databases.store
 ANN = Act(who="Ann", what="use", subject="a" * 64, detail={"note": "né\udcff\0 'x'"}, station="east")

@@ -15,9 +15,10 @@ from databases import BEGIN, MODELS, inspection, verdict
 
 from blemish.core.errors import DataError
 from blemish.record import conversion, database, tables
+from blemish.record.identifiers import new_id
 from blemish.record.rows import standing
 from blemish.record.sampling import SamplingPlan
-from blemish.record.store import Alarm, Store, StoreError, new_id
+from blemish.record.store import Alarm, Store, StoreError
 
 new_url, store = databases.new_url, databases.store
 LATER = BEGIN + timedelta(days=2)

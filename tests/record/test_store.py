@@ -26,8 +26,8 @@ from blemish.core.errors import DataError, UsageError
 from blemish.core.types import Region
 from blemish.record import conversion, database, tables
 from blemish.record import rows as records
-from blemish.record.rows import first_id, time_of
-from blemish.record.store import Alarm, Inspection, ModelRecord, Store, StoreError, new_id
+from blemish.record.identifiers import first_id, new_id, time_of
+from blemish.record.store import Alarm, Inspection, ModelRecord, Store, StoreError
 
 PACKAGE = Path(database.__file__).parents[1]
 

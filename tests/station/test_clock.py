@@ -14,7 +14,7 @@ from conftest import save, tiny_image
 from fastapi.testclient import TestClient
 from requests_to_station import png, send
 
-from blemish.record.rows import IdSequence, time_of
+from blemish.record.identifiers import IdSequence, time_of
 from blemish.station.app import create
 from blemish.station.security import Tokens
 from blemish.station.station import Station

@@ -17,7 +17,8 @@ from fastapi.testclient import TestClient
 from requests_to_station import png, send
 
 from blemish.inference.model_file import find_model
-from blemish.record.store import Inspection, Store, Verdict, new_id
+from blemish.record.identifiers import new_id
+from blemish.record.store import Inspection, Store, Verdict
 from blemish.station.app import create
 from blemish.station.engine_jobs import Upload
 from blemish.station.security import Tokens

@@ -28,8 +28,9 @@ from station_browser import (
 )
 from stations import wait_for_training
 
+from blemish.record.identifiers import new_id
 from blemish.record.sampling import SamplingPlan
-from blemish.record.store import Verdict, new_id
+from blemish.record.store import Verdict
 from blemish.station.security import Tokens
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

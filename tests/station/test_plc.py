@@ -23,8 +23,9 @@ pytest.importorskip("pymodbus", reason="blemish[plc] is not installed")
 from pymodbus.client import ModbusTcpClient
 
 from blemish.core.errors import UsageError
+from blemish.record.identifiers import new_id
 from blemish.record.labels import Labelling, Labels
-from blemish.record.rows import Recorded, new_id
+from blemish.record.rows import Recorded
 from blemish.station import plc as plc_module
 from blemish.station.plc import LineState, Plc, registers
 

@@ -18,8 +18,9 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 
 from blemish.cli.main import main
 from blemish.core.errors import UsageError
+from blemish.record.identifiers import new_id
 from blemish.record.labels import Labelling, Labels, Shifts
-from blemish.record.rows import Inspection, Verdict, new_id
+from blemish.record.rows import Inspection, Verdict
 from blemish.record.sampling import SamplingPlan, lot
 from blemish.record.store import Store
 from blemish.record.tables import Search

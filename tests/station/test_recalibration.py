@@ -20,9 +20,9 @@ from requests_to_station import png
 from blemish.core.errors import DataError
 from blemish.images.roi import roi_of
 from blemish.methods.baselines.pca import PcaConfig
+from blemish.record.identifiers import new_id, time_of
 from blemish.record.labels import Labelling, Labels
-from blemish.record.rows import time_of
-from blemish.record.store import Verdict, new_id
+from blemish.record.store import Verdict
 from blemish.record.tables import Search
 from blemish.station.engine_jobs import Upload
 from blemish.station.station import Station

@@ -14,8 +14,9 @@ from inspected import BEGIN, part
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
 from blemish.core.errors import DataError
+from blemish.record.identifiers import new_id
 from blemish.record.ledger_sync import inspection_of
-from blemish.record.rows import Inspection, Verdict, new_id
+from blemish.record.rows import Inspection, Verdict
 from blemish.record.store import Store
 from blemish.record.tables import Search
 from blemish.station.plc import CODES

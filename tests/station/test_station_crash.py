@@ -22,7 +22,8 @@ import os, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from blemish.record.archive import Archive
-from blemish.record.store import Inspection, Store, new_id
+from blemish.record.identifiers import new_id
+from blemish.record.store import Inspection, Store
 
 store, archive = Store.open(sys.argv[1], Path(sys.argv[2])), Archive(Path(sys.argv[2]))
 while True:

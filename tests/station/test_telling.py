@@ -14,8 +14,8 @@ from inspected import part
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
 from blemish.core.errors import UsageError
+from blemish.record.identifiers import IdSequence
 from blemish.record.labels import Labelling, Labels
-from blemish.record.rows import IdSequence
 from blemish.record.sampling import SamplingPlan
 from blemish.record.store import Store
 from blemish.station.following import Following

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from blemish.core.errors import DataError
 from blemish.record import conversion, tables
 from blemish.record.audit_log import AuditLog
-from blemish.record.rows import milliseconds
+from blemish.record.identifiers import milliseconds
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from blemish.core.errors import DataError
 from blemish.record import tables
-from blemish.record.rows import from_milliseconds, milliseconds, utc_now
+from blemish.record.identifiers import from_milliseconds, milliseconds, utc_now
 from blemish.record.tables import escape_text
 from blemish.record.transactions import Transactions
 

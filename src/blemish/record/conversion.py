@@ -7,15 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.types import Region
-from blemish.record.rows import (
-    ANOMALOUS,
-    Alarm,
-    Inspection,
-    ModelRecord,
-    Verdict,
-    from_milliseconds,
-    milliseconds,
-)
+from blemish.record.identifiers import from_milliseconds, milliseconds
+from blemish.record.rows import ANOMALOUS, Alarm, Inspection, ModelRecord, Verdict
 from blemish.record.tables import LABELS, escape_text
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from blemish.record import conversion, tables
-from blemish.record.rows import Inspection, milliseconds
+from blemish.record.identifiers import milliseconds
+from blemish.record.rows import Inspection
 from blemish.record.tables import Search, rows
 from blemish.record.transactions import Transactions, batches
 

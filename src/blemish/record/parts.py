@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 from blemish.inference.part_rows import worst_of
+from blemish.record.identifiers import time_of
 from blemish.record.labels import Labels
-from blemish.record.rows import Inspection, time_of
+from blemish.record.rows import Inspection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from blemish.record import tables, trends
-from blemish.record.rows import milliseconds_up
+from blemish.record.identifiers import milliseconds_up
 from blemish.record.tables import rows
 from blemish.record.transactions import Transactions
 

@@ -20,6 +20,7 @@ from blemish.record import conversion, database, table_export, tables
 from blemish.record.alarms import Alarms
 from blemish.record.audit_log import Act
 from blemish.record.drift_states import DriftStates
+from blemish.record.identifiers import from_milliseconds, milliseconds, new_id, time_of
 from blemish.record.kept_files import KeptFiles
 from blemish.record.quality import plan_of
 from blemish.record.rollups import RollUps
@@ -35,10 +36,6 @@ from blemish.record.rows import (
     Recorded,
     StoreError,
     Verdict,
-    from_milliseconds,
-    milliseconds,
-    new_id,
-    time_of,
 )
 from blemish.record.tables import Search, rows
 from blemish.record.transactions import BATCH_SIZE, batches

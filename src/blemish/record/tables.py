@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from blemish.core.types import Result, field_types
-from blemish.record.rows import first_id, milliseconds_up
+from blemish.record.identifiers import first_id, milliseconds_up
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta

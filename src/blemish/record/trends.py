@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from blemish.core.errors import UsageError
-from blemish.record.rows import QUANTILES, Bucket, Decision, from_milliseconds, milliseconds
+from blemish.record.identifiers import from_milliseconds, milliseconds
+from blemish.record.rows import QUANTILES, Bucket, Decision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 
 from blemish.core.errors import DataError
 from blemish.record import conversion, tables
+from blemish.record.identifiers import milliseconds
 from blemish.record.quality import Quality
-from blemish.record.rows import Verdict, in_order, milliseconds, standing
+from blemish.record.rows import Verdict, in_order, standing
 from blemish.record.tables import rows
 from blemish.record.transactions import batches
 

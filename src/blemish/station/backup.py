@@ -24,7 +24,7 @@ from blemish.core.errors import DataError, UsageError
 from blemish.core.files import make_folder, make_private_folder, temporary_for, write_whole
 from blemish.record import database, tables
 from blemish.record.archive import Archive, Kind
-from blemish.record.rows import milliseconds
+from blemish.record.identifiers import milliseconds
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.station.security import TOKENS
 

@@ -32,7 +32,7 @@ from blemish.images.draw import encode_map
 from blemish.images.limits import MAX_PIXELS, TooLarge, limit_pixels
 from blemish.images.preprocess import LARGE_PIXELS
 from blemish.images.sources import Frame
-from blemish.record.rows import new_id, utc_now
+from blemish.record.identifiers import new_id, utc_now
 from blemish.station.engine_jobs import ONE_LARGE, Job, Model, Upload, inspection_of
 
 if TYPE_CHECKING:

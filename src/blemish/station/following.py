@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.core.errors import DataError, NotFoundError
-from blemish.record.rows import StoreError, from_milliseconds, milliseconds, utc_now
+from blemish.record.identifiers import from_milliseconds, milliseconds, utc_now
+from blemish.record.rows import StoreError
 from blemish.record.store import Alarm
 from blemish.station.drift import Drift
 

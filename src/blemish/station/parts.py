@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from blemish.core.errors import DataError, UsageError
 from blemish.inference.part_rows import PartRow, part_row
 from blemish.inference.parts import TogetherRule, ViewScore, missing_views
+from blemish.record.identifiers import utc_now
 from blemish.record.parts import part_inspection
-from blemish.record.rows import utc_now
 from blemish.watch.parts import check_wait
 
 if TYPE_CHECKING:

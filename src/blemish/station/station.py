@@ -14,9 +14,9 @@ from blemish.core.errors import BlemishError
 from blemish.images.limits import MAX_PIXELS
 from blemish.inference import load
 from blemish.record.archive import Archive
+from blemish.record.identifiers import IdSequence, clock_advice
 from blemish.record.labels import Labelling
 from blemish.record.retention import Policy, retain
-from blemish.record.rows import IdSequence, clock_advice
 from blemish.record.sampling import SamplingPlan
 from blemish.record.store import Store
 from blemish.record.versions import FOLDER as VERSIONS

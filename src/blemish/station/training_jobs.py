@@ -27,7 +27,7 @@ from blemish.core.files import make_folder, write_whole
 from blemish.images.decode import decode
 from blemish.images.folders import list_images
 from blemish.images.limits import limit_pixels
-from blemish.record.rows import new_id
+from blemish.record.identifiers import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from blemish.core.files import fit_name, name_limit
 from blemish.core.ownership import owned
 from blemish.inference.predict_folder import inspect, write_summary
 from blemish.inference.promise import Promise
-from blemish.record.rows import IdSequence, clock_advice
+from blemish.record.identifiers import IdSequence, clock_advice
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.watch.arrivals import Arrivals
 from blemish.watch.ledger import LEDGER_NAME, Arrival, Ledger

@@ -15,8 +15,8 @@ from starlette.datastructures import UploadFile
 
 from blemish.core.errors import ConflictError, DataError, ImageError, NotFoundError, UsageError
 from blemish.record import table_export
+from blemish.record.identifiers import time_of
 from blemish.record.labels import Labels
-from blemish.record.rows import time_of
 from blemish.record.store import Verdict
 from blemish.record.tables import Search
 from blemish.station.answers import answer_of, answers_of, view_answer_of
