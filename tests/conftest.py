@@ -20,6 +20,13 @@ from PIL import Image
 
 TINY_SIDE = 64
 CHROMIUM = Path("/usr/bin/chromium")
+OF_PLAYWRIGHT = "AimEnabled,AvoidUnnecessaryBeforeUnloadCheckSync,DestroyProfileOnBrowserClose,HttpsUpgrades"
+OF_PLAYWRIGHT += ",HttpsFirstBalancedModeAutoEnable,LensOverlay,MediaRouter,NetworkTimeServiceQuerying"
+OF_PLAYWRIGHT += ",OptimizationHints,PaintHolding,PreconnectToSearch,ThirdPartyStoragePartitioning"
+ADDRESS_BAR = "WebUIOmniboxPopup,WebUIOmniboxAimPopup,WebUIOmniboxFullPopup"
+CHROMIUM_OPTIONS = ("--no-sandbox", f"--disable-features={OF_PLAYWRIGHT},{ADDRESS_BAR}")
+"""Without what drops down from an address bar that nobody sees: each window loads more for it than a view of
+the station is. What Playwright switches off is said again, as the last list of a command line counts."""
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # how long an example takes says how busy the machine is
 
@@ -325,7 +332,7 @@ def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not installed")
     with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_OPTIONS)
         yield running
         running.close()
 
