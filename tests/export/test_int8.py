@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 import blemish
 from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
-from blemish.export.int8 import quantise, split_of, trained_layers
+from blemish.export.int8 import quantise, split_of
+from blemish.export.rounding import trained_layers
 from blemish.inference import torch_backend
 from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import OnnxBackend

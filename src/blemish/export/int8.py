@@ -1,30 +1,22 @@
-"""An exported model in 8 bits: its trained layers multiply integers, which is faster and takes less room.
+"""An exported model in 8 bits: faster, smaller, with thresholds of its own, and what that costs.
 
-Static quantisation: the weights w of each output channel become round(w / s), a layer's input x becomes
-round(x / s) + z, with scales s and zeros z that take in all values met on good training images.
-
-Which layers is our choice, by measurement (docs/deployment.md): those whose weights the method trains. What a
-method computes around them, blurred squares that are subtracted from each other, multiplies the rounding; so
-does the density of frozen features.
-
-A rounded model scores otherwise, so its thresholds and colours are made anew, from the same images that were
-held out of its training: without them a promised false-alarm rate would be that of another model. Of several
-products each has its own, and what 8 bits cost is told in the unit of the method.
+`rounding` puts the trained layers in 8 bits. A rounded model scores otherwise, so its thresholds and colours
+are made anew, from the same images that were held out of its training: without them a promised false-alarm
+rate would be that of another model. Of several products each has its own, and what 8 bits cost is told in the
+unit of the method.
 """
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish.core.errors import DataError, ImageError, ModelError
+from blemish.core.errors import DataError, ImageError
 from blemish.core.files import write_whole
 from blemish.data.dataset import with_region
 from blemish.data.hashing import file_digest, fingerprint
@@ -32,19 +24,15 @@ from blemish.data.masks import read_mask
 from blemish.data.products import open_together
 from blemish.data.split import split_good
 from blemish.export.onnx import export
-from blemish.inference import torch_backend
-from blemish.inference.backend import Output
+from blemish.export.rounding import round_layers
 from blemish.inference.model_file import load_model_file
-from blemish.inference.onnx_backend import INPUT, attach, load_exported, portion_of
+from blemish.inference.onnx_backend import attach, load_exported, portion_of
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.roc import image_roc
 from blemish.training.calibrate import calibrate_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import onnx
-    import torch
+    from collections.abc import Mapping, Sequence
 
     from blemish.core.types import Sample
     from blemish.data.dataset import Dataset
@@ -53,8 +41,6 @@ if TYPE_CHECKING:
     from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
 
-LAYERS = ("Conv", "Gemm", "MatMul")
-"""The ONNX operators that onnxruntime multiplies in 8 bits."""
 IMAGES = 64
 """Good training images that set the ranges of what flows between layers, at most."""
 QUANTISATION = "quantisation"
@@ -100,7 +86,7 @@ def quantise(model: Path, data: Path | Mapping[str, Path], out: Path, *, layout:
         samples = [*split.train, *split.calibration, *dataset.test]
         exact = _of_all(load_exported(file), samples)
         _check_held_out(model_file, exact, split, where)
-        layers = _round(file, rounded, model_file, exact, _some_of_each(split.train), model)
+        layers = round_layers(file, rounded, model_file, exact, _some_of_each(split.train), model)
         backend = load_exported(rounded).backend
         noted = replace(model_file, provenance=model_file.provenance | {QUANTISATION: "int8"})
         _write(rounded, calibrate_model(noted, backend, split), out)
@@ -168,92 +154,6 @@ def _alike(again: Calibration, known: Calibration) -> bool:
     if again.n != known.n:
         return False
     return np.abs(again.scores - known.scores).max() <= SCORE_TOLERANCE * np.abs(known.scores).max()
-
-
-# --- rounding -------------------------------------------------------------------------------------------
-
-
-def trained_layers(graph: onnx.GraphProto, network: torch.nn.Module) -> list[str]:
-    """Name the nodes that multiply by weights the network was trained to have, as they are or transposed."""
-    from onnx import numpy_helper
-
-    def key(values: np.ndarray) -> tuple[tuple[int, ...], bytes]:
-        return values.shape, np.ascontiguousarray(values).tobytes()
-
-    own = [p.detach().numpy() for p in network.parameters() if p.requires_grad]
-    trained = {key(w) for p in own for w in (p, p.T)}
-    weights = {entry.name for entry in graph.initializer if key(numpy_helper.to_array(entry)) in trained}
-    return [node.name for node in graph.node if node.op_type in LAYERS and weights & set(node.input)]
-
-
-class _GoodImages:
-    """What the network is given of good images, one input at a time, as onnxruntime asks for it."""
-
-    def __init__(self, detector: Detector, paths: Sequence[Path]) -> None:
-        self.inputs = self._of(detector, paths)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next input, or None after the last."""
-        return next(self.inputs, None)
-
-    def _of(self, detector: Detector, paths: Sequence[Path]) -> Iterator[dict[str, np.ndarray]]:
-        seen: list[np.ndarray] = []
-
-        class Noting:
-            """Runs the detector's network, and keeps what it is given."""
-
-            def run(self, images: np.ndarray) -> Output:
-                seen.extend(images)
-                return detector.backend.run(images)
-
-        noting = replace(detector, backend=Noting())
-        for path in paths:
-            noting.predict(path)
-            yield from ({INPUT: x[np.newaxis]} for x in seen)
-            seen.clear()
-
-
-def _round(
-    file: Path, rounded: Path, model_file: ModelFile, exact: Detector, good: Sequence[Path], model: Path
-) -> int:
-    """Write an exported graph with its trained layers in 8 bits; returns how many these are.
-
-    Weights get 7 of the 8 bits: the sum of two products of 8 and 7 bits fits 16, in which processors without
-    VNNI add them up. With 8 they would saturate there, and thresholds made here would be wrong there.
-    """
-    import onnx
-    from onnxruntime import quantization
-
-    layers = trained_layers(onnx.load(file).graph, torch_backend.network_of(model_file, name=str(model)))
-    if not layers:
-        raise ModelError(
-            f"{model}: {model_file.method} has no trained layer that 8 bits would speed up; leave --int8 out"
-        )
-    with _quiet():
-        quantization.quantize_static(
-            file,
-            rounded,
-            _GoodImages(exact, good),  # type: ignore[arg-type]
-            quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
-            op_types_to_quantize=list(LAYERS),
-            nodes_to_quantize=layers,
-        )
-    return len(layers)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to itself that onnxruntime recommends a preparation that changes nothing here."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _write(rounded: Path, model_file: ModelFile, out: Path) -> None:

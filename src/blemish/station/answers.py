@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Any
 from blemish.inference.parts import TogetherRule
 from blemish.inference.promise import Promise
 from blemish.record.rows import standing
-from blemish.station.schemas import (
-    DriftAnswer,
-    InspectionAnswer,
-    ModelAnswer,
-    PartAnswer,
-    PartRuleAnswer,
-    PartsModelAnswer,
-    VerdictAnswer,
-    ViewAnswer,
-    WithdrawnAnswer,
-)
+from blemish.station.model_schemas import DriftAnswer, ModelAnswer, PartRuleAnswer, PartsModelAnswer
+from blemish.station.schemas import InspectionAnswer, PartAnswer, VerdictAnswer, ViewAnswer, WithdrawnAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

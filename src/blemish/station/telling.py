@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blemish.record.rows import StoreError
 from blemish.station.answers import answer_of
-from blemish.station.schemas import AlarmAnswer
+from blemish.station.model_schemas import AlarmAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

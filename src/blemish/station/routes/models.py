@@ -11,19 +11,17 @@ from pydantic import BaseModel, Field
 from blemish.core.errors import NotFoundError, UsageError
 from blemish.images.roi import Roi, roi_of_polygons
 from blemish.station.answers import model_answer_of
-from blemish.station.recalibration import PARTS
-from blemish.station.routes.access import Engineer, Judge, Viewer
-from blemish.station.routes.dependencies import REFUSALS, StationDep, check_login, with_zone
-from blemish.station.schemas import (
+from blemish.station.model_schemas import (
     AcknowledgementRequest,
     AlarmAnswer,
     AnyModel,
-    BucketAnswer,
     CalibrationAnswer,
-    Digest,
-    Id,
     ModelAnswer,
 )
+from blemish.station.recalibration import PARTS
+from blemish.station.routes.access import Engineer, Judge, Viewer
+from blemish.station.routes.dependencies import REFUSALS, StationDep, check_login, with_zone
+from blemish.station.schemas import BucketAnswer, Digest, Id
 
 router = APIRouter(prefix="/v1", responses=REFUSALS)
 Side = Annotated[int, Field(ge=16, le=4096)]
