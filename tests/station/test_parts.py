@@ -20,10 +20,10 @@ from blemish.inference.parts import TogetherRule, ViewScore
 from blemish.record.rows import StoreError
 from blemish.record.sampling import SamplingPlan
 from blemish.record.tables import Search
+from blemish.station.notifications import Notifications
 from blemish.station.parts import PartSettings
 from blemish.station.plc import CODES, Plc
 from blemish.station.station import Station
-from blemish.station.telling import Telling
 
 NAMES = PartNames(part=r"(\d+)_", view=r"_(\w+)[.]")
 goods, run, place = parts_at_station.goods, parts_at_station.run, parts_at_station.place
@@ -34,7 +34,7 @@ def test_a_part_is_decided_once_with_its_last_view(
     place: Place, run: Path, good: bytes, bad: bytes, tmp_path: Path
 ):
     told, state = [], Plc(place.station)
-    Telling(place.station, told.append)
+    Notifications(place.station, told.append)
     first = place.send(good, part="17", view="side").json()
     assert (first["view"], first["decision"], first["anomalous"]) == ("side", "unjudged", None)
     assert first["waits_for"] == ["top"]

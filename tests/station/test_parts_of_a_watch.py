@@ -16,7 +16,7 @@ from parts_at_station import Place, at
 from blemish.data.part_names import PartNames
 from blemish.inference.part_models import ViewModels
 from blemish.record.ledger_sync import sync_to_database
-from blemish.station.telling import Telling
+from blemish.station.notifications import Notifications
 from blemish.watch.folder import watch
 from blemish.watch.ledger import LEDGER_NAME
 from blemish.watch.parts import PartSettings
@@ -57,7 +57,7 @@ def recorded(n: int) -> Callable[[Path], bool]:
 
 def test_parts_of_a_watch_are_shown_as_the_station_s_own(place: Place, run: Path, good: bytes, bad: bytes):
     told: list[dict] = []
-    Telling(place.station, told.append)
+    Notifications(place.station, told.append)
     images = {"1_side.png": good, "1_top.png": good, "2_side.png": good, "2_top.png": bad}
     watched(run, images, place, decided(2))
     for part, top in (("3", good), ("4", bad)):

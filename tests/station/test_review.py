@@ -19,11 +19,11 @@ from blemish.record.ledger_sync import inspection_of
 from blemish.record.rows import Inspection, Verdict
 from blemish.record.store import Store
 from blemish.record.tables import Search
+from blemish.station.notifications import _event_of
 from blemish.station.plc import CODES
 from blemish.station.recalibration import recalibrated
 from blemish.station.report_html import report_html
 from blemish.station.shift_report import shift_report
-from blemish.station.telling import _event_of
 
 
 def reviewed(k: int, **given: Any) -> Inspection:

@@ -1,4 +1,4 @@
-"""Telling of rejects: in order, tried again, and never in the way of the inspection."""
+"""Notifications of rejects: in order, tried again, and never in the way of the inspection."""
 
 from __future__ import annotations
 

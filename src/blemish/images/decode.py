@@ -29,11 +29,11 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImag
 from blemish.core.errors import ImageError
 from blemish.images.decode_jpeg import decode_jpeg, pixels_of
 from blemish.images.decode_tiff import decode_tiff
-from blemish.images.foreign import format_of_head
+from blemish.images.drawing_mark import refuse_drawing
 from blemish.images.limits import check_array, check_size, drop_alpha, exif_orientation, orient, refusal
-from blemish.images.own import refuse_own
 from blemish.images.png import chunks_of, decode_png
 from blemish.images.sources import Frame, Observed, Stored, name_of
+from blemish.images.unread_formats import format_of_head
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -73,7 +73,7 @@ def _decode_png(data: bytes, name: str) -> np.ndarray:
     chunks = dict(reversed(found))  # the first one of each kind
     if b"acTL" in chunks:
         raise refusal(name, "is animated; save one frame")
-    refuse_own(chunks.get(b"tEXt", b""), name)
+    refuse_drawing(chunks.get(b"tEXt", b""), name)
     depth, colour_type = chunks[b"IHDR"][8:10]
     if depth < 8 or colour_type == 3 or (depth == 8 and b"tRNS" in chunks):  # packed, palette, a clear colour
         return _from_pillow(PngImagePlugin.PngImageFile(io.BytesIO(data)), name)
@@ -88,7 +88,7 @@ def _decode_webp(data: bytes, name: str) -> np.ndarray:
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
         check_size(height, width, 1, name)
     image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
-    refuse_own(image.info.get("exif", b""), name)
+    refuse_drawing(image.info.get("exif", b""), name)
     return _from_pillow(image, name)
 
 

@@ -20,10 +20,10 @@ import imagecodecs
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from blemish.images.foreign import unread_jpeg
-from blemish.images.heard import hear_warnings
+from blemish.images.decoder_warnings import collect_warnings
+from blemish.images.drawing_mark import refuse_drawing
 from blemish.images.limits import check_size, exif_orientation, orient, refusal
-from blemish.images.own import refuse_own
+from blemish.images.unread_formats import unread_jpeg
 
 MAX_SCANS = 100
 """Scans of a JPEG; progressive ones are saved with about ten."""
@@ -42,7 +42,7 @@ def decode_jpeg(data: bytes, name: str) -> np.ndarray:
     check_size(image.height, image.width, 1, name)
     if image.mode not in ("L", "RGB"):
         raise refusal(name, f"the colour mode {image.mode} is not read; convert to RGB")
-    refuse_own(image.info.get("comment", b""), name)
+    refuse_drawing(image.info.get("comment", b""), name)
     _check_progression(data, image)
     array = _decode_with_libtiff(data, image)
     if array is None:
@@ -63,9 +63,9 @@ def pixels_of(image: Image.Image) -> np.ndarray:
     return array
 
 
-def refuse_damage(heard: list[str]) -> None:
+def refuse_damage(warnings: list[str]) -> None:
     """Raise ValueError for the first of a decoder's warnings that tells of damaged JPEG data."""
-    for text in heard:
+    for text in warnings:
         if DAMAGE.match(text):
             raise ValueError(text)
 
@@ -122,13 +122,13 @@ def _first_scan(data: bytes) -> int:
 
 def _decode_with_libtiff(data: bytes, image: JpegImagePlugin.JpegImageFile) -> np.ndarray | None:
     """Decode to (H, W, C); None for a JPEG that libtiff does not take. Raises ValueError for damage."""
-    with hear_warnings() as heard:
+    with collect_warnings() as warnings:
         try:
             array = imagecodecs.tiff_decode(_tiff_around(data, image), verbose=True)
         except (imagecodecs.TiffError, IndexError):  # IndexError: a directory that libtiff does not take
             array = None
-    refuse_damage(heard)
-    if array is None or any(not _OF_TIFF.match(text) for text in heard):
+    refuse_damage(warnings)
+    if array is None or any(not _OF_TIFF.match(text) for text in warnings):
         return None  # libjpeg tells its first warning only: behind a harmless one it would hide damage
     return pack(array.reshape(image.height, image.width, -1))
 

@@ -12,7 +12,7 @@ import imagecodecs
 import numpy as np
 
 from blemish.images.decode_jpeg import refuse_damage
-from blemish.images.heard import hear_warnings
+from blemish.images.decoder_warnings import collect_warnings
 from blemish.images.limits import MAX_PIXELS, check_size, drop_alpha, orient, refusal
 
 # tifffile logs what it finds odd; without any handler Python would print that to stderr.
@@ -61,24 +61,24 @@ def _decode_jpegs(series, page, data: bytes) -> np.ndarray | None:
     None for what libtiff does not take, or would give in another order.
     """
     array = None
-    with hear_warnings() as heard:
+    with collect_warnings() as warnings:
         for part in series.pages:
             try:
                 array = imagecodecs.tiff_decode(data, part.index, verbose=True)
             except (imagecodecs.TiffError, IndexError, ValueError):
                 array = None
-    refuse_damage(heard)
+    refuse_damage(warnings)
     same = array is not None and array.shape == series.shape and array.dtype == series.dtype
     return array if same and len(series.pages) == 1 and page.planarconfig == 1 else None
 
 
 def _check_jpeg2000(series, data: bytes) -> None:
-    with hear_warnings() as heard:
+    with collect_warnings() as warnings:
         for part in series.pages:
             for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True):
                 imagecodecs.jpeg2k_decode(data[offset : offset + count], verbose=2)
-    if heard:
-        raise ValueError(heard[0])
+    if warnings:
+        raise ValueError(warnings[0])
 
 
 def _check_directory(data: bytes, page, layout) -> None:

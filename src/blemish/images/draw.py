@@ -14,8 +14,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from blemish.core.files import temporary_for
+from blemish.images.drawing_mark import MARK, PNG_TEXT
 from blemish.images.limits import refusal
-from blemish.images.own import MARK, PNG_TEXT
 from blemish.images.png import encode_png
 from blemish.images.preprocess import resize
 from blemish.images.preview import THUMBNAIL_SIDE, Preview, preview_of

@@ -200,9 +200,9 @@ def record_line(folder: Path, number: int) -> str:
 @contextmanager
 def _outgoing(options: ServeOptions, station: Station) -> Iterator[None]:
     """Tell others what happens here: by hooks, and what a PLC reads."""
+    from blemish.station.notifications import Notifications
     from blemish.station.plc import Plc
     from blemish.station.rollout import Rollout
-    from blemish.station.telling import Telling
     from blemish.watch.notify import Receivers
 
     def say(text: str) -> None:
@@ -218,7 +218,7 @@ def _outgoing(options: ServeOptions, station: Station) -> Iterator[None]:
         mqtt=options.mqtt,
     )
     with receivers.telling(say) as tell, ExitStack() as stack:
-        Telling(station, tell)
+        Notifications(station, tell)
         if options.rollout:
             stack.callback(Rollout(station, options.rollout, say).close)
         if options.opcua or options.modbus:

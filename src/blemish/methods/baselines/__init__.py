@@ -1,1 +1,4 @@
-"""The comparison systems of the papers' tables, and PCA: one file each, trained from scratch."""
+"""The methods to compare with: those of the papers' tables, and other published ones.
+
+They are trained from scratch, or stand on pre-trained features that the user brings.
+"""

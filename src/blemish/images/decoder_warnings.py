@@ -1,4 +1,4 @@
-"""What decoders warn of: damage that they see and decode nevertheless, made an error here.
+"""Warnings of decoders: damage that they see and decode nevertheless, made an error here.
 
 imagecodecs passes the warnings of libjpeg, libtiff and OpenJPEG on to Python's logging. A log may be turned
 off, and a warning that nobody sees is half an image that somebody trusts. So they are taken before they get
@@ -12,28 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_heard: ContextVar[list[str] | None] = ContextVar("warnings of a decoder", default=None)
+_collected: ContextVar[list[str] | None] = ContextVar("warnings of a decoder", default=None)
 _logger = logging.getLogger("imagecodecs")
 _log_warning = _logger.warning
 
 
-def _hear(message: object, *arguments: object) -> None:
-    heard = _heard.get()
-    if heard is None:
+def _collect(message: object, *arguments: object) -> None:
+    collected = _collected.get()
+    if collected is None:
         _log_warning(message, *arguments)
     else:
-        heard.append(str(message) % arguments if arguments else str(message))
+        collected.append(str(message) % arguments if arguments else str(message))
 
 
-_logger.warning = _hear  # pyright: ignore[reportAttributeAccessIssue]  # a handler hears less: see above
+_logger.warning = _collect  # pyright: ignore[reportAttributeAccessIssue]  # a handler is told less: see above
 
 
 @contextmanager
-def hear_warnings() -> Iterator[list[str]]:
+def collect_warnings() -> Iterator[list[str]]:
     """Give the list of what imagecodecs warns of within the block, in this thread."""
-    heard: list[str] = []
-    token = _heard.set(heard)
+    collected: list[str] = []
+    token = _collected.set(collected)
     try:
-        yield heard
+        yield collected
     finally:
-        _heard.reset(token)
+        _collected.reset(token)

@@ -10,7 +10,7 @@ PNG_TEXT = b"Software\0" + MARK
 """The mark as a PNG holds it, the body of a chunk `tEXt`."""
 
 
-def refuse_own(text: bytes, name: str) -> None:
+def refuse_drawing(text: bytes, name: str) -> None:
     """Raise ImageError where a picture's text has the mark."""
     if MARK in text:
         raise refusal(name, "is a picture that blemish drew, not a photo of a part; leave it out")

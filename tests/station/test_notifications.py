@@ -19,7 +19,7 @@ from blemish.record.labels import Labelling, Labels
 from blemish.record.sampling import SamplingPlan
 from blemish.record.store import Store
 from blemish.station.following import Following
-from blemish.station.telling import Telling
+from blemish.station.notifications import Notifications
 from blemish.watch.notify import Receivers, signature
 
 
@@ -34,7 +34,7 @@ class Line:
 
 def test_rejects_reviews_and_alarms_of_this_station_are_told(tmp_path: Path):
     line, told = Line(tmp_path), list[dict[str, Any]]()
-    Telling(line, told.append)  # type: ignore[arg-type]
+    Notifications(line, told.append)  # type: ignore[arg-type]
     line.store.record([part(0, rejected=True, station="east"), part(1, rejected=True, station="west")])
     line.store.set_sampling(SamplingPlan(1.0))
     line.store.record([part(2, station="east"), part(3, station=None)])

@@ -1,4 +1,4 @@
-"""Telling other machines what happens at a station: rejects, parts that wait for a person, alarms."""
+"""Notifications of what happens at a station: rejects, parts that wait for a person, alarms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Event = Literal["reject", "review", "alarm"]
 
 
-class Telling:
+class Notifications:
     """Hands events to `tell`, which must never wait: {"event": …} and what `/v1` answers of it.
 
     Of a record that several stations share, each tells of its own parts.
