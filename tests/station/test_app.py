@@ -185,10 +185,10 @@ def test_full_is_said_so(tiny_model: Path, tmp_path: Path, parts):
     with served(tiny_model, tmp_path, capacity=1) as client:
         station = client.app.state.station
         (engine,) = station.engines.values()
-        assert engine._free_places.acquire(blocking=False)
+        engine.room.enter(1)
         answer = send(client, parts["good"])
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        engine._free_places.release()
+        engine.room.leave(1)
         assert send(client, parts["good"]).status_code == 201
 
 

@@ -24,9 +24,10 @@ pytest.importorskip("sqlalchemy", reason="the station's packages are not install
 
 from blemish.inference.detector import Detector
 from blemish.record.store import Inspection
-from blemish.station.engine import Busy, Engine
+from blemish.station.engine import Engine
 from blemish.station.engine_jobs import Job, Model, Upload
 from blemish.station.render import read_map
+from blemish.station.waiting_room import Busy
 
 LEVELS = [100, 120, 140]
 
@@ -216,7 +217,7 @@ def test_a_failing_step_is_its_request_s_alone():
 def test_files_that_wait_are_bounded_by_their_bytes_too():
     with running(fake_detector(grey_levels=LEVELS)) as engine:
         one = request(90)
-        engine.max_bytes = 3 * len(one.data)
+        engine.room.max_bytes = 3 * len(one.data)
         engine.store.open.clear()
         futures = [engine.submit(one) for _ in range(3)]
         with pytest.raises(Busy, match="images of 0 MB wait already"):

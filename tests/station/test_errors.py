@@ -23,9 +23,9 @@ from blemish.core.errors import (
     UsageError,
 )
 from blemish.record.store import StoreError
-from blemish.station.engine import Busy
 from blemish.station.errors import error_response, status_of
 from blemish.station.security import Forbidden, Unauthorized
+from blemish.station.waiting_room import Busy
 
 NOWHERE, UNKNOWN = "0" * 26, "a" * 64
 

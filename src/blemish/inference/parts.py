@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from blemish.core.errors import DataError, UsageError
-from blemish.inference.calibration import calibrate, images_needed, usual
-from blemish.inference.detector import DEFAULT_FALSE_ALARM_RATE
-from blemish.inference.detector_arguments import check_review_order
+from blemish.core.errors import DataError
+from blemish.inference.calibration import calibrate, usual
 from blemish.inference.p_values import bonferroni
+from blemish.inference.part_rates import check_review_rate, promised_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -143,11 +142,9 @@ class TogetherRule:
         n = calibration.n
         self.calibration, self.carried_by = calibration, n
         self.count, self.names = calibration.scores.shape[1], calibration.views
-        self.rate = _promised(
-            rate, "false-alarm", lowest=1 / (n + 1), of=f"{n} calibration parts", kind="parts"
-        )
+        self.rate = promised_rate(rate, lowest=1 / (n + 1), of=f"{n} calibration parts", kind="parts")
         self.review_rate = review_rate
-        _check_review(self.rate, review_rate, np.arange(1, n + 2) / (n + 1))
+        check_review_rate(self.rate, review_rate, np.arange(1, n + 2) / (n + 1))
 
     def decide(self, views: Sequence[ViewScore]) -> PartDecision:
         """Decide of a part. Raises DataError for views that the calibration parts have not."""
@@ -196,8 +193,8 @@ class ApartRule:
         n = self.carried_by
         of = f"{n} calibration images of a view, of {count} views,"
         lowest = float(_exact(count / (n + 1)))
-        rate = _promised(self.given, "false-alarm", lowest=lowest, of=of, kind="images", times=count)
-        _check_review(rate, self.review_rate, _exact(count * np.arange(1, n + 2) / (n + 1)))
+        rate = promised_rate(self.given, lowest=lowest, of=of, kind="images", times=count)
+        check_review_rate(rate, self.review_rate, _exact(count * np.arange(1, n + 2) / (n + 1)))
         return rate
 
     def decide(self, views: Sequence[ViewScore]) -> PartDecision:
@@ -267,36 +264,3 @@ def missing_views(views: Sequence[ViewScore], count: int | None, names: tuple[st
         )
     lacking = (count or len(views)) - sum(v.score is not None for v in views)
     return [f"{lacking} of {count or len(views)}"] if lacking else []
-
-
-def _promised(rate: float | None, name: str, *, lowest: float, of: str, kind: str, times: int = 1) -> float:
-    """Return the rate that is asked for, or the default. Raises UsageError below the lowest that is had."""
-    wanted = max(DEFAULT_FALSE_ALARM_RATE, lowest) if rate is None else rate
-    if not 0 < wanted < 1 or wanted < lowest:
-        at = f"can promise {_rounded_up(lowest):g} of parts at the lowest"
-        asked = DEFAULT_FALSE_ALARM_RATE if rate is None else rate
-        if not 0 < asked < 1:
-            raise UsageError(f"{name} rate {asked:g}: it must lie between 0 and 1; 0.05 is 5 %")
-        raise UsageError(
-            f"{name} rate {asked:g}: {of} {at}; hold out {images_needed(asked / times)} good {kind}, or ask "
-            "for a higher rate"
-        )
-    return wanted
-
-
-def _rounded_up(rate: float) -> float:
-    """Return a rate to be named, of 4 digits: rounded to the nearest, it might be refused when given."""
-    return -(-rate * 10_000 // 1) / 10_000
-
-
-def _check_review(rate: float, review_rate: float | None, possible: np.ndarray) -> None:
-    """Refuse a review rate that sends no part to a person; `possible` are the p-values that there can be."""
-    if review_rate is None:
-        return
-    check_review_order(rate, review_rate)
-    if not ((possible > rate) & (possible <= review_rate)).any():
-        least = possible[possible > rate].min()
-        raise UsageError(
-            f"--review-rate {review_rate:g}: so few calibration parts cannot tell it from the false-alarm "
-            f"rate, {rate:.3g}; give {_rounded_up(least):g} or more"
-        )

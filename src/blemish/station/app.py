@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from blemish.core.errors import BlemishError
-from blemish.station.engine import MAX_WAITING_BYTES
 from blemish.station.errors import answer_nobody, handle_error, handle_value
 from blemish.station.guard import Guard
 from blemish.station.prometheus import Meters
@@ -32,6 +31,7 @@ from blemish.station.routes import (
 from blemish.station.routes.access import RouteRoles
 from blemish.station.sessions import Sessions
 from blemish.station.token_changes import TokenChanges
+from blemish.station.waiting_room import MAX_WAITING_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

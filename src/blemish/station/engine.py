@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from blemish.core.errors import BlemishError, ImageError
+from blemish.core.errors import ImageError
 from blemish.core.types import Prediction
 from blemish.images.decode import decode
 from blemish.images.draw import encode_map
@@ -34,6 +34,7 @@ from blemish.images.preprocess import LARGE_PIXELS
 from blemish.images.sources import Frame
 from blemish.record.identifiers import new_id, utc_now
 from blemish.station.engine_jobs import ONE_LARGE, Job, Model, Upload, inspection_of
+from blemish.station.waiting_room import MAX_WAITING_BYTES, WaitingRoom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -50,12 +51,6 @@ WRITERS = 8
 """Threads that write files; most of the time they wait for the disk."""
 MAX_ROWS = 256
 """Rows of a transaction at most."""
-MAX_WAITING_BYTES = 2**29
-"""Bytes of files that wait at most."""
-
-
-class Busy(BlemishError):
-    """As many requests as can wait are waiting."""
 
 
 class Recorder(Protocol):
@@ -86,18 +81,15 @@ class Engine:
         ended with that was not recorded; both must be quick.
         """
         self.model, self.store, self.archive = model, store, archive
-        self.capacity, self.max_bytes, self.max_pixels = capacity, max_bytes, max_pixels
+        self.room, self.max_pixels = WaitingRoom(capacity, max_bytes), max_pixels
         self.on_recorded, self.on_failed, self.make_id = on_recorded, on_failed, make_id
         self._open: dict[str, Job] = {}
-        self._free_places = threading.Semaphore(capacity)
-        self._waiting, self._bytes, self._counting = 0, 0, threading.Lock()
         self._ready: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._written: queue.SimpleQueue[tuple[Job, Inspection] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
-        self._network = (
-            threading.Lock()
-        )  # while it runs the next batch grows; a larger one costs less an image
+        # while the network runs the next batch grows; a larger one costs less an image
+        self._network = threading.Lock()
         self._scorers = [threading.Thread(target=_repeat, args=(self._score,)) for _ in range(SCORERS)]
         self._recorder = threading.Thread(target=_repeat, args=(self._record,))
         for thread in (*self._scorers, self._recorder):
@@ -107,7 +99,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Requests that have no answer yet."""
-        return self._waiting
+        return self.room.waiting
 
     @property
     def product(self) -> str | None:
@@ -122,7 +114,7 @@ class Engine:
     def begin(self, upload: Upload) -> Job:
         """Queue an upload as `submit` does; returns the job, which has its identifier already."""
         size, now = len(upload.data), utc_now()
-        self._enter(size)
+        self.room.enter(size)
         job = Job(self.make_id(now), now, upload, Future(), time.monotonic(), self.model)
         self._open[job.id] = job
         # an answer keeps its callbacks: one that held the job would keep the image until garbage is collected
@@ -139,7 +131,7 @@ class Engine:
 
     def close(self) -> None:
         """Answer the uploads that wait, then end the threads. Nothing may be submitted any more."""
-        while self._waiting:
+        while self.waiting:
             time.sleep(0.01)
         for _ in self._scorers:
             self._ready.put(None)
@@ -149,22 +141,9 @@ class Engine:
         self._decoders.shutdown()
         self._writers.shutdown()
 
-    def _enter(self, size: int) -> None:
-        if not self._free_places.acquire(blocking=False):
-            raise Busy(f"{self.capacity} images wait already; send it again in a second")
-        with self._counting:
-            full = self._bytes > 0 and self._bytes + size > self.max_bytes  # one is taken, however large
-            if not full:
-                self._waiting, self._bytes = self._waiting + 1, self._bytes + size
-        if full:
-            self._free_places.release()
-            raise Busy(f"images of {self._bytes / 1e6:.0f} MB wait already; send it again in a second")
-
     def _leave(self, id: str, size: int, answer: Future[Inspection]) -> None:
         self._open.pop(id, None)
-        with self._counting:
-            self._waiting, self._bytes = self._waiting - 1, self._bytes - size
-        self._free_places.release()
+        self.room.leave(size)
         error = None if answer.cancelled() else answer.exception()
         if error is not None:
             self.on_failed(error)

@@ -16,8 +16,8 @@ from blemish.core.errors import (
     NotFoundError,
 )
 from blemish.record.store import StoreError
-from blemish.station.engine import Busy
 from blemish.station.security import Forbidden, Unauthorized
+from blemish.station.waiting_room import Busy
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -109,7 +109,7 @@ class Station(ModelsInUse):
         problem = self.readiness.problem()
         if problem is not None:
             return problem
-        full = [self.name_of(d) for d, e in self.engines.items() if e.waiting >= e.capacity]
+        full = [self.name_of(d) for d, e in self.engines.items() if e.waiting >= e.room.capacity]
         return f"as many images wait as can, for {', '.join(full)}" if full else None
 
     def retain(self) -> None:
