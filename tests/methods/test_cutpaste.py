@@ -199,6 +199,24 @@ def test_with_a_region_nothing_is_pasted_on_what_does_not_count(monkeypatch):
         assert (each[changed.expand_as(each)] < 0.45).all()  # and none of the cover
 
 
+def test_with_a_region_of_one_percent_something_is_pasted_into_each_crop(monkeypatch):
+    network, made = small(), []
+    x = torch.full((200, 3, 32, 48), 127 / 255)  # the cover
+    x[..., 14:18, 20:24] = images(200, size=(4, 4))  # 16 of 1536 pixels
+    three_ways = cutpaste_augment.three_ways
+    monkeypatch.setattr(cutpaste, "jitter", lambda crops, *_: crops)
+    monkeypatch.setattr(cutpaste, "three_ways", lambda *given: made.append(three_ways(*given)) or made[-1])
+    network.covered = True
+    torch.manual_seed(0)
+    network.loss(x)
+    good, *pasted = made[0].split(200)
+    cover = (good == 127 / 255).all(dim=1, keepdim=True)
+    for each in pasted:
+        changed = (each != good).any(dim=1, keepdim=True)
+        assert changed.flatten(1).any(dim=1).all()
+        assert not (changed & cover).any()
+
+
 def test_a_region_of_all_that_is_seen_changes_no_paste(monkeypatch):
     crops = images(4, 3, (16, 16))
     everywhere = torch.ones_like(crops[:, :1], dtype=torch.bool)

@@ -168,3 +168,19 @@ def test_crops_are_cut_anywhere():
     assert places == {(i, j) for i in range(3) for j in range(4)}
     i, j = int(crops[0, 0, 0, 0]) // 7, int(crops[0, 0, 0, 0]) % 7
     assert torch.equal(crops[0, 0], x[0, 0, i : i + 4, j : j + 4])
+
+
+@pytest.mark.parametrize("draw", [cutpaste_augment.draw_rectangles, cutpaste_augment.draw_scars])
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_a_piece_is_put_on_what_counts_where_chance_finds_no_place(draw, side):
+    torch.manual_seed(0)
+    seen = torch.zeros(300, 1, 32, 32, dtype=torch.bool)
+    seen[..., 32 - side :, 32 - side :] = True  # in the corner, where fewest pieces lie
+    values = torch.arange(32 * 32.0).view(1, 1, 32, 32).expand(300, 1, 32, 32)  # each pixel is told
+    pieces = cutpaste_augment.draw_inside(draw, seen)
+    moved, inside = cutpaste_augment.cut(values, pieces)
+    comes = seen.flatten(1).gather(1, moved.flatten(1).long()).view_as(seen)
+    pasted = inside & comes & seen
+    assert pasted.flatten(1).any(dim=1).all()
+    if side > 1:  # and other pixels than those that were there
+        assert (pasted & (moved != values)).flatten(1).any(dim=1).all()

@@ -68,3 +68,18 @@ def test_a_part_that_has_waited_too_long_is_shown_when_it_is_decided(
         page.locator("#inspect-stage .decision.rejected").wait_for()
         large.locator("#large-said .mark.rejected").wait_for()
         assert large.locator("#large-strip .mark").first.get_attribute("aria-label") == "2: Accepted"
+
+
+def test_new_thresholds_of_parts_are_said_to_be_made_by_a_command(pca_onnx: Path, tmp_path: Path, tab: Open):
+    (tmp_path / "good.png").write_bytes(GOOD)
+    model = with_parts(pca_onnx, [tmp_path / "good.png"], tmp_path / "valve.onnx")
+    with running(model, tmp_path / "station") as here:
+        page = tab(f"{here.address}/#models")
+        card = page.locator(".model")
+        card.get_by_text("New thresholds are made by the command").wait_for()
+        assert [each.inner_text() for each in card.locator("code").all()] == [
+            "blemish recalibrate",
+            "--part-pattern",
+        ]
+        assert card.get_by_label("Newest parts").is_hidden()
+        page.get_by_text("For parts with several views, or for several products, train with").wait_for()

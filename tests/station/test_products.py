@@ -10,9 +10,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
+from conftest import tiny_image
 from fastapi.testclient import TestClient
 from products import as_two_products
-from requests_to_station import send, served
+from requests_to_station import png, send, served
 
 from blemish.core.errors import BlemishError, UsageError
 from blemish.inference import load
@@ -113,3 +114,26 @@ def test_a_watch_is_told_the_product(model: Path, tiny_model: Path, tmp_path: Pa
     with pytest.raises(UsageError, match="no product is given: this model has bolt, nut; give one of them"):
         settings(model, None).load(model)
     assert settings(tiny_model, "nut").load(tiny_model).model_file.product is None  # a label of rows alone
+
+
+def test_new_thresholds_are_those_of_one_product(model: Path, tmp_path: Path):
+    folder = tmp_path / "station"
+    with served(model, folder) as client:
+        known = {each["name"]: each for each in client.get("/v1/models").json()}
+        n = known["parts:nut"]["calibration_images"]
+        scores = [send(client, png(tiny_image(i)), product="nut").json()["score"] for i in range(n)]
+        for each in client.get("/v1/inspections", params={"to_judge": True, "limit": 500}).json()["items"]:
+            client.post(f"/v1/inspections/{each['id']}/verdict", json={"verdict": "good"})
+        answer = client.post(f"/v1/models/{known['parts:nut']['digest']}/recalibration", json={})
+        assert answer.status_code == 201, answer.text
+        made = answer.json()
+        assert (made["name"], made["calibration_images"]) == ("parts:nut", n)
+        assert client.get(f"/v1/models/{made['digest']}/calibration").json()["scores"] == sorted(scores)
+        said = send(client, png(tiny_image(1)), product="nut").json()
+        assert (said["model"], said["product"]) == (made["digest"], "nut")
+        assert (
+            send(client, png(tiny_image(1)), product="bolt").json()["model"] == known["parts:bolt"]["digest"]
+        )
+    with served(model, folder) as client:
+        used = {each["name"]: each["digest"] for each in client.get("/v1/models").json() if each["active"]}
+        assert used == {"parts:nut": made["digest"], "parts:bolt": known["parts:bolt"]["digest"]}

@@ -202,6 +202,11 @@ def read_part_calibration(
     return calibration
 
 
+def calibrating_models(file: Path) -> set[str]:
+    """Return the digests of the models that a `parts.json` is of. Raises ModelError for damage."""
+    return {*_read(file)[1].values()}
+
+
 def _read(file: Path) -> tuple[PartCalibration, dict[str, str]]:
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

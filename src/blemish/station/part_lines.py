@@ -120,8 +120,8 @@ class PartLines:
         """Refuse to change a model by which parts were calibrated. Raises ConflictError."""
         if self.of(digest) is not None:
             raise ConflictError(
-                f"model {name}: decides of parts with several views; calibrate it by `blemish recalibrate` "
-                "and `blemish parts`, and start the station with what they make"
+                f"model {name}: decides of parts with several views; make new thresholds by `blemish "
+                "recalibrate` with --part-pattern, and start the station with the new model"
             )
 
 

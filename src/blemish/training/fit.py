@@ -13,7 +13,8 @@ from blemish.data.products import open_together
 from blemish.data.split import split_good
 from blemish.inference.counting import Counting
 from blemish.inference.detector import Detector
-from blemish.inference.model_file import MODEL_NAME, ModelFile, save_model_file
+from blemish.inference.model_file import MODEL_NAME, ModelFile, model_file_bytes, save_model_file
+from blemish.inference.part_models import PARTS_NAME
 from blemish.inference.torch_backend import TorchBackend
 from blemish.methods.auto import AutoConfig
 from blemish.methods.registry import combination, method_named, method_of, preset_named
@@ -191,7 +192,8 @@ def _lesson(
 def _save(folder: Path, model_file: ModelFile, backend: TorchBackend, parts: Split | None) -> None:
     """Write the model of a run that is over, and what calibrates parts, None: there are none."""
     if parts is not None:
-        save_parts(folder, Detector(model_file=model_file, backend=backend), parts)
+        detector, data = Detector(model_file=model_file, backend=backend), model_file.provenance["dataset"]
+        save_parts(folder / PARTS_NAME, detector, parts, model_file_bytes(model_file), data=data)
     save_model_file(folder / MODEL_NAME, model_file)  # last: this file says that a run is finished
     remove_checkpoint(folder)
     remove_trial(folder)

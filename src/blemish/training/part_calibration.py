@@ -11,8 +11,7 @@ import numpy as np
 
 from blemish.core.errors import DataError, ImageError
 from blemish.data.hashing import file_digest
-from blemish.inference.model_file import model_file_bytes
-from blemish.inference.part_models import PARTS_NAME, products_error, write_part_calibration
+from blemish.inference.part_models import products_error, write_part_calibration
 from blemish.inference.parts import PartCalibration
 
 if TYPE_CHECKING:
@@ -104,14 +103,14 @@ def _by_detector(
     return list(found.values())
 
 
-def save_parts(folder: Path, detector: Detector, split: Split) -> None:
-    """Write the `parts.json` of a model that is about to be saved in a run folder. Raises OSError."""
+def save_parts(file: Path, detector: Detector, split: Split, model: bytes, *, data: str) -> None:
+    """Write the `parts.json` of a model, of which `model` is the file's content, from the data set `data`.
+
+    Raises OSError.
+    """
     calibration, names = calibrate_parts(lambda _view: detector, split.calibration, _good(split))
-    digest = hashlib.sha256(model_file_bytes(detector.model_file)).hexdigest()
-    digests = dict.fromkeys(calibration.views or ("",), digest)
-    write_part_calibration(
-        folder / PARTS_NAME, calibration, digests, parts=names, data=detector.model_file.provenance["dataset"]
-    )
+    digests = dict.fromkeys(calibration.views or ("",), hashlib.sha256(model).hexdigest())
+    write_part_calibration(file, calibration, digests, parts=names, data=data)
 
 
 def calibrate_views(

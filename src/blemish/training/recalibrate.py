@@ -14,17 +14,21 @@ from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.products import label, open_together
 from blemish.data.split import Split, refuse_shared
 from blemish.inference.counting import Counting
+from blemish.inference.detector import Detector
 from blemish.inference.detector_arguments import check_region
 from blemish.inference.load import load
 from blemish.inference.model_file import MODEL_NAME, find_model
 from blemish.inference.onnx_backend import SUFFIX, version_bytes
+from blemish.inference.part_models import ViewModels, calibrating_models, products_error
 from blemish.training.calibrate import calibrate_model
+from blemish.training.part_calibration import calibrates_parts, save_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from blemish.core.types import Sample
     from blemish.data.dataset import Dataset
+    from blemish.data.part_names import PartNames
     from blemish.images.roi import Roi
     from blemish.inference.model_file import ModelFile
 
@@ -39,8 +43,12 @@ def recalibrate(
     layout: str = "auto",
     device: str = "auto",
     product: str | None = None,
+    names: PartNames | None = None,
 ) -> tuple[ModelFile, int]:
     """Write a model with thresholds of the good images of `data` that it has not learnt.
+
+    Where the parts are told that images show, decisions of parts with several views are calibrated too, in a
+    `parts.json` beside the model; of a part of which the model has learnt an image nothing is taken.
 
     Args:
         model: run folder, model file or exported model.
@@ -52,10 +60,11 @@ def recalibrate(
         layout: how `data` lies on the disk, as in `blemish.data.dataset.open_dataset`.
         device: auto, cpu or cuda.
         product: what all the images show, where the model has several products and `data` names none.
+        names: how the names of images tell their parts; None: they do not, or a manifest does.
 
     Returns what was written, and how many images were left out as the model has learnt them. Raises
-    DataError when none is left or an image is of two products, UsageError for an `out` of another kind or one
-    that holds a model.
+    DataError when none is left, none of the parts has all views, or an image is of two products; UsageError
+    for an `out` of another kind or one that holds a model, and for parts that several models decide of.
     """
     exported = model.suffix.lower() == SUFFIX
     file = out if exported else out / MODEL_NAME
@@ -64,8 +73,10 @@ def recalibrate(
         raise UsageError(f"--out {out}: must be {kind}")
     if file.exists():
         raise UsageError(f"--out {out}: already holds a model; choose another --out, or remove it")
-    dataset = open_together(data, layout=layout)
+    dataset = open_together(data, layout=layout, names=names)
     detector = load(model, device=device)
+    if names is not None and detector.model_file.products:
+        raise products_error(model)
     if roi is not None:
         check_region(detector)
     counting = _changed(detector.model_file.counting, sizes or {}, roi)
@@ -80,12 +91,29 @@ def recalibrate(
         provenance=source.provenance | {"recalibrated": about},
     )
     split = Split(train=[], validation=[], calibration=[sample for sample, _ in samples], digests={})
+    has_parts = not source.products and calibrates_parts(split)
+    if has_parts:
+        _refuse_other_models(model)
     with owned(file.parent, lock=f".{file.name}.lock", named=f"--out {out}"):
         found = calibrate_model(wanted, detector.backend, split)
         if source.product is not None:
             found = found.of_product(source.product.name)
-        write_whole(file, version_bytes(find_model(model), found), durable=True)
+        content = version_bytes(find_model(model), found)
+        if has_parts:
+            new = Detector(model_file=found, backend=detector.backend)
+            save_parts(ViewModels(usual=out).calibration_file, new, split, content, data=dataset.name)
+        write_whole(file, content, durable=True)  # last: this file says that all is done
     return found, left_out
+
+
+def _refuse_other_models(model: Path) -> None:
+    """Raise UsageError for a model whose parts are decided with other models of views."""
+    file = ViewModels(usual=model).calibration_file
+    if file.exists() and calibrating_models(file) - {file_digest(find_model(model))}:
+        raise UsageError(
+            f"{file}: decides by models of other views too; recalibrate each model without --part-pattern, "
+            "then calibrate the parts by `blemish parts --view-model VIEW=MODEL`"
+        )
 
 
 def _changed(counting: Counting, sizes: Mapping[str, float], roi: Roi | None) -> Counting:
@@ -122,13 +150,19 @@ def _not_learnt(
 ) -> tuple[list[tuple[Sample, str]], int]:
     """Return the images that a model has not learnt, each with its digest, and how many it has.
 
-    Raises DataError where it has learnt all of a product, and for an image of two products.
+    Those of a part of which it has learnt another image count as learnt. Raises DataError where
+    it has learnt all of a product, and for an image of two products.
     """
     samples = [*dataset.train, *dataset.calibration]
     learnt = model_file.provenance.get("training_digests", {})
     with_digests = [(sample, file_digest(sample.path)) for sample in samples]
     refuse_shared(with_digests)
-    found = [(sample, digest) for sample, digest in with_digests if digest not in learnt]
+    known = {(s.part, s.split) for s, digest in with_digests if digest in learnt and s.part is not None}
+    found = [
+        (sample, digest)
+        for sample, digest in with_digests
+        if digest not in learnt and (sample.part, sample.split) not in known
+    ]
     for name in dataset.products or [None]:
         own = [sample for sample in samples if sample.product == name]
         if all(sample.product != name for sample, _ in found):

@@ -12,7 +12,7 @@ it: the cover would give them away.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -167,15 +167,38 @@ def _that_counts(seen: Tensor, pieces: Pieces) -> Tensor:
 def draw_inside(draw: Callable[[int, int, int], Pieces], seen: Tensor) -> Pieces:
     """Draw pieces by `draw`, one for each crop, of `TRIES` the one of which the largest share counts.
 
-    `seen`, bool (B, 1, H, W), says what counts.
+    Where of none anything counts, as in a small region, the piece is moved onto what does: each crop gets a
+    paste. `seen`, bool (B, 1, H, W), says what counts.
     """
     B, _, H, W = seen.shape
     drawn = draw(TRIES * B, H, W).to(seen.device)
     tried = seen.repeat(TRIES, 1, 1, 1)
     counts, whole = _that_counts(tried, drawn), cut(tried, drawn)[1]
     share = counts.flatten(1).sum(dim=1) / whole.flatten(1).sum(dim=1).clamp(min=1)
-    chosen = share.view(TRIES, B).argmax(dim=0) * B + torch.arange(B, device=seen.device)
-    return Pieces(**{name: value[chosen] for name, value in vars(drawn).items()})
+    best, tries = share.view(TRIES, B).max(dim=0)
+    chosen = tries * B + torch.arange(B, device=seen.device)
+    pieces = Pieces(**{name: value[chosen] for name, value in vars(drawn).items()})
+    return _moved_onto(seen, pieces, best == 0) if (best == 0).any() else pieces
+
+
+def _moved_onto(seen: Tensor, pieces: Pieces, which: Tensor) -> Pieces:
+    """Move pieces of the crops `which`, bool (B,): a pixel that counts is cut out, and lies on another one.
+
+    Of a crop of which only one pixel counts it is that one, which the jitter changes. A piece may reach
+    beyond its crop then, where nothing of it is pasted.
+    """
+    W, size = seen.shape[3], pieces.size[which]
+    counts = seen[which].flatten(1).float().cpu().clamp(min=1e-30)  # in a crop without any: anywhere
+    target = torch.multinomial(counts, 1)
+    source = torch.multinomial(counts.scatter(1, target, 1e-6), 1)
+    middle = 0.5 + (size + 1) % 2 / 2  # of a piece whose sides are whole pixels, even or odd
+    moved = {
+        name: getattr(pieces, name).index_put(
+            (which,), torch.cat([at // W, at % W], dim=1).to(size.device) + middle
+        )
+        for name, at in (("source", source), ("target", target))
+    }
+    return replace(pieces, **moved)
 
 
 def three_ways(x: Tensor, seen: Tensor | None = None) -> Tensor:

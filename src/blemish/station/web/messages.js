@@ -36,17 +36,16 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (_, name) => written(values[name]));
 }
 
+/** A text in pieces, of which those between backticks are code. */
+export const withCode = (text) => text.split("`").map((piece, i) => (i % 2 ? h("code", {}, piece) : piece));
+
 const ATTRIBUTES = ["title", "placeholder", "aria-label"];
 
 /** Write the texts that `data-t` and `data-t-ATTRIBUTE` name into what the page brings with it. */
 export function translate() {
   document.documentElement.lang = language;
   for (const element of document.querySelectorAll("[data-t]"))
-    element.replaceChildren(
-      ...t(element.dataset.t)
-        .split("`")
-        .map((text, i) => (i % 2 ? h("code", {}, text) : text)),
-    );
+    element.replaceChildren(...withCode(t(element.dataset.t)));
   for (const name of ATTRIBUTES)
     for (const element of document.querySelectorAll(`[data-t-${name}]`))
       element.setAttribute(name, t(element.getAttribute(`data-t-${name}`)));

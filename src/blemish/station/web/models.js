@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { Keyed, at, h, mark, toast } from "./dom.js";
 import { capital, driftOf, driftState, number, percent, when } from "./format.js";
 import { Judging } from "./judging.js";
-import { t } from "./messages.js";
+import { t, withCode } from "./messages.js";
 import { RegionEditor } from "./region.js";
 import { mayEngineer, modelOf, station } from "./state.js";
 import { Training } from "./training.js";
@@ -95,11 +95,13 @@ class ModelCard {
       ),
       h("div", { class: "bar" }, h("label", {}, h("span", {}, t("models.parts")), " ", this.parts), this.button),
     );
+    this.byCommand = h("div", { class: "recalibrate may-engineer" }, h("p", {}, ...withCode(t("models.by_command"))));
     this.element = h(
       "li",
       { class: "card model", tabindex: -1 },
       this.head,
       this.facts,
+      this.byCommand,
       this.form,
       this.region.element,
       this.refusal,
@@ -145,6 +147,7 @@ class ModelCard {
     );
     const others = station.models.filter((other) => other.origin === model.origin && !other.active);
     this.form.hidden = this.region.element.hidden = Boolean(model.parts); // its parts were calibrated together
+    this.byCommand.hidden = !model.parts;
     this.versions.update(others.sort((a, b) => b.first_used.localeCompare(a.first_used)));
     this.title.hidden = others.length === 0;
   }
