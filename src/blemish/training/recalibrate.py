@@ -14,7 +14,6 @@ from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.products import label, open_together
 from blemish.data.split import Split, refuse_shared
 from blemish.inference.counting import Counting
-from blemish.inference.detector import Detector
 from blemish.inference.detector_arguments import check_region
 from blemish.inference.load import load
 from blemish.inference.model_file import MODEL_NAME, find_model
@@ -66,13 +65,7 @@ def recalibrate(
     DataError when none is left, none of the parts has all views, or an image is of two products; UsageError
     for an `out` of another kind or one that holds a model, and for parts that several models decide of.
     """
-    exported = model.suffix.lower() == SUFFIX
-    file = out if exported else out / MODEL_NAME
-    if exported != (out.suffix.lower() == SUFFIX):
-        kind = "a file that ends in .onnx, as the model is exported" if exported else "a folder"
-        raise UsageError(f"--out {out}: must be {kind}")
-    if file.exists():
-        raise UsageError(f"--out {out}: already holds a model; choose another --out, or remove it")
+    file = _file_to_write(model, out)
     dataset = open_together(data, layout=layout, names=names)
     detector = load(model, device=device)
     if names is not None and detector.model_file.products:
@@ -100,16 +93,28 @@ def recalibrate(
             found = found.of_product(source.product.name)
         content = version_bytes(find_model(model), found)
         if has_parts:
-            new = Detector(model_file=found, backend=detector.backend)
-            save_parts(ViewModels(usual=out).calibration_file, new, split, content, data=dataset.name)
+            new, parts = replace(detector, model_file=found), ViewModels(usual=out).calibration_file
+            save_parts(parts, new, split, content, data=dataset.name)
         write_whole(file, content, durable=True)  # last: this file says that all is done
     return found, left_out
+
+
+def _file_to_write(model: Path, out: Path) -> Path:
+    """Return the model file that `out` means. Raises UsageError for one of another kind, or that is there."""
+    exported = model.suffix.lower() == SUFFIX
+    file = out if exported else out / MODEL_NAME
+    if exported != (out.suffix.lower() == SUFFIX):
+        kind = "a file that ends in .onnx, as the model is exported" if exported else "a folder"
+        raise UsageError(f"--out {out}: must be {kind}")
+    if file.exists():
+        raise UsageError(f"--out {out}: already holds a model; choose another --out, or remove it")
+    return file
 
 
 def _refuse_other_models(model: Path) -> None:
     """Raise UsageError for a model whose parts are decided with other models of views."""
     file = ViewModels(usual=model).calibration_file
-    if file.exists() and calibrating_models(file) - {file_digest(find_model(model))}:
+    if file.exists() and len(calibrating_models(file)) > 1:
         raise UsageError(
             f"{file}: decides by models of other views too; recalibrate each model without --part-pattern, "
             "then calibrate the parts by `blemish parts --view-model VIEW=MODEL`"
