@@ -2,19 +2,20 @@
 
 import { calibrationOf } from "./api.js";
 import { announce, h, mark, toast } from "./dom.js";
-import { decisionOf, nameOf, number, oddness, oneIn, percent, summaryOf } from "./format.js";
+import { decisionOf, nameOf, number, oddness, summaryOf } from "./format.js";
+import { HeatSlider } from "./heat_slider.js";
 import { allowed, threshold } from "./heatmap.js";
 import { detailsOf } from "./inspection_details.js";
 import { t } from "./messages.js";
-import { HIGHEST, STEPS, lowestOf, rateAt, rateOf, stepAt } from "./rates.js";
+import { RateSlider } from "./rate_slider.js";
+import { rateOf } from "./rates.js";
 import { RegionList } from "./region_list.js";
 import { scoreBar } from "./scorebar.js";
-import { keep, kept, modelOf } from "./state.js";
+import { modelOf } from "./state.js";
 import { VerdictForm } from "./verdict.js";
 import { pictured, ViewPicker } from "./view_picker.js";
 import { Viewer } from "./viewer.js";
 
-const HEAT_STEP = 0.1; // of the opacity, by a key
 const GLANCE = 1000; // ms that a part must have been on screen before it takes a verdict
 
 let made = 0;
@@ -50,54 +51,18 @@ export class InspectionPanel {
     host.append(figure, this.panel);
     this.viewer = new Viewer(figure, () => this.seen());
     this.views = new ViewPicker(figure, (view) => this.choose(view));
-    this.setOpacity(Number(kept("opacity") ?? 0.6));
+    this.heat.begin();
     this.clear("");
   }
 
   controls() {
-    const slider = (id, properties) =>
-      h("input", { type: "range", id: `${id}-${this.number}`, ...properties });
-    this.opacity = slider("opacity", {
-      min: 0,
-      max: 100,
-      oninput: () => this.setOpacity(this.opacity.value / 100),
-    });
-    this.opacityValue = h("output", { for: this.opacity.id });
-    this.scale = h("div", { class: "scale" });
-    this.wholeOdd = h("p", { class: "whole-odd", role: "status" });
-    this.rateSlider = slider("rate", {
-      min: 0,
-      max: STEPS,
-      oninput: () => this.setRate(rateAt(this.rateSlider.value, this.calibration.scores)),
-    });
-    this.rateValue = h("output", { for: this.rateSlider.id });
-    this.whatIf = h("p", { class: "what-if", "aria-live": "polite" });
-    this.back = h("button", {
-      type: "button",
-      class: "quiet small",
-      onclick: () => this.setRate(this.ownRate),
-    });
-    this.rateRow = h(
-      "div",
-      { class: "slider" },
-      h("label", { for: this.rateSlider.id }, t("panel.rate")),
-      this.rateValue,
-      this.rateSlider,
-      h("div", { class: "consequence" }, this.whatIf, this.back),
-    );
+    this.heat = new HeatSlider(`opacity-${this.number}`, (opacity) => this.viewer.setOpacity(opacity));
+    this.rates = new RateSlider(`rate-${this.number}`, (rate) => this.setRate(rate));
     return h(
       "section",
       { class: "controls", "aria-label": t("panel.shown") },
-      h(
-        "div",
-        { class: "slider" },
-        h("label", { for: this.opacity.id }, t("panel.heat")),
-        this.opacityValue,
-        this.opacity,
-        this.scale,
-        this.wholeOdd,
-      ),
-      this.rateRow,
+      this.heat.element,
+      this.rates.element,
     );
   }
 
@@ -173,14 +138,10 @@ export class InspectionPanel {
     this.views.show(inspection, view);
     this.calibration = null;
     this.viewer.setLevel(null);
-    this.restoreHeat();
+    this.heat.restore();
     this.render();
     const range = modelOf(view.model)?.display_range ?? [0, 1];
-    this.scale.replaceChildren(
-      h("span", {}, number(range[0], 3)),
-      h("i", { "aria-hidden": "true" }),
-      h("span", {}, number(range[1], 3)),
-    );
+    this.heat.showScale(range);
     this.viewer.show(view, range, summaryOf(inspection)).then(() => {
       if (this.view?.id === view.id) this.renderRegions();
     });
@@ -242,80 +203,30 @@ export class InspectionPanel {
     return oddness(p, n, n && decision === "rejected" ? allowed(n, views ? rate : this.ownRate) : null);
   }
 
-  // --- heat and rate ------------------------------------------------------------------------------------
-
-  setOpacity(opacity) {
-    this.opacity.value = Math.round(opacity * 100);
-    this.opacityValue.textContent = `${this.opacity.value} %`;
-    this.viewer.setOpacity(opacity);
-    if (opacity) {
-      this.lastOpacity = opacity;
-      keep("opacity", opacity);
-    }
-  }
-
-  /** Leave the heat off where it would cover all of the part: its frame says that the whole image is odd. */
-  renderWhole() {
-    const odd = this.viewer.oddAll && this.rate === this.ownRate;
-    this.wholeOdd.textContent = odd ? t("panel.whole") : "";
-    if (!odd || this.cleared === this.inspection.id) return;
-    this.cleared = this.inspection.id; // once: who wants the heat all the same may have it
-    this.heatIsOff = this.viewer.opacity > 0;
-    this.setOpacity(0);
-  }
-
-  /** Show the heat of the next part again, where it was left off for this one. */
-  restoreHeat() {
-    if (this.heatIsOff && this.viewer.opacity === 0) this.setOpacity(this.lastOpacity);
-    this.heatIsOff = false;
-    this.cleared = null;
-    this.wholeOdd.textContent = "";
-  }
-
-  /** Hide the heat map, or show it again. */
-  blink() {
-    this.setOpacity(Number(this.opacity.value) ? 0 : this.lastOpacity);
-  }
+  // --- rate ---------------------------------------------------------------------------------------------
 
   /** Show what a false-alarm rate means for this part: its threshold, its contour and its regions. */
   setRate(rate) {
     this.rate = rate;
-    const { views } = this.inspection; // whose own rate says nothing of the part
-    this.rateRow.hidden = Boolean(views) || !this.calibration || lowestOf(this.calibration.scores) >= HIGHEST;
     if (!this.calibration) {
+      this.rates.hide();
       this.renderWhy(this.inspection.threshold);
       this.viewer.setLevel(null);
       this.renderRegions();
       return;
     }
     const { scores, map_maxima: maxima } = this.calibration;
-    const own = rate === this.ownRate;
-    const limit = own ? this.inspection.threshold : threshold(scores, rate);
-    this.rateSlider.value = stepAt(rate, scores);
-    this.rateValue.textContent = t("panel.rate_value", { share: oneIn(rate), percent: percent(rate) });
-    this.rateSlider.setAttribute("aria-valuetext", this.rateValue.textContent);
-    this.renderWhatIf(own, limit);
+    const limit = rate === this.ownRate ? this.inspection.threshold : threshold(scores, rate);
+    this.rates.show(this.inspection, scores, { rate, own: this.ownRate, limit });
     this.renderWhy(limit);
     this.viewer.setLevel(threshold(maxima, rate));
     this.renderRegions();
   }
 
-  renderWhatIf(own, limit) {
-    const { score, review_threshold: review } = this.inspection;
-    const kept = review !== null && score > review ? "review" : "accepted";
-    const decision = score > limit ? "rejected" : kept;
-    const still = decision === this.inspection.decision ? "still_" : "";
-    this.whatIf.replaceChildren(
-      ...(own ? [t("panel.rate_means")] : [mark(decision), t(`panel.rate_${still}${decision}`)]),
-    );
-    this.back.hidden = own;
-    this.back.textContent = t("panel.rate_back", { share: oneIn(this.ownRate) });
-  }
-
   // --- regions ------------------------------------------------------------------------------------------
 
   renderRegions() {
-    this.renderWhole();
+    this.heat.leaveOff(this.viewer.oddAll && this.rate === this.ownRate, this.inspection.id);
     const found =
       this.calibration && this.rate !== this.ownRate
         ? this.viewer.regions().filter((region) => this.isLarge(region))
@@ -342,9 +253,9 @@ export class InspectionPanel {
       "=": () => this.viewer.zoom(1.5),
       "-": () => this.viewer.zoom(1 / 1.5),
       0: () => this.viewer.fit(),
-      h: () => this.blink(),
-      j: () => this.setOpacity(Math.max(0, this.viewer.opacity - HEAT_STEP)),
-      k: () => this.setOpacity(Math.min(1, this.viewer.opacity + HEAT_STEP)),
+      h: () => this.heat.blink(),
+      j: () => this.heat.step(-1),
+      k: () => this.heat.step(1),
       n: () => this.verdict.write(),
       g: () => this.verdict.give("good"),
       d: () => this.verdict.give("defect"),
