@@ -41,8 +41,8 @@ RUN_FILES = {
 class Training:
     """A model of one category.
 
-    `data` is the category's folder, `folder` where the run lies, `options` those of `blemish train` but for
-    both, `software` what every machine must have.
+    `data` is the category's folder, `folder` where the run lies, `options` the other options of
+    `blemish train`, `software` what every machine must have.
     """
 
     category: str

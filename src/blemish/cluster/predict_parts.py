@@ -1,7 +1,7 @@
 """Parts of several views on a cluster: which model scores which partition, and the decisions at the end.
 
 Each model has partitions of its own, whole batches of its images in their order, as in one process. When all
-rows are there, this command decides of the parts, by the very function that decides of them on one machine.
+rows are there, this command decides of the parts, by the function that decides of them on one machine.
 """
 
 from __future__ import annotations

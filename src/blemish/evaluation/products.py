@@ -31,8 +31,8 @@ def evaluate_products(
 
     `evaluate_one` does it for one, as `evaluation.evaluate.evaluate`. Returns products.json's content:
     evaluation.json's of each product, and the `mean` over products, None where one product has no figure.
-    Raises UsageError for a product that the model has not, before any image is read, and what `evaluate`
-    raises.
+    Raises UsageError for a product that the model does not have, before any image is read, and what
+    `evaluate` raises.
     """
     detectors = {name: detector.for_product(name) for name in sorted(datasets)}
     for dataset in datasets.values():

@@ -150,7 +150,7 @@ def _calibrations(model_file: ModelFile) -> dict[str | None, Calibration]:
 
 
 def _alike(again: Calibration, known: Calibration) -> bool:
-    """Whether scores are those that are known, but for rounding."""
+    """Whether scores are those that are known, up to rounding."""
     if again.n != known.n:
         return False
     return np.abs(again.scores - known.scores).max() <= SCORE_TOLERANCE * np.abs(known.scores).max()

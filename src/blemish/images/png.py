@@ -13,7 +13,7 @@ _FAST_PIXELS = 2**24
 _PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"tIME", b"eXIf"}
 _PLAIN_CHUNKS |= {b"gAMA", b"cHRM", b"sRGB", b"iCCP"}  # colour spaces, by which no number changes here
 _VALUES = {0: 1, 2: 3, 4: 2, 6: 4}
-"""Values of a pixel by colour type, but for palettes."""
+"""Values of a pixel by colour type, without palettes."""
 _BLOCK = 2**16 - 1
 """The most bytes of a block without compression."""
 _WHOLE_WINDOW = 0x78

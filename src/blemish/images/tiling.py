@@ -7,7 +7,7 @@ lie inside the image, where the network saw no surroundings, and for more and mo
     w(p) = clip((d(p) - o/4) / (o/2), 0, 1),  divided by the sum over all tiles that cover p
 
 along each axis; a pixel's weight is the product. Our choice: a network that looks no farther than o/4 gives
-the very map of the whole image, and any other one fades from tile to tile.
+exactly the map of the whole image, and any other one fades from tile to tile.
 """
 
 from __future__ import annotations

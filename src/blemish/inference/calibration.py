@@ -161,7 +161,7 @@ def named_rate(n: int, k: int) -> float:
 
 
 def _largest_rank(n: int, rate: float) -> int:
-    """Find the largest k with k / (n + 1) <= rate, as the very division that `p_value` does."""
+    """Find the largest k with k / (n + 1) <= rate, by the division that `p_value` does."""
     if not 0 < rate < 1:
         raise UsageError(f"false-alarm rate {rate}: it must lie between 0 and 1; 0.05 is 5 %")
     k = math.floor(rate * (n + 1))

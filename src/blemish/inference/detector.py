@@ -119,7 +119,7 @@ class Detector:
     def for_samples(self, samples: Iterable[Sample]) -> Detector:
         """Return the same detector, which knows the regions of interest and products that single images have.
 
-        Raises UsageError for a product that the model has not.
+        Raises UsageError for a product that the model does not have.
         """
         known = list(samples)
         found = own_regions(known)
@@ -139,8 +139,8 @@ class Detector:
     def for_product(self, name: str | None) -> Detector:
         """Return the same detector for parts of one product; None: the model has but one.
 
-        Raises UsageError for a product that the model has not, for None where it has several, and for a rate
-        that the images of the product cannot promise.
+        Raises UsageError for a product that the model does not have, for None where it has several, and for a
+        rate that the images of the product cannot promise.
         """
         model_file = self.model_file.of_product(name)
         return self if model_file is self.model_file else replace(self, model_file=model_file)

@@ -70,7 +70,7 @@ class ModelFile:
     def of_product(self, name: str | None) -> ModelFile:
         """Return the same model for parts of one product; None: there is but one.
 
-        Raises UsageError for a product that it has not, and for None where it has several.
+        Raises UsageError for a product that it does not have, and for None where it has several.
         """
         if self.products:
             chosen = choose(self.products, name)

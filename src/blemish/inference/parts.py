@@ -118,7 +118,7 @@ class PartCalibration:
     def compare(self, scores: Sequence[float], views: Sequence[str | None]) -> tuple[float, Calibration]:
         """Return the statistic T of a part, and those of the calibration parts beside it.
 
-        `scores` are those of the `views` that it has; of the others the calibration parts have none either.
+        `scores` are those of the `views` that it has; the others' are left out of the calibration parts too.
         Where views are not told apart, all are standardised alike, and fewer than V make no difference.
         """
         own = np.asarray(scores, dtype=np.float64)
@@ -147,7 +147,7 @@ class TogetherRule:
         check_review_rate(self.rate, review_rate, np.arange(1, n + 2) / (n + 1))
 
     def decide(self, views: Sequence[ViewScore]) -> PartDecision:
-        """Decide of a part. Raises DataError for views that the calibration parts have not."""
+        """Decide of a part. Raises DataError for views that the calibration parts do not have."""
         missing = missing_views(views, self.count, self.names)
         seen = [(v.score, v.view) for v in views if v.score is not None]
         if not seen:
@@ -248,7 +248,7 @@ def decide(p: float, rate: float, review_rate: float | None, *, complete: bool) 
 
 
 def missing_views(views: Sequence[ViewScore], count: int | None, names: tuple[str, ...]) -> list[str]:
-    """Name views that a part has not, or that cannot be used. Raises DataError for others."""
+    """Name views that a part lacks, or that cannot be used. Raises DataError for others."""
     given = [v.view for v in views]
     if names:
         for view in given:

@@ -88,7 +88,7 @@ def to_original_size(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarr
 def may_exceed(coarse_map: np.ndarray, threshold: float) -> bool:
     """Tell whether a map (h, w) may lie above a threshold anywhere once it has the size of its image.
 
-    Resizing takes means with weights of sum 1, which lie between the values but for rounding.
+    Resizing takes means with weights of sum 1, which lie between the values up to rounding.
     """
     largest, smallest = float(coarse_map.max()), float(coarse_map.min())
     return largest + 1e-5 * max(abs(largest), abs(smallest)) > threshold

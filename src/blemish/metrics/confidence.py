@@ -82,7 +82,7 @@ def wilson_interval(found: int, n: int, *, level: float = 0.95) -> tuple[float, 
     middle = p + z**2 / (2 * n)
     reach = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     low, high = (middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)
-    # At the ends the formula gives 0 or 1 but for rounding.
+    # At the ends the formula gives 0 or 1 up to rounding.
     return (0.0 if found == 0 else low), (1.0 if found == n else high)
 
 

@@ -88,7 +88,7 @@ class PixelPool:
 
         The per-region overlap is the mean, over all 8-connected ground truth regions of all images, of the
         share of the region that is found; the FPR is over all good pixels of all images (Bergmann et al.
-        2021). Hence an ROC curve in which a pixel weighs 1 / area of its region. Raises as `pixel_roc`.
+        2021). It is an ROC curve in which a pixel weighs 1 / area of its region. Raises as `pixel_roc`.
         """
         return self._rank()[1].roc(np.concatenate(self._weights))
 
@@ -97,7 +97,7 @@ class PixelPool:
         `normalised_auroc(0.05)` is AU-sPRO up to FPR 0.05.
 
         A region counts as found to the share min(found pixels / s, 1), s its saturation; sPRO is the mean
-        over the regions. Hence an ROC curve in which of each region the s highest pixels weigh 1 / s and the
+        over the regions. It is an ROC curve in which of each region the s highest pixels weigh 1 / s and the
         others nothing. Raises as `pixel_roc`, and UsageError for a defective image that came without regions.
         Source: Bergmann et al., International Journal of Computer Vision 130, 2022, equation 1.
         """

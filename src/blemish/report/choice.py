@@ -61,7 +61,7 @@ def rows_of(choice: Mapping[str, Any]) -> list[ChoiceRow]:
 
 
 def _mean_area(row: ChoiceRow) -> float:
-    """The measure of the choice, but for what several methods together and known defects add to it."""
+    """The measure of the choice, without what several methods together and known defects add to it."""
     return ((row.image_auroc or 0) + (row.pixel_auroc or 0)) / 2
 
 

@@ -230,7 +230,7 @@ class ModelsInUse:
         """Return the engine of a model, by its digest or name; None: the first one's.
 
         `product` says which one, of a model of several. Raises NotFoundError for a model that is not in use
-        here, UsageError for a product that the model has not, and for none where it has several.
+        here, UsageError for a product that the model does not have, and for none where it has several.
         """
         wanted = model or self._family(next(iter(self.engines)))
         for digest, engine in self.engines.items():

@@ -2,7 +2,7 @@
 
 The newest parts of a model are taken, all but those that a person called a defect. So that they stand for
 good production, no part among them that was rejected or sent to review may be without a verdict: leaving
-those out would leave out the very tail that thresholds are made of, and taking only judged ones would take
+those out would leave out the tail that thresholds are made of, and taking only judged ones would take
 nothing but rejects.
 """
 

@@ -50,7 +50,7 @@ class VerdictAnswer(BaseModel):
 
 
 class WithdrawnAnswer(VerdictAnswer):
-    """A verdict that was taken back: it is kept, and counts no more."""
+    """A verdict that was taken back: it is kept, and no longer counts."""
 
     withdrawn: datetime
     withdrawn_by: str
@@ -192,7 +192,7 @@ class QualityAnswer(BaseModel):
 
 
 class SamplingPlanAnswer(BaseModel):
-    """Which share of the accepted parts is drawn for a person, by lots of this seed."""
+    """Which share of the accepted parts is drawn for a person, at random by this seed."""
 
     share: Annotated[float, Field(ge=0, le=1)]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

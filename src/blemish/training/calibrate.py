@@ -94,7 +94,7 @@ def _read_off(detector: Detector, paths: Sequence[Path], decoded: ImageCache | N
 
 
 def _predict_prepared(detector: Detector, images: ImageCache) -> Iterator[Prediction | ImageError]:
-    """Score images that are decoded already, in the very batches of `Detector.predict_many`."""
+    """Score images that are decoded already, in the same batches as those of `Detector.predict_many`."""
     for start in range(0, len(images), detector.batch_size):
         numbers = np.arange(start, min(start + detector.batch_size, len(images)))
         sizes = [images.sizes[i] for i in numbers]

@@ -1,4 +1,4 @@
-"""Watching a folder that cameras write into: each file is scored once, in order of arrival, come what may.
+"""Watching a folder that cameras write into: each file is scored once, in order of arrival, whatever happens.
 
 The folder is the queue: what comes faster than it can be scored waits there, on disk. The ledger,
 `inspections.jsonl`, is what has been done: a row is appended and forced to disk when its pictures are, before

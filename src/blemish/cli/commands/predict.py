@@ -125,7 +125,7 @@ def _predict_parts(
 
 
 def _overlays(options: PredictOptions) -> OverlayFormat | None:
-    """Return the format of overlays; None: there shall be no pictures. Raises UsageError for both."""
+    """Return the format of overlays; None: no pictures are wanted. Raises UsageError for both."""
     if options.pictures:
         return options.overlay_format
     if options.overlay_format != "png":

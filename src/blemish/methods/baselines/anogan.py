@@ -111,7 +111,7 @@ class AnoGan(Gan[AnoGanConfig]):
     """AnoGAN. `forward` maps images to what the GAN does not draw, after a search for each."""
 
     config_type = AnoGanConfig
-    not_exported = "it searches for each image's code by gradients, which ONNX has not"
+    not_exported = "it searches for each image's code by gradients, which ONNX does not have"
     presets: ClassVar[dict[str, AnoGanConfig]] = {
         "default": AnoGanConfig(),
         "paper": AnoGanConfig(

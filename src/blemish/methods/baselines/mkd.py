@@ -204,7 +204,7 @@ class Mkd(FeatureMethod[MkdConfig], TrainedMethod[MkdConfig]):
         self.register_buffer("channel_spread", torch.ones(sum(widths.values())))
         if config.localisation == "gradient":
             self.not_exported = (
-                "its map is a gradient, which ONNX has not; train with --localisation features"
+                "its map is a gradient, which ONNX does not have; train with --localisation features"
             )
 
     def values(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:

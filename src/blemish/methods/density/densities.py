@@ -101,7 +101,7 @@ def _places_near(h: int, w: int, reach: int) -> np.ndarray:
 
 
 def minus_log_mixture(z: Tensor, log_weights: Tensor, means: Tensor, whitenings: Tensor) -> Tensor:
-    """Return -log Σ_k π_k N(z; μ_k, Σ_k), but for the constant ½ d log 2π.
+    """Return -log Σ_k π_k N(z; μ_k, Σ_k), without the constant ½ d log 2π.
 
     Args:
         z: (..., d).

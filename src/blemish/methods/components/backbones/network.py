@@ -70,7 +70,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, name: str, strides: Sequence[int]) -> None:
-        """Make the layers, with random weights. Raises UsageError for strides that the network has not."""
+        """Make the layers, with random weights. Raises UsageError for strides that it lacks."""
         super().__init__()
         known = ARCHITECTURES[name]
         if not strides or set(strides) - set(known.strides) or list(strides) != sorted(set(strides)):
