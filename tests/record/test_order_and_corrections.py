@@ -177,10 +177,9 @@ def test_views_are_counted_judged_and_searched_with_their_part_alone(store: Stor
     store.set_sampling(SamplingPlan(1.0))
     store.record([*views, open_view, of_watch])
     assert store.last_number() == 0
-    assert store.undecided_views(None) == {part.id: views}
-    assert store.undecided_views("east") == {open_view.part_id: [open_view]}
+    assert store.undecided_views() == {part.id: views, open_view.part_id: [open_view]}
     store.record([part, other])
-    assert store.undecided_views(None) == {}
+    assert store.undecided_views() == {open_view.part_id: [open_view]}
     drawn = dataclasses.replace(other, sample=1.0)
     assert store.search(tables.Search()) == [drawn, part]
     assert store.search(tables.Search(to_judge=True)) == [drawn, part]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,15 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 import parts_at_station
 from parts_at_station import Place, at
 
-from blemish.core.errors import ModelError
+from blemish.core.errors import ModelError, UsageError
 from blemish.inference.model_file import load_model_file, save_model_file
-from blemish.record.rows import StoreError
+from blemish.record.labels import Labelling, Labels
+from blemish.record.rows import StoreError, new_id, utc_now
 from blemish.record.store import Store
 from blemish.record.versions import FOLDER, Versions
 from blemish.station.answers import view_answer_of
+from blemish.station.part_lines import ABANDONED_DAYS
+from blemish.station.parts import PartSettings
 from blemish.station.station import Station
 
 goods, run, place = parts_at_station.goods, parts_at_station.run, parts_at_station.place
@@ -93,3 +97,58 @@ def test_views_from_two_lines_are_of_two_parts(run: Path, good: bytes, tmp_path:
         assert place.send(good, part="17", view="side", line="L2").json()["part_id"] == other["part_id"]
         (part,) = place.parts()
         assert (part["line"], part["decision"]) == ("L2", "accepted")
+
+
+def named(name: str | None) -> Labelling:
+    return Labelling(Labels(station=name))
+
+
+@pytest.mark.parametrize(("before", "after"), [("east", "west"), (None, "west"), ("east", None)])
+def test_a_station_goes_on_with_its_open_parts_under_another_name(
+    before: str | None, after: str | None, run: Path, good: bytes, tmp_path: Path
+):
+    folder = tmp_path / "station"
+    with at(run, folder, labelling=named(before)) as place:
+        first, other = (place.send(good, part=name, view="side").json() for name in ("1", "2"))
+    with at(run, folder, labelling=named(after)) as place:
+        done = place.send(good, part="1", view="top").json()
+        assert (done["part_id"], done["decision"]) == (first["part_id"], "accepted")
+        place.wait(11)
+        found = {row["part"]: (row["id"], row["decision"], row["station"]) for row in place.parts()}
+    assert found == {
+        "1": (first["part_id"], "accepted", after),
+        "2": (other["part_id"], "review", after),
+    }
+
+
+def test_a_part_of_another_station_is_left_to_it_until_nobody_has_gone_on_with_it_for_long(
+    run: Path, good: bytes, bad: bytes, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch
+):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    east, west = ({"database": url, "labelling": named(name)} for name in ("east", "west"))
+    with at(run, tmp_path / "east", **east) as place:
+        place.send(good, part="1", view="side")
+        (view,) = next(iter(place.station.store.undecided_views().values()))
+    with at(run, tmp_path / "west", **west) as place:
+        place.send(bad, part="3", view="side")
+        old = utc_now() - timedelta(days=ABANDONED_DAYS, seconds=1)
+        long_ago = replace(view, id=new_id(old), time=old, part_id=new_id(old), part="2")
+        place.station.store.record([long_ago])
+        place.station.parts.close_abandoned()
+        (closed,) = place.parts()
+        assert (closed["id"], closed["decision"], closed["station"]) == (long_ago.part_id, "review", "east")
+        why = "part 2: not all of its views had come, and station east, which took them, has not gone on with it"
+        assert closed["error"] == why
+        assert f"{why}; it is for review" in capfd.readouterr().err
+    with at(run, tmp_path / "east", **east) as place:
+        assert place.send(good, part="1", view="top").json()["part_id"] == view.part_id
+        place.send(good, part="4", view="side")
+        monkeypatch.setattr("blemish.station.part_lines.ABANDONED_DAYS", -1)  # all of them are old enough
+        place.station.parts.close_abandoned()
+        assert {row["part"] for row in place.parts()} == {"1", "2", "3"}, "its own one waits on"
+
+
+def test_a_station_waits_for_a_view_no_longer_than_others_leave_its_parts_alone():
+    assert PartSettings(wait_s=86400).wait_s < ABANDONED_DAYS * 86400
+    with pytest.raises(UsageError, match="--part-wait 86401: a station waits for a day at most"):
+        PartSettings(wait_s=86401)

@@ -163,16 +163,15 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
                 found[row.part_id].append(conversion.inspection_of(row))
         return found
 
-    def undecided_views(self, station: str | None) -> dict[str, list[Inspection]]:
+    def undecided_views(self) -> dict[str, list[Inspection]]:
         """Return the views whose parts are not recorded, oldest first, by the identifiers of the parts.
 
-        `station`: the name of the station that took them. Those of a watch wait there.
+        Those of a watch wait there.
         """
         part = tables.inspections.alias("part")
         decided = sa.select(part.c.id).where(part.c.id == rows.part_id).exists()
-        own = rows.station.is_(None) if station is None else rows.station == tables.escape_text(station)
         taken = sa.and_(tables.is_view, rows.source != WATCH)
-        query = sa.select(tables.inspections).where(taken, ~decided, own).order_by(rows.id)
+        query = sa.select(tables.inspections).where(taken, ~decided).order_by(rows.id)
         found: dict[str, list[Inspection]] = {}
         for row in self._fetch_all(query):
             found.setdefault(row.part_id, []).append(conversion.inspection_of(row))

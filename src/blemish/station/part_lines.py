@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import ConflictError, UsageError
 from blemish.inference.part_models import ViewModels, make_views
 from blemish.inference.parts import TogetherRule
-from blemish.record.rows import WATCH
+from blemish.record.rows import WATCH, first_id, utc_now
+from blemish.record.tables import escape_text
 from blemish.station.parts import PartLine, PartSettings, abandoned
 from blemish.watch.parts import check_count
 
@@ -19,10 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
 
     from blemish.inference.detector import Detector
+    from blemish.record.archive import Archive
     from blemish.record.rows import Inspection
     from blemish.record.store import Store
 
-
+ABANDONED_DAYS = 2
+"""Days after which a part that has got no view since is open at no station that runs: none waits for half as
+long."""
 OF_WATCH = "what its watch waits for"
 """What a part waits for where the station cannot know it, as it has not the watch's model."""
 
@@ -34,13 +40,15 @@ class PartLines:
         self,
         settings: PartSettings | None,
         store: Store,
+        archive: Archive,
         *,
         station: str | None,
         make_id: Callable[[datetime], str],
         say: Callable[[str], None],
     ) -> None:
         """Take what is told of parts; None: nothing is, and models with a `parts.json` alone have parts."""
-        self.settings, self.store, self.station = settings or PartSettings(), store, station
+        self.settings, self.store, self.archive = settings or PartSettings(), store, archive
+        self.station = station
         self.make_id, self.say = make_id, say
         self.lines: list[PartLine] = []
 
@@ -73,8 +81,11 @@ class PartLines:
         return line
 
     def resume(self) -> None:
-        """Take up the parts that a stop left open; of models that are not in use they are for review."""
-        left, lost = self.store.undecided_views(self.station), []
+        """Take up the parts that a stop left open here; of models that are not in use they are for review.
+
+        Then do as `close_abandoned`.
+        """
+        left, lost = self._own(self.store.undecided_views()), []
         for line in self.lines:
             own = {
                 id: rows for id, rows in left.items() if any(r.model in line.digests.values() for r in rows)
@@ -82,8 +93,40 @@ class PartLines:
             line.resume(own)
             left = {id: rows for id, rows in left.items() if id not in own}
         for id, rows in left.items():
-            lost.append(abandoned(id, rows))
-            self.say(f"{lost[-1].error}; it is for review")
+            why = "not all of its views had come when the station stopped, and its model is not in use"
+            lost.append(abandoned(id, rows, why))
+        self._close(lost)
+        self.close_abandoned()
+
+    def _own(self, open_: Mapping[str, list[Inspection]]) -> dict[str, list[Inspection]]:
+        """Return the parts that were begun here, by this name or by another one: then their images are here.
+
+        They are decided by this name.
+        """
+        name = escape_text(self.station)
+        return {
+            id: [replace(row, station=self.station) for row in rows]
+            for id, rows in open_.items()
+            if any(row.station == name or self._has_image(row) for row in rows)
+        }
+
+    def _has_image(self, row: Inspection) -> bool:
+        return row.image is not None and self.archive.path(row.image, "image").exists()
+
+    def close_abandoned(self) -> None:
+        """Close parts that other stations on the record have left open for ABANDONED_DAYS: for review."""
+        limit = first_id(utc_now() - timedelta(days=ABANDONED_DAYS))
+        lost = []
+        for id, rows in self.store.undecided_views().items():
+            if rows[-1].id < limit and not self.has_open(id):
+                taken = f"station {rows[0].station}" if rows[0].station else "a station without a name"
+                why = f"not all of its views had come, and {taken}, which took them, has not gone on with it"
+                lost.append(abandoned(id, rows, why))
+        self._close(lost)
+
+    def _close(self, lost: Sequence[Inspection]) -> None:
+        for each in lost:
+            self.say(f"{each.error}; it is for review")
         self.store.record(lost)
 
     def of(self, digest: str) -> PartLine | None:

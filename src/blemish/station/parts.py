@@ -51,6 +51,11 @@ class PartSettings:
     def __post_init__(self) -> None:
         """Refuse a time that is none. Raises UsageError."""
         check_wait(self.wait_s)
+        if self.wait_s > LONGEST_WAIT_S:
+            raise UsageError(
+                f"--part-wait {self.wait_s:g}: a station waits for a day at most; "
+                f"give {LONGEST_WAIT_S:g} or less"
+            )
 
     @property
     def of_one_model(self) -> bool:
@@ -58,6 +63,8 @@ class PartSettings:
         return bool(self.view_models or self.calibration or self.views)
 
 
+LONGEST_WAIT_S = 24 * 3600.0
+"""Seconds that a station waits for a view at most, so that others see what is abandoned."""
 Made = tuple[str | None, str | None]
 """Product and line of a part: two lines may number their parts alike, and their views are of two parts."""
 
@@ -249,11 +256,8 @@ class PartLine:
         return missing_views(given, rule.count, rule.names)
 
 
-def abandoned(id: str, rows: Sequence[Inspection]) -> Inspection:
-    """Make the row of a part that a stop left open, and whose model is not in use any more."""
+def abandoned(id: str, rows: Sequence[Inspection], why: str) -> Inspection:
+    """Make the row of a part that a stop left open, and that nobody goes on with."""
     name = rows[0].part or ""
-    error = (
-        f"part {name}: not all of its views had come when the station stopped, and its model is not in use"
-    )
-    found = PartRow(part=name, decision="review", error=error)
+    found = PartRow(part=name, decision="review", error=f"part {name}: {why}")
     return part_inspection(id, found, rows, model=rows[0].model, seconds=sum(row.seconds for row in rows))

@@ -79,9 +79,8 @@ class Station(ModelsInUse):
             load=partial(load.load, device=device, allow=allow, **rates),
             limits={"capacity": capacity, "max_pixels": max_pixels},
         )
-        self.parts = PartLines(
-            parts, self.store, station=self.labelling.usual.station, make_id=self.make_id, say=_say
-        )
+        own = self.labelling.usual.station
+        self.parts = PartLines(parts, self.store, self.archive, station=own, make_id=self.make_id, say=_say)
         for path in models:
             name = path.stem if path.is_file() else path.resolve().name
             of_parts = self.parts.models_of(path, models)
@@ -128,10 +127,14 @@ class Station(ModelsInUse):
 
     def _run_retention(self) -> None:
         while not self._closing.wait(RETENTION_INTERVAL):
-            try:
-                self.retain()
-            except (BlemishError, OSError) as error:  # tried again the next time
-                _say(f"files could not be removed: {error}")
+            for act, failed in (
+                (self.retain, "files could not be removed"),
+                (self.parts.close_abandoned, "parts of other stations could not be closed"),
+            ):
+                try:
+                    act()
+                except (BlemishError, OSError) as error:  # tried again the next time
+                    _say(f"{failed}: {error}")
 
     def close(self) -> None:
         """Stop the training that runs, answer the uploads that wait, and close the record."""
