@@ -120,7 +120,7 @@ class PartLines:
         for id, rows in self.store.undecided_views().items():
             if rows[-1].id < limit and not self.has_open(id):
                 taken = f"station {rows[0].station}" if rows[0].station else "a station without a name"
-                why = f"not all of its views had come, and {taken}, which took them, has not gone on with it"
+                why = f"not all of its views had come, and {taken} has not gone on with it"
                 lost.append(abandoned(id, rows, why))
         self._close(lost)
 
