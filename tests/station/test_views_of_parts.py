@@ -137,7 +137,7 @@ def test_a_part_of_another_station_is_left_to_it_until_nobody_has_gone_on_with_i
         place.station.parts.close_abandoned()
         (closed,) = place.parts()
         assert (closed["id"], closed["decision"], closed["station"]) == (long_ago.part_id, "review", "east")
-        why = "part 2: not all of its views had come, and station east, which took them, has not gone on with it"
+        why = "part 2: not all of its views had come, and station east has not gone on with it"
         assert closed["error"] == why
         assert f"{why}; it is for review" in capfd.readouterr().err
     with at(run, tmp_path / "east", **east) as place:
