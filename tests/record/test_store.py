@@ -327,6 +327,10 @@ def test_listing_reads_an_index_and_sorts_nothing(new_url: Callable[[], str], tm
             assert len(lines) == 1
             assert lines[0].startswith(f"SEARCH inspections USING INDEX {index}"), lines
             assert before is None or "id<?" in lines[0]
+    for column in ("product", "line", "station"):
+        lines.clear()
+        store.search(tables.Search(**{column: "L2"}), limit=12)  # type: ignore[arg-type]
+        assert lines == [f"SEARCH inspections USING INDEX ix_inspections_{column}_id ({column}=?)"]
     lines.clear()
     list(store.scores(MODELS[0], at))
     store.files_in_use([f"{k:064x}" for k in range(20)])

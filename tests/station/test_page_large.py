@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import station_browser
 from station_browser import GOOD, HOLE, Open, Running, expect, png, running, shown
 
 from blemish.record.labels import Labelling, Labels
+from blemish.record.store import new_id
 from blemish.station.engine_jobs import Upload
 
-one_station, tab = station_browser.one_station, station_browser.tab
+here, one_station, tab = station_browser.here, station_browser.one_station, station_browser.tab
 
 BOX = "e => { const b = e.getBoundingClientRect(); return [b.width, b.height] }"
 
@@ -68,6 +71,41 @@ def test_a_station_shows_its_own_parts_where_many_share_a_record(pca_onnx: Path,
         page.locator("#inspect-stage .name", has_text="of east").wait_for()
         assert page.locator(".brand").inner_text() == "blemish · east"
         assert page.locator("#strip li").count() == 1
+
+
+def record_of_line(here: Running, line: str, parts: int) -> None:
+    """Record rejected parts of a line, all with the picture of a good one."""
+    upload = Upload(data=GOOD, source="api", part=f"{line}-0", labels=Labels(line=line))
+    scored = here.station.engine().submit(upload).result(60)
+    for i in range(1, parts):
+        now = datetime.now(UTC)
+        later = replace(scored, id=new_id(now), time=now, part=f"{line}-{i}", anomalous=True)
+        here.station.store.record([later])
+
+
+def test_the_newest_part_of_a_line_is_found_however_many_others_have_come_since(here: Running, tab: Open):
+    record_of_line(here, "L 2", 3)
+    record_of_line(here, "L1", 45)
+    page = tab(f"{here.address}/#large?line=L+2")
+    expect(page.locator("#large-said span")).to_have_text("L 2-2")
+    assert page.locator("#large-age").inner_text().startswith("L 2 · ")
+    assert page.locator("#large-strip li").count() == 2
+    page.keyboard.press("Escape")
+    page.locator("#inspect-stage .name", has_text="L 2-2").wait_for()
+    expect(page.locator("#strip li")).to_have_count(3)
+    expect(page.locator("#only")).to_have_text("Only L 2")
+    record_of_line(here, "L 2", 1)
+    page.locator("#inspect-stage .name", has_text="L 2-0").wait_for()
+    page.locator("#only").click()
+    expect(page.locator("#strip li")).to_have_count(40)
+    expect(page.locator("#only")).to_be_hidden()
+    page.goto(f"{here.address}/#inspect?line=none")
+    page.locator("#welcome").wait_for()
+    page.goto(f"{here.address}/#inspect?")
+    page.locator("#inspect-stage .name", has_text="L 2-0").wait_for()
+    page.locator("#inspect-stage details.record summary").click()
+    page.get_by_role("link", name="L 2").click()
+    expect(page.locator("#strip li")).to_have_count(4)
 
 
 def opacity(page: Any) -> str:

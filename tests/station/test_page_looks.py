@@ -40,7 +40,7 @@ def test_axe_finds_nothing(full: Running, tab: Open):
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
     page = tab(full.address)
     page.evaluate(axe.AXE_SCRIPT)
-    for dialog in ("help", "given", "acknowledge", "login"):
+    for dialog in ("help", "given", "acknowledge", "login", "leaving"):
         page.evaluate("id => document.getElementById(id).showModal()", dialog)
         assert not findings(page), dialog
         page.evaluate("id => document.getElementById(id).close()", dialog)

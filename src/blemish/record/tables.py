@@ -185,6 +185,9 @@ for column in ("model", "decision", "part", "verdict"):
     Index(f"ix_inspections_{column}_id", rows[column], rows.id)
 for column in ("image", "map"):
     Index(f"ix_inspections_{column}", rows[column])
+for column in ("product", "line", "station"):  # a screen asks for the newest of one each second
+    said = rows[column].is_not(None)
+    Index(f"ix_inspections_{column}_id", rows[column], rows.id, sqlite_where=said, postgresql_where=said)
 FOR_A_PERSON: tuple[Decision, ...] = ("rejected", "review")
 """Decisions that a person looks at."""
 is_view = rows.part_id.is_not(None)

@@ -14,7 +14,7 @@ export class Refused extends Error {
 /** The station did not answer. */
 export class Away extends Error {}
 
-/** Tells "away", "back" and "locked" (a token is required). */
+/** Tells "away", "back" and "locked" (a request came without a login that the station knows). */
 export const link = new EventTarget();
 
 const HEARTBEAT = 2000;

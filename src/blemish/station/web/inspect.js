@@ -6,6 +6,7 @@ import { nameOf } from "./format.js";
 import { InspectionPanel } from "./inspection_panel.js";
 import { given, note as noteGiven } from "./given.js";
 import { t } from "./messages.js";
+import { asked, linkTo, only, viewAndPart } from "./only.js";
 import { judge, outbox, withWaiting } from "./outbox.js";
 import { keep, kept, mayInspect, mayLook, modelOf, station } from "./state.js";
 import { Thumbnails } from "./thumbnails.js";
@@ -71,14 +72,22 @@ export class InspectView {
     this.panel.hide();
   }
 
+  /** Show nothing, as other parts are asked for. */
+  clear() {
+    this.panel.clear("");
+    this.thumbnails.update([]);
+    this.follow(true);
+  }
+
   /** Get the latest parts, and show the newest when following. */
   async look() {
     if (!mayLook()) return;
     this.renderViews();
     const { arrivals } = this;
+    const wished = only();
     try {
-      const latest = await getLatest({ limit: LATEST, station: station.station });
-      if (!latest) return;
+      const latest = await getLatest({ limit: LATEST, ...asked() });
+      if (!latest || wished !== only()) return;
       const { items } = latest;
       this.thumbnails.update(items);
       this.renderWelcome(items.length === 0);
@@ -104,10 +113,10 @@ export class InspectView {
     this.renderWelcome(false);
     this.panel.show(inspection, true);
     this.thumbnails.choose(inspection.id);
-    const place = this.following ? "#inspect" : `#inspect/${inspection.id}`;
-    const [view] = location.hash.slice(1).split("/"); // another one is on its way when it was just clicked
-    if (this.shown && ["", "inspect"].includes(view) && location.hash !== place)
-      history.replaceState(null, "", place);
+    const address = linkTo(this.following ? "inspect" : `inspect/${inspection.id}`);
+    const [view] = viewAndPart(); // another one is on its way when it was just clicked
+    if (this.shown && ["", "inspect"].includes(view) && location.hash !== address)
+      history.replaceState(null, "", address);
   }
 
   judged(inspection, verdict, note, reason) {

@@ -4,6 +4,7 @@ import { urlOf } from "./api.js";
 import { h } from "./dom.js";
 import { percent, seconds, when } from "./format.js";
 import { t } from "./messages.js";
+import { linkToOnly } from "./only.js";
 import { modelOf } from "./state.js";
 
 /** Return all that is known of an inspection, as a list with links to its files. */
@@ -13,10 +14,10 @@ export function detailsOf(inspection) {
     [t("detail.time"), when(inspection.time)],
     [t("detail.part"), inspection.part],
     [t("detail.file"), inspection.path],
-    [t("detail.product"), inspection.product],
-    [t("detail.line"), inspection.line],
+    [t("detail.product"), labelOf(inspection, "product")],
+    [t("detail.line"), labelOf(inspection, "line")],
     [t("detail.shift"), inspection.shift],
-    [t("detail.station"), inspection.station],
+    [t("detail.station"), labelOf(inspection, "station")],
     [t("detail.drawn"), inspection.sample && t("detail.drawn_text", { share: percent(inspection.sample) })],
     [t("detail.image"), inspection.width && `${inspection.width} × ${inspection.height} px`],
     [t("detail.model"), model ? `${model.name} (${model.method}, ${model.dataset})` : null],
@@ -46,4 +47,10 @@ export function detailsOf(inspection) {
       link(`#inspect/${inspection.id}`, t("detail.link")),
     ),
   );
+}
+
+/** A label that leads to the newest parts with it, if there is one. */
+function labelOf(inspection, name) {
+  const what = inspection[name];
+  return what && h("a", { href: linkToOnly(name, what), title: t("detail.only", { what }) }, what);
 }

@@ -5,6 +5,7 @@ import { at, h, mark } from "./dom.js";
 import { decisionOf, nameOf, when } from "./format.js";
 import { threshold } from "./heatmap.js";
 import { locale, t } from "./messages.js";
+import { asked, only } from "./only.js";
 import { rateOf } from "./rates.js";
 import { kept, mayLook, modelOf, station } from "./state.js";
 import { newestOf, pictured, ViewPicker } from "./view_picker.js";
@@ -67,6 +68,15 @@ export class LargeView {
     }
   }
 
+  /** Show nothing, as other parts are asked for. */
+  clear() {
+    this.inspection = this.view = null;
+    this.answered = -Infinity;
+    this.views.show(null);
+    this.viewer.clear("");
+    this.render();
+  }
+
   /** Whether what is shown may not be the newest part. */
   get stale() {
     return isAway() || performance.now() - this.answered > STALE;
@@ -76,10 +86,13 @@ export class LargeView {
     this.render(); // also while an answer is waited for: it may have become stale
     if (!mayLook() || this.asking) return;
     this.asking = true;
+    const wished = only();
     try {
-      const { items } = await get("/v1/inspections", { limit: LATEST, station: station.station });
-      this.answered = performance.now();
-      this.latest(items);
+      const { items } = await get("/v1/inspections", { limit: LATEST, ...asked() });
+      if (wished === only()) {
+        this.answered = performance.now();
+        this.latest(items);
+      }
     } catch {
       /* what is shown becomes stale, which is said */
     }
@@ -121,7 +134,7 @@ export class LargeView {
     const { inspection, stale } = this;
     const waits = this.answered === -Infinity && !isAway();
     at("large-picture").classList.toggle("stale", stale);
-    const said = [station.station, inspection && when(inspection.time), inspection && ageOf(inspection)];
+    const said = [station.station, only(), inspection && when(inspection.time), inspection && ageOf(inspection)];
     at("large-age").textContent = said.filter(Boolean).join(" · ");
     const [kind, word, line] = waits
       ? ["unjudged", t("viewer.loading"), ""]

@@ -9,8 +9,10 @@ import { InspectView } from "./inspect.js";
 import { LargeView } from "./large.js";
 import { ModelsView } from "./models.js";
 import { undoLast } from "./given.js";
+import { endSession, forgetLogin, isLeaving } from "./leaving.js";
 import { t, translate } from "./messages.js";
 import { ofOthers, outbox, send, unsent } from "./outbox.js";
+import { only, takeOnly, viewAndPart } from "./only.js";
 import { QueueView } from "./queue.js";
 import { SearchView } from "./search.js";
 import { keep, kept, loadModels, loadSession, mayEngineer, station } from "./state.js";
@@ -26,8 +28,13 @@ let current = null;
 // --- views --------------------------------------------------------------------------------------------------
 
 function route() {
-  const [name, id] = location.hash.slice(1).split("/");
+  const [name, id] = viewAndPart();
   if (!VIEWS.includes(name || "inspect")) return; // a link within the page
+  if (takeOnly()) {
+    at("only").hidden = !only();
+    at("only").textContent = t("inspect.only", { what: only() });
+    for (const other of [views.inspect, views.large]) other.clear();
+  }
   const view = name || "inspect";
   for (const other of VIEWS) {
     at(`view-${other}`).hidden = other !== view;
@@ -84,12 +91,14 @@ function nextTheme() {
 // --- who is here --------------------------------------------------------------------------------------------
 
 async function enter() {
+  if (isLeaving()) return finishLeaving();
   try {
     await loadSession();
   } catch (error) {
     if (error instanceof Away) return; // "back" begins again
     throw error;
   }
+  if (isLeaving()) return; // somebody has logged out meanwhile
   const { name, role } = station;
   at("brand").textContent = ["blemish", station.station].filter(Boolean).join(" · ");
   const less = name && role && !mayEngineer();
@@ -139,12 +148,29 @@ async function logIn(event) {
   }
 }
 
-async function leave() {
+function leave() {
+  forgetLogin();
+  return finishLeaving();
+}
+
+/** End the session of somebody who has logged out; while the station does not do it, say so and show nothing else. */
+async function finishLeaving() {
   try {
-    await ask("/v1/session", { method: "DELETE" });
-  } finally {
-    location.reload();
+    await endSession();
+  } catch (error) {
+    at("main").hidden = true;
+    at("who").textContent = "";
+    at("leave").hidden = true;
+    at("login").close();
+    if (!at("leaving").open) at("leaving").showModal();
+    at("leaving-text").textContent = t("leaving.text", { error: error.message });
+    if (!(error instanceof Away)) setTimeout(enter, EVERY); // else "back" begins again
+    return;
   }
+  at("leaving").close();
+  at("main").hidden = false;
+  location.reload();
+  enter(); // where images wait to be sent, the browser asks whether to leave, and one may stay
 }
 
 // --- models, drift, the link --------------------------------------------------------------------------------
@@ -218,6 +244,8 @@ function begin() {
   at("login-form").addEventListener("submit", logIn);
   at("login").addEventListener("cancel", (event) => event.preventDefault());
   at("leave").addEventListener("click", leave);
+  at("leaving").addEventListener("cancel", (event) => event.preventDefault());
+  at("leaving-retry").addEventListener("click", enter);
   at("retry").addEventListener("click", retry);
   alarms.addEventListener("acknowledged", look);
   at("acknowledge-cancel").addEventListener("click", () => at("acknowledge").close());
@@ -226,7 +254,7 @@ function begin() {
     showLink();
     enter();
   });
-  link.addEventListener("locked", askForToken);
+  link.addEventListener("locked", enter); // it may be the answer of a session that another one has replaced
   link.addEventListener("login", enter);
   outbox.addEventListener("change", showLink);
   outbox.addEventListener("refused", ({ detail }) => toast(t("verdict.refused", { error: detail.error.message })));
