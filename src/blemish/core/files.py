@@ -38,22 +38,26 @@ def temporary_for(path: Path, *, durable: bool = False, mode: int | None = None)
         if durable:
             _sync(part, os.O_RDWR)
         part.replace(path)
-        if durable:
-            sync_folder(path.parent)
-    except OSError as error:
-        if error.filename == str(part):  # nobody has asked for that name
-            error.filename = str(path)
-        raise
-    finally:
+    except BaseException as error:
         with suppress(OSError):  # where it could not be made it cannot be removed either
             part.unlink()
+        if isinstance(error, OSError) and error.filename == str(part):  # nobody has asked for that name
+            error.filename = str(path)
+        raise
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_whole(path: Path, content: str | bytes, *, durable: bool = False, mode: int | None = None) -> None:
     """Write a file at once: bytes as they are, text as UTF-8 (what is not, as from file names, escaped)."""
     data = content.encode("utf-8", errors="backslashreplace") if isinstance(content, str) else content
-    with temporary_for(path, durable=durable, mode=mode) as part:
-        part.write_bytes(data)
+    with temporary_for(path, mode=mode) as part, part.open("wb") as file:
+        file.write(data)
+        if durable:  # here, as the file need not be opened again for it
+            file.flush()
+            os.fsync(file.fileno())
+    if durable:
+        sync_folder(path.parent)
 
 
 def name_limit(folder: Path) -> int:
