@@ -13,6 +13,7 @@ from inspected import part
 
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
+from blemish.cli.commands.serve import ServeOptions, _outgoing
 from blemish.core.errors import UsageError
 from blemish.record.identifiers import IdSequence
 from blemish.record.labels import Labelling, Labels
@@ -49,6 +50,14 @@ def test_rejects_reviews_and_alarms_of_this_station_are_told(tmp_path: Path):
     json.dumps(told)
     line.following.follow()
     assert len(told) == 3
+    line.store.close()
+
+
+def test_a_reject_is_read_from_the_record_only_where_somebody_is_told(tmp_path: Path):
+    line = Line(tmp_path)
+    for to, listeners in (({}, 0), ({"on_reject": "true"}, 1)):
+        with _outgoing(ServeOptions(model=(), **to), line):  # type: ignore[arg-type]
+            assert len(line.following.listeners) == listeners
     line.store.close()
 
 

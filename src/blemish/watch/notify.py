@@ -56,6 +56,11 @@ class Receivers:
     """A file with the secret by which requests are signed."""
     mqtt: str | None = None
 
+    def __bool__(self) -> bool:
+        """Whether there is anybody."""
+        told = (self.on_reject, self.on_review, self.on_event, self.webhook, self.mqtt)
+        return any(each is not None for each in told)
+
     @contextmanager
     def telling(self, say: Callable[[str], None]) -> Iterator[Callable[[dict[str, Any]], None]]:
         """Give what tells a row to all of them; at the end, say what they missed. Raises UsageError."""

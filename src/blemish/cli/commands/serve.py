@@ -218,7 +218,8 @@ def _outgoing(options: ServeOptions, station: Station) -> Iterator[None]:
         mqtt=options.mqtt,
     )
     with receivers.telling(say) as tell, ExitStack() as stack:
-        Notifications(station, tell)
+        if receivers:  # else each reject would be read from the record for nobody
+            Notifications(station, tell)
         if options.rollout:
             stack.callback(Rollout(station, options.rollout, say).close)
         if options.opcua or options.modbus:
