@@ -108,6 +108,30 @@ def test_rows_are_followed_in_the_order_in_which_they_were_recorded(store: Store
     assert store.newest_id() == made[5].id
 
 
+def test_what_was_recorded_here_last_is_followed_as_the_record_has_it_without_being_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    other = Store(store._engine)  # as of another process
+    store.set_sampling(SamplingPlan(1.0))
+    late = inspection(1, id=new_id(BEGIN + timedelta(hours=1)), part="a\0", station="\udcff")
+    part = inspection(0, decided="review", missing=("top",), error=None)
+    view = inspection(2, part_id=part.id, view="side")
+    store.record([view, late, part])
+    expected = list(other.recorded(after=0))
+    assert [row.id for row in expected] == [late.id, part.id]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_fetch_all", pytest.fail)
+        assert list(store.recorded(after=0, limit=9)) == expected
+        assert list(store.recorded(after=0, limit=1)) == expected[:1]
+    assert list(store.recorded(after=2, limit=9)) == []
+    other.record([inspection(4)])
+    store.record([inspection(5)])  # what another one has recorded before it is not left out
+    assert list(store.recorded(after=2, limit=9)) == list(other.recorded(after=2))
+    for again in (5, 7):
+        store.record([inspection(again), inspection(6)])  # one that is there has no other number now
+        assert list(store.recorded(after=4, limit=9)) == list(other.recorded(after=4))
+
+
 def test_times_that_lag_behind_identifiers_are_found_by_their_times(store: Store):
     late = [inspection(k, id=new_id(BEGIN + timedelta(hours=1))) for k in range(3)]
     on_time = inspection(3600)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.core.types import Region
 from blemish.record.identifiers import from_milliseconds, milliseconds
-from blemish.record.rows import ANOMALOUS, Alarm, Inspection, ModelRecord, Verdict
+from blemish.record.rows import ANOMALOUS, Alarm, Inspection, ModelRecord, Recorded, Verdict
 from blemish.record.tables import LABELS, escape_text
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ def row_of(inspection: Inspection) -> dict[str, Any]:
         "regions": regions_json(inspection),
         "files_removed": None,
     }
+
+
+def recorded_of(row: dict[str, Any]) -> Recorded:
+    """Return what a watcher of the record reads of a row that `row_of` has made, with its number."""
+    values: dict[str, Any] = row | {"time": from_milliseconds(row["time"])}
+    return Recorded(**{each.name: values[each.name] for each in fields(Recorded)})
 
 
 def _values(row: Row, changed: dict[str, Any]) -> dict[str, Any]:

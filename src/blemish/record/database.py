@@ -145,9 +145,14 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
+def writing(engine: Engine) -> Engine:
+    """Return the same engine for transactions that write."""
+    return engine.execution_options(writes=True)
+
+
 def begin_write(engine: Engine) -> Any:
     """Begin a transaction that writes."""
-    return engine.execution_options(writes=True).begin()
+    return writing(engine).begin()
 
 
 def _refuse_foreign(connection: Connection, place: URL) -> None:

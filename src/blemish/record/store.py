@@ -78,7 +78,9 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
 
     def __init__(self, engine: sa.Engine) -> None:
         super().__init__(engine)
-        self._insert_inspection = self._insert_once(tables.inspections, rows.id)
+        once = self._insert_once(tables.inspections, rows.id)
+        self._insert_inspection = once.execution_options(preserve_rowcount=True)
+        self._newest: list[Recorded] = []  # what was recorded here last, so that it need not be read again
         self._read_lag()  # and whenever rows may have come: so that a search need not ask for it
 
     @classmethod
@@ -117,9 +119,10 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
                 | ({"number": None} if each.part_id else {"number": next(numbers), "sample": plan.draw(each)})
                 for each in inspections
             ]
-            connection.execute(self._insert_inspection, added)
+            new = connection.execute(self._insert_inspection, added).rowcount == len(added)
             self._note_lag(connection, max(lags))
         self._lag = max(self._lag, timedelta(milliseconds=max(lags)))  # now that it is on disk
+        self._newest = [conversion.recorded_of(row) for row in added if row["number"]] if new else []
 
     def _note_lag(self, connection: sa.Connection, lag: int) -> None:
         """Note how far times lag behind identifiers, where they never lagged so far before."""
@@ -190,8 +193,13 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
     ) -> Iterator[Recorded]:
         """Yield what was recorded, by whichever process, in the order in which it was.
 
-        `after` and `until` are numbers of rows: those after `after`, up to and with `until`.
+        `after` and `until` are numbers of rows: those after `after`, up to and with `until`. With a `limit`
+        the newest may be left out; they come the next time.
         """
+        newest = self._newest
+        if newest and limit and newest[0].number == after + 1 and until is model is None:
+            yield from newest[:limit]
+            return
         where = [rows.number > after]
         if until is not None:
             where.append(rows.number <= until)

@@ -25,6 +25,7 @@ class Transactions:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._reading = engine.execution_options(one_statement=True)
+        self._writing = database.writing(engine)
         self._writer = threading.Lock()
         self._place = database.without_password(engine.url)
         self._lag = timedelta()  # how far times lag behind identifiers, at most
@@ -35,7 +36,7 @@ class Transactions:
 
     @contextmanager
     def _write_transaction(self) -> Iterator[sa.Connection]:
-        with self._writer, self._database_errors(), database.begin_write(self._engine) as connection:
+        with self._writer, self._database_errors(), self._writing.begin() as connection:
             yield connection
 
     def _wait_for_turn(self, connection: sa.Connection) -> None:

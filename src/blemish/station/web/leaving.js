@@ -6,7 +6,6 @@ import { keep, kept, station } from "./state.js";
 const NAME = "leaving";
 const PATIENCE = 10000; // ms after which a station that says nothing counts as away
 let leaves = false; // where the browser keeps nothing
-let ending = null; // the request that is on its way
 
 /** Whether somebody has logged out whose session the station may not have ended. */
 export const isLeaving = () => leaves || kept(NAME) === "yes";
@@ -19,12 +18,8 @@ export function forgetLogin() {
 }
 
 /** Let the station end the session; throws what `ask` does. */
-export function endSession() {
-  ending ??= ask("/v1/session", { method: "DELETE", signal: AbortSignal.timeout(PATIENCE) })
-    .then(() => {
-      leaves = false;
-      keep(NAME, "no");
-    })
-    .finally(() => (ending = null));
-  return ending;
+export async function endSession() {
+  await ask("/v1/session", { method: "DELETE", signal: AbortSignal.timeout(PATIENCE) });
+  leaves = false;
+  keep(NAME, "no");
 }

@@ -24,6 +24,7 @@ const ONCE = ["g", "d", "u", "z", "n"]; // a key that is held down gives no seco
 const VIEWS = [...NAMES, "large"]; // which has no tab: it is there for those who stand far away
 const views = {};
 let current = null;
+let finishing = false; // a log-out is on its way to the station
 
 // --- views --------------------------------------------------------------------------------------------------
 
@@ -155,6 +156,8 @@ function leave() {
 
 /** End the session of somebody who has logged out; while the station does not do it, say so and show nothing else. */
 async function finishLeaving() {
+  if (finishing) return; // the answer to a log-out says itself that the station is back
+  finishing = true;
   try {
     await endSession();
   } catch (error) {
@@ -166,6 +169,8 @@ async function finishLeaving() {
     at("leaving-text").textContent = t("leaving.text", { error: error.message });
     if (!(error instanceof Away)) setTimeout(enter, EVERY); // else "back" begins again
     return;
+  } finally {
+    finishing = false;
   }
   at("leaving").close();
   at("main").hidden = false;
