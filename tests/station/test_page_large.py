@@ -11,8 +11,8 @@ import numpy as np
 import station_browser
 from station_browser import GOOD, HOLE, Open, Running, expect, png, running, shown
 
+from blemish.record.identifiers import new_id
 from blemish.record.labels import Labelling, Labels
-from blemish.record.store import new_id
 from blemish.station.engine_jobs import Upload
 
 here, one_station, tab = station_browser.here, station_browser.one_station, station_browser.tab

@@ -16,8 +16,9 @@ from parts_at_station import Place, at
 
 from blemish.core.errors import ModelError, UsageError
 from blemish.inference.model_file import load_model_file, save_model_file
+from blemish.record.identifiers import new_id, utc_now
 from blemish.record.labels import Labelling, Labels
-from blemish.record.rows import StoreError, new_id, utc_now
+from blemish.record.rows import StoreError
 from blemish.record.store import Store
 from blemish.record.versions import FOLDER, Versions
 from blemish.station.answers import view_answer_of

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from blemish.core.errors import ConflictError, UsageError
 from blemish.inference.part_models import ViewModels, make_views
 from blemish.inference.parts import TogetherRule
-from blemish.record.rows import WATCH, first_id, utc_now
+from blemish.record.identifiers import first_id, utc_now
+from blemish.record.rows import WATCH
 from blemish.record.tables import escape_text
 from blemish.station.parts import PartLine, PartSettings, abandoned
 from blemish.watch.parts import check_count
