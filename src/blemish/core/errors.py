@@ -48,3 +48,8 @@ class NotFoundError(UsageError):
 
 class ConflictError(UsageError):
     """What a request names exists, and the state that it is in does not allow what is asked."""
+
+
+def one_line(error: BaseException, longest: int = 200) -> str:
+    """Return what an error of a library says, as one line of at most so many characters; it may be empty."""
+    return " ".join(str(error).split())[:longest]

@@ -14,7 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.core.errors import BlemishError, ModelError, UsageError
+from blemish.core.errors import BlemishError, ModelError, UsageError, one_line
 from blemish.core.files import write_whole
 from blemish.images.preprocess import ImageFormat
 from blemish.inference.calibration import Calibration, calibrate
@@ -207,7 +207,7 @@ def load_model_file(path: Path) -> ModelFile:
             tensors = {name: opened.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{file}: not a whole safetensors file ({_one_line(error)}); copy or train it again"
+            f"{file}: not a whole safetensors file ({one_line(error)}); copy or train it again"
         ) from error
     if text is None:
         raise ModelError(
@@ -268,8 +268,4 @@ def _model_file_of(file: Path, header: dict[str, Any], tensors: dict[str, np.nda
 
 
 def _damage_error(file: Path, error: Exception) -> ModelError:
-    return ModelError(f"{file}: its description is damaged ({_one_line(error)}); train it again")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return ModelError(f"{file}: its description is damaged ({one_line(error)}); train it again")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blemish.core.errors import BlemishError, DataError, ModelError, UsageError
+from blemish.core.errors import BlemishError, DataError, ModelError, UsageError, one_line
 from blemish.core.files import write_whole
 from blemish.data.hashing import file_digest
 from blemish.inference.calibration import named_rate
@@ -240,5 +240,4 @@ def describe_part_calibration(file: Path) -> str:
 
 
 def _damaged(file: Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200]
-    return ModelError(f"{file}: is no calibration of parts ({reason}); make it by `blemish parts`")
+    return ModelError(f"{file}: is no calibration of parts ({one_line(error)}); make it by `blemish parts`")

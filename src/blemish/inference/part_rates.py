@@ -37,7 +37,7 @@ def _rounded_up(rate: float) -> float:
     return -(-rate * 10_000 // 1) / 10_000
 
 
-def check_review_rate(rate: float, review_rate: float | None, possible: np.ndarray) -> None:
+def check_review_rate_of_parts(rate: float, review_rate: float | None, possible: np.ndarray) -> None:
     """Refuse a review rate that sends no part to a person. Raises UsageError.
 
     `possible` are the p-values (k,) that there can be.

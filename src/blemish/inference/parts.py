@@ -27,7 +27,7 @@ import numpy as np
 from blemish.core.errors import DataError
 from blemish.inference.calibration import calibrate, usual
 from blemish.inference.p_values import bonferroni
-from blemish.inference.part_rates import check_review_rate, promised_rate
+from blemish.inference.part_rates import check_review_rate_of_parts, promised_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -144,7 +144,7 @@ class TogetherRule:
         self.count, self.names = calibration.scores.shape[1], calibration.views
         self.rate = promised_rate(rate, lowest=1 / (n + 1), of=f"{n} calibration parts", kind="parts")
         self.review_rate = review_rate
-        check_review_rate(self.rate, review_rate, np.arange(1, n + 2) / (n + 1))
+        check_review_rate_of_parts(self.rate, review_rate, np.arange(1, n + 2) / (n + 1))
 
     def decide(self, views: Sequence[ViewScore]) -> PartDecision:
         """Decide of a part. Raises DataError for views that the calibration parts do not have."""
@@ -194,7 +194,7 @@ class ApartRule:
         of = f"{n} calibration images of a view, of {count} views,"
         lowest = float(_exact(count / (n + 1)))
         rate = promised_rate(self.given, lowest=lowest, of=of, kind="images", times=count)
-        check_review_rate(rate, self.review_rate, _exact(count * np.arange(1, n + 2) / (n + 1)))
+        check_review_rate_of_parts(rate, self.review_rate, _exact(count * np.arange(1, n + 2) / (n + 1)))
         return rate
 
     def decide(self, views: Sequence[ViewScore]) -> PartDecision:

@@ -20,7 +20,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blemish.core.errors import ImageError
+from blemish.core.errors import ImageError, one_line
 from blemish.core.types import Region, Result, field_types
 from blemish.data.hashing import file_digest
 from blemish.images.draw import encode_map
@@ -137,7 +137,7 @@ class LedgerSync:
                 pass
         except Exception as error:  # whatever becomes of the database, the inspection goes on
             if not self._failing:
-                line = " ".join(str(error).split())[:300] or type(error).__name__
+                line = one_line(error, 300) or type(error).__name__
                 self.say(f"--database: {line}; the inspection goes on, and rows are recorded when it works")
             self._failing = True
             return False

@@ -37,33 +37,11 @@ LONGEST_CELL = 300
 def report_pdf(report: ShiftReport, *, now: datetime) -> bytes:
     """Write a report. Raises UsageError for a letter in no font, and without `blemish[pdf]`."""
     try:
-        from fpdf import FPDF
         from fpdf.enums import XPos, YPos
     except ImportError as error:
         raise UsageError("a report as PDF needs fpdf2; pip install 'blemish[pdf]'") from error
-
-    class Pages(FPDF):
-        """Pages with a number at the bottom."""
-
-        def footer(self) -> None:
-            self.set_y(-12)
-            self.set_font(size=8)
-            self.cell(0, 5, f"{self.page_no()} / {self.str_alias_nb_pages}", align="R")
-
     logging.getLogger("fontTools.subset").setLevel(logging.WARNING)
-    pdf = Pages(format="A4")
-    pdf.set_creation_date(now)
-    pdf.set_title(report.title)
-    pdf.set_lang("en")
-    pdf.set_margin(15)
-    pdf.c_margin = 1
-    pdf.set_line_width(0.2)
-    text = _text_of_all(report)
-    total = "{nb}"
-    while total in text:  # what a person wrote stays as it is
-        total = "{" + total
-    pdf.alias_nb_pages(total)
-    _choose_fonts(pdf, set(text) | set("Seen by: 0123456789/"))
+    pdf = _empty_document(report, now)
     pdf.add_page()
     for text, style, size in ((report.title, "B", 17), (report.time, "", 10)):
         pdf.set_font(style=style, size=size)
@@ -77,6 +55,34 @@ def report_pdf(report: ShiftReport, *, now: datetime) -> bytes:
     pdf.ln(5)
     pdf.cell(80, 5, "Seen by:", border="B")
     return bytes(pdf.output())
+
+
+def _empty_document(report: ShiftReport, now: datetime) -> FPDF:
+    """Make a document without pages, with the fonts for all that the report says."""
+    from fpdf import FPDF
+
+    class Pages(FPDF):
+        """Pages with a number at the bottom."""
+
+        def footer(self) -> None:
+            self.set_y(-12)
+            self.set_font(size=8)
+            self.cell(0, 5, f"{self.page_no()} / {self.str_alias_nb_pages}", align="R")
+
+    pdf = Pages(format="A4")
+    pdf.set_creation_date(now)
+    pdf.set_title(report.title)
+    pdf.set_lang("en")
+    pdf.set_margin(15)
+    pdf.c_margin = 1
+    pdf.set_line_width(0.2)
+    text = _text_of_all(report)
+    total = "{nb}"
+    while total in text:  # what a person wrote stays as it is
+        total = "{" + total
+    pdf.alias_nb_pages(total)
+    _choose_fonts(pdf, set(text) | set("Seen by: 0123456789/"))
+    return pdf
 
 
 def _write(pdf: FPDF, section: Section) -> None:

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blemish.core.errors import ConflictError, DataError, NotFoundError, UsageError
+from blemish.core.errors import ConflictError, DataError, NotFoundError, UsageError, one_line
 from blemish.core.files import make_folder, write_whole
 from blemish.images.decode import decode
 from blemish.images.folders import list_images
@@ -236,7 +236,7 @@ class Trainings:
         try:
             digest = self.on_model(self._place(job.id) / "run", job.name)
         except Exception as error:  # a model that cannot be taken into use is a failed job, not a dead thread
-            self._write(replace(job, state="failed", error=" ".join(str(error).split())[:500]))
+            self._write(replace(job, state="failed", error=one_line(error, 500)))
         else:
             self._write(replace(job, state="done", model=digest))
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from blemish.core.errors import BlemishError, Interrupted, TrainingError, UsageError
+from blemish.core.errors import BlemishError, Interrupted, TrainingError, UsageError, one_line
 from blemish.core.files import temporary_for, write_whole
 from blemish.images import decode
 from blemish.images.draw import write_pixels
@@ -145,7 +145,7 @@ def _choose(run: Run) -> Choice:
         except Interrupted:
             raise
         except (BlemishError, RuntimeError, ValueError) as error:
-            rows.append(Row(members=(name,), error=" ".join(str(error).split())[:200]))
+            rows.append(Row(members=(name,), error=one_line(error)))
             continue
         rows.append(choosing.compare((name,), *maps[name], run.trial, time.monotonic() - began))
     if not maps:

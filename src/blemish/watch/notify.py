@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,7 +164,7 @@ class Hook:
             self.send(row)
         except Exception as error:  # whatever a hook does, the inspection goes on
             if not self.failing or not self.retry:
-                line = " ".join(str(error).split())[:200]
+                line = one_line(error)
                 self.say(
                     f"{self.name}: {line or type(error).__name__}" + ("; trying again" if self.retry else "")
                 )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from blemish.data.part import cells_of_part, draw_centres, seen_of
+from blemish.data.shapes import uniform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,15 +56,10 @@ class Pieces:
         return Pieces(**{name: value.to(device) for name, value in vars(self).items()})
 
 
-def between(low: float, high: float, *shape: int) -> Tensor:
-    """Draw uniformly from [low, high): a tensor of that shape."""
-    return low + (high - low) * torch.rand(*shape)
-
-
 def draw_rectangles(n: int, H: int, W: int) -> Pieces:
     """Draw the n rectangles of CutPaste for crops of H×W: `AREA`, `ASPECT`, anywhere inside, upright."""
-    area = between(*AREA, n) * H * W
-    aspect = torch.where(torch.rand(n) < 0.5, between(ASPECT[0], 1, n), between(1, ASPECT[1], n))
+    area = uniform(*AREA, n) * H * W
+    aspect = torch.where(torch.rand(n) < 0.5, uniform(ASPECT[0], 1, n), uniform(1, ASPECT[1], n))
     size = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], dim=1).round()
     return _placed(size, torch.zeros(n), H, W)
 
@@ -71,9 +67,9 @@ def draw_rectangles(n: int, H: int, W: int) -> Pieces:
 def draw_scars(n: int, H: int, W: int) -> Pieces:
     """Draw the n scars of CutPaste-Scar for crops of H×W: long, thin, turned, anywhere inside."""
     scale = min(H, W) / 64
-    length, width = between(*SCAR_LENGTH, n), between(*SCAR_WIDTH, n)
+    length, width = uniform(*SCAR_LENGTH, n), uniform(*SCAR_WIDTH, n)
     size = (scale * torch.stack([length, width], dim=1)).round()
-    return _placed(size, between(-1, 1, n) * math.radians(SCAR_ANGLE), H, W)
+    return _placed(size, uniform(-1, 1, n) * math.radians(SCAR_ANGLE), H, W)
 
 
 def _placed(size: Tensor, angle: Tensor, H: int, W: int) -> Pieces:
@@ -144,7 +140,7 @@ def jitter(x: Tensor, amounts: Tensor, where: Tensor) -> Tensor:
 
 def draw_jitter(n: int) -> Tensor:
     """Draw the amounts of n jitters, (n, 4), each within ± `JITTER`."""
-    return between(-JITTER, JITTER, n, 4)
+    return uniform(-JITTER, JITTER, n, 4)
 
 
 def paste(x: Tensor, pieces: Pieces, amounts: Tensor, seen: Tensor | None = None) -> Tensor:

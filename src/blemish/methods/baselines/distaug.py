@@ -38,9 +38,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
+from blemish.data.shapes import uniform
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.cutpaste import upsampling_matrix
-from blemish.methods.baselines.cutpaste_augment import between, jitter, random_crops
+from blemish.methods.baselines.cutpaste_augment import jitter, random_crops
 from blemish.methods.baselines.cutpaste_backbones import TRUNKS, TrunkConfig, grid_of
 from blemish.methods.baselines.kde import outlier_score
 from blemish.methods.components.collapse import SAME, refuse_constant
@@ -139,10 +140,10 @@ def views(x: Tensor, amount: float) -> Tensor:
     """
     n, _, S, _ = x.shape
     x = resized_crops(x, (S, S), SMALLEST, flip=True)
-    amounts, greys = between(-amount, amount, n, 4).to(x.device), torch.rand(n) < GREY
+    amounts, greys = uniform(-amount, amount, n, 4).to(x.device), torch.rand(n) < GREY
     x = jitter(x, amounts, torch.ones_like(x[:, :1], dtype=torch.bool))
     x = torch.where(greys.to(x.device)[:, None, None, None], grey(x), x)
-    sigma = torch.where(torch.rand(n) < BLURRED, between(0.1, S / 16, n), 0.0)
+    sigma = torch.where(torch.rand(n) < BLURRED, uniform(0.1, S / 16, n), 0.0)
     return blurred(x, sigma.to(x.device)).clamp(0, 1)
 
 

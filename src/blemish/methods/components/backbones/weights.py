@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import UsageError, one_line
 from blemish.methods.components.backbones.layers import convolutions, shapes, take
 from blemish.methods.components.backbones.network import ARCHITECTURES, DIGEST, PACKAGED, sources_of
 
@@ -119,7 +119,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], str]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's errors for a file that is none have no common base
         raise UsageError(
-            f"--backbone {file}: is not a file of weights alone ({_one_line(error)}); save its state dict"
+            f"--backbone {file}: is not a file of weights alone ({one_line(error, 120)}); save its state dict"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UsageError(f"--backbone {file}: holds more than a state dict of tensors; save that alone")
@@ -135,7 +135,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], str]:
             return {key: opened.get_tensor(key) for key in opened.keys()}, licence  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(
-            f"--backbone {file}: is not a whole safetensors file ({_one_line(error)}); copy it again"
+            f"--backbone {file}: is not a whole safetensors file ({one_line(error, 120)}); copy it again"
         ) from error
 
 
@@ -196,7 +196,3 @@ def _take_all(file: Path, state: dict[str, Tensor], naming: Naming) -> dict[str,
                 f"--backbone {file}: weights of {source.convolution} are not finite; copy it again"
             )
     return tensors
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
