@@ -81,13 +81,7 @@ class Station(ModelsInUse):
         )
         own = self.labelling.usual.station
         self.parts = PartLines(parts, self.store, self.archive, station=own, make_id=self.make_id, say=_say)
-        for path in models:
-            name = path.stem if path.is_file() else path.resolve().name
-            of_parts = self.parts.models_of(path, models)
-            self._start_model(path, name) if of_parts is None else self._start_line(of_parts, name)
-        self.parts.resume()
-        for origin, name in self.versions.adopted.items():
-            self._start(self.versions.active(origin), name)
+        self._start_models(models)
         self.trainings = Trainings(
             folder / "trainings",
             data=training_data,
@@ -97,11 +91,23 @@ class Station(ModelsInUse):
             make_id=self.make_id,
         )
         threading.Thread(target=self._run_retention, name="retention", daemon=True).start()
-        self.noticing: list[Callable[[], None]] = [
-            self._decide_due
-        ]  # called once in a while, by the thread that follows
+        # called once in a while, by the thread that follows
+        self.noticing: list[Callable[[], None]] = [self._decide_due]
         self._follower = threading.Thread(target=self._run_following, name="following", daemon=True)
         self._follower.start()
+
+    def _start_models(self, models: Sequence[Path]) -> None:
+        """Start the models that the command names, then those that were trained here."""
+        for path in models:
+            name = path.stem if path.is_file() else path.resolve().name
+            of_parts = self.parts.models_of(path, models)
+            if of_parts is None:
+                self._start_model(path, name)
+            else:
+                self._start_line(of_parts, name)
+        self.parts.resume()
+        for origin, name in self.versions.adopted.items():
+            self._start(self.versions.active(origin), name)
 
     def problem(self) -> str | None:
         """Return why no inspection could be made now, or None."""
