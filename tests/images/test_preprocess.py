@@ -10,7 +10,8 @@ from PIL import Image
 from blemish.core.errors import DataError, UsageError
 from blemish.images.decode import read
 from blemish.images.folders import list_images
-from blemish.images.preprocess import ImageFormat, convert, format_of, load, prepare, resize
+from blemish.images.preprocess import ImageFormat, convert, format_of, load, prepare
+from blemish.images.resize import resize
 
 U8 = ImageFormat(dtype="uint8", channels=3, value_range=(0, 255))
 GREY8 = ImageFormat(dtype="uint8", channels=1, value_range=(0, 255))

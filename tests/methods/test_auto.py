@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blemish.core.errors import UsageError
-from blemish.images.preprocess import resize
+from blemish.images.resize import resize
 from blemish.inference.postprocess import pixel_map
 from blemish.methods import registry
 from blemish.methods.auto import Auto, AutoConfig, member_config, resizing_matrix, spreading_matrix

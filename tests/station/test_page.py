@@ -31,7 +31,7 @@ from station_browser import (
     upload,
 )
 
-from blemish.images.preprocess import resize
+from blemish.images.resize import resize
 from blemish.inference import postprocess
 from blemish.inference.calibration import _largest_rank, calibrate
 from blemish.station.render import read_map

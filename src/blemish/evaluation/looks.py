@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.images.decode import read
-from blemish.images.preprocess import resize
 from blemish.images.preview import preview_of
+from blemish.images.resize import resize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,8 +19,9 @@ from blemish.core.files import write_whole
 from blemish.core.ownership import owned
 from blemish.evaluation.sensitivity_plan import GOOD, KINDS, defects_of
 from blemish.images import decode
-from blemish.images.preprocess import convert, resize
+from blemish.images.preprocess import convert
 from blemish.images.preview import fit_size
+from blemish.images.resize import resize
 from blemish.images.sources import Frame
 from blemish.metrics.confidence import wilson_interval
 from blemish.report.sensitivity import write_card

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from blemish.data import planting
 from blemish.data.part import background_of, cells_of_part, draw_centres, views
 from blemish.data.shapes import Places, blob, box, line, uniform
-from blemish.images.preprocess import resize
+from blemish.images.resize import resize
 from blemish.images.roi import shrink
 
 if TYPE_CHECKING:

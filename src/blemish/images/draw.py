@@ -17,8 +17,8 @@ from blemish.core.files import temporary_for
 from blemish.images.drawing_mark import MARK, PNG_TEXT
 from blemish.images.limits import refusal
 from blemish.images.png import encode_png
-from blemish.images.preprocess import resize
 from blemish.images.preview import THUMBNAIL_SIDE, Preview, preview_of
+from blemish.images.resize import resize
 
 _STRIP = 64
 """Rows of a picture that are coloured at a time: they stay in the processor's cache."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blemish.images.preprocess import resize
+from blemish.images.resize import resize
 
 OVERLAY_SIDE = 1024
 """The longer side of an overlay in pixels, at most."""

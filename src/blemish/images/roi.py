@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 from blemish.core.errors import UsageError
 from blemish.images import decode
 from blemish.images.limits import refusal
-from blemish.images.preprocess import ImageFormat, resize
+from blemish.images.preprocess import ImageFormat
+from blemish.images.resize import resize
 
 LEAST_SHARE = 0.01
 """Share of an image that counts at least. Our choice: less is a mistake, as when white and black

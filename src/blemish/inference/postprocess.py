@@ -14,7 +14,7 @@ import numpy as np
 from blemish.core.errors import UsageError
 from blemish.core.types import Region
 from blemish.images.connected import Runs, connected_runs
-from blemish.images.preprocess import resize
+from blemish.images.resize import resize
 
 PatchMap = Literal["nearest", "linear"]
 """Scores of patches that overlap by half: blocks as they are, or smoothed; see `pixel_map`."""
@@ -77,7 +77,7 @@ def to_original_size(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarr
 
     (h, w) unbounded -> float32 (H, W), `size` = (H, W) in pixels, the same unit. Equal sizes leave every
     value as it is. Raises UsageError for an empty map, NaN or infinity. Our choice: bilinear, the filter
-    of `images.preprocess.resize`, so that a map is aligned with the resized image it came from.
+    of `images.resize`, so that a map is aligned with the resized image it came from.
     """
     values = _check_map(anomaly_map).astype(np.float32)
     if values.shape == tuple(size):

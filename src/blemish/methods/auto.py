@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.core.errors import UsageError
-from blemish.images.preprocess import resize
+from blemish.images.resize import resize
 from blemish.methods.base import Batches, Method, Start
 from blemish.methods.config import DetectorConfig
 
@@ -64,7 +64,7 @@ class AutoConfig(DetectorConfig):
 
 
 def resizing_matrix(n: int, to: int) -> Tensor:
-    """Return the (to, n) matrix that does to a line of n pixels what `preprocess.resize` does."""
+    """Return the (to, n) matrix that does to a line of n pixels what `images.resize` does."""
     return torch.from_numpy(resize(np.eye(n, dtype=np.float32)[None], (to, n))[0].copy())
 
 

@@ -90,7 +90,7 @@ def random_crops(
         share: which part of a batch x is; None: all of it.
 
     Returns:
-        (B, C, *size), with the filter of `blemish.images.preprocess.resize`.
+        (B, C, *size), with the filter of `blemish.images.resize`.
     """
     H, W = x.shape[2:]
     drawn = own_part(torch.rand(share.total if share else len(x), 4), share)

@@ -102,7 +102,7 @@ class Connection(H11Protocol):
         self.room = room
         self._due: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Take it in, or turn it away."""
         super().connection_made(transport)
         if self.room.enter(self):

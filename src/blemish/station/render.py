@@ -12,8 +12,9 @@ import numpy as np
 
 from blemish.images import draw
 from blemish.images.decode import decode
-from blemish.images.preprocess import LARGE_PIXELS, resize
+from blemish.images.preprocess import LARGE_PIXELS
 from blemish.images.preview import fit_size
+from blemish.images.resize import resize
 from blemish.inference import postprocess
 from blemish.inference.counting import Counting
 from blemish.station.engine_jobs import ONE_LARGE

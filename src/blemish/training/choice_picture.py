@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from blemish.images.draw import Heat, heat_over, pixels_of
-from blemish.images.preprocess import resize
 from blemish.images.preview import Preview
+from blemish.images.resize import resize
 from blemish.training.choice import on_one_scale
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from blemish.core.errors import UsageError
 from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.masks import read_mask
 from blemish.images import decode, preprocess
+from blemish.images.resize import resize
 from blemish.methods.auto import AutoConfig
 
 if TYPE_CHECKING:
@@ -97,6 +98,6 @@ def _at_half_size(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     if mask is None:
         return np.zeros((height // 2, width // 2), bool)
-    small = preprocess.resize(mask[None].astype(np.float32), size)[0]
+    small = resize(mask[None].astype(np.float32), size)[0]
     marked = small >= 0.5 if (small >= 0.5).any() else small > 0
     return F.max_pool2d(torch.from_numpy(marked[None].astype(np.float32)), 2)[0].numpy() > 0

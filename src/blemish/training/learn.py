@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from blemish.images.preprocess import resize
+from blemish.images.resize import resize
 from blemish.methods.base import TrainedMethod
 from blemish.training.batches import in_order
 from blemish.training.run_folder import Outcome
