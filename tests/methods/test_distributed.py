@@ -155,8 +155,8 @@ def wait_for_epoch(process: subprocess.Popen, out: Path, epoch: int) -> None:
 @pytest.mark.torchrun
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a rank by /proc")
 def test_a_killed_rank_and_then_a_stop_end_with_the_same_weights(good, tmp_path):
-    trained(good, tmp_path / "undisturbed", *METAL, "--epochs=48")
-    out, options = tmp_path / "disturbed", (*METAL, "--epochs=48", "--resume")
+    trained(good, tmp_path / "undisturbed", *METAL, "--epochs=26")
+    out, options = tmp_path / "disturbed", (*METAL, "--epochs=26", "--resume")
     held = tmp_path / "held"
     held.write_text("9")
     process = by_torchrun(good, out, *options)
