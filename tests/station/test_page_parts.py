@@ -17,7 +17,7 @@ tab = station_browser.tab
 
 @contextmanager
 def running_parts(model: Path, folder: Path) -> Iterator[Running]:
-    """A station where no part waits too long, however busy the machine is: its clock for that stands still."""
+    """A station where no part waits too long on a busy machine: its clock for that stands still."""
     with running(model, folder) as here:
         (line,) = here.station.parts.lines
         line.now = lambda: 0.0
