@@ -186,6 +186,14 @@ def tiny_model(tiny_category: Path, made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
+def operators_read_once() -> None:
+    """For tests that export: a process reads the operators once."""
+    from exports import read_operators_once
+
+    read_operators_once()
+
+
+@pytest.fixture(scope="session")
 def exported_models(tiny_category: Path, made_once: MadeOnce) -> Path:
     """A folder of two models of PCA and their exports: the first export of a process takes seconds."""
 

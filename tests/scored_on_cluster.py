@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import save, tiny_image
 from faulty_s3 import SETTINGS
+from warm import OF_A_CLUSTER, Warm, also, blemish
 
 PATIENCE = 300
 """Seconds after which a test gives up waiting; it says nothing of speed."""
@@ -22,6 +22,7 @@ PATIENCE = 300
 @pytest.fixture(scope="module")
 def environment() -> Iterator[None]:
     """One thread each, for sums equal to the last bit; keys of the S3 reach the nodes, not its address."""
+    also(OF_A_CLUSTER)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", **SETTINGS}.items():
             patch.setenv(name, value)
@@ -86,7 +87,7 @@ def plain(plain_out: Path) -> list[dict]:
 
 
 def plain_rows(model: Path, inputs: Path, out: Path, *options: str) -> list[dict]:
-    code = command("--model", model, inputs, "--out", out, *options).wait(PATIENCE)
+    code = command(out.parent, "--model", model, inputs, "--out", out, *options).wait(PATIENCE)
     assert code in (0, 1)
     return read_rows(out)
 
@@ -96,15 +97,11 @@ def read_rows(out: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in ("map", "overlay")} for row in rows]
 
 
-def command(*arguments: str | Path, **environment: str) -> subprocess.Popen:
-    """Start `blemish predict ARGUMENTS`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "blemish.cli", "predict", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
-    )
+def command(said: Path, *arguments: str | Path, **environment: str) -> Warm:
+    """Start `blemish predict ARGUMENTS`; what it writes is kept in files below `said`."""
+    kept = Path(tempfile.mkdtemp(prefix="said-", dir=said))
+    files = {"out": kept / "out.txt", "err": kept / "err.txt"}
+    return Warm(blemish, "predict", *arguments, **files, env=os.environ | environment)
 
 
 def check_equal_but_for_batches(rows: list[dict], expected: list[dict]) -> None:

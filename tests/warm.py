@@ -30,14 +30,24 @@ IMPORTED = (
     *("blemish.station.app", "uvicorn", "uvicorn.protocols.http.auto", "uvicorn.loops.auto", "scipy.ndimage"),
 )
 """What they need; a module that is not installed is left out, and its tests are skipped."""
+OF_A_CLUSTER = ("ray.data", "pandas", "pyarrow.parquet", "blemish.cluster.predict", "blemish.cluster.jobs")
+"""What those need that ask a cluster, who add it (`also`)."""
 _context = multiprocessing.get_context("forkserver")
 _popen = subprocess.Popen
+
+
+_more: list[str] = []
+
+
+def also(modules: tuple[str, ...]) -> None:
+    """Have these imported as well, unless a process has been started: then each does it by itself."""
+    _more.extend(modules)
 
 
 @functools.cache
 def _prepare() -> None:
     """Have processes come from one that has imported all of it, and computes with one thread."""
-    _context.set_forkserver_preload(list(IMPORTED))
+    _context.set_forkserver_preload([*IMPORTED, *_more])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         forkserver.ensure_running()

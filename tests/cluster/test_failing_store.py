@@ -56,7 +56,7 @@ def rows_in(s3: FaultyS3) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.waits
 def test_a_store_that_stays_down_stops_the_run_and_a_repeat_goes_on_though_it_fails_at_times(
-    cluster: Any, s3: FaultyS3, model: Path, inputs: Path, plain: list[dict]
+    cluster: Any, s3: FaultyS3, model: Path, inputs: Path, plain: list[dict], tmp_path: Path
 ):
     folders = ("s3://bucket/in", "s3://bucket/more")
     for folder in folders:
@@ -64,7 +64,7 @@ def test_a_store_that_stays_down_stops_the_run_and_a_repeat_goes_on_though_it_fa
     arguments = ("--model", model, *folders, "--out", "s3://bucket/out", "--allow", "channels")
     arguments = (*arguments, "--cluster", cluster.address, "--partition", "16")
     s3.down_after = 40  # reads of images of the first folder
-    driver = command(*arguments, AWS_ENDPOINT_URL=s3.address)
+    driver = command(tmp_path, *arguments, AWS_ENDPOINT_URL=s3.address)
     said = driver.communicate(timeout=4 * PATIENCE)
     assert driver.returncode == 2, said
     assert len(said[1].splitlines()) == 1
@@ -77,7 +77,7 @@ def test_a_store_that_stays_down_stops_the_run_and_a_repeat_goes_on_though_it_fa
     s3.faults.clear()
     s3.written.clear()
     s3.rate = 0.15
-    driver = command(*arguments, AWS_ENDPOINT_URL=s3.address)
+    driver = command(tmp_path, *arguments, AWS_ENDPOINT_URL=s3.address)
     said = driver.communicate(timeout=4 * PATIENCE)
     assert driver.returncode == 1, said
     s3.rate = 0.0

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scored_on_cluster
 from commands import QUICK, refused, run
 from conftest import save, tiny_defect, tiny_image
 from holding import HELD
 from processes import free_port, parent_of, processes_of
+from scored_on_cluster import nodes
 from warm import Warm, forked
 
 from blemish.cli.commands.train import TrainOptions, what_makes_a_model
@@ -44,68 +44,21 @@ SMALL = (
 )
 WHILE = 300
 """Seconds that anything may take on a busy machine."""
+environment = scored_on_cluster.environment
 
 
 # --- a cluster of two nodes with one core each, for all tests of the file ---
 
 
-class Nodes:
-    """Two nodes of Ray as processes of their own, each with one core."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.address = folder, f"127.0.0.1:{free_port()}"
-        self.processes: list[subprocess.Popen] = []
-        port = self.address.rsplit(":", 1)[1]
-        less = ("--include-dashboard=false", "--no-monitor")
-        self._start("--head", f"--port={port}", f"--temp-dir={folder}", *less)
-        wait_until(lambda: answers(int(port)), "the head does not answer")
-        self._start(f"--address={self.address}")
-
-    def _start(self, *options: str) -> None:
-        usual = ("--num-cpus=1", "--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats")
-        usual += ("--include-log-monitor=false",)
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *usual, "--block"]
-        with (self.folder / f"node-{len(self.processes)}.txt").open("w") as log:
-            started = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        self.processes.append(started)
-
-    def stop(self) -> None:
-        """End the nodes, and what they have started."""
-        for process in reversed(self.processes):
-            process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def cluster(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the two nodes."""
+    folder, source = tmp_path_factory.mktemp("modules"), Path(__file__).parents[2] / "src"
+    (folder / "held.py").write_text(HELD)
     with pytest.MonkeyPatch.context() as changed:
-        changed.setenv("RAY_AUTH_MODE", "disabled")
-        changed.setenv("RAY_worker_niceness", "0")  # or they wait for all other tests
-        changed.setenv("OMP_NUM_THREADS", "1")
-        folder = Path("/tmp") / f"ray-{os.getpid()}"  # sockets need a short path
-        folder.mkdir()
-        (folder / "held.py").write_text(HELD)
-        source = Path(__file__).parents[2] / "src"
         changed.setenv("PYTHONPATH", f"{source}{os.pathsep}{folder}", prepend=os.pathsep)
-        nodes = Nodes(folder)
-        try:
-            with connect(nodes.address):
-                wait_until(lambda: ray.cluster_resources().get("CPU") == 2, "there are no two nodes")
-            yield nodes.address
-        finally:
-            nodes.stop()
-            shutil.rmtree(folder, ignore_errors=True)
+        with nodes(2) as two:
+            yield two.address
 
 
 def wait_until(true: Callable[[], object], otherwise: str) -> None:

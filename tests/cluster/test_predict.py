@@ -220,7 +220,7 @@ def test_whatever_dies_costs_no_row_and_doubles_none(
         assert len(finished[-1]) < MANY // 16, "it was over before anything could die"
         assert not (out / "_summary.json").exists()
 
-    driver = command(*arguments)
+    driver = command(tmp_path, *arguments)
     go_on()
     driver.send_signal(signal.SIGINT)
     said = driver.communicate(timeout=PATIENCE)
@@ -228,7 +228,7 @@ def test_whatever_dies_costs_no_row_and_doubles_none(
     wait_for(lambda: not workers())
     keep()
 
-    driver = command(*arguments)
+    driver = command(tmp_path, *arguments)
     go_on()
     driver.kill()
     driver.communicate()
@@ -237,7 +237,7 @@ def test_whatever_dies_costs_no_row_and_doubles_none(
 
     third = two_nodes.add_node(num_cpus=1)
     try:
-        driver = command(*arguments)
+        driver = command(tmp_path, *arguments)
         go_on(workers_too=3)
         three = workers()
     finally:

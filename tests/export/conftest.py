@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import real_data
-from exports import read_operators_once
 
 
 @pytest.fixture(scope="session", autouse=True)
-def operators_read_once() -> None:
-    """A process reads them once."""
-    read_operators_once()
+def all_export(operators_read_once: None) -> None:
+    """Each file exports."""
 
 
 @pytest.fixture(scope="module")

@@ -177,6 +177,7 @@ def test_files_come_in_order_and_a_small_one_is_an_error_in_its_place(tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("operators_read_once")
 def test_training_on_tiles_makes_a_model_that_cuts_tiles(tmp_path: Path):
     good, bad = tmp_path / "good", noise(96, 130) // 8 + 100
     for i in range(8):
@@ -227,6 +228,7 @@ def test_the_seed_draws_the_tiles(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("operators_read_once")
 def test_a_hundred_million_pixels_fit_in_two_gigabytes(tmp_path: Path):
     code = f"""
 import json, re

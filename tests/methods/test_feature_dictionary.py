@@ -139,6 +139,7 @@ def test_papers_preset_has_the_parameters_of_its_table():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("operators_read_once")
 def test_a_users_network_answers_alike_when_exported(tiny_category: Path, tmp_path: Path):
     torch.save(random_state("resnet18"), tmp_path / "resnet18.pth")
     config = replace(REGIONS, backbone=str(tmp_path / "resnet18.pth"), nearest=2, calibration_fraction=0.4)

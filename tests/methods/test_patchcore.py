@@ -136,6 +136,7 @@ def test_the_papers_preset_scores_images_by_equation_7():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("operators_read_once")
 def test_a_users_network_and_scores_of_its_own_answer_alike_when_exported(
     tiny_category: Path, tmp_path: Path
 ):

@@ -465,6 +465,7 @@ def test_it_learns_to_see_real_defects(learnt, tiny_category):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("operators_read_once")
 def test_it_goes_into_8_bits(learnt, tiny_category, tmp_path):
     _, run = learnt
     found = quantise(run, tiny_category, tmp_path / "model.onnx")
