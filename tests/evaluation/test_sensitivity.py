@@ -171,6 +171,7 @@ def test_the_command_writes_the_card(
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.heavy
 def test_evaluation_has_a_card_when_it_is_asked_for(tiny_model: Path, tiny_category: Path, tmp_path: Path):
     assert run("evaluate", "--model", tiny_model, "--data", tiny_category, "--out", tmp_path) == 0
     card = json.loads((tmp_path / "evaluation.json").read_text())["sensitivity"]

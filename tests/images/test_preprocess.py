@@ -228,6 +228,7 @@ def test_list_images(tmp_path):
 
 
 @pytest.mark.data
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "channels"), [("head_ct", 3), ("mtd", 1)])
 def test_real_images_share_their_channels(name, channels, data_root):
     if not (data_root / name).is_dir():
