@@ -137,7 +137,7 @@ def test_a_part_that_waits_is_no_row_yet_and_no_station_takes_it_up(place: Place
     assert store.search(Search()) == []
     (row,) = place.rows()
     assert [view.id for view in store.views_of([row["part_id"]])[row["part_id"]]] == [row["id"]]
-    assert store.undecided_views(None) == {}, "it waits on in the watch, whose start takes it up"
+    assert store.undecided_views() == {}, "it waits on in the watch, whose start takes it up"
 
     def later() -> Script:
         grey(place.folder / "1_top.png", GOOD)

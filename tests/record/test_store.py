@@ -25,8 +25,7 @@ from databases import BEGIN, MODELS, inspection, verdict
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import Region
 from blemish.record import conversion, database, tables
-from blemish.record import rows as records
-from blemish.record.identifiers import first_id, new_id, time_of
+from blemish.record.identifiers import first_id, from_milliseconds, new_id, time_of
 from blemish.record.store import Alarm, Inspection, ModelRecord, Store, StoreError
 
 PACKAGE = Path(database.__file__).parents[1]
@@ -40,8 +39,8 @@ new_url, store = databases.new_url, databases.store
 
 def test_an_identifier_is_its_time_and_sorts_by_it():
     # the time's 48 bits are the first 10 digits, of 5 bits each: 32 ms are 10; then the ULID's own example
-    assert new_id(records.from_milliseconds(32)).startswith("0000000010")
-    assert new_id(records.from_milliseconds(1469918176385)).startswith("01ARYZ6S41")
+    assert new_id(from_milliseconds(32)).startswith("0000000010")
+    assert new_id(from_milliseconds(1469918176385)).startswith("01ARYZ6S41")
     draw = random.Random(0)
     times = [BEGIN + timedelta(milliseconds=draw.randrange(10**12)) for _ in range(300)]
     ids = [new_id(time) for time in times]
