@@ -179,17 +179,21 @@ def test_crops_are_jittered_before_anything_is_pasted(monkeypatch):
     assert (crops - levels[:, None, None, None]).abs().max() < 1e-5
 
 
-def test_with_a_region_nothing_is_pasted_on_what_does_not_count(monkeypatch):
-    network, made = small(), []
-    x = 0.3 + 0.1 * images(16)
-    x[..., 24:] = 127 / 255  # the cover, of the right half
-    three_ways = cutpaste_augment.three_ways
+def three_ways_of(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, ...]:
+    """Return good crops and both kinds of pasted ones, which the loss makes of images covered in part."""
+    network, made, three_ways = small(), [], cutpaste_augment.three_ways
     monkeypatch.setattr(cutpaste, "jitter", lambda crops, *_: crops)
     monkeypatch.setattr(cutpaste, "three_ways", lambda *given: made.append(three_ways(*given)) or made[-1])
     network.covered = True
     torch.manual_seed(0)
     network.loss(x)
-    good, *pasted = made[0].split(16)
+    return made[0].split(len(x))
+
+
+def test_with_a_region_nothing_is_pasted_on_what_does_not_count(monkeypatch):
+    x = 0.3 + 0.1 * images(16)
+    x[..., 24:] = 127 / 255  # the cover, of the right half
+    good, *pasted = three_ways_of(x, monkeypatch)
     cover = (good == 127 / 255).all(dim=1, keepdim=True)
     assert 0 < cover.float().mean() < 0.4  # crops lie on what counts
     for each in pasted:
@@ -200,16 +204,9 @@ def test_with_a_region_nothing_is_pasted_on_what_does_not_count(monkeypatch):
 
 
 def test_with_a_region_of_one_percent_something_is_pasted_into_each_crop(monkeypatch):
-    network, made = small(), []
     x = torch.full((200, 3, 32, 48), 127 / 255)  # the cover
     x[..., 14:18, 20:24] = images(200, size=(4, 4))  # 16 of 1536 pixels
-    three_ways = cutpaste_augment.three_ways
-    monkeypatch.setattr(cutpaste, "jitter", lambda crops, *_: crops)
-    monkeypatch.setattr(cutpaste, "three_ways", lambda *given: made.append(three_ways(*given)) or made[-1])
-    network.covered = True
-    torch.manual_seed(0)
-    network.loss(x)
-    good, *pasted = made[0].split(200)
+    good, *pasted = three_ways_of(x, monkeypatch)
     cover = (good == 127 / 255).all(dim=1, keepdim=True)
     for each in pasted:
         changed = (each != good).any(dim=1, keepdim=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.types import Region
-from blemish.record.identifiers import from_milliseconds, milliseconds
+from blemish.record.identifiers import from_milliseconds, milliseconds, time_of
 from blemish.record.rows import ANOMALOUS, Alarm, Inspection, ModelRecord, Recorded, Verdict
 from blemish.record.tables import LABELS, escape_text
 
@@ -44,6 +44,11 @@ def row_of(inspection: Inspection) -> dict[str, Any]:
         "regions": regions_json(inspection),
         "files_removed": None,
     }
+
+
+def lag_of(inspection: Inspection) -> int:
+    """Return how far the time of a row lies before the one of its identifier, in milliseconds."""
+    return milliseconds(time_of(inspection.id)) - milliseconds(inspection.time)
 
 
 def recorded_of(row: dict[str, Any]) -> Recorded:

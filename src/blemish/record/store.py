@@ -20,7 +20,7 @@ from blemish.record import conversion, database, table_export, tables
 from blemish.record.alarms import Alarms
 from blemish.record.audit_log import Act
 from blemish.record.drift_states import DriftStates
-from blemish.record.identifiers import from_milliseconds, milliseconds, new_id, time_of
+from blemish.record.identifiers import from_milliseconds, new_id
 from blemish.record.kept_files import KeptFiles
 from blemish.record.quality import plan_of
 from blemish.record.rollups import RollUps
@@ -101,7 +101,7 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
 
         Raises DataError for one whose identifier was made of an earlier time, StoreError for a key in use.
         """
-        lags = [_lag_of(inspection) for inspection in inspections]
+        lags = [conversion.lag_of(inspection) for inspection in inspections]
         for inspection, lag in zip(inspections, lags, strict=True):
             if lag < 0:
                 raise DataError(
@@ -298,8 +298,3 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
         while found := self._fetch_all(query.where(*where, rows.id > last)):
             yield from map(conversion.judged_of, found)
             last = found[-1].id
-
-
-def _lag_of(inspection: Inspection) -> int:
-    """Return how far the time of a row lies before the one of its identifier, in milliseconds."""
-    return milliseconds(time_of(inspection.id)) - milliseconds(inspection.time)

@@ -86,7 +86,9 @@ class PartLines:
 
         Then do as `close_abandoned`.
         """
-        left, lost = self._own(self.store.undecided_views()), []
+        open_, lost = self.store.undecided_views(), []
+        left = self._own(open_)
+        others = {id: rows for id, rows in open_.items() if id not in left}
         for line in self.lines:
             own = {
                 id: rows for id, rows in left.items() if any(r.model in line.digests.values() for r in rows)
@@ -97,7 +99,7 @@ class PartLines:
             why = "not all of its views had come when the station stopped, and its model is not in use"
             lost.append(abandoned(id, rows, why))
         self._close(lost)
-        self.close_abandoned()
+        self._close_abandoned(others)
 
     def _own(self, open_: Mapping[str, list[Inspection]]) -> dict[str, list[Inspection]]:
         """Return the parts that were begun here, by this name or by another one: then their images are here.
@@ -116,9 +118,12 @@ class PartLines:
 
     def close_abandoned(self) -> None:
         """Close parts that other stations on the record have left open for ABANDONED_DAYS: for review."""
+        self._close_abandoned(self.store.undecided_views())
+
+    def _close_abandoned(self, open_: Mapping[str, list[Inspection]]) -> None:
         limit = first_id(utc_now() - timedelta(days=ABANDONED_DAYS))
         lost = []
-        for id, rows in self.store.undecided_views().items():
+        for id, rows in open_.items():
             if rows[-1].id < limit and not self.has_open(id):
                 taken = f"station {rows[0].station}" if rows[0].station else "a station without a name"
                 why = f"not all of its views had come, and {taken} has not gone on with it"

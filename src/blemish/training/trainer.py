@@ -77,10 +77,9 @@ class Trainer:
             processes=accelerator.num_processes,
         )
         loss = Loss(network, method=method)
+        optimizer = self.turns.optimizer(fused=fused)
         # told to place both, accelerate does not ask for distributed tensors, whose import takes a second
-        self.loss, self.optimizer = accelerator.prepare(
-            loss, self.turns.optimizer(fused=fused), device_placement=[True, True]
-        )
+        self.loss, self.optimizer = accelerator.prepare(loss, optimizer, device_placement=[True, True])
         self._stop_asked = False
         self._saved_at = time.monotonic()
 
