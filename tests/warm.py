@@ -32,6 +32,8 @@ IMPORTED = (
 """What they need; a module that is not installed is left out, and its tests are skipped."""
 OF_A_CLUSTER = ("ray.data", "pandas", "pyarrow.parquet", "blemish.cluster.predict", "blemish.cluster.jobs")
 """What those need that ask a cluster, who add it (`also`)."""
+OF_SEVERAL_PROCESSES = ("torch._dynamo", "torch.distributed.run")
+"""What a training by several processes, and their launcher, import as well."""
 _context = multiprocessing.get_context("forkserver")
 _popen = subprocess.Popen
 

@@ -1,7 +1,8 @@
 """Training by several processes against one process.
 
-Where a process dies or is stopped, torchrun starts them as it would for a user. Elsewhere they are told what
-torchrun tells its processes: where they meet, how many they are, and which one each is.
+Where a process dies, torchrun starts them as it would for a user; where they are stopped, it is forked, and
+forks them. Elsewhere they are told what torchrun tells its processes: where they meet, how many they are, and
+which one each is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from commands import run
 from holding import HELD
 from PIL import Image
 from processes import free_port, parent_of
-from warm import Warm, blemish
+from warm import OF_SEVERAL_PROCESSES, Warm, also, blemish, module
 
 from blemish.methods.components.distributed import gather_parts, own_part, share_of
 
@@ -50,6 +51,7 @@ trainer.CHECKPOINT_SECONDS = 0.05
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> Path:
     """17 images: batches of 5, and of 3, which two processes cannot halve."""
+    also(OF_SEVERAL_PROCESSES)
     folder = tmp_path_factory.mktemp("shared") / "good"
     folder.mkdir()
     ramp = np.linspace(0, 200, 48)[:, None] * np.ones((1, 48))
@@ -63,18 +65,38 @@ def command(good: Path, out: Path, *options: str) -> list[str]:
     return ["train", "--data", str(good), "--out", str(out), *COMMON, *options]
 
 
-def by_torchrun(good: Path, out: Path, *options: str) -> subprocess.Popen:
-    """Start two processes that write a checkpoint at almost every step, and wait where `held` says."""
+def launched(good: Path, out: Path, *options: str) -> list[str]:
+    """What torchrun is told: two processes that write a checkpoint at almost every step.
+
+    They wait where the file `held` says.
+    """
     script = out.parent / f"{out.name}.py"
     script.write_text(SCRIPT)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    return [
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+        str(out.parent / "held"),
+        *command(good, out, *options),
+    ]
+
+
+def by_torchrun(good: Path, out: Path, *options: str) -> subprocess.Popen:
+    """Start two processes as a user does."""
     return subprocess.Popen(
-        [sys.executable, *launcher, str(script), str(out.parent / "held"), *command(good, out, *options)],
+        [sys.executable, "-m", "torch.distributed.run", *launched(good, out, *options)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def by_forked_torchrun(good: Path, out: Path, *options: str) -> Warm:
+    """Start two processes by a torchrun that forks them, rather than start Python anew."""
+    forks = ("--run-path", "--start-method=fork", *launched(good, out, *options))
+    said = {name: out.with_name(f"{out.name}.{name}") for name in ("out", "err")}
+    return Warm(module, "torch.distributed.run", *forks, **said)
 
 
 def two_processes(good: Path, out: Path, *options: str) -> list[Warm]:
@@ -144,7 +166,7 @@ def worker(launcher: subprocess.Popen, rank: int) -> int:
     raise AssertionError("no such process")
 
 
-def wait_for_epoch(process: subprocess.Popen, out: Path, epoch: int) -> None:
+def wait_for_epoch(process: subprocess.Popen | Warm, out: Path, epoch: int) -> None:
     while process.poll() is None:
         if (out / "log.csv").exists() and len(rows(out)) >= epoch:
             return
@@ -165,7 +187,7 @@ def test_a_killed_rank_and_then_a_stop_end_with_the_same_weights(good, tmp_path)
     assert "one of 2 processes is gone or cannot go on" in process.communicate(timeout=300)[1]
     assert process.returncode != 0
     held.write_text("22")
-    process = by_torchrun(good, out, *options)
+    process = by_forked_torchrun(good, out, *options)
     wait_for_epoch(process, out, 18)
     process.terminate()
     assert "stopped in epoch" in process.communicate(timeout=300)[1]
