@@ -15,8 +15,11 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection, Listener
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +35,8 @@ IMPORTED = (
 """What they need; a module that is not installed is left out, and its tests are skipped."""
 OF_A_CLUSTER = ("ray.data", "pandas", "pyarrow.parquet", "blemish.cluster.predict", "blemish.cluster.jobs")
 """What those need that ask a cluster, who add it (`also`)."""
+OF_AN_EVALUATION = ("blemish.report.charts", "jinja2")
+"""What an evaluation imports as well, for its report."""
 OF_SEVERAL_PROCESSES = ("torch._dynamo", "torch.distributed.run")
 """What a training by several processes, and their launcher, import as well."""
 _context = multiprocessing.get_context("forkserver")
@@ -153,3 +158,41 @@ class Warm:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+# --- for processes of other programs, as those of a cluster's nodes ---
+
+ASKING = """
+import os, sys
+from multiprocessing.connection import Client
+with Client(sys.argv[1]) as asked:
+    asked.send((sys.argv[2:], dict(os.environ), os.readlink("/proc/self/fd/1")))
+    sys.exit(asked.recv())
+"""
+"""A module for them: `python -m … ADDRESS NAME ARGUMENTS` ends as `python -m NAME ARGUMENTS` would."""
+
+
+@contextmanager
+def asked(address: Path) -> Iterator[None]:
+    """Start, within, what is asked for at a socket of this name; who asks no more is not waited for."""
+
+    def answer(asking: Connection) -> None:
+        with asking:
+            words, env, out = asking.recv()
+            process = Warm(module, *words, out=Path(out), env=env)
+            while process.poll() is None and not asking.poll(0.05):
+                pass
+            process.terminate()
+            asking.send(process.wait())
+
+    def listen() -> None:
+        while True:
+            try:
+                asking = listener.accept()
+            except OSError:  # it is closed
+                return
+            threading.Thread(target=answer, args=(asking,), daemon=True).start()
+
+    with Listener(str(address), backlog=8) as listener:
+        threading.Thread(target=listen, daemon=True).start()
+        yield

@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from conftest import save, tiny_defect, tiny_image
 from holding import HELD
 from processes import free_port, parent_of, processes_of
 from scored_on_cluster import nodes
-from warm import Warm, forked
+from warm import ASKING, OF_AN_EVALUATION, Warm, also, asked, forked
 
 from blemish.cli.commands.train import TrainOptions, what_makes_a_model
 from blemish.cli.parser import parse_with_config
@@ -53,8 +55,10 @@ environment = scored_on_cluster.environment
 @pytest.fixture(scope="module")
 def cluster(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the two nodes."""
+    also(OF_AN_EVALUATION)
     folder, source = tmp_path_factory.mktemp("modules"), Path(__file__).parents[2] / "src"
     (folder / "held.py").write_text(HELD)
+    (folder / "asking.py").write_text(ASKING)
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("PYTHONPATH", f"{source}{os.pathsep}{folder}", prepend=os.pathsep)
         with nodes(2) as two:
@@ -110,6 +114,25 @@ def bench_with(options: list[str], held: Path, *arguments: str | Path) -> int:
     """Run `blemish bench ARGUMENTS` with these options for MeTAL, which waits where `held` says."""
     benchmark.commands = with_options(options, held)
     return run("bench", *arguments)
+
+
+@contextmanager
+def forked_on_the_nodes() -> Iterator[None]:
+    """Have this process start, of its forks, what workers would start as new processes of Python."""
+    order = cells.RayWorkers._order
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        address = Path(folder) / "asked"
+
+        def changed(self: cells.RayWorkers, job: Any) -> attempts.JobOrder:
+            told = order(self, job)
+            asking = ["asking", str(address)]
+            return replace(
+                told, commands=[[*asking, *c] if c[0] == "blemish.cli" else c for c in told.commands]
+            )
+
+        patch.setattr(cells.RayWorkers, "_order", changed)
+        with asked(address):
+            yield
 
 
 def planned(data: Path, out: Path, *methods: str) -> list[benchmark.Cell]:
@@ -178,7 +201,8 @@ def test_a_bench_on_a_cluster_is_byte_for_byte_that_of_one_machine(
         patch.setattr(subprocess, "Popen", forked)
         assert run(*bench, "--out", here) == 0
     capfd.readouterr()
-    assert run(*bench, "--out", there, "--cluster", cluster) == 0
+    with forked_on_the_nodes():
+        assert run(*bench, "--out", there, "--cluster", cluster) == 0
     said = capfd.readouterr()
     assert said.out == f"2 of 2 cells: {there / 'results.html'}\n"
     assert sorted(line.split(" on ")[0] for line in said.err.splitlines()) == ["metal", "pca"]
@@ -202,7 +226,7 @@ def test_who_is_stopped_or_killed_leaves_nothing_running_and_costs_no_more_than_
     tmp_path: Path, cluster: str, small: list[str], single_thread: None, monkeypatch: pytest.MonkeyPatch
 ):
     """One after another: the driver is stopped, the driver is killed, a worker is killed."""
-    small += ["--epochs", "200"]
+    small += ["--epochs", "40"]
     data, out, held = category(tmp_path / "data" / "a"), tmp_path / "out", tmp_path / "held"
     assert run("train", "--data", data, "--out", tmp_path / "alone", "--method=metal", *small) == 0
     (cell,) = planned(tmp_path / "data", out, "metal")
@@ -211,8 +235,8 @@ def test_who_is_stopped_or_killed_leaves_nothing_running_and_costs_no_more_than_
     def ended_by(number: int, epochs: int) -> tuple[int | None, list[str]]:
         """Start the bench, and signal it when so many epochs are trained: exit code and stderr."""
         held.write_text(str(epochs + 5))
-        said = {"out": tmp_path / f"said-{number}.out", "err": tmp_path / f"said-{number}.err"}
-        process = Warm(bench_with, small, held, *bench, **said)
+        said, errors = (tmp_path / f"said-{number}.{name}" for name in ("out", "err"))
+        process = Warm(bench_with, small, held, *bench, out=said, err=errors)
         attempt_of(cell, epochs)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=WHILE)
@@ -230,7 +254,7 @@ def test_who_is_stopped_or_killed_leaves_nothing_running_and_costs_no_more_than_
     ended: list[Progress] = []
     monkeypatch.setattr(benchmark, "commands", with_options([], held))  # beside those of `small`
     held.write_text(str(furthest + 10))
-    with connect(cluster):
+    with forked_on_the_nodes(), connect(cluster):
         follower = threading.Thread(
             target=lambda: ended.append(cells.run([cell], cpus=1, gpus=0, on_change=lambda _: None))
         )
@@ -245,7 +269,7 @@ def test_who_is_stopped_or_killed_leaves_nothing_running_and_costs_no_more_than_
     alone, made = (folder / "model.safetensors" for folder in (tmp_path / "alone", cell.folder))
     assert made.read_bytes() == alone.read_bytes()
     log = rows(cell.folder / "log.csv")
-    assert len(log) == 200
+    assert len(log) == 40
     assert log[: len(trained)] == trained  # seconds included: not trained again
 
 
@@ -327,7 +351,8 @@ def test_a_model_for_each_category_and_what_is_finished_is_not_done_again(
     damaged.write_bytes(whole[:-200])
     train = ("train", "--cluster", cluster, "--data", data, "--out", out, "--seed", "7", *QUICK)
 
-    assert run(*train) == 1
+    with forked_on_the_nodes():
+        assert run(*train) == 1
     said = capsys.readouterr()
     assert said.out == f"2 of 3 models: {out}\n"
     (failed,) = [line for line in said.err.splitlines() if line.startswith("failed: ")]

@@ -95,8 +95,8 @@ def by_torchrun(good: Path, out: Path, *options: str) -> subprocess.Popen:
 def by_forked_torchrun(good: Path, out: Path, *options: str) -> Warm:
     """Start two processes by a torchrun that forks them, rather than start Python anew."""
     forks = ("--run-path", "--start-method=fork", *launched(good, out, *options))
-    said = {name: out.with_name(f"{out.name}.{name}") for name in ("out", "err")}
-    return Warm(module, "torch.distributed.run", *forks, **said)
+    said, errors = (out.with_name(f"{out.name}.{name}") for name in ("out", "err"))
+    return Warm(module, "torch.distributed.run", *forks, out=said, err=errors)
 
 
 def two_processes(good: Path, out: Path, *options: str) -> list[Warm]:
