@@ -6,7 +6,7 @@ Left out, and what shows it instead:
 - `paper` of `cpc-ad`, `cutpaste` and `distaug`: their ResNet-18 takes minutes for the crops of each image;
 - `paper` of the autoencoders and `quick` of `planted`: trained otherwise, the same networks;
 - `paper` of `nsa`, the same network but wider, and `paper-object` of `metal`: `paper-texture` with one block;
-- `filters` of one density and one light: each density and each light is in one of its presets here;
+- `filters` of one density and one light: each density and each light is in one of its presets or in `auto`;
 - `paper` of the methods on pre-trained features, whose weights no package carries (networks of a file:
   `tests/methods/test_patchcore.py` and its neighbours).
 """
@@ -27,8 +27,8 @@ from blemish.training import fit
 
 SETS = {"bottle": ("mvtec", "bottle", "broken_small"), "tile": ("mtd", "magnetic_tile", "crack")}
 """Name: folder, category, defect. Bottles are RGB and square; tiles are grey, of all sizes, none square."""
-BOTH = {"pca", "kde", "variation", "texture-inspection", "padim"}
-"""Methods whose only preset makes grey of RGB, or RGB of grey, and two that take a second."""
+BOTH = {"pca", "kde", "variation", "texture-inspection", "patchcore"}
+"""Methods whose only preset makes grey of RGB, or RGB of grey, and one that takes a second."""
 ON_TILES = {("auto", "default"), ("metal", "paper-texture"), ("filters", "shared"), ("planted", "anywhere")}
 ON_TILES |= {("ae-l2", "paper-object"), ("ae-ssim", "paper-object")}
 """Presets on grey instead of RGB, which others of their methods take. Sizes of `auto` follow the images'."""
@@ -45,7 +45,7 @@ LEFT_OUT |= {
     ("student-teacher", "paper"),
 }
 LEFT_OUT |= {("planted", "quick"), ("nsa", "paper")}
-LEFT_OUT |= {("filters", preset) for preset in ("position-rel", "neighbours", "shared-rel")}
+LEFT_OUT |= {("filters", preset) for preset in ("default", "position-rel", "neighbours", "shared-rel")}
 LIGHT = {"steps": 2, "epochs": None, "batch_size": 4, "min_epochs": 0, "patience": None}
 LIGHT |= {"iterations": 5}  # of EM, in texture inspection
 LIGHT |= {"validation_fraction": 0.0, "calibration_fraction": 0.3}
@@ -53,10 +53,15 @@ SHALLOW = {"image_size": 96, "strides": (4, 8), "grid_stride": 8}
 SMALLER = {
     # networks that neither know nor keep a size, on fewer of the layers that `padim` exports as well
     **dict.fromkeys(("fcdd", "feature-dictionary", "mkd", "patchcore", "student-teacher"), SHALLOW),
-    # two of what is repeated show what many would
+    # one or two of what is repeated show what many would
+    "metal": {"blocks": 1},
+    "filters": {"gaussians": 2},
+    "f-anogan": {"image_size": 32},
+    "lsa": {"estimator_layers": 2, "image_size": 32},
+    "nsa": {"image_size": 64},
+    "gt": {"image_size": 32},
     "texture-inspection": {"levels": 2, "components": 2, "patches": 1000},
     "vt-adl": {"blocks": 2},
-    "lsa": {"estimator_layers": 2},
     "auto": AUTO,
 }
 CASES = [

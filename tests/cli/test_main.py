@@ -340,6 +340,7 @@ def test_predict_takes_its_options(tiny_model: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("no_report")
+@pytest.mark.heavy
 def test_demo_generates_trains_and_evaluates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -60,6 +60,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- help ---
 
 
+@pytest.mark.heavy
 def test_help_imports_nothing_that_only_the_work_needs():
     """In a process that has imported nothing but the start of the command line: one command after another."""
     commands = [name for name in COMMANDS if name != "train"]

@@ -302,6 +302,7 @@ def test_two_runs_write_the_same_scores_byte_for_byte(
     assert len(first) > 300
 
 
+@pytest.mark.heavy
 def test_the_report_is_written_and_its_pictures_exist(
     detector: Detector, tiny_category: Path, tiny_model: Path, tmp_path: Path
 ):
@@ -321,6 +322,7 @@ def test_on_image_counts_them(noisy: Path, tmp_path: Path):
     assert len(seen) == 15
 
 
+@pytest.mark.heavy
 def test_names_that_are_not_utf_8_are_evaluated(tmp_path: Path):
     name = os.fsdecode(b"caf\xe9.png")
     try:

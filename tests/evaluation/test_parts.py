@@ -42,6 +42,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     return evaluate(side, data, root / "out", views=views), root / "out"
 
 
+@pytest.mark.heavy
 def test_parts_are_decided_and_measured_as_ones(measured: tuple[dict[str, Any], Path]):
     parts, out = measured[0]["parts"], measured[1]
     rows = [json.loads(line) for line in (out / "parts.jsonl").read_text().splitlines()]

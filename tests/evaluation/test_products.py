@@ -37,6 +37,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.heavy
 def test_each_product_has_its_own_evaluation_and_all_have_a_mean(trained: Path):
     written = json.loads((trained / "evaluation" / "products.json").read_text())
     assert list(written["products"]) == list(NAMES)
@@ -77,6 +78,7 @@ def test_what_is_of_no_known_product_is_refused(
     assert "the images have products of their own" in line
 
 
+@pytest.mark.heavy
 def test_parts_of_a_product_are_measured(trained: Path, data: Path, tmp_path: Path):
     table = data / "views.csv"
     shown = [(label, i) for label in ("good", "hole") for i in range(2)]

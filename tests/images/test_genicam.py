@@ -195,6 +195,7 @@ def test_each_trigger_is_a_file_and_a_camera_comes_back(
     assert not grabber.thread.is_alive()
 
 
+@pytest.mark.heavy
 def test_the_interface_that_is_imitated_is_that_of_harvesters():
     core = pytest.importorskip("harvesters.core", reason="harvesters is not installed")
     for name in ("add_file", "update", "reset", "create", "device_info_list"):

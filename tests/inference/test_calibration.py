@@ -132,6 +132,7 @@ def test_the_given_scores_are_copied_and_kept_in_order():
     st.integers(-5, 5) | st.floats(-5, 5),
     st.floats(0.001, 0.999) | st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 2 / 3]),
 )
+@pytest.mark.heavy
 def test_above_the_threshold_exactly_when_p_is_at_most_the_rate(
     scores: list[float], score: float, rate: float
 ):

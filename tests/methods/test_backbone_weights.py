@@ -38,6 +38,7 @@ def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.heavy
 def test_a_file_is_told_by_its_keys(resnet18: Path):
     weights = read_weights(str(resnet18))
     digest = hashlib.sha256(resnet18.read_bytes()).hexdigest()
@@ -119,6 +120,7 @@ def wrong(folder: Path) -> dict[str, tuple[Path, str]]:
     return said
 
 
+@pytest.mark.heavy
 def test_what_is_no_file_of_known_weights_is_refused_in_one_line(tmp_path: Path):
     for file, text in wrong(tmp_path).values():
         with pytest.raises(UsageError) as caught:

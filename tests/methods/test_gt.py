@@ -83,6 +83,7 @@ def test_all_are_asked_of_each_image():
         assert torch.allclose(found[:, kind], expected, atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_images_are_scored_and_pixels_have_no_figures(tiny_category, tmp_path):
     detector = fit.fit(tiny_category, method="gt", config=TINY, out=tmp_path / "run", device="cpu")
     found = evaluate(detector, open_dataset(tiny_category), tmp_path / "evaluation")

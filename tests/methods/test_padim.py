@@ -146,6 +146,7 @@ def test_the_papers_presets_are_the_papers_numbers():
     assert paper.neighbourhood == 1
 
 
+@pytest.mark.heavy
 def test_repeats_are_the_same_bytes_and_the_model_scores_alike(tiny_category: Path, tmp_path: Path):
     config = replace(SMALL, calibration_fraction=0.3)
     runs = [tmp_path / "one", tmp_path / "two"]

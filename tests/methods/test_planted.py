@@ -475,6 +475,7 @@ def test_it_goes_into_8_bits(learnt, tiny_category, tmp_path):
     assert found.pixel_auroc[1] > found.pixel_auroc[0] - 0.02
 
 
+@pytest.mark.heavy
 def test_it_learns_and_scores_tiles(tiny_category, tmp_path):
     config = PlantedConfig(
         image_size=32,

@@ -138,6 +138,7 @@ def test_delong_of_equal_rankings_and_of_opposite_ones():
     assert (opposite.difference, opposite.standard_error, opposite.z, opposite.p) == (1, 0, np.inf, 0)
 
 
+@pytest.mark.heavy
 def test_delong_agrees_with_the_bootstrap():
     a, b, is_defect = paired_scores(3, 150, gain=0.2)
     tested = delong(a, b, is_defect)
@@ -441,6 +442,7 @@ def test_the_resampler_refuses_what_it_cannot_measure():
 
 
 @pytest.mark.usefixtures("no_report")
+@pytest.mark.heavy
 def test_an_evaluation_has_the_intervals_of_its_own_maps(tmp_path: Path):
     pytest.importorskip("jinja2", reason="blemish[report] is not installed")
     from blemish.evaluation.evaluate import evaluate

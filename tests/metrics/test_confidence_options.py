@@ -36,6 +36,7 @@ def test_intervals_are_quantiles_of_the_draws_of_their_seed(seed, limit):
     assert resampler.intervals(limit, n=200, seed=seed + 1) != found
 
 
+@pytest.mark.heavy
 def test_a_thousand_draws_of_seed_0_up_to_an_fpr_of_30_percent_unless_told_otherwise():
     a, b = pictures(0), pictures(1)
     assert a.intervals() == a.intervals(0.3, n=1000, seed=0)

@@ -144,6 +144,7 @@ def test_weighted_average_precision_against_scikit_learn():
 
 @settings(max_examples=100, deadline=None)
 @given(TIED, TIED, LIMITS)
+@pytest.mark.heavy
 def test_a_monotone_map_of_the_scores_changes_nothing(
     negatives: list[int], positives: list[int], limit: float
 ):

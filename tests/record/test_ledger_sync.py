@@ -274,6 +274,7 @@ with pytest.MonkeyPatch.context() as patch:
 """
 
 
+@pytest.mark.heavy
 def test_killed_between_ledger_and_store(place: Place, store: Store):
     for k in range(3):
         grey(place.folder / f"{k}.png", 30 * k)
@@ -333,6 +334,7 @@ def test_the_command_keeps_a_database_of_its_own(place: Place, capsys: pytest.Ca
     store.close()
 
 
+@pytest.mark.heavy
 def test_a_database_that_is_away_at_the_end_is_said(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

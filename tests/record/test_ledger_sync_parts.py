@@ -108,6 +108,7 @@ def test_a_part_is_one_row_with_its_views(place: Place, store: Store):
     assert [row.id for row in store.recorded(after=0)] == [first.id, second.id], "views are not counted"
 
 
+@pytest.mark.heavy
 def test_a_missing_view_is_told(place: Place, store: Store):
     def script() -> Script:
         grey(place.folder / "1_side.png", GOOD)

@@ -246,6 +246,7 @@ def matches(given: Inspection, last: str | None, **f: object) -> bool:
     )
 
 
+@pytest.mark.heavy
 def test_find_is_a_filter_of_all_rows(store: Store):
     given = [inspection(k) for k in range(300)]
     store.record(given)

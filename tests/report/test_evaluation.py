@@ -344,6 +344,7 @@ def test_of_many_images_the_most_telling_are_shown(tmp_path: Path) -> None:
     assert "left-out" not in page(tmp_path, images=good + crack[:96] + few).text
 
 
+@pytest.mark.heavy
 def test_many_misses_leave_room_for_other_images(tmp_path: Path) -> None:
     missed = [image(f"m{i}.png", "hole", 0.001 * i) for i in range(150)]
     alarms = [image(f"a{i}.png", "good", 2.0 + 0.001 * i) for i in range(100)]

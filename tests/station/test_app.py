@@ -129,6 +129,7 @@ def test_refusals_are_one_line_each(client: TestClient, parts):
     assert client.get(f"/v1/inspections/{failed[0]['id']}/image").status_code == 404
 
 
+@pytest.mark.heavy
 def test_upload_limits(tiny_model: Path, tmp_path: Path, parts):
     with served(tiny_model, tmp_path, max_bytes=1000, max_pixels=4000) as client:
         assert send(client, b"x" * 1001).status_code == 413

@@ -186,6 +186,7 @@ def test_no_record_is_made_or_changed_by_a_backup(tmp_path: Path):
     assert not (tmp_path / "safe").exists()
 
 
+@pytest.mark.heavy
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from blemish.cli.main import main
 

@@ -62,6 +62,7 @@ def interval_of(watched: Drift, score: float) -> tuple[Fraction, Fraction]:
 
 
 @pytest.mark.parametrize("cells", [1024, 4, 3])
+@pytest.mark.heavy
 def test_ranks_are_uniform_and_independent_over_all_orders(monkeypatch, cells):
     """Every sequence of intervals of p is as probable as their widths say, which is uniform p's law.
 

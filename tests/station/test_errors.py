@@ -115,6 +115,7 @@ def test_a_wrong_state_is_409(client: TestClient):
         assert (answer.status_code, "is cancelled" in answer.json()["detail"]) == (409, True)
 
 
+@pytest.mark.heavy
 def test_a_model_that_is_not_in_use_is_409(client: TestClient):
     (old,) = client.get("/v1/models").json()
     ids = [send(client, png(tiny_image(i))).json()["id"] for i in range(12)]

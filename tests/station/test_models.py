@@ -39,6 +39,7 @@ def judged(client: TestClient, ids: list[str], verdict: str) -> None:
 # --- versions ---
 
 
+@pytest.mark.heavy
 def test_a_recalibration_makes_a_version_and_keeps_the_old(model: Path, tmp_path: Path):
     folder = tmp_path / "station"
     with served(model, folder) as client:

@@ -55,6 +55,7 @@ def recorded(n: int) -> Callable[[Path], bool]:
     return lambda out: len(rows(out, LEDGER_NAME)) >= n
 
 
+@pytest.mark.heavy
 def test_parts_of_a_watch_are_shown_as_the_station_s_own(place: Place, run: Path, good: bytes, bad: bytes):
     told: list[dict] = []
     Notifications(place.station, told.append)

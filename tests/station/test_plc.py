@@ -29,6 +29,8 @@ from blemish.record.rows import Recorded
 from blemish.station import plc as plc_module
 from blemish.station.plc import LineState, Plc, registers
 
+pytestmark = pytest.mark.heavy  # both servers take seconds to start
+
 
 class FakeStation:
     """As much of a station as a PLC asks for."""

@@ -74,6 +74,7 @@ def sent_by_caddy(scheme: str, host: str, client: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("sends", [sent_by_nginx, sent_by_caddy])
+@pytest.mark.heavy
 def test_the_examples_work(sends, station: Station, secret: str):
     client, seen = client_of(station), sends("https", NAME, "10.1.2.3")
     assert client.get("/station", headers=seen).headers["location"] == "/station/"

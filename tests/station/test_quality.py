@@ -146,6 +146,7 @@ def pdf_text(content: bytes) -> str:
     )
 
 
+@pytest.mark.heavy
 def test_a_report_as_pdf_says_what_the_page_says(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

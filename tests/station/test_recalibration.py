@@ -68,6 +68,7 @@ def linger(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(station.versions, "add", late)
 
 
+@pytest.mark.heavy
 def test_two_models_at_once_keep_their_own_versions(station: Station, monkeypatch: pytest.MonkeyPatch):
     linger(station, monkeypatch)
     old = list(station.engines)
@@ -84,12 +85,14 @@ def test_two_models_at_once_keep_their_own_versions(station: Station, monkeypatc
     assert not [f for f in station.versions.folder.iterdir() if f.stem not in (*new, "versions")]
 
 
+@pytest.mark.heavy
 def test_a_station_takes_its_own_parts_where_many_share_a_record(station: Station):
     station.labelling = Labelling(Labels(station="west"))
     with pytest.raises(DataError, match=r"^0 good parts are on record"):
         station.recalibrate(next(iter(station.engines)), parts=PARTS)
 
 
+@pytest.mark.heavy
 def test_scores_of_parts_with_several_views_calibrate_no_images(station: Station):
     digest, engine = next(iter(station.engines.items()))
     (newest,) = station.store.search(Search(model=digest), limit=1)
@@ -108,6 +111,7 @@ def test_scores_of_parts_with_several_views_calibrate_no_images(station: Station
     assert station.engines[version] is engine
 
 
+@pytest.mark.heavy
 def test_one_model_twice_at_once_has_two_versions(station: Station, monkeypatch: pytest.MonkeyPatch):
     linger(station, monkeypatch)
     (old, other) = station.engines
@@ -122,6 +126,7 @@ def test_one_model_twice_at_once_has_two_versions(station: Station, monkeypatch:
         assert station.engines[digest].model.detector.model_file.calibration.n == parts
 
 
+@pytest.mark.heavy
 def test_a_version_is_on_disk_before_it_is_named(station: Station, synced: list[Path]):
     folder = station.versions.folder
     new = station.recalibrate(next(iter(station.engines)), parts=PARTS)
@@ -131,6 +136,7 @@ def test_a_version_is_on_disk_before_it_is_named(station: Station, synced: list[
     assert folder.name == "models"
 
 
+@pytest.mark.heavy
 def test_a_version_that_cannot_be_noted_is_not_used(station: Station, monkeypatch: pytest.MonkeyPatch):
     old = list(station.engines)
     new = station.recalibrate(old[0], parts=PARTS)
@@ -145,6 +151,7 @@ def test_a_version_that_cannot_be_noted_is_not_used(station: Station, monkeypatc
     assert station.versions.active(old[0]) == new
 
 
+@pytest.mark.heavy
 def test_a_region_is_kept_with_a_new_version_and_the_parts_are_scored_anew(station: Station):
     old = list(station.engines)[1]
     mask = np.zeros((64, 64), dtype=bool)
@@ -162,6 +169,7 @@ def test_a_region_is_kept_with_a_new_version_and_the_parts_are_scored_anew(stati
     assert station.engines[old].model.detector.model_file.counting.inner is None
 
 
+@pytest.mark.heavy
 def test_a_part_whose_files_a_watch_did_not_get_is_left_out(station: Station):
     digest = next(iter(station.engines))
     (newest,) = station.store.search(Search(model=digest), limit=1)

@@ -105,6 +105,7 @@ def named(name: str | None) -> Labelling:
 
 
 @pytest.mark.parametrize(("before", "after"), [("east", "west"), (None, "west"), ("east", None)])
+@pytest.mark.heavy
 def test_a_station_goes_on_with_its_open_parts_under_another_name(
     before: str | None, after: str | None, run: Path, good: bytes, tmp_path: Path
 ):

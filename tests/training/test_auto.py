@@ -60,6 +60,7 @@ def test_a_trial_plants_kinds_that_no_candidate_learns_from():
     assert len(found.planted) == len(found.masks) == len(found.kinds) == len(found.origin)
 
 
+@pytest.mark.heavy
 def test_few_images_get_each_kind_more_often():
     of_two, of_twelve = trial(n=2), trial(n=6)
     assert set(of_two.origin) == {0, 1}
@@ -77,6 +78,7 @@ def test_a_trials_masks_are_where_pixels_changed():
         assert mask.sum() * 4 >= choice.LEAST_PIXELS / 3
 
 
+@pytest.mark.heavy
 def test_the_seed_fixes_a_trial_and_leaves_other_draws_alone():
     torch.manual_seed(5)
     first = trial(seed=1)

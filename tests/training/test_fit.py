@@ -201,6 +201,7 @@ def test_deep_images_without_contrast_are_refused_and_contrast_is_enough(tmp_pat
     fit(tmp_path, method="pca", device="cpu")
 
 
+@pytest.mark.heavy
 def test_an_unfinished_run(good, tmp_path):
     out, options = tmp_path / "run", {"out": tmp_path / "run", "resume": True}
     refusal(Interrupted, good, "--resume", out, out=out, watcher=Counting(3))
@@ -288,6 +289,7 @@ def test_without_validation(good):
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "calibration"])
+@pytest.mark.heavy
 def test_mixed_channels_are_refused_and_cured(good, part):
     path = getattr(split_of(good), part)[1].path
     with Image.open(path) as image:

@@ -149,6 +149,7 @@ def test_a_thin_defect_keeps_its_mask_when_it_is_resized(tmp_path: Path):
     assert small[18].sum() >= 15
 
 
+@pytest.mark.heavy
 def test_auto_is_told_and_the_model_says_so(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -86,6 +86,7 @@ def undisturbed(tiny_category, tmp_path_factory) -> tuple[bytes, list[dict[str, 
     return train_to_the_end(tiny_category, out), log_of(out)
 
 
+@pytest.mark.heavy
 def test_same_seed_same_bytes(tiny_category, tmp_path):
     def run(name: str, seed: str) -> bytes:
         return train_to_the_end(tiny_category, tmp_path / name, "--epochs", "2", "--seed", seed)

@@ -273,6 +273,7 @@ def stopping_at(step: int):
     return stop
 
 
+@pytest.mark.heavy
 def test_stopped_at_any_step_and_resumed_is_as_undisturbed(tmp_path):
     whole = Learner()
     expected = trainer(whole, LEARNER, n=5, validation=2, folder=tmp_path / "whole").run(resume=False)
