@@ -59,7 +59,6 @@ SMALLER = {
     "f-anogan": {"image_size": 32},
     "lsa": {"estimator_layers": 2, "image_size": 32},
     "nsa": {"image_size": 64},
-    "gt": {"image_size": 32},
     "texture-inspection": {"levels": 2, "components": 2, "patches": 1000},
     "vt-adl": {"blocks": 2},
     "auto": AUTO,
