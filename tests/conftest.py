@@ -23,10 +23,12 @@ CHROMIUM = Path("/usr/bin/chromium")
 OF_PLAYWRIGHT = "AimEnabled,AvoidUnnecessaryBeforeUnloadCheckSync,DestroyProfileOnBrowserClose,HttpsUpgrades"
 OF_PLAYWRIGHT += ",HttpsFirstBalancedModeAutoEnable,LensOverlay,MediaRouter,NetworkTimeServiceQuerying"
 OF_PLAYWRIGHT += ",OptimizationHints,PaintHolding,PreconnectToSearch,ThirdPartyStoragePartitioning"
+SPARE = "SpareRendererForSitePerProcess"
 ADDRESS_BAR = "WebUIOmniboxPopup,WebUIOmniboxAimPopup,WebUIOmniboxFullPopup"
-CHROMIUM_OPTIONS = ("--no-sandbox", f"--disable-features={OF_PLAYWRIGHT},{ADDRESS_BAR}")
+CHROMIUM_OPTIONS = ("--no-sandbox", f"--disable-features={OF_PLAYWRIGHT},{ADDRESS_BAR},{SPARE}")
 """Without what drops down from an address bar that nobody sees: each window loads more for it than a view of
-the station is. What Playwright switches off is said again, as the last list of a command line counts."""
+the station is. And without a spare process for a page that may come. What Playwright switches off is said
+again, as the last list of a command line counts."""
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # how long an example takes says how busy the machine is
 

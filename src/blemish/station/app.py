@@ -81,6 +81,7 @@ def create(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        routes=[route for router in ROUTERS for route in router.routes],  # to include them makes each anew
     )
     app.state.station, app.state.tokens, app.state.time_limit = station, tokens, time_limit
     app.state.provider = provider
@@ -89,8 +90,6 @@ def create(
     )
     app.state.meters = Meters(station)
     station.noticing.append(TokenChanges(station, tokens))
-    for router in ROUTERS:
-        app.include_router(router)
     app.add_exception_handler(BlemishError, handle_error)
     app.add_exception_handler(OSError, handle_error)
     app.add_exception_handler(RequestValidationError, handle_value)
