@@ -94,6 +94,10 @@ def test_round_trip_is_exact(file):
     assert read.calibration.map_maxima.tolist() == [4.0, 5.0, 6.0]
 
 
+def test_what_is_printed_of_a_model_holds_no_tensors():
+    assert "tensors" not in repr(MODEL_FILE)
+
+
 def test_without_calibration(tmp_path):
     save_model_file(tmp_path / "m", replace(MODEL_FILE, calibration=None))
     assert load_model_file(tmp_path / "m").calibration is None

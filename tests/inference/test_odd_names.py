@@ -126,6 +126,7 @@ def test_a_disk_that_refuses_a_name_gets_a_plain_one(
         assert row["map"].isascii()
         assert (out / row["map"]).exists()
         assert (out / row["overlay"]).exists()
+    assert {Path(row["map"]).name.split("~")[0] for row in rows} == {"", "a-b"}  # what may stay of a name
 
 
 def test_an_evaluation_draws_pictures_of_long_names(tmp_path: Path, no_report: None, quick_evaluation: None):

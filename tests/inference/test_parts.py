@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from blemish.core.errors import DataError, UsageError
 from blemish.inference.calibration import Calibration, calibrate
+from blemish.inference.part_rows import PartRow
 from blemish.inference.parts import ApartRule, PartCalibration, TogetherRule, ViewScore
 
 VIEWS = ("side", "top")
@@ -235,3 +237,10 @@ def test_without_a_number_a_part_has_the_views_that_it_has():
 def test_damaged_calibrations_are_refused(scores: np.ndarray):
     with pytest.raises(DataError, match="scores of parts"):
         PartCalibration(scores=scores, views=VIEWS)
+
+
+def test_of_a_part_that_failed_nothing_else_is_said():
+    said = asdict(PartRow(part="a", decision="failed"))
+    assert {key for key, value in said.items() if value} == {"part", "decision", "rule"}
+    assert (said["missing"], said["views"]) == ([], [])
+    assert {value for key, value in said.items() if not value and key not in ("missing", "views")} == {None}
