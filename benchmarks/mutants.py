@@ -18,6 +18,7 @@ refuses lengths that never differ. Survivors keep the reason that the file of re
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import math
@@ -278,7 +279,11 @@ def main() -> None:
     from mutant_session import run_mutants
 
     os.chdir(ROOT)
-
+    found = importlib.util.find_spec("blemish")
+    if found is None or not Path(str(found.origin)).is_relative_to(ROOT):
+        parser.error(
+            f"Python finds blemish at {found and found.origin}, not in {ROOT}; set PYTHONPATH to src"
+        )
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutants"]
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"rooms": {}}
     for room in options.rooms or list(settings):
