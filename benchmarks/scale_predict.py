@@ -90,7 +90,7 @@ def sample(driver: psutil.Process, curves: dict[str, Curve], at: float) -> None:
     found = {"command": driver} | {
         f"worker {p.pid}": p
         for p in psutil.Process().children(recursive=True)
-        if any("MapWorker" in word for word in _words(p))
+        if any(word.startswith(("ray::score_partition", "ray::IDLE")) for word in _words(p))
     }
     for name, process in found.items():
         try:

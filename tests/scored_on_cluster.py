@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,3 +115,52 @@ def check_equal_but_for_batches(rows: list[dict], expected: list[dict]) -> None:
             assert row[name] == other[name]
         assert [r["area_px"] for r in row["regions"]] == [r["area_px"] for r in other["regions"]]
         assert (row["error"] is None) == (other["error"] is None)
+
+
+# --- its workers ---
+
+SCORING, IDLE = "ray::score_partition", "ray::IDLE"
+"""How the workers of Ray are called."""
+
+
+def workers(*doing: str) -> list[Any]:
+    """The workers of the cluster that this process started, and that score, or wait for work."""
+    import psutil
+
+    return [p for p in psutil.Process().children(recursive=True) if is_alive(p, *doing)]
+
+
+def is_alive(process: Any, *doing: str) -> bool:
+    """Whether this is a worker that has not ended."""
+    import psutil
+
+    try:
+        said = process.cmdline()
+        return process.status() != psutil.STATUS_ZOMBIE and said[0].startswith(doing or (SCORING, IDLE))
+    except (psutil.Error, IndexError):
+        return False
+
+
+def held_predict(held: Path, *arguments: str | Path) -> int:
+    """Run `blemish predict ARGUMENTS`; workers wait in the midst of partitions from number `held` on."""
+    from blemish.cluster import predict
+
+    given = predict.score_partition
+
+    @functools.wraps(given)  # this goes to the workers as it is: they have no module of tests
+    def score_partition(order: Any, number: int) -> Any:
+        from blemish.cluster import predict_worker
+
+        def row_of(*of: Any) -> dict[str, Any]:
+            while number >= int(held.read_text() or 0):
+                time.sleep(0.02)
+            return make_row(*of)
+
+        make_row, predict_worker.row_of = predict_worker.row_of, row_of
+        try:
+            return given(order, number)
+        finally:
+            predict_worker.row_of = make_row
+
+    predict.score_partition = score_partition
+    return blemish("predict", *arguments)

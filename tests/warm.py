@@ -33,7 +33,7 @@ IMPORTED = (
     *("blemish.station.app", "uvicorn", "uvicorn.protocols.http.auto", "uvicorn.loops.auto", "scipy.ndimage"),
 )
 """What they need; a module that is not installed is left out, and its tests are skipped."""
-OF_A_CLUSTER = ("ray.data", "pandas", "pyarrow.parquet", "blemish.cluster.predict", "blemish.cluster.jobs")
+OF_A_CLUSTER = ("ray", "pyarrow.parquet", "blemish.cluster.predict", "blemish.cluster.jobs")
 """What those need that ask a cluster, who add it (`also`)."""
 OF_AN_EVALUATION = ("blemish.report.charts", "jinja2")
 """What an evaluation imports as well, for its report."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ pytest.importorskip("ray", reason="blemish[cluster] is not installed")
 from pyarrow import parquet
 
 from blemish.cluster import predict
-from blemish.cluster.predict_worker import Scoring, Worker
+from blemish.cluster.predict_worker import Order, Scoring, Worker
 from blemish.core.errors import UsageError
+from blemish.inference.predict_folder import PredictionCounts
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def scored(pca_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     out = predict._output_folder(work.out)
     run = predict._start_run(work, out, lambda _: None)
-    worker = Worker(work, out, run, {})
+    worker = Worker(Order(scoring=work, out=out, run=run))
     for number in range(3):
-        assert "error" not in json.loads(worker({"item": [number]})["answer"][0])
+        assert isinstance(worker(number), PredictionCounts)
     out.write(predict.SUMMARY_NAME, b"{}")
     return folder / "out"
 

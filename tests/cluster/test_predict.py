@@ -19,11 +19,22 @@ import scored_on_cluster
 import waiting
 from commands import refused, run
 from conftest import save, tiny_image
-from scored_on_cluster import PARTS, PATIENCE, check_equal_but_for_batches, command, nodes, plain_rows
+from scored_on_cluster import (
+    PARTS,
+    PATIENCE,
+    SCORING,
+    check_equal_but_for_batches,
+    held_predict,
+    is_alive,
+    nodes,
+    plain_rows,
+    workers,
+)
+from warm import Warm
 
 pytest.importorskip("ray", reason="ray is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-psutil = pytest.importorskip("psutil", reason="psutil is not installed")
+pytest.importorskip("psutil", reason="psutil is not installed")
 
 environment, model, inputs = scored_on_cluster.environment, scored_on_cluster.model, scored_on_cluster.inputs
 plain_out, plain = scored_on_cluster.plain_out, scored_on_cluster.plain
@@ -47,19 +58,6 @@ def rows_of(out: Path) -> list[dict]:
 
 def wait_for(true: Callable[[], Any]) -> None:
     waiting.wait_for(true, PATIENCE, every=0.02)
-
-
-def workers() -> list[Any]:
-    """The processes that score, of the cluster that this process started."""
-    return [p for p in psutil.Process().children(recursive=True) if is_alive(p)]
-
-
-def is_alive(process: Any) -> bool:
-    """Whether this is a process that scores, and has not ended."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE and "MapWorker" in "".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
 
 
 # --- the rows ---
@@ -175,15 +173,15 @@ def test_a_repeat_does_nothing_and_another_run_into_the_same_folder_is_refused(
 
 # --- whatever dies ---
 
-MANY = 1200
+MANY = 256
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """So many files, of eight pictures that take their time."""
+    """So many files, of eight pictures."""
     folder = tmp_path_factory.mktemp("many")
     for i in range(8):
-        save(folder / "pictures" / f"{i}.png", tiny_image(i).repeat(8, 0).repeat(8, 1))
+        save(folder / "pictures" / f"{i}.png", tiny_image(i))
     (folder / "in").mkdir()
     for i in range(MANY):
         (folder / "in" / f"{i:04d}.png").hardlink_to(folder / "pictures" / f"{i % 8}.png")
@@ -207,29 +205,32 @@ def test_whatever_dies_costs_no_row_and_doubles_none(
     two_nodes: Any, model: Path, many: Path, many_rows: list[dict], tmp_path: Path
 ):
     """One after another: the command by Ctrl-C, the command by a kill, a node, a worker."""
-    out, finished = tmp_path / "out", [dict[str, int]()]
+    out, held, finished = tmp_path / "out", tmp_path / "held", [dict[str, int]()]
     arguments = ("--model", model, many, "--out", out, "--cluster", two_nodes.address, "--partition", "16")
 
-    def go_on(workers_too: int = 0) -> None:
-        """Wait until three more partitions are finished, and so many workers are there."""
-        wait_for(lambda: len(parts_of(out)) >= len(finished[-1]) + 3 and len(workers()) >= workers_too)
+    def go_on(nodes: int = 2) -> Warm:
+        """Start the command; wait until three more partitions are finished, and each node writes another."""
+        whole, left = len(finished[-1]) + 3, {*out.glob(".*.tmp")}
+        held.write_text(str(whole))
+        said, errors = (tmp_path / f"{whole}.{name}" for name in ("out", "err"))
+        driver = Warm(held_predict, held, *arguments, out=said, err=errors)
+        wait_for(lambda: (len(parts_of(out)), len(workers(SCORING))) == (whole, nodes))
+        wait_for(lambda: len({*out.glob(".*.tmp")} - left) == nodes)
+        return driver
 
     def keep() -> None:
         """Remember what is finished by now: it stays as it is."""
         finished.append(parts_of(out))
-        assert len(finished[-1]) < MANY // 16, "it was over before anything could die"
         assert not (out / "_summary.json").exists()
 
-    driver = command(tmp_path, *arguments)
-    go_on()
+    driver = go_on()
     driver.send_signal(signal.SIGINT)
     said = driver.communicate(timeout=PATIENCE)
     assert (driver.returncode, said[1]) == (130, "blemish predict: stopped\n")
     wait_for(lambda: not workers())
     keep()
 
-    driver = command(tmp_path, *arguments)
-    go_on()
+    driver = go_on()
     driver.kill()
     driver.communicate()
     wait_for(lambda: not workers())
@@ -237,9 +238,8 @@ def test_whatever_dies_costs_no_row_and_doubles_none(
 
     third = two_nodes.add_node(num_cpus=1)
     try:
-        driver = command(tmp_path, *arguments)
-        go_on(workers_too=3)
-        three = workers()
+        driver = go_on(nodes=3)
+        three = workers(SCORING)
     finally:
         two_nodes.remove_node(third, allow_graceful=False)
     wait_for(lambda: sum(map(is_alive, three)) == 2)
@@ -247,6 +247,7 @@ def test_whatever_dies_costs_no_row_and_doubles_none(
     next(filter(is_alive, three)).kill()
     keep()
 
+    held.write_text(str(MANY))
     said = driver.communicate(timeout=PATIENCE)
     assert (driver.returncode, said[1]) == (0, ""), said
     assert rows_of(out) == many_rows

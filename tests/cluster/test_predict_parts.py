@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from blemish.cluster import predict
 from blemish.cluster.predict_parts import PartScoring
-from blemish.cluster.predict_worker import Scoring, Worker
+from blemish.cluster.predict_worker import Order, Scoring, Worker
 from blemish.core.errors import DataError, UsageError
 from blemish.data.part_names import PartNames
 from blemish.inference.part_models import ViewModels
@@ -41,9 +41,7 @@ def work(pca_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sco
     models = ViewModels(usual=tmp_path / "one.onnx", own={"top": other})
 
     def in_this_process(scoring, out, run):
-        worker = Worker(scoring, out, run, {})
-        for number in range(run["listed"]["partitions"]):
-            yield predict.PredictionCounts(**json.loads(worker({"item": [number]})["answer"][0]))
+        yield from map(Worker(Order(scoring=scoring, out=out, run=run)), range(run["listed"]["partitions"]))
 
     monkeypatch.setattr(predict, "_score_partitions", in_this_process)
     return Scoring(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blemish.cluster.attempts import SHARED_DISK_RULE, Attempt, JobOrder, find_attempts, run_attempt
+from blemish.cluster.session import MAX_RETRIES
 from blemish.core.errors import UsageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import LOCK_NAME
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from blemish.evaluation.jobs import Job, Progress
 
-MAX_RETRIES = 10
-"""How many workers a job may lose and still be tried again; each goes on from the last checkpoint."""
 RUN_FILES = {
     *("anomalib", "checkpoint", "evaluation", "log.csv", "run.json"),
     *(MODEL_NAME, OUTPUT_NAME, benchmark.CELL_NAME),

@@ -1,4 +1,4 @@
-"""Scoring on a cluster: Ray Data spreads the partitions of a listing over workers, one Parquet file each.
+"""Scoring on a cluster: Ray spreads the partitions of a listing over workers, one Parquet file each.
 
 A partition is a fixed number of inputs in the listing's order, whole batches of the network, so that each
 figure is the one that `blemish predict` gets in one process. Whoever scores a partition writes its file whole
@@ -9,7 +9,6 @@ worker (Ray tries its partition again elsewhere), a node, or this command (repea
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +16,14 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from blemish.cluster import listing
 from blemish.cluster.predict_parts import Told, decide, listings, told_of
-from blemish.cluster.predict_worker import RUN_NAME, Scoring, Worker, partition_name
+from blemish.cluster.predict_worker import RUN_NAME, Order, Scoring, partition_name, score_partition
+from blemish.cluster.session import MAX_RETRIES
 from blemish.cluster.storage import OutputFolder, StoreError, is_url
 from blemish.core.errors import BlemishError, UsageError
 from blemish.core.ownership import owned
@@ -196,35 +197,35 @@ def _json(content: dict[str, Any]) -> bytes:
 def _score_partitions(scoring: Scoring, out: OutputFolder, run: dict[str, Any]) -> Iterator[PredictionCounts]:
     """Score all partitions that are not finished; yields the counts of each partition, in any order."""
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
     from ray.exceptions import RayError
 
-    _silence_ray(DataContext.get_current())
     resource = "GPU" if scoring.device == "cuda" else "CPU"
-    most = int(ray.cluster_resources().get(resource, 0))
-    if most < 1:
+    if _room(resource) < 1:
         raise UsageError(
             f"--cluster: it has no {resource}; start a node that has, or choose another --device"
         )
-    partitions = run["listed"]["partitions"]
     settings = {name: os.environ[name] for name in SHARED_VARIABLES if name in os.environ}
-    answers = ray.data.from_items(list(range(partitions)), override_num_blocks=partitions).map_batches(
-        Worker,
-        fn_constructor_args=(scoring, out, run, settings),
-        batch_size=1,
-        # an actor takes the next partition when it is free: none waits behind a slow one
-        compute=ActorPoolStrategy(
-            min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
-        ),
+    order = ray.put(Order(scoring=scoring, out=out, run=run, settings=settings))
+    task = ray.remote(
         num_cpus=1,
         num_gpus=1 if resource == "GPU" else 0,
-    )
+        max_calls=0,  # a process that has loaded the model goes on to other partitions, with a GPU too
+        max_retries=MAX_RETRIES,
+        scheduling_strategy="SPREAD",
+    )(score_partition)
+    left, running = iter(range(run["listed"]["partitions"])), list[Any]()
     try:
-        for batch in answers.iter_batches(batch_size=None, prefetch_batches=0):
-            for answer in map(json.loads, batch["answer"]):
-                if "error" in answer:
-                    raise StoreError(answer["error"])
-                yield PredictionCounts(**answer)
+        while True:
+            # as many as there is room for, also on nodes that join later: none waits behind a slow one
+            free = max(1, _room(resource)) - len(running)
+            running += [task.remote(order, number) for number in islice(left, max(0, free))]
+            if not running:
+                return
+            (ended,), running = ray.wait(running)
+            answer = ray.get(ended)
+            if isinstance(answer, str):
+                raise StoreError(answer)
+            yield answer
     except RayError as error:
         why = str(error).strip().splitlines()[-1]
         raise BlemishError(
@@ -232,8 +233,8 @@ def _score_partitions(scoring: Scoring, out: OutputFolder, run: dict[str, Any]) 
         ) from error
 
 
-def _silence_ray(context: Any) -> None:
-    """Leave the terminal to our own bar and lines."""
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+def _room(resource: str) -> int:
+    """Return how many workers the nodes that are there now have room for."""
+    import ray
+
+    return int(ray.cluster_resources().get(resource, 0))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,27 +87,47 @@ class Scoring:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What workers are told, beside the number of a partition."""
+
+    scoring: Scoring
+    out: OutputFolder
+    run: dict[str, Any]
+    """What `RUN_NAME` says."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the command's environment that they take over."""
+
+
+_workers: list[Worker] = []
+"""The worker of this process, from its first partition on."""
+
+
+def score_partition(order: Order, number: int) -> PredictionCounts | str:
+    """Have the worker of this process score a partition; returns its counts, or an error in one line."""
+    if not _workers or _workers[0].order != order:
+        _workers[:] = [Worker(order)]
+    return _workers[0](number)
+
+
 class Worker:
     """Scores partitions in a process of its own, with a model that it loads once."""
 
-    def __init__(
-        self, scoring: Scoring, out: OutputFolder, run: dict[str, Any], settings: dict[str, str]
-    ) -> None:
-        os.environ.update(settings)
-        self.scoring, self.out, self.run = scoring, out, run
+    def __init__(self, order: Order) -> None:
+        os.environ.update(order.settings)
+        self.order, self.scoring, self.out, self.run = order, order.scoring, order.out, order.run
         self.detectors: dict[str, Detector] = {}
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Score the partition of this number, unless its file exists; returns counts or an error in JSON."""
+    def __call__(self, number: int) -> PredictionCounts | str:
+        """Score the partition of this number, unless its file exists; returns its counts, or an error."""
         try:
-            answer = asdict(self._score_partition(int(batch["item"][0])))
+            return self._score_partition(number)
         except BlemishError as error:
-            answer = {"error": str(error)}
+            return str(error)
         except OSError as error:
             where = f"{error.filename or self.out.location} on {os.uname().nodename}"
             why = f"{where}: {error.strerror or error}"
-            answer = {"error": f"{why}; what is finished stays, repeat the command to continue"}
-        return {"answer": [json.dumps(answer)]}
+            return f"{why}; what is finished stays, repeat the command to continue"
 
     def _score_partition(self, number: int) -> PredictionCounts:
         name = partition_name(number)

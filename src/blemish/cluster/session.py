@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOCAL = "local"
+MAX_RETRIES = 10
+"""How many workers a job or a partition may lose and still be tried again."""
 CONNECT_TIMEOUT_S = 10.0
 """Seconds that the other side may take to accept a connection."""
 
