@@ -114,9 +114,9 @@ def one_station(pca_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 Open = Callable[..., Any]
 
 
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Open]:
-    """Opens the page, perhaps with a script before its own; none may ask another host or have an error."""
+@contextmanager
+def tabs(browser: Any) -> Iterator[Open]:
+    """What opens pages, perhaps with a script before theirs; none may ask another host or have an error."""
     contexts, asked, errors = [], set(), []
 
     def open_(
@@ -148,6 +148,13 @@ def tab(browser: Any) -> Iterator[Open]:
     assert asked - {""} <= {host for _, host in contexts}  # "": pictures made in the page itself
     unexpected = [e for e in errors if not e.startswith("Failed to load resource")]  # of refusals, on purpose
     assert not unexpected
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Open]:
+    """What opens the page for one test, each time in a profile of its own."""
+    with tabs(browser) as open_:
+        yield open_
 
 
 def hold(part: str) -> str:

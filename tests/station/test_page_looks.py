@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import station_browser
-from station_browser import HOLE, Open, Running, settled
+from station_browser import HOLE, Open, Running, settled, tabs
 
 one_station, tab = station_browser.one_station, station_browser.tab
 
@@ -15,12 +15,19 @@ VIEWS = ("inspect", "large", "queue", "trends", "search", "models")
 
 
 @pytest.fixture(scope="module")
-def full(one_station: Running) -> Iterator[Running]:
+def full(one_station: Running) -> Running:
     """A station with something in each view."""
     one_station.reject(3)
     one_station.inspect(HOLE)
     one_station.station.trainings.create(name="lid", method="pca", preset="default", source=None)
     return one_station
+
+
+@pytest.fixture(scope="module")
+def page(full: Running, browser: Any) -> Iterator[Any]:
+    """A tab for the tests that only look: to load the page costs more than to look at it."""
+    with tabs(browser) as open_:
+        yield open_(full.address)
 
 
 def go(page: Any, view: str) -> None:
@@ -31,14 +38,14 @@ def go(page: Any, view: str) -> None:
 
 
 def findings(page: Any, *rules: str) -> list[str]:
-    options = {"runOnly": {"type": "rule", "values": list(rules)}} if rules else {}
+    options: dict[str, Any] = {"resultTypes": ["violations"]}  # of what is well, nothing is asked
+    options |= {"runOnly": {"type": "rule", "values": list(rules)}} if rules else {}
     found = page.evaluate("options => axe.run(document, options).then(r => r.violations)", options)
     return [f"{v['id']}: {node['html'][:200]}" for v in found for node in v["nodes"]]
 
 
-def test_axe_finds_nothing(full: Running, tab: Open):
+def test_axe_finds_nothing(full: Running, page: Any, tab: Open):
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
-    page = tab(full.address)
     page.evaluate(axe.AXE_SCRIPT)
     for dialog in ("help", "given", "acknowledge", "login", "leaving"):
         page.evaluate("id => document.getElementById(id).showModal()", dialog)
@@ -50,13 +57,12 @@ def test_axe_finds_nothing(full: Running, tab: Open):
         page.evaluate("() => { document.documentElement.dataset.theme = 'dark' }")
         assert not findings(page, "color-contrast"), view
         page.evaluate("() => { delete document.documentElement.dataset.theme }")
-    page = tab(f"{full.address}/docs")
-    page.evaluate(axe.AXE_SCRIPT)
-    assert not findings(page)
+    described = tab(f"{full.address}/docs")
+    described.evaluate(axe.AXE_SCRIPT)
+    assert not findings(described)
 
 
-def test_each_view_has_one_heading_of_the_first_rank(full: Running, tab: Open):
-    page = tab(full.address)
+def test_each_view_has_one_heading_of_the_first_rank(page: Any):
     for view in VIEWS:
         go(page, view)
         headings = [h for h in page.locator("h1").all() if h.is_visible()]
@@ -64,13 +70,20 @@ def test_each_view_has_one_heading_of_the_first_rank(full: Running, tab: Open):
         assert page.title().startswith(headings[0].text_content())
 
 
+FRAMES = "() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
+"""Two frames, in the first of which the page hears of a new size and draws for it."""
+
+
 @pytest.mark.parametrize("width", [390, 1440, 1920])
-def test_axes_have_letters_of_12_px_or_more(full: Running, tab: Open, width: int):
-    page = tab(f"{full.address}/#trends", width=width)
-    page.locator("#chart-rejects rect").first.wait_for()
+def test_axes_have_letters_of_12_px_or_more(page: Any, width: int):
+    before = page.viewport_size
+    go(page, "trends")
+    page.set_viewport_size({"width": width, "height": 800})
+    page.evaluate(FRAMES)
     sizes = page.locator(".chart text").evaluate_all(
         "all => all.map(e => parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a)"
     )
+    page.set_viewport_size(before)
     assert len(sizes) > 9
     assert min(sizes) >= 12
 
@@ -102,8 +115,7 @@ FOCUS = """() => {
 }"""
 
 
-def test_what_has_the_focus_has_a_ring(full: Running, tab: Open):
-    page = tab(full.address)
+def test_what_has_the_focus_has_a_ring(page: Any):
     for view in VIEWS:
         go(page, view)
         assert not page.evaluate(FOCUS), view
