@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from station_browser import (
     running,
     settled,
     shown,
+    tabs,
     upload,
 )
 
@@ -37,7 +39,7 @@ from blemish.inference.calibration import _largest_rank, calibrate
 from blemish.station.render import read_map
 from blemish.station.security import Tokens
 
-here, tab = station_browser.here, station_browser.tab
+here, one_station, tab = station_browser.here, station_browser.one_station, station_browser.tab
 
 
 def pixels(canvas: Any) -> np.ndarray:
@@ -127,11 +129,17 @@ def test_the_rate_redraws_at_once_and_asks_nobody(here: Running, tab: Open):
     np.testing.assert_array_equal(pixels(canvas), before)
 
 
-def test_the_arithmetic_is_that_of_the_library(here: Running, tab: Open):
-    page = tab(here.address)
+@pytest.fixture(scope="module")
+def any_page(one_station: Running, browser: Any) -> Iterator[Any]:
+    """A tab for tests that ask the page's scripts, and look at nothing."""
+    with tabs(browser) as open_:
+        yield open_(one_station.address)
+
+
+def test_the_arithmetic_is_that_of_the_library(any_page: Any):
 
     def ask(code: str, value: Any) -> Any:
-        return page.evaluate(
+        return any_page.evaluate(
             f"async given => {{ const m = await import('/static/heatmap.js'); {code} }}", value
         )
 
@@ -164,13 +172,12 @@ def test_the_arithmetic_is_that_of_the_library(here: Running, tab: Open):
         ]
 
 
-def test_the_contour_runs_where_the_map_has_the_level(here: Running, tab: Open):
+def test_the_contour_runs_where_the_map_has_the_level(any_page: Any):
     # f = x has the level 3 on the line x = 3.5, as value i lies at i + 0.5; it closes along the right edge
-    page = tab(here.address)
     code = """async () => { const m = await import('/static/heatmap.js');
         const values = Float32Array.from({length: 48}, (_, i) => i % 8);
         return m.contour({values, width: 8, height: 6}, 3) }"""
-    points = np.reshape(page.evaluate(code), (-1, 2))
+    points = np.reshape(any_page.evaluate(code), (-1, 2))
     inside = (points[:, 0] < 7) & (points[:, 1] > 0.5) & (points[:, 1] < 5.5)
     assert points[inside, 0] == pytest.approx(3.5)
     assert points.max(0).tolist() == [8, 6]
