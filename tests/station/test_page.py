@@ -353,7 +353,7 @@ def test_a_viewer_looks_and_does_not_judge(pca_onnx: Path, tmp_path: Path, tab: 
 
 
 def test_drift_is_told_and_explained(here: Running, tab: Open):
-    for i in range(200):
+    for i in range(60):
         here.inspect(png((tiny_image(400 + i) * 0.9).astype(np.uint8)))
     page = tab(here.address)
     page.locator("#drift-banner", has_text="check camera, light and material").wait_for()
@@ -361,13 +361,13 @@ def test_drift_is_told_and_explained(here: Running, tab: Open):
     page.locator(".evidence.alarm").wait_for()
     assert page.locator("#alarms li").count() == 1
     page.get_by_text("in the last hour").wait_for()
-    assert page.locator("#trend-facts b").first.inner_text() == "200"
+    assert page.locator("#trend-facts b").first.inner_text() == "60"
     assert page.locator("#chart-rejects rect").count() >= 1
     assert page.locator("#chart-scores path").count() >= 2
     assert page.locator("#chart-latency path").count() == 2
     page.get_by_text("The figures as a table").click()
     rows = page.locator("#trend-table tr").all_inner_texts()
-    assert sum(int(row.split("\t")[1]) for row in rows) == 200
+    assert sum(int(row.split("\t")[1]) for row in rows) == 60
 
 
 def test_an_alarm_says_how_far_it_went_and_is_acknowledged_for_good(
