@@ -163,6 +163,15 @@ def test_the_bank_is_bounded():
     assert finished(images(6), bank=13, density="shared").bank.shape == (1, 12, 4)  # two of each image
 
 
+def test_the_bank_is_a_draw_of_its_own_seed():
+    x = images(6)
+    network = finished(x, bank=4)
+    kept = sorted(torch.randperm(6, generator=torch.Generator().manual_seed(0))[:4].tolist())
+    with torch.no_grad():
+        expected = network.encode(x[kept]).transpose(0, 1) - network.middle
+    torch.testing.assert_close(network.bank, expected)
+
+
 @pytest.mark.parametrize("density", ["shared", "place"])
 def test_an_odd_spot_shows_where_it_is(density):
     x = 0.4 + 0.1 * images(12, 2)

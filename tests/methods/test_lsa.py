@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from resumed import stopped_and_resumed, trained
+from torch import nn
 
 from blemish.core.errors import TrainingError, UsageError
 from blemish.data.dataset import open_dataset
@@ -92,6 +93,13 @@ def test_the_loss_is_both_terms_and_the_density_moves_the_code():
     assert network.loss(x).item() == pytest.approx((errors + 0.5 * surprises).mean().item())
     surprises.sum().backward()
     assert any(p.grad is not None and p.grad.any() for p in network.encoder.parameters())
+
+
+def test_convolutions_have_no_biases():
+    network = a_network()
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert layers
+    assert all(layer.bias is None for layer in layers)
 
 
 def test_one_image_is_a_batch_as_well():

@@ -188,7 +188,7 @@ def test_papers_preset_has_the_parameters_of_its_networks():
         ({"patch_sizes": (65,)}, "--image-size 40: must be the largest of --patch-sizes or more, 65"),
         ({"crop_size": 20}, "--crop-size 20: must be the largest of --patch-sizes or more, 33"),
         ({"teacher_share": 1.0}, "--teacher-share 1.0: must lie between 0 and 1"),
-        ({"students": 0}, "--students 0: must be 1 or larger"),
+        *(({name: 0}, f"--{name} 0: must be 1 or larger") for name in ("students", "patches", "width")),
         ({"smoothing": -1.0}, "--smoothing -1.0: must be a finite number, 0 or larger"),
     ],
 )
