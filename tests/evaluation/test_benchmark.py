@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from blemish.core.errors import DataError, UsageError
 from blemish.evaluation import benchmark, software
 from blemish.evaluation.benchmark import Cell, Progress
 from blemish.evaluation.benchmark_report import write_results
+from blemish.evaluation.jobs import Job, run_jobs
 from blemish.methods import registry
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -399,8 +401,39 @@ def test_so_many_cells_at_a_time_share_the_cores(tmp_path: Path, told, monkeypat
     assert (last.total, last.finished, last.failed, last.running) == (4, 4, {}, [])
     assert seen[0].running == ["pca on a, seed 0", "pca on b, seed 0"]
     assert max(len(now.running) for now in seen) == 2
-    assert seen[0].latest is None
-    assert re.search(r", seed 0: image AUROC 0\.750, \d+\.\d min$", last.latest or "")
+    assert seen[0].just_ended == []
+    lines = [line for now in seen for line in now.just_ended]
+    assert sorted(line.split(" on ")[0] for line in lines) == ["kde", "kde", "pca", "pca"]
+    assert all(re.search(r", seed 0: image AUROC 0\.750, \d+\.\d min$", line) for line in lines)
+
+
+def test_of_jobs_that_end_together_each_is_told_once(tmp_path: Path):
+    class AtOnce:
+        """Workers for whom all jobs fail before anybody looks."""
+
+        def __init__(self) -> None:
+            self.done = threading.Barrier(3)
+
+        def capacity(self) -> int:
+            return 2
+
+        def run(self, job: Job) -> str:
+            self.done.wait(60)
+            return "is broken"
+
+        def close(self) -> None:
+            return
+
+    workers, told = AtOnce(), list[str]()
+
+    def look(now: Progress) -> None:
+        if len(now.running) == 2:
+            workers.done.wait(60)
+            time.sleep(0.1)  # for both answers to be given back
+        told.extend(now.just_ended)
+
+    run_jobs(cells_in(tmp_path, "pca/a", "pca/b"), workers, look)
+    assert sorted(told) == ["pca on a, seed 0: is broken", "pca on b, seed 0: is broken"]
 
 
 def test_what_is_left_is_estimated_from_what_is_finished(tmp_path: Path, told):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import get_type_hints
+
 import pytest
+from pydantic import TypeAdapter
 
 from blemish.methods.baselines.ae_l2 import AeL2
 from blemish.methods.baselines.autoencoder import AutoencoderConfig
@@ -54,6 +58,14 @@ BASELINES = [
                                "iterations": 30}),
     (VariationConfig, {"image_score": "max", "floor": 5 / 255}),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_values_of_presets_are_of_their_options_types(method: str):
+    for config in METHODS[method].presets.values():
+        types = get_type_hints(type(config))
+        for name, value in asdict(config).items():
+            TypeAdapter(types[name]).validate_python(value, strict=True)
 
 
 def check(config, expected):

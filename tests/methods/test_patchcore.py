@@ -117,6 +117,8 @@ def test_candidates_are_as_many_of_each_image_and_bounded():
     network = PatchCore(replace(SMALL, candidates=50), 3)
     assert len(network._candidates(lambda: x.split(4))) == 6 * 8  # 50 / 6 of each, rounded down
     assert len(network._candidates(lambda: x[:1].split(4))) == 4 * 5  # all of one image
+    in_order = torch.cat([network.features(one[None])[0] for one in x])
+    torch.testing.assert_close(network.draw_features(lambda: x.split(4), None), in_order)
     share = fitted(replace(SMALL, bank=None, bank_share=0.25, candidates=None), x)
     assert len(share.bank) == 6 * 4 * 5 // 4
 

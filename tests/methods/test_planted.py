@@ -262,6 +262,23 @@ def test_the_loss_is_that_of_labels_at_half_size(monkeypatch):
     assert found.requires_grad
 
 
+def test_with_a_region_nothing_is_planted_on_what_does_not_count():
+    x = images(16)
+    x[..., 32:] = 127 / 255  # the cover, of the right half
+    network = small()
+    network.covered = True
+    network.prepare(lambda: x.split(4))
+    found = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        good, bad, corners = network.draw_crops(x / network.white)
+        columns = corners[:, 1, None] + torch.arange(32)  # of the image, for each column of a crop
+        changed = (bad != good).any(dim=1).any(dim=1)
+        assert not changed[columns >= 32 + 3].any()  # a crop is turned by a degree and moved by 2 pixels
+        found.append(changed.any(dim=1).float().mean())
+    assert min(found) > 0.5  # an image in seven stays good
+
+
 # --- the network ---
 
 

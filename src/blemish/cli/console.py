@@ -113,8 +113,8 @@ def draw_jobs(bar: Progress, what: str) -> Callable[[Jobs], None]:
         left = "" if now.seconds_left is None else f", about {format_duration(now.seconds_left)} left"
         text = f"{'; '.join(now.running)}{left}"
         bar.update(task, completed=now.finished, total=now.total, description=text)
-        if now.latest is not None:
-            bar.console.print(f"{now.latest}{left}", markup=False, highlight=False, soft_wrap=True)
+        for line in now.just_ended:
+            bar.console.print(f"{line}{left}", markup=False, highlight=False, soft_wrap=True)
 
     return draw
 

@@ -101,7 +101,7 @@ class Workers(Protocol):
 class Progress:
     """Where the jobs stand. `failed` holds each failed job's name and its error, one line.
 
-    `latest` says how the job went that ended last.
+    `just_ended` says of each job that ended since the last call how it went.
     """
 
     total: int
@@ -109,7 +109,7 @@ class Progress:
     running: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     seconds_left: float | None = None
-    latest: str | None = None
+    just_ended: list[str] = field(default_factory=list)
 
 
 def run_jobs(jobs: Sequence[Job], workers: Workers, on_change: Callable[[Progress], None]) -> Progress:
@@ -131,6 +131,7 @@ def run_jobs(jobs: Sequence[Job], workers: Workers, on_change: Callable[[Progres
                 progress.running = [job.name for job in running.values()]
                 progress.seconds_left = _seconds_left(jobs, [*waiting, *running.values()], room)
                 on_change(progress)
+                progress.just_ended = []
             ended = wait(running, timeout=CAPACITY_CHECK_S, return_when=FIRST_COMPLETED).done
             for future in ended:
                 job = running.pop(future)
@@ -145,7 +146,7 @@ def _note(progress: Progress, job: Job, error: str | None) -> None:
         progress.finished += 1
     else:
         progress.failed[job.name] = error
-    progress.latest = f"{job.name}: {error or job.summary_line()}"
+    progress.just_ended.append(f"{job.name}: {error or job.summary_line()}")
 
 
 def _seconds_left(jobs: Sequence[Job], remaining: Sequence[Job], at_a_time: int) -> float | None:
