@@ -8,10 +8,9 @@ READY := $(VENV)/.ready
 
 # Tests side by side, each file in one process; the longest files first (tests/conftest.py). What is compiled
 # is kept, whatever the environment says: every process would compile the tests and the package again.
-# Many tests wait, for disks, and of all tests more, for clusters and servers: two cores have room for more
-# files than two at a time.
+# Many tests wait, for disks, clusters and servers: two cores have room for three files at a time. Four take
+# longer: each process imports all, and waits for the others.
 # What test-fast runs computes, and hardly waits: as many files at a time as there are cores.
-test: WORKERS ?= 4
 test-fast: WORKERS ?= 2
 WORKERS ?= 3
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

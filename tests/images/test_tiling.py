@@ -245,8 +245,8 @@ assert all(regions) and max(regions) < 1000, regions
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
     for i in range(4):
-        save(tmp_path / "good" / f"{i}.png", noise(256, 256, i) // 8 + 100)
-    config = PcaConfig(image_size=32, components=2, tile_size=256, calibration_fraction=0.5)
+        save(tmp_path / "good" / f"{i}.png", noise(512, 512, i) // 8 + 100)
+    config = PcaConfig(image_size=32, components=2, tile_size=512, calibration_fraction=0.5)
     fit.fit(tmp_path / "good", method="pca", config=config, out=tmp_path / "run", device="cpu")
     assert run("export", "--model", tmp_path / "run", "--out", tmp_path / "model.onnx") == 0
     large = np.tile(noise(250, 250, 9) // 8 + 100, (20, 80, 1))
