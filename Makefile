@@ -10,8 +10,6 @@ READY := $(VENV)/.ready
 # is kept, whatever the environment says: every process would compile the tests and the package again.
 # Many tests wait, for disks, clusters and servers: two cores have room for three files at a time. Four take
 # longer: each process imports all, and waits for the others.
-# What test-fast runs computes, and hardly waits: as many files at a time as there are cores.
-test-fast: WORKERS ?= 2
 WORKERS ?= 3
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

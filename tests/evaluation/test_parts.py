@@ -65,10 +65,12 @@ def test_parts_are_decided_and_measured_as_ones(measured: tuple[dict[str, Any], 
     assert [shown["part"] for shown in parts["shown"]] == ["d", "g"]
 
 
+@pytest.mark.heavy
 def test_figures_of_images_are_those_of_the_usual_model(measured: tuple[dict[str, Any], Path]):
     assert (measured[0]["n_good"], measured[0]["n_defect"]) == (5, 2)
 
 
+@pytest.mark.heavy
 def test_the_report_shows_parts_that_were_decided_wrongly(measured: tuple[dict[str, Any], Path]):
     page = (measured[1] / "report.html").read_text()
     assert "Parts of several views" in page and "promised by 19 calibration parts" in page

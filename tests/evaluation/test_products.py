@@ -57,6 +57,7 @@ def test_a_figure_that_one_product_lacks_has_no_mean():
     assert (means["image_auroc"], means["pixel_auroc"]) == (0.75, None)
 
 
+@pytest.mark.heavy
 def test_the_card_has_the_products(trained: Path, tmp_path: Path):
     assert run("card", trained, "--out", tmp_path) == 0
     text = (tmp_path / "card.md").read_text()

@@ -96,6 +96,7 @@ def test_all_is_found_and_located_where_the_threshold_lies_below_every_defect(go
     assert {p["located"] for p in card["points"]} == {3}
 
 
+@pytest.mark.heavy
 def test_bright_spots_are_found_and_dark_ones_are_not(goods: Path):
     card = measure(bright_finder(125), paths_of(goods), images=60)
     # The brightest row of every good image is above this threshold: all are rejected, located or not.

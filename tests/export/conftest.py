@@ -1,4 +1,4 @@
-"""Exports by the dozen."""
+"""Real data, or generated ones in their place, for models that are exported."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from pathlib import Path
 
 import pytest
 from conftest import real_data
-
-
-@pytest.fixture(scope="session", autouse=True)
-def all_export(operators_read_once: None) -> None:
-    """Each file exports."""
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,7 @@ def test_weights_are_7_bits_so_that_16_hold_the_sum_of_two_products(int8: Path, 
     assert max(np.abs(w.astype(int)).max() for w in rounded) in (63, 64)
 
 
+@pytest.mark.heavy
 def test_only_trained_weights_are_rounded():
     """Three products: by a trained weight, by a trained one transposed, and by a buffer of the same size."""
     network = torch.nn.Linear(3, 3, bias=False)
@@ -166,6 +167,7 @@ def other_data(tiny_category: Path, model: Path, root: Path, *, held_out: bool) 
 
 
 @pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.heavy
 def test_other_data_is_refused(
     held_out: bool,
     tiny_pca: Path,

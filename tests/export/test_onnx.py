@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("operators_read_once")
 def test_other_images_answer_alike_and_their_export_says_nothing_of_other_libraries(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ):

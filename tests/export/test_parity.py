@@ -23,7 +23,7 @@ from blemish.export.onnx import export
 from blemish.images import decode
 from blemish.training import fit
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_thread", "operators_read_once")]
 
 
 @pytest.mark.parametrize(("method", "preset", "data"), cases(baselines=False))

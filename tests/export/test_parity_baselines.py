@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from light_presets import cases, check_answers
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_thread", "operators_read_once")]
 
 
 @pytest.mark.parametrize(("method", "preset", "data"), cases(baselines=True))

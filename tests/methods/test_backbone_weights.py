@@ -51,6 +51,7 @@ def test_a_file_is_told_by_its_keys(resnet18: Path):
     assert weights.tensors["layer4.1.conv2.bias"].shape == (512,)
 
 
+@pytest.mark.heavy
 def test_safetensors_state_their_licence_and_give_the_same_weights(resnet18: Path, tmp_path: Path):
     file = tmp_path / "mine.safetensors"
     save_file(random_state("resnet18"), file, metadata={"license": "bsd-3-clause"})

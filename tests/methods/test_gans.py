@@ -93,6 +93,7 @@ def test_mapping_loss_of_anogan_by_hand():
     assert mapping_loss(x, x_hat, f, f_hat, 0.1)[0] == near(1.5)
 
 
+@pytest.mark.heavy
 def test_search_takes_torchs_steps_of_adam_each_image_by_itself():
     goal = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
 

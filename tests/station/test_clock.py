@@ -67,6 +67,7 @@ def test_the_newest_part_is_the_one_that_came_last(
     assert "the computer's clock went back by 3596 s" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_a_watch_goes_on_after_its_last_row(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

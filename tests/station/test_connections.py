@@ -124,6 +124,7 @@ def test_many_half_open_headers_stop_nobody():
         assert not room.waiting
 
 
+@pytest.mark.heavy
 def test_headers_have_a_deadline_also_on_a_connection_that_was_kept():
     asked = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
     with server() as (app, room, port):

@@ -40,6 +40,7 @@ def rows_of_another(like: Inspection, number: int, *, higher: float) -> list[Ins
     return found
 
 
+@pytest.mark.heavy
 def test_what_another_process_records_counts_without_a_restart(tiny_model: Path, tmp_path: Path):
     station = Station([tiny_model], tmp_path / "station", device="cpu")
     with TestClient(create(station, tokens=Tokens(tmp_path))) as client:
@@ -80,6 +81,7 @@ def test_a_row_whose_identifier_is_older_than_the_last_one_counts_too(tiny_model
     station.close()
 
 
+@pytest.mark.heavy
 def test_a_watch_uses_the_version_that_the_station_uses(tiny_model: Path, tmp_path: Path):
     folder, camera = tmp_path / "station", tmp_path / "camera"
     station = Station([tiny_model], folder, device="cpu")

@@ -88,6 +88,7 @@ def test_parts_of_a_watch_are_shown_as_the_station_s_own(place: Place, run: Path
     assert (figures["n"], figures["accepted"], figures["rejected"]) == (4, 2, 2)
 
 
+@pytest.mark.heavy
 def test_a_missing_view_is_told(place: Place, run: Path, good: bytes):
     watched(run, {"1_side.png": good}, place, decided(1), wait_s=0.01)
     (part,) = place.parts()
@@ -95,6 +96,7 @@ def test_a_missing_view_is_told(place: Place, run: Path, good: bytes):
     assert [view["view"] for view in part["views"]] == ["side"]
 
 
+@pytest.mark.heavy
 def test_a_part_that_waits_at_a_watch_is_told_and_left_to_it(
     place: Place, run: Path, tiny_model: Path, good: bytes, tmp_path: Path
 ):

@@ -116,6 +116,7 @@ def test_a_watch_is_told_the_product(model: Path, tiny_model: Path, tmp_path: Pa
     assert settings(tiny_model, "nut").load(tiny_model).model_file.product is None  # a label of rows alone
 
 
+@pytest.mark.heavy
 def test_new_thresholds_are_those_of_one_product(model: Path, tmp_path: Path):
     folder = tmp_path / "station"
     with served(model, folder) as client:

@@ -118,6 +118,7 @@ def test_a_full_disk_is_found_by_writing(
     assert not list(station.archive.folder.glob("*.tmp")) + list(station.archive.folder.glob(".*.tmp"))
 
 
+@pytest.mark.heavy
 def test_a_record_that_takes_nothing_is_found_by_writing_and_over_without_an_image(
     client: Any, station: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from warm import Warm
 
@@ -48,6 +49,7 @@ def imports_of_a_training(data: Path) -> int:
     return 0
 
 
+@pytest.mark.heavy
 def test_a_training_imports_neither_a_compiler_nor_distributed_tensors(tiny_category: Path, tmp_path: Path):
     process = Warm(imports_of_a_training, tiny_category, out=tmp_path / "said")
     assert process.communicate(300)[0] == "torch\n"

@@ -67,6 +67,7 @@ def test_a_film_goes_through_the_folder_into_the_ledger(model: Path, tmp_path: P
     assert said == [f"{source}: has come to its end"]
 
 
+@pytest.mark.heavy
 def test_a_film_waits_and_loses_nothing_when_it_is_faster_than_scoring(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -116,6 +117,7 @@ def test_the_watch_tells_how_many_files_wait(tmp_path: Path, monkeypatch: pytest
     assert looks == [20, 4, 0]  # 16 at a time
 
 
+@pytest.mark.heavy
 def test_the_command_ends_by_a_signal_and_goes_on_when_started_again(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

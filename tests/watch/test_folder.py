@@ -91,6 +91,7 @@ def test_a_row_says_what_was_inspected_with_which_model(place: Place):
     check(place.out, ["sub/a.png"])
 
 
+@pytest.mark.heavy
 def test_a_file_that_is_still_being_written_is_scored_once_and_whole(place: Place):
     file = place.folder / "a.png"
     data = save(place.folder.parent / "a.png", tiny_image(0)).read_bytes()
