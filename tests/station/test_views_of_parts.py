@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -67,7 +68,15 @@ def test_a_part_is_found_by_the_file_name_of_each_of_its_views(place: Place, goo
 def test_a_part_that_is_due_ends_no_trouble_of_the_disk(
     place: Place, good: bytes, monkeypatch: pytest.MonkeyPatch
 ):
+    told = threading.Event()
+    (engine,) = place.station.engines.values()
+    recorded = engine.on_recorded
+    engine.on_recorded = lambda rows: (
+        recorded(rows),
+        told.set(),
+    )  # what ends a trouble, just after the answer
     place.send(good, part="1", view="side")
+    assert told.wait(60)
     monkeypatch.setattr(place.station.readiness, "problem", lambda: "full")  # it is asked every other second
     for error in (OSError(28, "No space left on device"), StoreError("away")):
         place.station.troubles.note(error)
