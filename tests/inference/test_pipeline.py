@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from fakes import fake_detector, grey
 
 from blemish.inference.pipeline import run_pipeline
+from blemish.inference.predict_folder import predict_to_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -64,3 +68,21 @@ def test_what_fails_in_a_thread_is_raised_where_its_image_is():
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="the sixth"):
         next(results)
+
+
+def threads_of_pools() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name.startswith("ThreadPoolExecutor")}
+
+
+def test_an_error_that_is_kept_keeps_no_threads(tmp_path: Path):
+    """Else the search for garbage ends them later, wherever it comes, and may wait there for ever."""
+
+    def fail(_row: dict[str, Any]) -> None:
+        raise OSError("no room")
+
+    inputs = [(grey(tmp_path / "in" / f"{i}.png", 20), Path(f"{i}")) for i in range(4)]
+    before = threads_of_pools()
+    with pytest.raises(OSError, match="no room") as kept:
+        predict_to_folder(fake_detector(), inputs, tmp_path / "out", on_row=fail)
+    assert kept.tb  # and with it all that it went through
+    assert threads_of_pools() <= before

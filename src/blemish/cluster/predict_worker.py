@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -144,7 +145,7 @@ class Worker:
         images = listing.as_images(inputs)
         results = replace(detector, maps=False).predict_many(images, threads=DECODE_THREADS)
         rows = (row_of(i.path, result) for i, result in zip(inputs, results, strict=True))
-        with self.out.temporary_for(name) as part:
+        with closing(results), self.out.temporary_for(name) as part:
             return write_rows(rows, part, Promise.of(detector).as_fields())
 
     def _load(self, model: str) -> Detector:

@@ -44,10 +44,10 @@ def score_others(dataset: Dataset, views: Views, out: Path) -> tuple[list[Scored
     leaks: list[tuple[str, str]] = []
     for path in dict.fromkeys(p for p in views.models.own.values() if p != views.models.usual):
         samples = [s for s in dataset.test if views.models.path(s.view) == path]
-        own, detector = replace(dataset, test=samples), views.detectors[path]
+        own, detector = replace(dataset, test=samples), views.detectors[path].for_samples(samples)
         leaks += find_leakage(detector.model_file.provenance.get("training_digests", {}), samples)
-        drawn = predict_and_draw(detector.for_samples(samples), own, out)
-        scored += [score_of(sample, prediction, own) for sample, prediction, _ in drawn]
+        for sample, prediction, _ in predict_and_draw(detector, own, out):
+            scored.append(score_of(sample, prediction, own))
     return scored, leaks
 
 

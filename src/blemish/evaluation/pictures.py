@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import ImageError
@@ -30,8 +31,10 @@ def predict_and_draw(
     """Yield (sample, prediction, seconds the detector took) in order; pictures are drawn meanwhile."""
     drawing: deque[tuple[Future, int]] = deque()
     pending: deque[Previews] = deque()
-    results = iter(detector.predict_many(_observe(dataset.test, pending)))
-    with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
+    with (
+        closing(detector.predict_many(_observe(dataset.test, pending))) as results,
+        ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool,
+    ):
         for sample in dataset.test:
             began = time.perf_counter()
             prediction = next(results)

@@ -26,7 +26,7 @@ from blemish.inference.pipeline import run_pipeline
 from blemish.inference.tiles import score_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from blemish.core.types import Sample, Tiling
@@ -165,14 +165,14 @@ class Detector:
 
     def predict_many(
         self, images: Iterable[object], *, threads: int | None = None
-    ) -> Iterator[Prediction | ImageError]:
+    ) -> Generator[Prediction | ImageError, None, None]:
         """Score many images in order, each one as `predict` takes it.
 
         One that cannot be used yields its ImageError in its place. Two batches at most are decoded or scored
         ahead, so memory does not grow with the number of images; batches fill across images, whatever their
         sizes. Images in tiles come one by one. `threads` decode, and as many read maps off; None: as many as
-        there are cores, two at least. Raises UsageError, at once, for what is one image, or a table, and as
-        `predict` does.
+        there are cores, two at least; they end with the last image, or at `close`. Raises UsageError, at
+        once, for what is one image, or a table, and as `predict` does.
         """
         if not self.named:
             self.of(None)

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
 P = TypeVar("P")
@@ -26,11 +26,14 @@ def run_pipeline(
     *,
     batch_size: int,
     threads: int | None,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yield what becomes of each image, in order.
 
     `threads` decode, and as many finish what `score`, which sees a batch at a time, leaves to do for each
-    image; None: as many as there are cores, two at least. Two batches at most are under way.
+    image; None: as many as there are cores, two at least. Two batches at most are under way. The threads have
+    ended when the last one is taken, or at `close`. Whoever may leave it early and keep it (a traceback does)
+    closes it: the search for garbage would wait for the threads in the midst of anything, and may do so
+    where a thread begins or ends, which stops both for ever.
     """
     workers = threads or max(2, os.cpu_count() or 2)
     finishing: deque[Future[R]] = deque()

@@ -13,6 +13,7 @@ import os
 import re
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_origin
@@ -28,7 +29,7 @@ from blemish.images.sources import Observed
 from blemish.inference.promise import Promise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     import numpy as np
 
@@ -102,15 +103,16 @@ def refuse_to_overwrite(out: Path) -> None:
 
 
 def write_predictions(
-    rows: Iterable[dict[str, Any]],
+    rows: Generator[dict[str, Any], None, None],
     detector: Detector,
     out: Path,
     on_row: Callable[[dict[str, Any]], None],
 ) -> PredictionCounts:
-    """Write predictions.jsonl, predictions.csv and summary.json. Raises OSError."""
+    """Write predictions.jsonl, predictions.csv and summary.json of rows, and close them. Raises OSError."""
     scored = anomalous = review = 0
     errors: list[str] = []
     with (
+        closing(rows),  # a traceback keeps them, and their threads, after an error
         (out / "predictions.jsonl").open("w", encoding="utf-8") as lines,
         # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
         (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
@@ -162,7 +164,7 @@ def inspect(
     out: Path,
     *,
     overlays: OverlayFormat | None = "png",
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Score (file, its place below `out`) in order and yield their rows, each when its pictures are on disk.
 
     `overlays` is the format of overlays; None: no pictures. A few are written at a time. Raises OSError when

@@ -17,7 +17,7 @@ from blemish.inference.predict_folder import (
 from blemish.inference.promise import Promise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from blemish.inference.part_models import Views
@@ -42,7 +42,7 @@ def predict_parts_to_folder(
     parts: dict[str, list[tuple[str | None, dict[str, Any]]]] = {}
     detectors = {id(d): d for (_, view), _ in found if (d := views.detector(view))}
 
-    def inspected() -> Iterator[dict[str, Any]]:
+    def inspected() -> Generator[dict[str, Any], None, None]:
         for key, detector in detectors.items():
             own = (place for (_, view), place in found if id(views.detector(view)) == key)
             for row in inspect(detector, own, out, overlays=overlays):

@@ -84,8 +84,8 @@ def calibrate_parts(
     scores = np.zeros(len(order))
     for detector, numbers in _by_detector(detector_of, order):
         own = replace(detector.for_samples(order), maps=False)
-        results = own.predict_many([order[i].path for i in numbers])
-        for i, result in zip(numbers, results, strict=True):
+        images = [order[i].path for i in numbers]
+        for i, result in zip(numbers, own.predict_many(images), strict=True):
             if isinstance(result, ImageError):
                 raise result
             scores[i] = result.score
