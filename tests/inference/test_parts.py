@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from blemish.core.errors import DataError, UsageError
 from blemish.inference.calibration import Calibration, calibrate
+from blemish.inference.part_models import ViewModels
 from blemish.inference.part_rows import PartRow
 from blemish.inference.parts import ApartRule, PartCalibration, TogetherRule, ViewScore
 
@@ -244,3 +246,17 @@ def test_of_a_part_that_failed_nothing_else_is_said():
     assert {key for key, value in said.items() if value} == {"part", "decision", "rule"}
     assert (said["missing"], said["views"]) == ([], [])
     assert {value for key, value in said.items() if not value and key not in ("missing", "views")} == {None}
+
+
+def test_statistics_are_the_largest_of_standardised_scores():
+    scores = np.array([[1.0, 10], [2, 30], [3, 20], [9, 20]])
+    # medians 2.5 and 20; median distances from them 1 and 5
+    assert PartCalibration(scores=scores, views=VIEWS).statistics.tolist() == [-1.5, 2, 0.5, 6.5]
+    # of views that are not told apart: the median of all 9.5, the median distance 8
+    apart = (scores.max(axis=1) - 9.5) / 8
+    assert PartCalibration(scores=scores).statistics.tolist() == apart.tolist()
+
+
+def test_a_view_has_the_model_that_is_given_for_it():
+    models = ViewModels.of(Path("usual"), ["top=other"])
+    assert [models.path(view).name for view in (None, "side", "top")] == ["usual", "usual", "other"]
