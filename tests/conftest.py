@@ -68,13 +68,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is loaded by now out of searches for garbage: with torch, each takes a third of a second.
-
-    Search seldom, too: an export makes millions of objects, most of which stay until its end.
-    """
+    """Leave what is loaded by now out of searches for garbage: with torch, each takes a third of a second."""
     gc.collect()
     gc.freeze()
-    # gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)

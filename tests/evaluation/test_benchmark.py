@@ -10,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ALL_COMPLETED
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,10 +27,9 @@ from processes import processes_of
 from warm import Warm, forked
 
 from blemish.core.errors import DataError, UsageError
-from blemish.evaluation import benchmark, software
+from blemish.evaluation import benchmark, jobs, software
 from blemish.evaluation.benchmark import Cell, Progress
 from blemish.evaluation.benchmark_report import write_results
-from blemish.evaluation.jobs import Job, run_jobs
 from blemish.methods import registry
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -407,32 +407,11 @@ def test_so_many_cells_at_a_time_share_the_cores(tmp_path: Path, told, monkeypat
     assert all(re.search(r", seed 0: image AUROC 0\.750, \d+\.\d min$", line) for line in lines)
 
 
-def test_of_jobs_that_end_together_each_is_told_once(tmp_path: Path):
-    class AtOnce:
-        """Workers for whom all jobs fail before anybody looks."""
-
-        def __init__(self) -> None:
-            self.done = threading.Barrier(3)
-
-        def capacity(self) -> int:
-            return 2
-
-        def run(self, job: Job) -> str:
-            self.done.wait(60)
-            return "is broken"
-
-        def close(self) -> None:
-            return
-
-    workers, told = AtOnce(), list[str]()
-
-    def look(now: Progress) -> None:
-        if len(now.running) == 2:
-            workers.done.wait(60)
-            time.sleep(0.1)  # for both answers to be given back
-        told.extend(now.just_ended)
-
-    run_jobs(cells_in(tmp_path, "pca/a", "pca/b"), workers, look)
+def test_of_jobs_that_end_together_each_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "FIRST_COMPLETED", ALL_COMPLETED)
+    told: list[str] = []
+    workers: Any = SimpleNamespace(capacity=lambda: 2, run=lambda _: "is broken", close=lambda: None)
+    jobs.run_jobs(cells_in(tmp_path, "pca/a", "pca/b"), workers, lambda now: told.extend(now.just_ended))
     assert sorted(told) == ["pca on a, seed 0: is broken", "pca on b, seed 0: is broken"]
 
 

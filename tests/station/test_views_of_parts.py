@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from blemish.core.errors import ModelError, UsageError
 from blemish.inference.model_file import load_model_file, save_model_file
 from blemish.record.identifiers import new_id, utc_now
 from blemish.record.labels import Labelling, Labels
-from blemish.record.rows import StoreError
+from blemish.record.rows import Inspection, StoreError
 from blemish.record.store import Store
 from blemish.record.versions import FOLDER, Versions
 from blemish.station.answers import view_answer_of
@@ -71,10 +72,12 @@ def test_a_part_that_is_due_ends_no_trouble_of_the_disk(
     told = threading.Event()
     (engine,) = place.station.engines.values()
     recorded = engine.on_recorded
-    engine.on_recorded = lambda rows: (
-        recorded(rows),
-        told.set(),
-    )  # what ends a trouble, just after the answer
+
+    def record(rows: Sequence[Inspection]) -> None:
+        recorded(rows)  # which ends troubles, just after the answer
+        told.set()
+
+    engine.on_recorded = record
     place.send(good, part="1", view="side")
     assert told.wait(60)
     monkeypatch.setattr(place.station.readiness, "problem", lambda: "full")  # it is asked every other second
