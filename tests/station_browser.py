@@ -28,6 +28,7 @@ from blemish.record.identifiers import new_id
 from blemish.record.labels import Labelling
 from blemish.station.app import create
 from blemish.station.engine_jobs import Upload
+from blemish.station.parts import PartSettings
 from blemish.station.security import Tokens
 from blemish.station.station import Station
 
@@ -60,9 +61,15 @@ class Running:
     """A station behind uvicorn on a loopback port, in a thread."""
 
     def __init__(
-        self, model: Path, folder: Path, port: int = 0, labelling: Labelling | None = None, **options: Any
+        self,
+        model: Path,
+        folder: Path,
+        port: int = 0,
+        labelling: Labelling | None = None,
+        parts: PartSettings | None = None,
+        **options: Any,
     ) -> None:
-        self.station = Station([model], folder, labelling=labelling)
+        self.station = Station([model], folder, labelling=labelling, parts=parts)
         self.listening = socket.create_server(("127.0.0.1", port))
         self.port = self.listening.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"

@@ -139,4 +139,4 @@ def test_few_good_images_are_said_to_be_few(one_station: Running, tab: Open):
     page = tab(one_station.address)
     shown(page)
     words = page.locator(".stage:visible .odds", has_text="Higher than all 21 good parts").inner_text()
-    assert "21 good images are few: every reject shows p = 0.045" in words
+    assert "21 good parts are few: every reject shows p = 0.045" in words

@@ -19,6 +19,7 @@ from blemish.record.ledger_sync import inspection_of
 from blemish.record.rows import Inspection, Verdict
 from blemish.record.store import Store
 from blemish.record.tables import Search
+from blemish.station.engine_jobs import Model
 from blemish.station.notifications import _event_of
 from blemish.station.plc import CODES
 from blemish.station.recalibration import recalibrated
@@ -68,7 +69,7 @@ def test_the_report_of_a_shift_has_them_where_there_are_any(store: Store):
 def test_a_recalibration_wants_them_judged(store: Store):
     store.record([part(0), reviewed(1), part(2, rejected=True)])
     with pytest.raises(DataError, match="2 of the newest 3 parts were rejected or sent to review and wait"):
-        recalibrated(None, "0" * 64, store, None)  # type: ignore[arg-type]
+        recalibrated(Model(digest="0" * 64, detector=None), store, None)  # type: ignore[arg-type]
 
 
 def test_a_plc_does_not_let_them_pass():

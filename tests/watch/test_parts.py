@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from contextlib import closing
@@ -17,8 +18,9 @@ from watched import Crash, Place, Script, command
 from blemish.core.errors import ModelError, UsageError
 from blemish.data.hashing import file_digest
 from blemish.data.part_names import PartNames
-from blemish.inference.part_models import ViewModels, write_part_calibration
+from blemish.inference.part_models import ViewModels, part_calibration_text, write_part_calibration
 from blemish.inference.parts import PartCalibration
+from blemish.record.versions import FOLDER, Versions
 from blemish.watch.parts import OpenParts, PartSettings
 from blemish.watch.settings import BATCH_SIZE
 
@@ -278,3 +280,34 @@ def test_the_number_of_views_must_be_known(place: Place, capsys: pytest.CaptureF
     assert "--views: is for parts" in refused(capsys, *command(place, "--views", "2"))
     with pytest.raises(UsageError, match="--part-wait 0: must be a number of seconds above 0"):
         settings(place, wait_s=0)
+
+
+def test_the_thresholds_of_parts_that_a_station_has_made_are_used(place: Place):
+    """Its version of the model has a calibration of parts of its own beside it."""
+    place.detectors["newer"] = place.detectors["one"]
+    versions, digest = Versions(place.out / FOLDER), hashlib.sha256(b"newer").hexdigest()
+    versions.start(place.model)
+    scores = np.random.default_rng(0).uniform(0.95, 1.0, (4, 2))
+    text = part_calibration_text(
+        PartCalibration(scores=scores, views=("side", "top")),
+        {"side": digest, "top": digest},
+        parts=["1", "2", "3", "4"],
+        data="the record",
+    )
+
+    def script() -> Script:
+        for name in ("1_side.png", "1_top.png"):
+            grey(place.folder / name, BAD)
+        yield 2.0
+        origin = file_digest(place.model)
+        versions.use(versions.add(b"newer", suffix=place.model.suffix, of=origin, parts=text))
+        yield 2.0
+        for name in ("2_side.png", "2_top.png"):
+            grey(place.folder / name, BAD)
+        yield 2.0
+
+    place.watch(script(), parts=settings(place))
+    assert [(r["part"], r["decision"], r["rule"]) for r in rows_of(place)] == [
+        ("1", "rejected", "apart"),
+        ("2", "accepted", "together"),
+    ]

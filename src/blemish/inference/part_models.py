@@ -101,6 +101,7 @@ def make_views(
     views: Sequence[str] = (),
     told: Sequence[tuple[str, str | None]] = (),
     digests: Mapping[Path, str] | None = None,
+    version: Path | None = None,
 ) -> Views:
     """Choose the rule: by parts calibrated together, or where there are none by models calibrated apart.
 
@@ -112,6 +113,8 @@ def make_views(
         told: the part and the view of all images, if they are known beforehand: they say it without `views`.
         digests: those of what was loaded, by the models' paths: a file may have changed since, or another
             version be in use. None: those of the files.
+        version: the file of the usual model that is in use, where that is a version of it; if a calibration
+            of parts lies beside that file, it counts in place of `calibration` and `views`.
 
     Raises ModelError for a calibration of other models, UsageError for a rate that cannot be promised.
     """
@@ -120,6 +123,9 @@ def make_views(
             raise products_error(path, cure="give --product, or train a model of one product")
     usual = detectors[models.usual]
     rates = {"rate": usual.false_alarm_rate, "review_rate": usual.review_rate}
+    made = None if version is None else ViewModels(usual=version).calibration_file
+    if made is not None and made.exists():
+        calibration, views = made, ()
     file = calibration or models.calibration_file
     if calibration is not None or file.exists():
         known = read_part_calibration(file, models, digests)
@@ -164,9 +170,16 @@ def _counted_in(told: Sequence[tuple[str, str | None]]) -> tuple[int | None, tup
 def write_part_calibration(
     file: Path, calibration: PartCalibration, digests: Mapping[str, str], *, parts: Sequence[str], data: str
 ) -> None:
-    """Write a calibration of `parts` of the data set `data`, by models with these digests, by view.
+    """Write what `part_calibration_text` returns. Raises OSError."""
+    write_whole(file, part_calibration_text(calibration, digests, parts=parts, data=data), durable=True)
 
-    Where views are not told apart the one model's view is the empty text. Raises OSError.
+
+def part_calibration_text(
+    calibration: PartCalibration, digests: Mapping[str, str], *, parts: Sequence[str], data: str
+) -> str:
+    """Return a calibration of `parts` of the data set `data`, by models with these digests, by view.
+
+    Where views are not told apart the one model's view is the empty text.
     """
     content = {
         "format_version": FORMAT_VERSION,
@@ -176,7 +189,7 @@ def write_part_calibration(
         "parts": list(parts),
         "scores": calibration.scores.tolist(),
     }
-    write_whole(file, json.dumps(content, indent=1) + "\n", durable=True)
+    return json.dumps(content, indent=1) + "\n"
 
 
 def read_part_calibration(

@@ -12,6 +12,7 @@ from blemish.core.errors import ConflictError, DataError, NotFoundError
 from blemish.core.files import make_folder, temporary_for, write_whole
 from blemish.data.hashing import file_digest
 from blemish.inference.model_file import find_model
+from blemish.inference.part_models import ViewModels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,10 +83,15 @@ class Versions:
         )
         return self.active(digest)
 
-    def add(self, content: bytes, *, suffix: str, of: str) -> str:
-        """Keep the content of a new model file, as a version of the model `of`; returns its digest."""
+    def add(self, content: bytes, *, suffix: str, of: str, parts: str | None = None) -> str:
+        """Keep the content of a new model file, as a version of the model `of`; returns its digest.
+
+        `parts` is the content of the calibration of parts that was made with it, which is kept beside it.
+        """
         digest = hashlib.sha256(content).hexdigest()
         file = self._place(digest, suffix)
+        if parts is not None:
+            write_whole(ViewModels(usual=file).calibration_file, parts, durable=True)
         write_whole(file, content, durable=True)
         index = self._index
         self._write(
@@ -136,6 +142,7 @@ class Versions:
             self._write(replace(index, files=files, origin=origin))
             for digest in unused:
                 index.files[digest].unlink(missing_ok=True)
+                ViewModels(usual=index.files[digest]).calibration_file.unlink(missing_ok=True)
         return unused
 
     def _is_old(self, file: Path, before: float) -> bool:
@@ -175,6 +182,13 @@ class Versions:
         if file is None:
             raise ConflictError(f"model {digest}: its file is not here; start the station with it")
         return file
+
+    def made_file(self, digest: str) -> Path | None:
+        """Return the file of a version that was made of a model; None: it is that model itself.
+
+        Raises ConflictError as `file` does.
+        """
+        return None if self._index.origin.get(digest, digest) == digest else self.file(digest)
 
     def origin(self, digest: str) -> str | None:
         """Return the digest of the model that this is a version of; None when its file is not here."""

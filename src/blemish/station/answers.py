@@ -38,6 +38,7 @@ def _part_rule_of(line: PartLine) -> PartRuleAnswer:
         false_alarm_rate=rule.rate,
         review_rate=rule.review_rate,
         wait_seconds=line.settings.wait_s,
+        one_model=not line.views.models.own,
     )
 
 
@@ -58,6 +59,7 @@ def _model_answer_of(record: ModelRecord, station: Station) -> ModelAnswer:
         origin=station.versions.origin(record.digest),
         takes=detector.model_file.image_format.describe() if detector else "",
         calibration_images=calibration.n if calibration else first.get("calibration_images", 0),
+        calibration_parts=first.get("calibration_parts"),
         lowest_false_alarm_rate=calibration.lowest_rate if calibration else None,
         false_alarm_rate=detector.rate if detector else first.get("false_alarm_rate"),
         review_rate=detector.review_rate if detector else first.get("review_rate"),

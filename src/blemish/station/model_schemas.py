@@ -33,6 +33,9 @@ class ModelAnswer(BaseModel):
     origin: Digest | None = Field(description="of which model it is a version; null: its file is not here")
     takes: str
     calibration_images: int
+    calibration_parts: int | None = Field(
+        description="good parts with several views that were calibrated together; null: none were"
+    )
     lowest_false_alarm_rate: float | None
     false_alarm_rate: float | None
     review_rate: float | None = Field(description="share that may be rejected or reviewed; null: none is")
@@ -55,6 +58,9 @@ class PartRuleAnswer(BaseModel):
     false_alarm_rate: float | None
     review_rate: float | None
     wait_seconds: float
+    one_model: bool = Field(
+        description="whether one model scores all views; else no thresholds are made here"
+    )
 
 
 class PartsModelAnswer(ModelAnswer):

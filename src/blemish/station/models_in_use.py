@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import ConflictError, ModelError, NotFoundError, UsageError
 from blemish.inference.counting import Counting
-from blemish.inference.detector_arguments import check_region
 from blemish.inference.model_file import find_model
 from blemish.inference.onnx_backend import version_bytes
 from blemish.record.rows import model_record
 from blemish.record.store import Act
 from blemish.station.engine import Engine
 from blemish.station.engine_jobs import Model
-from blemish.station.part_lines import drift_scores
+from blemish.station.part_lines import calibration_parts, good_scores
 from blemish.station.readiness import KINDS
 from blemish.station.recalibration import recalibrated
 from blemish.station.render import MapStyle
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     from blemish.images.roi import Roi
     from blemish.inference.detector import Detector
-    from blemish.inference.part_models import ViewModels
+    from blemish.inference.part_models import ViewModels, Views
     from blemish.record.archive import Archive
     from blemish.record.labels import Labelling
     from blemish.record.store import Inspection, Store
@@ -81,7 +80,7 @@ class ModelsInUse:
         digests = {path: self.versions.start(path) for path in paths}
         detectors = models.load(lambda path: self._load(self.versions.file(digests[path])))
         try:
-            line = self.parts.open(models, detectors, digests)
+            line = self.parts.open(models, detectors, digests, self.versions.made_file(digests[models.usual]))
         except ModelError as error:
             for path, digest in digests.items():
                 if self.versions.origin(digest) != digest:  # to calibrate the file anew would not help
@@ -99,7 +98,10 @@ class ModelsInUse:
     def _start(
         self, digest: str, name: str, detector: Detector | None = None, line: PartLine | None = None
     ) -> None:
-        model = self._open(digest, name, detector)
+        views = line.views if line is not None and digest == line.model else None
+        model = self._open(digest, name, detector or self._load(self.versions.file(digest)), views)
+        if line is None or views is not None:
+            self._watch_drift(model, views)
         engine = Engine(
             model,
             line or self.store,
@@ -118,28 +120,28 @@ class ModelsInUse:
             self._start(digest, name)
         return digest
 
-    def _open(self, digest: str, name: str, loaded: Detector | None = None) -> Model:
-        """Load a version of a model, record that it is used, and begin to watch its scores for drift."""
-        detector = (loaded or self._load(self.versions.file(digest))).of(None)
+    def _open(self, digest: str, name: str, loaded: Detector, views: Views | None) -> Model:
+        """Record that a version of a model is used; `views` decides of its parts, if it has some."""
+        detector = loaded.of(None)
         self._names[digest] = name
         calibration = detector.model_file.calibration
         record = model_record(digest, name, detector.model_file)
         first_use = {
             "calibration_images": calibration.n if calibration else 0,
+            "calibration_parts": calibration_parts(views),
             "false_alarm_rate": detector.rate,
             "threshold": detector.threshold,
             "review_rate": detector.review_rate,
             "review_threshold": detector.review_threshold,
         }
         self.store.add_model(replace(record, description=record.description | {"first_use": first_use}))
-        line = self.parts.of(digest)
-        if line is not None:
-            scores = drift_scores(line, digest)
-        else:
-            scores = None if calibration is None else calibration.scores
-        if scores is not None:
-            self.following.watch(digest, scores, of_views=line is not None)
         return Model(digest=digest, detector=detector)
+
+    def _watch_drift(self, model: Model, views: Views | None) -> None:
+        """Begin to watch the scores of a model for drift; `views` is as in `_open`."""
+        scores = good_scores(model, views)
+        if scores is not None:
+            self.following.watch(model.digest, scores, of_views=views is not None)
 
     def use(self, digest: str) -> None:
         """Let the engine of a model go on with another version of it. Raises BlemishError if it cannot."""
@@ -152,20 +154,22 @@ class ModelsInUse:
         With a `region` it counts inside of that alone, and the parts are scored anew. Raises BlemishError as
         `recalibrated` and `version_bytes` do, UsageError for a model that scores images as a whole.
         """
-        detector, rescored = self._model_in_use(digest).detector, None
-        self.parts.refuse_version(digest, self._names[digest])
-        current, own = detector.model_file, self.labelling.usual.station
-        if region is not None:
-            check_region(detector)
-            current = replace(current, counting=replace(current.counting, inner=region))
-            rescored = replace(detector, model_file=current)
-        model_file = recalibrated(
-            current, digest, self.store, self.archive, parts=parts, station=own, rescored=rescored
+        model, line = self._model_in_use(digest), self.parts.of(digest)
+        self.parts.refuse_change(digest, self._names[digest])
+        made = recalibrated(
+            model,
+            self.store,
+            self.archive,
+            parts=parts,
+            station=self.labelling.usual.station,
+            region=region,
+            rule=line and line.views.rule,
         )
         source = self.versions.file(digest)
-        content = version_bytes(source, model_file)
+        content = version_bytes(source, made.model_file)
+        of_parts = made.part_calibration(content)
         with self._models_lock:  # from its file to its use: what another one makes meanwhile waits
-            new = self.versions.add(content, suffix=source.suffix, of=digest)
+            new = self.versions.add(content, suffix=source.suffix, of=digest, parts=of_parts)
             self._use(new)
         return new
 
@@ -186,7 +190,7 @@ class ModelsInUse:
             if digest != old and digest in self.engines:
                 raise ConflictError(f"model {digest}: is in use here as {self._names[digest]}; give another")
             if digest != old:  # before anything of it is kept: a place is looked into again and again
-                self.parts.refuse_version(old, name)
+                self.parts.refuse_rollout(old, name)
             new = self.versions.add(content, suffix=suffix, of=old)
             loaded = self._load(self.versions.file(new))
             own = loaded.model_file.of_product(engine.product)
@@ -207,10 +211,15 @@ class ModelsInUse:
             raise ConflictError(f"model {digest}: is no version of a model that is in use here")
         if digest == old:
             return
-        self.parts.refuse_version(old, self._names[old])
+        self.parts.refuse_change(old, self._names[old])
         self.following.note_peaks()
-        model = self._open(digest, self._names[old], loaded)
+        loaded, line = loaded or self._load(self.versions.file(digest)), self.parts.of(old)
+        views = line and self.parts.views_of(line, digest, loaded, self.versions.made_file(digest))
+        model = self._open(digest, self._names[old], loaded, views)
+        self._watch_drift(model, views)
         self.versions.use(digest)
+        if line is not None and views is not None:
+            line.go_on(views, digest)
         self.engines[old].model = model
         self.engines = {digest if d == old else d: engine for d, engine in self.engines.items()}
 

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from blemish.inference.detector import Detector
+    from blemish.inference.part_models import Views
     from blemish.record.archive import Archive
     from blemish.record.rows import Inspection
     from blemish.record.store import Store
+    from blemish.station.engine_jobs import Model
 
 ABANDONED_DAYS = 2
 """Days after which a part that has got no view since is open at no station that runs: none waits for half as
@@ -69,17 +71,44 @@ class PartLines:
         return found if told or found.calibration_file.exists() else None
 
     def open(
-        self, models: ViewModels, detectors: Mapping[Path, Detector], digests: Mapping[Path, str]
+        self,
+        models: ViewModels,
+        detectors: Mapping[Path, Detector],
+        digests: Mapping[Path, str],
+        version: Path | None,
     ) -> PartLine:
-        """Begin to decide of parts by loaded models. Raises BlemishError where they do not allow it."""
-        settings = self.settings
-        views = make_views(
-            models, detectors, calibration=settings.calibration, views=settings.views, digests=digests
-        )
-        check_count(views.rule)
-        line = PartLine(views, digests, self.store, settings, make_id=self.make_id, say=self.say)
+        """Begin to decide of parts by loaded models. Raises BlemishError where they do not allow it.
+
+        `version` is as in `make_views`.
+        """
+        views = self._views(models, detectors, digests, version)
+        line = PartLine(views, digests, self.store, self.settings, make_id=self.make_id, say=self.say)
         self.lines.append(line)
         return line
+
+    def views_of(self, line: PartLine, digest: str, detector: Detector, version: Path | None) -> Views:
+        """Return what decides of parts by another version of a line's one model. Raises BlemishError."""
+        models = line.views.models
+        return self._views(models, {models.usual: detector}, {models.usual: digest}, version)
+
+    def _views(
+        self,
+        models: ViewModels,
+        detectors: Mapping[Path, Detector],
+        digests: Mapping[Path, str],
+        version: Path | None,
+    ) -> Views:
+        settings = self.settings
+        views = make_views(
+            models,
+            detectors,
+            calibration=settings.calibration,
+            views=settings.views,
+            digests=digests,
+            version=version,
+        )
+        check_count(views.rule)
+        return views
 
     def resume(self) -> None:
         """Take up the parts that a stop left open here; of models that are not in use they are for review.
@@ -165,18 +194,36 @@ class PartLines:
         decided = [line.decide_due() for line in self.lines]
         return any(decided)
 
-    def refuse_version(self, digest: str, name: str) -> None:
-        """Refuse to change a model by which parts were calibrated. Raises ConflictError."""
+    def refuse_change(self, digest: str, name: str) -> None:
+        """Refuse to change one of several models by which parts are decided. Raises ConflictError."""
+        line = self.of(digest)
+        if line is not None and line.views.models.own:
+            raise ConflictError(
+                f"model {name}: decides of parts together with models of other views; recalibrate each by "
+                "`blemish recalibrate`, calibrate them together by `blemish parts`, and start the station "
+                "with them"
+            )
+
+    def refuse_rollout(self, digest: str, name: str) -> None:
+        """Refuse a version from elsewhere for a model that decides of parts. Raises ConflictError."""
         if self.of(digest) is not None:
             raise ConflictError(
-                f"model {name}: decides of parts with several views; make new thresholds by `blemish "
-                "recalibrate` with --part-pattern, and start the station with the new model"
+                f"model {name}: decides of parts with several views, and a rollout brings no calibration of "
+                "parts; start the station with the new model"
             )
 
 
-def drift_scores(line: PartLine, digest: str) -> np.ndarray | None:
-    """Return the scores of good parts that those of production are compared with; None: there are none."""
-    rule = line.views.rule
-    if digest != line.model or not isinstance(rule, TogetherRule):
-        return None
-    return rule.calibration.statistics
+def calibration_parts(views: Views | None) -> int | None:
+    """Return how many good parts were calibrated together; None: none were."""
+    return views.rule.carried_by if views is not None and isinstance(views.rule, TogetherRule) else None
+
+
+def good_scores(model: Model, views: Views | None) -> np.ndarray | None:
+    """Return the scores of good parts that those of production are compared with; None: there are none.
+
+    `views` decides of parts with several views; None: each image is a part.
+    """
+    if views is not None:
+        return views.rule.calibration.statistics if isinstance(views.rule, TogetherRule) else None
+    calibration = model.detector.model_file.calibration
+    return None if calibration is None else calibration.scores

@@ -226,6 +226,14 @@ class PartLine:
         for row in decided:
             del self._open[row.id]
 
+    def go_on(self, views: Views, digest: str) -> None:
+        """Decide by another version of the one model from now on.
+
+        Where parts were calibrated together, an open part of which it has not scored a view is for review.
+        """
+        with self._lock:
+            self.views, self.digests = views, {views.models.usual: digest}
+
     # --- what waits -----------------------------------------------------------------------------------------
 
     def resume(self, left: Mapping[str, list[Inspection]]) -> None:

@@ -4,11 +4,15 @@ The newest parts of a model are taken, all but those that a person called a defe
 good production, no part among them that was rejected or sent to review may be without a verdict: leaving
 those out would leave out the tail that thresholds are made of, and taking only judged ones would take
 nothing but rejects.
+
+Of parts with several views, those count that have all of them. They calibrate the images of the views, and
+the parts together.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,19 +21,25 @@ import numpy as np
 from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.images.sources import Stored
 from blemish.inference import postprocess
-from blemish.inference.calibration import calibrate
+from blemish.inference.calibration import calibrate, images_needed
+from blemish.inference.detector_arguments import check_region
+from blemish.inference.part_models import part_calibration_text
+from blemish.inference.parts import ApartRule, PartCalibration, TogetherRule
 from blemish.record.rows import standing
 from blemish.record.tables import Search
 from blemish.station.render import read_map
 
 if TYPE_CHECKING:
     from blemish.core.types import Decision
+    from blemish.images.roi import Roi
     from blemish.inference.counting import Counting
     from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
+    from blemish.inference.parts import PartRule
     from blemish.record.archive import Archive
     from blemish.record.rows import Inspection
     from blemish.record.store import Store
+    from blemish.station.engine_jobs import Model
 
 PARTS = 500
 """The newest parts that are looked at, unless told."""
@@ -37,29 +47,92 @@ WAITS: dict[Decision, str] = {"rejected": "rejected", "review": "sent to review"
 """Decisions after which a person judges, in words."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewThresholds:
+    """A model with new thresholds of its images; where it decides of parts, `parts` calibrates these too."""
+
+    model_file: ModelFile
+    parts: PartCalibration | None = None
+    names: tuple[str, ...] = ()
+    """Identifiers of the parts."""
+
+    def part_calibration(self, model: bytes) -> str | None:
+        """Return the `parts.json` of a model file with the content `model`; None: it decides of no parts."""
+        if self.parts is None:
+            return None
+        digests = dict.fromkeys(self.parts.views or ("",), hashlib.sha256(model).hexdigest())
+        return part_calibration_text(self.parts, digests, parts=self.names, data="the station's record")
+
+
 def recalibrated(
-    model_file: ModelFile,
-    digest: str,
+    model: Model,
     store: Store,
     archive: Archive,
     *,
     parts: int = PARTS,
     station: str | None = None,
-    rescored: Detector | None = None,
-) -> ModelFile:
-    """Return a model file with a calibration of the newest good parts that it has scored.
+    region: Roi | None = None,
+    rule: PartRule | None = None,
+) -> NewThresholds:
+    """Calibrate a model on the newest good parts that it has scored.
 
-    `station`: only parts of the station of that name, whose images are here; None: all. `rescored` scores
-    their images anew, as where other places are to count; None: their scores on record are taken.
+    `station`: only parts of the station of that name, whose images are here; None: all. `region`: where
+    images count from now on, for which they are scored anew; None: their scores on record are taken. `rule`
+    decides of parts with several views; None: each image is a part.
 
     Raises DataError while parts among them that were rejected or sent to review wait for a verdict, and when
-    fewer are left than the model was calibrated on; UsageError for fewer `parts` than 1.
+    fewer are left than the model was calibrated on; UsageError for fewer `parts` than 1, and for a region of
+    a model that scores images as a whole.
     """
     if parts < 1:
         raise UsageError(f"{parts} parts: give 1 or more")
-    found = store.search(Search(model=digest, station=station), limit=parts)
-    # the score of a part decided from views is no image's
-    newest = [row for row in found if row.score is not None and row.missing is None]
+    good = _good_parts(model, store, Search(model=model.digest, station=station), limit=parts, rule=rule)
+    detector = _with_region(model.detector, region)
+    rescored, model_file = None if region is None else detector, detector.model_file
+    whole = {id: rows for id, rows in good.items() if rows and all(_has_files(row, rescored) for row in rows)}
+    _check_number(len(whole), model_file, rule, "maps" if rescored is None else "images")
+    images = [row for rows in whole.values() for row in rows]
+    scores, maxima = _scores(model_file.counting, images, archive, rescored)
+    names, together = tuple(whole), None
+    if rule is not None:
+        together = PartCalibration(scores=scores.reshape(len(whole), -1), views=rule.names)
+    about = {"from": model.digest, "parts": len(names), "first": names[-1], "last": names[0]}
+    return NewThresholds(
+        model_file=replace(
+            model_file,
+            calibration=calibrate(scores, maxima),
+            provenance=model_file.provenance | {"recalibrated": about},
+        ),
+        parts=together,
+        names=names,
+    )
+
+
+def _good_parts(
+    model: Model, store: Store, wanted: Search, *, limit: int, rule: PartRule | None
+) -> dict[str, list[Inspection]]:
+    """Return the newest parts that nobody called a defect, newest first, with the rows of their images.
+
+    A part that the model has not scored in all its views has none. Raises DataError as `_not_defects`.
+    """
+    found = [row for row in store.search(wanted, limit=limit) if row.score is not None]
+    if rule is None:  # the score of a part decided from views is no image's
+        return {row.id: [row] for row in _not_defects([row for row in found if row.missing is None], store)}
+    good = _not_defects([row for row in found if row.missing == ()], store)
+    return _views(good, rule, model.digest, store)
+
+
+def _with_region(detector: Detector, region: Roi | None) -> Detector:
+    """Return a detector by which images count inside of a region alone. Raises UsageError."""
+    if region is None:
+        return detector
+    check_region(detector)
+    source = detector.model_file
+    return replace(detector, model_file=replace(source, counting=replace(source.counting, inner=region)))
+
+
+def _not_defects(newest: list[Inspection], store: Store) -> list[Inspection]:
+    """Return the parts that nobody called a defect. Raises DataError where some wait for a verdict."""
     given = {id: standing(each) for id, each in store.verdicts(row.id for row in newest).items()}
     verdicts = {id: each[-1].verdict for id, each in given.items() if each}
     waiting = [row for row in newest if row.decision in WAITS and row.id not in verdicts]
@@ -71,24 +144,46 @@ def recalibrated(
             f"{len(waiting)} of the newest {len(newest)} parts were {what} and wait for a verdict; "
             "judge them first, or take fewer parts"
         )
-    good = [row for row in newest if verdicts.get(row.id) != "defect" and _has_files(row, rescored)]
-    needed = model_file.calibration.n if model_file.calibration else 1
-    if len(good) < needed:
+    return [row for row in newest if verdicts.get(row.id) != "defect"]
+
+
+def _views(parts: list[Inspection], rule: PartRule, digest: str, store: Store) -> dict[str, list[Inspection]]:
+    """Return the views of each part in the order of the rule's; of a view that came twice the newest one."""
+    found = {}
+    for id, rows in store.views_of([part.id for part in parts]).items():
+        scored = [row for row in rows if row.score is not None and row.model == digest]
+        if rule.names:
+            newest = {row.view: row for row in scored}
+            scored = [newest[name] for name in rule.names if name in newest]
+        found[id] = scored if len(scored) == rule.count else []
+    return found
+
+
+def _check_number(n: int, model_file: ModelFile, rule: PartRule | None, files: str) -> None:
+    """Refuse fewer parts than there were. Raises DataError."""
+    if rule is None:
+        needed = model_file.calibration.n if model_file.calibration else 1
+    elif isinstance(rule, TogetherRule):
+        needed = rule.carried_by
+    else:  # its models were calibrated apart, on images
+        needed = images_needed(rule.rate) if rule.rate else 1
+    if n < needed:
+        of = "" if rule is None else " of all views"
+        why = "its false-alarm rate needs" if isinstance(rule, ApartRule) else "this model was calibrated on"
         raise DataError(
-            f"{len(good)} good parts are on record with their {'maps' if rescored is None else 'images'}, "
-            f"and this model was calibrated on {needed}; inspect more, or take more parts"
+            f"{n} good parts are on record with their {files}{of}, and {why} {needed}; inspect more, or take "
+            "more parts"
         )
-    if rescored is None:
-        scores = np.array([row.score for row in good], np.float64)
-        maxima = np.array([_maximum(model_file.counting, row, archive) for row in good])
-    else:
-        scores, maxima = _scored_anew(rescored, good, archive)
-    about = {"from": digest, "parts": len(good), "first": good[-1].id, "last": good[0].id}
-    return replace(
-        model_file,
-        calibration=calibrate(scores, maxima),
-        provenance=model_file.provenance | {"recalibrated": about},
-    )
+
+
+def _scores(
+    counting: Counting, rows: list[Inspection], archive: Archive, rescored: Detector | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of images and the largest values of their maps, from the record or scored anew."""
+    if rescored is not None:
+        return _scored_anew(rescored, rows, archive)
+    maxima = [_maximum(counting, row, archive) for row in rows]
+    return np.array([row.score for row in rows], np.float64), np.array(maxima)
 
 
 def _has_files(row: Inspection, rescored: Detector | None) -> bool:

@@ -200,7 +200,8 @@ class _Inspector:
             loaded = {self.model.path: detector, **own}
             digests = {path: model.digest for path, model in self.models.items()}
             if digests != self.models_of_parts:
-                promise = self.parts.use(loaded, digests, first=not self.models_of_parts)
+                version = None if self.model.file == self.model.path else self.model.file
+                promise = self.parts.use(loaded, digests, first=not self.models_of_parts, version=version)
                 self.models_of_parts = digests
                 self.on_promise(promise or "nothing is promised of parts")
         return detector

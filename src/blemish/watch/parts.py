@@ -98,12 +98,17 @@ class OpenParts:
         return done
 
     def use(
-        self, detectors: Mapping[Path, Detector], digests: Mapping[Path, str], *, first: bool
+        self,
+        detectors: Mapping[Path, Detector],
+        digests: Mapping[Path, str],
+        *,
+        first: bool,
+        version: Path | None = None,
     ) -> str | None:
         """Decide from now on by these models, with these digests; returns what is promised of parts.
 
-        `first`: at the start. Raises UsageError or ModelError then; later it is said, and all parts are for
-        review until the next change.
+        `version` is as in `make_views`. `first`: at the start. Raises UsageError or ModelError then; later it
+        is said, and all parts are for review until the next change.
         """
         settings, self.digests = self.settings, digests
         try:
@@ -113,6 +118,7 @@ class OpenParts:
                 calibration=settings.calibration,
                 views=settings.views,
                 digests=digests,
+                version=version,
             )
             check_count(views.rule)
         except BlemishError as error:

@@ -51,8 +51,8 @@ class ReloadingModel:
         self.signature = self._signature()
         self.changed: tuple[Signature, Signature | None] | None = None
         self._own_digest: tuple[Signature, str] | None = None
-        self.digest, file = self._find()
-        self.name = self._open(file)
+        self.digest, self.file = self._find()
+        self.name = self._open(self.file)
 
     def current(self) -> Detector:
         """Return the detector; a changed file is loaded once it has kept still for two calls."""
@@ -77,7 +77,7 @@ class ReloadingModel:
         digest, file = self._find()
         if same_file and digest == self.digest:  # what the station has changed is another model's
             return
-        self.name, self.digest = self._open(file), digest
+        self.name, self.digest, self.file = self._open(file), digest, file
         version = f"; version {digest[:8]} of the station" if file != self.path else ""
         self.say(f"{self.path}: changed; loaded again{version}")
 

@@ -107,7 +107,7 @@ def summary(
 # --- versions ----------------------------------------------------------------------------------------------
 
 
-@router.post("/models/{digest}/recalibration", status_code=201, response_model=ModelAnswer)
+@router.post("/models/{digest}/recalibration", status_code=201, response_model=AnyModel)
 def recalibrate(
     caller: Engineer, station: StationDep, digest: Digest, wanted: RecalibrationRequest
 ) -> ModelAnswer:
@@ -123,7 +123,7 @@ def recalibrate(
     return _model(station, new)
 
 
-@router.post("/models/{digest}/use", status_code=201, response_model=ModelAnswer)
+@router.post("/models/{digest}/use", status_code=201, response_model=AnyModel)
 def use(caller: Engineer, station: StationDep, digest: Digest) -> ModelAnswer:
     """Go on with another version of a model."""
     station.use(digest)

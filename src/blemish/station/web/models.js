@@ -146,8 +146,9 @@ class ModelCard {
       ),
     );
     const others = station.models.filter((other) => other.origin === model.origin && !other.active);
-    this.form.hidden = this.region.element.hidden = Boolean(model.parts); // its parts were calibrated together
-    this.byCommand.hidden = !model.parts;
+    const bySeveral = model.parts?.one_model === false;
+    this.form.hidden = this.region.element.hidden = bySeveral;
+    this.byCommand.hidden = !bySeveral;
     this.versions.update(others.sort((a, b) => b.first_used.localeCompare(a.first_used)));
     this.title.hidden = others.length === 0;
   }
@@ -171,7 +172,7 @@ class ModelCard {
     return this.change(async () => {
       const path = `/v1/models/${this.model.digest}/recalibration`;
       const made = await post(path, { parts: Number(this.parts.value), region });
-      return t("models.recalibrated", { name: made.name, n: made.calibration_images });
+      return t("models.recalibrated", { name: made.name, n: calibratedOn(made) });
     });
   }
 
@@ -210,7 +211,7 @@ class Named {
   update(model) {
     const { drift } = model;
     const facts = [
-      model.calibration_images ? t("models.was_calibrated", { parts: calibrated(model) }) : null,
+      calibratedOn(model) ? t("models.was_calibrated", { parts: calibrated(model) }) : null,
       model.threshold === null
         ? null
         : t("models.was_threshold", { threshold: number(model.threshold), rate: percent(model.false_alarm_rate) }),
@@ -269,8 +270,11 @@ const ofParts = ({ views, count, carried_by: n, rule, false_alarm_rate: rate, re
   ...(review === null ? [] : [[t("models.review_rate"), percent(review)]]),
 ];
 
+/** How many good parts: those of several views were calibrated together, else each image is one. */
+const calibratedOn = (model) => model.calibration_parts ?? model.calibration_images;
+
 const calibrated = (model) =>
-  model.calibration_images ? t("count.good_parts", { n: model.calibration_images }) : t("models.nothing");
+  calibratedOn(model) ? t("count.good_parts", { n: calibratedOn(model) }) : t("models.nothing");
 
 /** A version's short name, to be put into a text. */
 const versionOf = ({ digest }) => ({ digest: digest.slice(0, 8) });
