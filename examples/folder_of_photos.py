@@ -18,7 +18,7 @@ FALSE_ALARMS = 0.1
 
 
 def learn(good: Path, run: Path) -> blemish.Detector:
-    """Train PCA, which takes seconds; `method="metal"` without a config is the method for real parts."""
+    """Train PCA, which takes seconds. For real parts leave out method and config: `auto` then chooses."""
     # A quarter of the good photos is held out. They set the threshold, and take no part in the training.
     config = PcaConfig(components=15, image_score="max", calibration_fraction=0.25)
     return blemish.fit(good, method="pca", config=config, out=run, device="cpu", seed=0)
