@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -449,6 +451,19 @@ def test_a_place_where_nothing_can_be_made(tiny_category: Path, tiny_model: Path
         line = refused(capsys, *command)
         assert "/proc/blemish: " in line
         assert "choose another --out" in line
+
+
+def test_a_full_disk_is_not_said_to_be_where_nothing_is_written(
+    capsys: CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """Without --out a command has a place of its own, which an error of writing does not always name."""
+
+    def full(_arguments: list[str]) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("blemish.cli.commands.predict.predict", full)
+    line = refused(capsys, "predict", "--model", "run", "images")
+    assert line.startswith("blemish predict: its output: No space left on device")
 
 
 @pytest.mark.parametrize("free_kib", [0, 60, 160, 250])

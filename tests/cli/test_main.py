@@ -161,7 +161,7 @@ def test_train_takes_its_options(tiny_category: Path, tmp_path: Path, capsys: py
 
 
 def test_a_preset_sets_the_defaults_and_options_change_them(
-    tiny_category: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     caught: dict[str, Any] = {}
 
@@ -176,6 +176,9 @@ def test_a_preset_sets_the_defaults_and_options_change_them(
     assert {k for k, v in vars(paper).items() if vars(config)[k] != v} == {"hidden"}
     assert vars(config)["hidden"] == 77
     assert caught["out"] == Path("runs/tiny-metal")
+    (tmp_path / "lot.1").mkdir()
+    run("train", "--data", tmp_path / "lot.1", "--method", "pca")
+    assert caught["out"] == Path("runs/lot.1-pca")
     assert (caught["seed"], caught["device"], caught["precision"]) == (0, "auto", "auto")
     assert caught["resume"] is False
     run("train", "--data", tiny_category, "--resume", "--channels", "1", "--value-range", "0", "2.5")

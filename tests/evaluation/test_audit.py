@@ -102,6 +102,19 @@ def test_too_few_images_are_refused(tmp_path: Path):
         audit(open_dataset(tmp_path / "good"), tmp_path / "out")
 
 
+def test_what_cannot_be_done_is_refused_before_the_work(doubtful: Path, tmp_path: Path):
+    dataset = open_dataset(doubtful)
+    for wrong, why in (
+        ({"folds": 1}, "--folds 1: must be 2 or larger"),
+        ({"method": "none"}, "--method none: no such method"),
+        ({"false_alarm_rate": 2.0}, "2"),
+        ({"false_alarm_rate": 0.0001}, "0.0001"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            audit(dataset, tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
 def ring(seed: int) -> np.ndarray:
     """Another product: a bright ring where the disc is dark, and the other way round."""
     rng = np.random.default_rng(seed)

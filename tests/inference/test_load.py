@@ -73,6 +73,9 @@ def test_cuda_is_refused_where_it_cannot_be(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="no usable CUDA device"):
         load.load(tiny_model, device="cuda")
+    for model in (tiny_model, tiny_onnx):
+        with pytest.raises(UsageError, match="--device CPU: must be one of auto, cpu, cuda"):
+            load.load(model, device="CPU")
 
 
 def test_a_trained_model_without_torch_names_the_cure(

@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from torch import Tensor
+from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.export.onnx import export
@@ -128,8 +129,28 @@ def test_regions_are_seen_each_by_itself():
     assert differs.sum() == 64
 
 
+@torch.no_grad()
+def test_regions_are_enlarged_before_the_network_sees_them():
+    network, x = fitted(replace(REGIONS, region_view=24), images(4)), images(1, seed=1)
+    region = F.interpolate(x[:, :, 8:16, 24:32], size=(24, 24), mode="bilinear", align_corners=False)
+    alone = network.backbone(region)[0].mean(dim=(2, 3))
+    torch.testing.assert_close(network.features(x)[:, 5 + 3], alone)
+
+
+@torch.no_grad()
+def test_features_may_be_divided_by_the_sum_of_their_sizes():
+    network, x = fitted(replace(REGIONS, normalise="l1", variance=1.0), images(4)), images(1, seed=1)
+    spread = fitted(REGIONS, images(4)).features(x)
+    found = network.features(x)
+    torch.testing.assert_close(found, spread / spread.abs().sum(dim=2, keepdim=True))
+    on_axes = network.embedding(x)[0].double()
+    lengths = (found[0].double() - network.mean.double()).norm(dim=1)
+    torch.testing.assert_close(on_axes.norm(dim=1), lengths, rtol=1e-3, atol=1e-6)  # nothing else scales them
+
+
 def test_papers_preset_has_the_parameters_of_its_table():
     paper = FeatureDictionary.presets["paper"]
+    assert (paper.region, paper.region_view, paper.normalise) == (16, 224, "l1")
     assert (paper.words, paper.nearest, paper.variance, paper.region_stride) == (50, 1, 0.95, 8)
     assert paper.calibration_fraction == 0
     network = FeatureDictionary(paper, 3)

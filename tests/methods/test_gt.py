@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import digamma
+from torch.nn import functional as F
 
 from blemish.core.errors import TrainingError, UsageError
 from blemish.data.dataset import open_dataset
@@ -72,6 +74,26 @@ def test_loss_is_the_cross_entropy_of_the_transformation():
     network.last.weight.data.zero_()
     network.last.bias.data.zero_()
     assert network.loss(torch.rand(3, 1, 8, 8)).item() == pytest.approx(np.log(72))
+
+
+def test_weights_are_kept_small_where_that_is_wanted():
+    torch.manual_seed(0)
+    network, x = Gt(replace(TINY, weight_decay=0.5), 1).eval(), torch.rand(3, 1, 8, 8)
+    torch.manual_seed(1)
+    kinds = torch.randint(72, (3,))
+    seen = torch.cat([transformed(x[i : i + 1], int(kind)) for i, kind in enumerate(kinds)])
+    errs = F.cross_entropy(network.logits(seen), kinds).item()
+    squares = sum(float(p.detach().square().sum()) for p in network.parameters())
+    torch.manual_seed(1)
+    assert network.loss(x).item() == pytest.approx(errs + 0.25 * squares, rel=1e-5)
+
+
+def test_what_the_network_is_sure_of_is_not_cut_off():
+    network = Gt(TINY, 1).eval()
+    network.last.weight.data.zero_()
+    network.last.bias.data.copy_(torch.arange(72.0))
+    found = network.log_softmax_of_all(torch.rand(1, 1, 8, 8))
+    assert found.min().item() == pytest.approx(-71.4587, abs=1e-3)  # -71 - log Σ e^-j
 
 
 def test_all_are_asked_of_each_image():

@@ -406,6 +406,11 @@ def test_any_channels_and_any_size_that_divides(channels, size, patch):
         ({"image_size": (64, 8), "masking": "paper"}, "SSIM's window"),
         ({"heads": 3}, "multiple of --heads"),
         ({"place_statistics": False, "error": "combined"}, "needs --error joint"),
+        ({"smoothing": (2.0, -1.0)}, "--smoothing -1.0: must be a finite number, 0 or larger"),
+        ({"smoothing": (math.nan,)}, "--smoothing nan"),
+        ({"smoothing": ()}, "--smoothing: give one number or more"),
+        ({"feed_forward_squares": -1}, "--feed-forward-squares -1: must be 1 or larger"),
+        ({"feed_forward_stripes": 0}, "--feed-forward-stripes 0: must be 1 or larger"),
     ],
 )
 def test_impossible_sizes_are_refused_in_one_line(changes, said):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -78,7 +79,7 @@ def test_another_packages_method_does_all_that_ours_do(
 def module(installed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package's file, while its method is registered in this process."""
     monkeypatch.syspath_prepend(tmp_path / "site")
-    kind = registry._load_installed()["mean-image"]
+    kind = registry.load_installed()[0]["mean-image"]
     monkeypatch.setitem(METHODS, "mean-image", kind)
     yield Path(inspect.getfile(kind))
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
@@ -100,9 +101,38 @@ def test_a_bench_sees_that_an_outside_method_has_changed(module: Path):
 def test_a_package_that_cannot_be_loaded_is_named_in_one_line(installed: dict[str, str], tmp_path: Path):
     (module,) = (tmp_path / "site" / "my_package").glob("*.py")
     module.write_text("import a_package_that_is_not_there\n")
-    command = [sys.executable, "-m", "blemish.cli", "train", "--data", str(tmp_path), "--method", "pca"]
-    ran = subprocess.run(command, env=installed, capture_output=True, text=True)
-    assert ran.returncode == 2
-    (line,) = ran.stderr.strip().splitlines()
-    assert "method mean-image" in line
-    assert "a_package_that_is_not_there" in line
+    for method, why in (
+        ("mean-image", "a_package_that_is_not_there"),
+        ("pca", f"{tmp_path / 'good'}: no such folder"),  # others go on
+    ):
+        command = ["train", "--data", str(tmp_path / "good"), "--method", method]
+        ran = subprocess.run(
+            [sys.executable, "-m", "blemish.cli", *command], env=installed, capture_output=True, text=True
+        )
+        assert ran.returncode == 2
+        (line,) = ran.stderr.strip().splitlines()
+        assert why in line
+        assert ("--method mean-image: " in line) == (method == "mean-image")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "why"),
+    [
+        ("mean-image", RuntimeError("broken\nby itself"), "cannot be loaded (broken by itself)"),
+        ("mean-image", int, "is no subclass of Method"),
+        ("mean+image", METHODS["pca"], "its name holds a plus or a colon"),
+    ],
+)
+def test_what_another_package_brings_is_refused_when_it_is_asked_for(
+    name: str, kind: object, why: str, monkeypatch: pytest.MonkeyPatch
+):
+    def load() -> object:
+        if isinstance(kind, Exception):
+            raise kind
+        return kind
+
+    entry = SimpleNamespace(name=name, value="my_package:MeanImage", load=load)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+    found, broken = registry.load_installed()
+    assert not found
+    assert why in broken[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from blemish.data.masks import read_mask
 from blemish.export import onnx as exporting
 from blemish.inference import load
 from blemish.inference.model_file import MODEL_NAME
+from blemish.methods.auto import Auto, AutoConfig
+from blemish.methods.base import Method, Start
 from blemish.methods.baselines.padim import (
     Padim,
     PadimConfig,
@@ -26,6 +29,8 @@ from blemish.methods.baselines.padim import (
     random_dimensions,
     whitening_of,
 )
+from blemish.methods.baselines.patchcore import PatchCore
+from blemish.methods.config import DetectorConfig
 from blemish.methods.density.densities import mahalanobis
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.roc import image_roc
@@ -184,6 +189,31 @@ def test_resnet18_from_a_file_learns_and_scores(tiny_category: Path, tmp_path: P
     assert detector.predict(tiny_image(7)).anomaly_map.shape == (64, 64)
 
 
+def test_members_on_one_file_of_weights_share_it(tmp_path: Path):
+    torch.save(random_state("resnet18"), tmp_path / "any.pth")
+    config = AutoConfig(members=("padim", "patchcore"), backbone=str(tmp_path / "any.pth"), image_size=32)
+    started = Auto.start(config)
+    assert isinstance(started.config, AutoConfig)
+    assert str(started.config.backbone).startswith("resnet18 sha256:")
+    assert {name.partition("/")[0] for name in started.tensors} == {"padim", "patchcore"}
+
+
+def test_members_on_different_networks_are_refused(monkeypatch: pytest.MonkeyPatch):
+    """In whichever order they are named: a model has one."""
+
+    def start(kind: type[Method[Any]], config: DetectorConfig) -> Start:
+        wide = str(vars(config)["backbone"]).startswith("wide")
+        backbone = "wide_resnet50_2 sha256:1" if wide else "lite0 sha256:2"
+        return Start(replace(config, backbone=backbone), {"tensor": torch.zeros(1)}, {})  # type: ignore[call-arg]
+
+    for kind in (Padim, PatchCore):
+        monkeypatch.setattr(kind, "start", classmethod(start))
+    for members in (("padim", "patchcore:paper"), ("patchcore:paper", "padim")):
+        with pytest.raises(UsageError, match="stand on different networks") as caught:
+            Auto.start(AutoConfig(members=members))
+        assert "padim on lite0" in str(caught.value)
+
+
 def test_what_no_onnx_file_holds_is_refused_in_one_line(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -198,6 +228,10 @@ def test_what_no_onnx_file_holds_is_refused_in_one_line(
     ("changes", "said"),
     [
         ({"dimensions": 0}, "--dimensions 0: must be 1 or larger"),
+        (
+            {"dimension_seed": 2**63},
+            "--dimension-seed 9223372036854775808: must be 0 or larger",
+        ),
         ({"epsilon": 0.0}, "--epsilon 0.0: must be a finite number above 0"),
         ({"epsilon": float("inf")}, "--epsilon inf"),
         ({"grid_stride": 2}, "--grid-stride 2: must be one of --strides 4 8 16"),

@@ -90,6 +90,26 @@ def test_the_seed_fixes_a_trial_and_leaves_other_draws_alone():
     assert len(other) != len(first.planted) or not torch.equal(first.planted, other)
 
 
+def test_images_in_which_no_planted_defect_can_be_seen_are_refused():
+    with pytest.raises(TrainingError, match="no planted defect can be seen in these images"):
+        choice.plant_trial(torch.full((2, 3, 4, 4), 0.5), torch.full((4, 3, 4, 4), 0.5), 0)
+
+
+def test_damaged_maps_of_a_stopped_run_are_made_again(tmp_path: Path):
+    file = tmp_path / "pca.npz"
+    assert auto._kept_maps(file, "mine") is None
+    maps = np.zeros((1, 2, 2), np.float32)
+    np.savez(file, good=maps, planted=maps, identity="mine")
+    whole = file.read_bytes()
+    found = auto._kept_maps(file, "mine")
+    assert found is not None
+    np.testing.assert_array_equal(found[0], maps)
+    assert auto._kept_maps(file, "another's") is None
+    for damaged in (b"", whole[: len(whole) // 2], b"no archive"):
+        file.write_bytes(damaged)
+        assert auto._kept_maps(file, "mine") is None
+
+
 class Numbered:
     """Images that show their own number."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from blemish.inference.backend import Output
 from blemish.inference.calibration import Calibration
 from blemish.inference.counting import Counting
 from blemish.inference.detector_arguments import check_region
-from blemish.inference.model_file import ModelFile, describe, load_model_file
+from blemish.inference.model_file import MODEL_NAME, ModelFile, describe, load_model_file
+from blemish.training import recalibrate as recalibration
 from blemish.training.recalibrate import recalibrate
 
 
@@ -97,6 +100,24 @@ def test_sizes_in_millimetres_and_what_cannot_be(trained: Path, good: Path, tmp_
     with pytest.raises(DataError, match=r"has learnt all of its \d+ good images, which then promise nothing"):
         recalibrate(trained, learnt, tmp_path / "x", device="cpu")
     assert not (tmp_path / "x").exists()
+
+
+def test_of_two_that_write_into_one_folder_the_later_one_is_refused(
+    trained: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The other one has written its model while this one waited for the folder."""
+    out = tmp_path / "both"
+
+    @contextmanager
+    def owned_late(folder: Path, **named: str) -> Iterator[None]:
+        folder.mkdir()
+        (folder / MODEL_NAME).write_bytes(b"the other's")
+        yield
+
+    monkeypatch.setattr(recalibration, "owned", owned_late)
+    with pytest.raises(UsageError, match=r"already holds a model; choose another --out"):
+        recalibrate(trained, good, out, device="cpu")
+    assert (out / MODEL_NAME).read_bytes() == b"the other's"
 
 
 def test_resuming_a_finished_run_with_other_sizes_is_refused(

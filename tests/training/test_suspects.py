@@ -127,5 +127,5 @@ def test_what_cannot_be_dropped_is_refused(loaded: Any, tiny_category: Path):
             check_share(share, DetectorConfig())
     with pytest.raises(UsageError, match="in tiles are not dropped"):
         check_share(0.1, DetectorConfig(tile_size=32))
-    with pytest.raises(UsageError, match="9 training images, and 10 are needed"):
+    with pytest.raises(UsageError, match="9 different training images, and 10 are needed"):
         fit(tiny_category, method="pca", config=CONFIG, drop_suspects=0.1, device="cpu")

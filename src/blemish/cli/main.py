@@ -115,7 +115,7 @@ def _guarded(command: str, arguments: list[str]) -> int:
         broken = flush_output()
         if broken is not None or isinstance(error, BrokenPipeError):
             return _output_failed(f"blemish {command}", broken or error)
-        where = error.filename or _out(command, arguments)
+        where = error.filename or _out(command, arguments) or "its output"
         cure = "free some space" if error.errno in (ENOSPC, EDQUOT) else "check the path and its rights"
         complain(f"blemish {command}: {where}: {error.strerror or error}; {cure}, or choose another --out")
         return 2
@@ -126,8 +126,8 @@ def _guarded(command: str, arguments: list[str]) -> int:
         return 2
 
 
-def _out(command: str, arguments: list[str]) -> str:
-    """Return where a command that has begun writes."""
+def _out(command: str, arguments: list[str]) -> str | None:
+    """Return where a command that has begun was told to write."""
     from blemish.cli.options import OutOption
     from blemish.cli.parser import parse_known
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OutOption:
-    """Where a command writes; what it is by default differs."""
+    """Where a command was told to write; None: it was not told, and each has a default of its own."""
 
-    out: str = "output"
+    out: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

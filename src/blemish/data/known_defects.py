@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from blemish.core.errors import DataError
 from blemish.core.types import GOOD, Sample
+from blemish.data.layouts.pairs import by_stem
 from blemish.images import folders
 
 if TYPE_CHECKING:
@@ -29,14 +30,7 @@ def read_known_defects(folder: Path) -> list[Sample]:
         raise DataError(f"--known-defects {folder}: no such folder; name one that holds defective images")
     found = folders.list_images(folder)
     images = [path for path in found if not path.stem.endswith(ENDING)]
-    masks: dict[str, Path] = {}
-    for path in found:
-        stem = path.stem.removesuffix(ENDING)
-        if path in images:
-            continue
-        if stem in masks:
-            raise DataError(f"{path}: has the name of {masks[stem]}, masks pair by name; rename one of them")
-        masks[stem] = path
+    masks = by_stem([path for path in found if path.stem.endswith(ENDING)], ENDING)
     if not images:
         raise DataError(f"--known-defects {folder}: holds no image; add images of defects, or leave it out")
     _check_pairs(images, masks)

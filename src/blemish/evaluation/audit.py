@@ -18,6 +18,8 @@ from blemish.core.ownership import owned
 from blemish.evaluation.looks import Copy, Looks, find_copies, group_copies, likeness, look_at, modified_z
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
 from blemish.inference.calibration import calibrate
+from blemish.inference.detector import DEFAULT_FALSE_ALARM_RATE
+from blemish.methods.registry import method_named
 from blemish.training.fit import fit
 
 if TYPE_CHECKING:
@@ -102,21 +104,42 @@ def audit(
     """Audit the training and calibration images, and write audit.json, audit.html and pictures below `out`.
 
     `on_image` is called for each image that was scored. Raises DataError with fewer than `FEWEST` images,
-    UsageError for fewer than 2 folds or when another process writes `out`, and as `fit`.
+    UsageError for fewer than 2 folds, a rate that so many images cannot promise, or when another process
+    writes `out`, and as `fit`.
     """
     from blemish.report.audit import write_audit
 
     samples = [*dataset.train, *dataset.calibration]
     if len(samples) < FEWEST:
         raise DataError(f"{dataset.root}: {len(samples)} good images; an audit needs {FEWEST} or more")
+    check_folds(folds)
+    method_named(method)
+    rate = (
+        max(DEFAULT_FALSE_ALARM_RATE, 1 / (len(samples) + 1))
+        if false_alarm_rate is None
+        else false_alarm_rate
+    )
+    calibrate(*np.zeros((2, len(samples)))).threshold(rate)  # which refuses a rate that they cannot promise
     with owned(out):
         looks = [look_at(sample.path) for sample in samples]
         names = [name_of_sample(sample, dataset) for sample in samples]
         copies = find_copies(looks, names, [sample.split for sample in samples])
         fold = assign_folds(group_copies(names, copies), folds, seed)
         scores = _cross_fit(dataset, samples, fold, out, method, seed, device, on_image)
-        found = _audit_of(samples, names, looks, copies, fold, scores, false_alarm_rate)
-        found = replace(found, method=method, seed=seed)
+        findings = _findings(samples, names, looks, fold, scores)
+        kept = np.array([f.score for f in findings if not f.reasons])
+        found = Audit(
+            method=method,
+            folds=int(fold.max()) + 1,
+            seed=seed,
+            false_alarm_rate=rate,
+            findings=sorted(findings, key=lambda f: (-f.suspicion, f.path)),
+            copies=copies,
+            threshold=calibrate(scores, scores).threshold(rate),
+            threshold_without_suspects=(
+                calibrate(kept, kept).threshold(rate) if rate >= 1 / (len(kept) + 1) else None
+            ),
+        )
         write_whole(out / "audit.json", json.dumps(content_of(found), indent=2) + "\n")
         write_audit(out, content_of(found), title=f"{dataset.name}: audit of the good images")
     return found
@@ -128,13 +151,18 @@ def content_of(found: Audit) -> dict[str, Any]:
     return {"images": len(found.findings), "suspects": len(found.suspects)} | content
 
 
+def check_folds(folds: int) -> None:
+    """Refuse fewer than 2 folds. Raises UsageError."""
+    if folds < 2:
+        raise UsageError(f"--folds {folds}: must be 2 or larger, so that others can judge each image")
+
+
 def assign_folds(groups: list[list[int]], folds: int, seed: int) -> np.ndarray:
     """Give each of n images a fold, int (n,): groups stay whole, the folds are as even as they allow.
 
     Drawn by numpy's PCG64. Raises UsageError for fewer than 2 folds, DataError for fewer groups than folds.
     """
-    if folds < 2:
-        raise UsageError(f"--folds {folds}: must be 2 or larger, so that others can judge each image")
+    check_folds(folds)
     if len(groups) < folds:
         raise DataError(f"{len(groups)} different images for {folds} folds; give more images, or fewer folds")
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -172,34 +200,6 @@ def _cross_fit(
             scores[i] = prediction.score
             on_image()
     return scores
-
-
-def _audit_of(
-    samples: list[Sample],
-    names: list[str],
-    looks: list[Looks],
-    copies: list[Copy],
-    fold: np.ndarray,
-    scores: np.ndarray,
-    rate: float | None,
-) -> Audit:
-    """Put together what was measured of each image, and the thresholds with and without the suspects."""
-    findings = _findings(samples, names, looks, fold, scores)
-    kept = np.array([f.score for f in findings if not f.reasons])
-    lowest = 1 / (len(scores) + 1)
-    rate = max(0.05, lowest) if rate is None else rate
-    return Audit(
-        method="",
-        folds=int(fold.max()) + 1,
-        seed=0,
-        false_alarm_rate=rate,
-        findings=sorted(findings, key=lambda f: (-f.suspicion, f.path)),
-        copies=copies,
-        threshold=calibrate(scores, scores).threshold(rate),
-        threshold_without_suspects=(
-            calibrate(kept, kept).threshold(rate) if rate >= 1 / (len(kept) + 1) else None
-        ),
-    )
 
 
 def _findings(

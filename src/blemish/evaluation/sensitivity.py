@@ -17,7 +17,7 @@ import numpy as np
 from blemish.core.errors import ImageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import owned
-from blemish.evaluation.sensitivity_plan import GOOD, KINDS, defects_of
+from blemish.evaluation.sensitivity_plan import KINDS, MAX_GOOD_IMAGES, defects_of
 from blemish.images import decode
 from blemish.images.preprocess import convert
 from blemish.images.preview import fit_size
@@ -73,7 +73,7 @@ def measure_into(
     UsageError when another process writes `out`, and OSError when it cannot be written.
     """
     with owned(out):
-        rejected, good = 0, plan.paths[:GOOD]
+        rejected, good = 0, plan.paths[:MAX_GOOD_IMAGES]
         for prediction in detector.predict_many(good):
             if isinstance(prediction, ImageError):
                 raise prediction

@@ -29,7 +29,7 @@ KINDS: dict[str, bool] = {
     "blur": False,
 }
 """The kinds that are planted, and whether a contrast means something for them."""
-GOOD = 20
+MAX_GOOD_IMAGES = 20
 """Good images that `blemish sensitivity` scores as they are, at most: what is rejected without a defect."""
 ENOUGH = 4
 """With fewer images for each kind, size and contrast, only the usual contrast is measured."""
@@ -107,5 +107,5 @@ def planned(detector: Detector, dataset: Dataset, images: int, seed: int = 0) ->
         raise UsageError(reason)
     paths, defects = untouched(detector, dataset), len(defects_of(images))
     planted = defects * min(len(paths), images // defects)
-    total = planted + min(len(paths), GOOD)
+    total = planted + min(len(paths), MAX_GOOD_IMAGES)
     return Plan(name=dataset.name, paths=paths, images=images, seed=seed, total=total)

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from blemish.inference.calibration import Calibration
     from blemish.inference.detector import Detector
 
+DEVICES = ("auto", "cpu", "cuda")
 CONVERSIONS = ("channels", "depth")
 """What `allow` may hold."""
+
+
+def check_device(device: str) -> None:
+    """Refuse the name of a device that is none. Raises UsageError."""
+    if device not in DEVICES:
+        raise UsageError(f"--device {device}: must be one of {', '.join(DEVICES)}")
 
 
 def check_options(rates: Mapping[str, object], allow: object, batch_size: object) -> None:

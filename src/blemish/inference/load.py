@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import UsageError
+from blemish.inference.detector_arguments import check_device
 from blemish.inference.onnx_backend import SUFFIX, load_exported
 from blemish.inference.providers import CPU
 
@@ -42,6 +43,7 @@ def load(
     Raises ModelError for a file that is no model, UsageError for a device, provider, rate or product that
     cannot be had, and for a model that needs torch where there is none.
     """
+    check_device(device)
     if Path(path).suffix.lower() == SUFFIX:
         if device == "cuda":
             cure = "leave --device out, or use --provider cuda"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from blemish.core.errors import ModelError, UsageError
+from blemish.core.errors import ModelError, UsageError, one_line
 from blemish.inference.backend import Output
 from blemish.inference.detector import Detector
+from blemish.inference.detector_arguments import check_device
 from blemish.inference.model_file import options_of
 from blemish.methods.registry import METHODS
 
@@ -34,13 +35,10 @@ def detector_of(
 
     Raises ModelError when they do not fit, UsageError for a device or rate that cannot be had.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
-    network = network_of(model_file, name=name)
-    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    where = torch_device(device)
     return Detector(
         model_file=model_file,
-        backend=TorchBackend(network, where),
+        backend=TorchBackend(network_of(model_file, name=name), where),
         allow=allow,
         false_alarm_rate=false_alarm_rate,
         review_rate=review_rate,
@@ -48,8 +46,22 @@ def detector_of(
     )
 
 
+def torch_device(name: str) -> torch.device:
+    """Return the device that is meant; auto is CUDA if there is one.
+
+    Raises UsageError for CUDA where there is none, and for another name than auto, cpu or cuda.
+    """
+    check_device(name)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def network_of(model_file: ModelFile, *, name: str) -> Method[Any]:
-    """Build the network that a model file describes. Raises ModelError where its weights do not fit."""
+    """Build the network that a model file describes.
+
+    Raises ModelError where its weights do not fit, or its options are none.
+    """
     if model_file.method not in METHODS:
         raise ModelError(f"{name}: method {model_file.method!r} is unknown to this blemish; upgrade it")
     kind = METHODS[model_file.method]
@@ -57,7 +69,11 @@ def network_of(model_file: ModelFile, *, name: str) -> Method[Any]:
     unknown = sorted(set(model_file.config) - known)
     if unknown:
         raise ModelError(f"{name}: option {unknown[0]!r} is unknown to this blemish; upgrade it")
-    network = kind(kind.config_type(**options_of(model_file)), model_file.image_format.channels)
+    try:
+        config = kind.config_type(**options_of(model_file))
+    except (TypeError, ValueError, AttributeError, UsageError) as error:
+        raise ModelError(f"{name}: its options are damaged ({one_line(error)}); train it again") from error
+    network = kind(config, model_file.image_format.channels)
     try:
         network.load_state_dict({k: torch.from_numpy(v) for k, v in model_file.tensors.items()})
     except RuntimeError as error:

@@ -156,20 +156,31 @@ class Auto(Method[AutoConfig]):
 
     @classmethod
     def start(cls, config: DetectorConfig) -> Start:
-        """Read the weights of the backbone, for each member that may stand on it: `MEMBER/tensor`."""
+        """Read the weights of the backbone, for each member that may stand on it: `MEMBER/tensor`.
+
+        Raises UsageError for members that stand on different networks, as a model has one.
+        """
         from blemish.methods.registry import method_named, preset_named
 
         assert isinstance(config, AutoConfig)
         provenance: dict[str, Any] = {}
         tensors: dict[str, Tensor] = {}
-        for name in {*(config.members or ()), *(ON_BACKBONE if config.backbone else ())}:
+        backbones: dict[str, str] = {}
+        for name in dict.fromkeys((*(config.members or ()), *(ON_BACKBONE if config.backbone else ()))):
             kind = method_named(name.partition(":")[0])
             begun = kind.start(member_config(name, preset_named, config))
             tensors |= {f"{name}/{key}": values for key, values in begun.tensors.items()}
             provenance |= begun.provenance
             if begun.tensors:
-                config = replace(config, backbone=begun.config.backbone)  # type: ignore[attr-defined]
-        return Start(config, tensors, provenance)
+                backbones[name] = begun.config.backbone  # type: ignore[attr-defined]
+        if len(set(backbones.values())) > 1:
+            each = ", ".join(f"{name} on {backbone.split()[0]}" for name, backbone in backbones.items())
+            raise UsageError(
+                f"--members: stand on different networks ({each}); give one to all by --backbone"
+            )
+        return Start(
+            replace(config, backbone=next(iter(backbones.values()), config.backbone)), tensors, provenance
+        )
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
         """Give the members what `start` read for them."""

@@ -39,13 +39,24 @@ class DetectorConfig:
                 raise UsageError(f"--{option.replace('_', '-')} {value}: must be 1 or larger")
 
     def check_weights(self, *options: str) -> None:
-        """Refuse numbers, as of a weight or a width, that are below 0 or not finite. Raises UsageError."""
+        """Refuse numbers, as of a weight or a width, that are below 0 or not finite, and a list without any.
+
+        Raises UsageError.
+        """
+        for option in options:
+            value, named = getattr(self, option), f"--{option.replace('_', '-')}"
+            for each in value if isinstance(value, tuple) else (value,):
+                if not 0 <= each < math.inf:
+                    raise UsageError(f"{named} {each}: must be a finite number, 0 or larger")
+            if value == ():
+                raise UsageError(f"{named}: give one number or more")
+
+    def check_seeds(self, *options: str) -> None:
+        """Refuse seeds that no generator takes. Raises UsageError."""
         for option in options:
             value = getattr(self, option)
-            if not 0 <= value < math.inf:
-                raise UsageError(
-                    f"--{option.replace('_', '-')} {value}: must be a finite number, 0 or larger"
-                )
+            if not 0 <= value < 2**63:
+                raise UsageError(f"--{option.replace('_', '-')} {value}: must be 0 or larger, and below 2^63")
 
     @property
     def size(self) -> tuple[int, int]:

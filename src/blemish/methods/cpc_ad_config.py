@@ -76,6 +76,7 @@ class CpcAdConfig(TrainedConfig):
         """Refuse sizes that the grid does not fit, and numbers that no training can use."""
         super().__post_init__()
         self.check_counts("patch_size", "width", "steps_ahead", "negatives", "bank")
+        self.check_seeds("bank_seed")
         if self.skip < 0:
             raise UsageError(f"--skip {self.skip}: must be 0 or larger")
         if not 0.1 <= self.crop <= 1:

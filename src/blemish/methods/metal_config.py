@@ -64,6 +64,8 @@ class MetalConfig(TrainedConfig):
         """Refuse sizes that cannot be cut into patches, and widths that no layer can have."""
         super().__post_init__()
         self.check_counts("patch_size", "embedding", "hidden", "heads", "blocks")
+        self.check_counts("feed_forward_squares", "feed_forward_stripes")
+        self.check_weights("smoothing")
         H, W = self.size
         K = self.patch_size
         if H % K or W % K:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import UsageError, one_line
 from blemish.methods.auto import Auto, AutoConfig
 from blemish.methods.base import Method
 from blemish.methods.baselines.ae_l2 import AeL2
@@ -44,7 +44,7 @@ from blemish.methods.planted import Planted
 
 ENTRY_POINTS = "blemish.methods"
 
-METHODS: dict[str, type[Method[Any]]] = {
+_BUILT_IN: dict[str, type[Method[Any]]] = {
     "auto": Auto,
     "metal": Metal,
     "cpc-ad": CpcAd,
@@ -74,20 +74,28 @@ METHODS: dict[str, type[Method[Any]]] = {
 }
 
 
-def _load_installed() -> dict[str, type[Method[Any]]]:
-    """Load the methods of other packages. Raises UsageError for one that cannot be loaded."""
+def load_installed() -> tuple[dict[str, type[Method[Any]]], dict[str, str]]:
+    """Load the methods of other packages; returns them, and of those that cannot be used why, by name."""
     found: dict[str, type[Method[Any]]] = {}
+    broken: dict[str, str] = {}
     for entry in entry_points(group=ENTRY_POINTS):
         try:
-            found[entry.name] = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise UsageError(
-                f"method {entry.name}: {entry.value} cannot be loaded ({error}); mend or remove its package"
-            ) from error
-    return found
+            kind = entry.load()
+        except Exception as error:  # somebody else's code may raise anything
+            broken[entry.name] = f"{entry.value} cannot be loaded ({one_line(error)})"
+            continue
+        if not (isinstance(kind, type) and issubclass(kind, Method)):
+            broken[entry.name] = f"{entry.value} is no subclass of Method"
+        elif {"+", ":"} & set(entry.name):
+            broken[entry.name] = "its name holds a plus or a colon"
+        else:
+            found[entry.name] = kind
+    return found, broken
 
 
-METHODS = _load_installed() | METHODS
+_installed, BROKEN = load_installed()
+METHODS: dict[str, type[Method[Any]]] = _installed | _BUILT_IN
+"""All methods by name, those of other packages first."""
 
 
 def members_of(method: str) -> tuple[str, ...]:
@@ -131,6 +139,8 @@ def method_named(method: str) -> type[Method[Any]]:
     """Return the method's class, that of `auto` for METHOD+METHOD. Raises UsageError when there is none."""
     if members_of(method):
         return Auto
+    if method not in METHODS and method in BROKEN:
+        raise UsageError(f"--method {method}: {BROKEN[method]}; mend or remove its package")
     if method not in METHODS:
         raise UsageError(f"--method {method}: no such method; choose one of {', '.join(METHODS)}")
     return METHODS[method]

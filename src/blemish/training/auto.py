@@ -16,6 +16,7 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -167,10 +168,10 @@ def variant_of(candidate: str, rows: Sequence[Row]) -> str:
 def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Have a candidate learn and return its maps of the trial; those of an interrupted run are kept."""
     kept = None if run.lesson.folder is None else run.lesson.folder / FOLDER / f"{name.replace(':', '+')}.npz"
-    if kept is not None and kept.exists() and run.lesson.resume:
-        with np.load(kept) as found:
-            if str(found["identity"]) == _text(run.lesson.identity):
-                return found["good"], found["planted"]
+    if kept is not None and run.lesson.resume:
+        found = _kept_maps(kept, _text(run.lesson.identity))
+        if found is not None:
+            return found
     member = learn_candidate(name, run, steps)
     good, planted = (
         choosing.maps_of(member, images, run.lesson.accelerator.device)
@@ -178,9 +179,18 @@ def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
     )
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_for(kept) as part, part.open("wb") as file:
+        with temporary_for(kept, durable=True) as part, part.open("wb") as file:
             np.savez(file, good=good, planted=planted, identity=_text(run.lesson.identity))
     return good, planted
+
+
+def _kept_maps(file: Path, identity: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Read a candidate's maps of a run that was stopped; None: there are none, or they are damaged."""
+    try:
+        with np.load(file) as found:
+            return (found["good"], found["planted"]) if str(found["identity"]) == identity else None
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+        return None
 
 
 def learn_candidate(name: str, run: Run, steps: int) -> Member:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from blemish.core.errors import TrainingError
 from blemish.data import planting, shapes
 from blemish.data.part import background_of, cells_of_part, draw_centres, seen_of, views
 from blemish.methods.components.functional import white_point
@@ -109,6 +110,8 @@ def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False
         train: (t, C, H, W), whose pieces are planted.
         seed: fixes places, sizes and pieces.
         covered: whether parts of the images are covered: nothing is planted there.
+
+    Raises TrainingError where none of the defects changes the images, as in tiny ones.
     """
     (H, W), copies = good.shape[2:], -(-PLANTED // len(good))
     white = white_point(train).mean().clamp(min=1e-3)  # grey levels are told of it, as `planted` does
@@ -142,6 +145,11 @@ def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False
                 masks.append(F.max_pool2d(changed[i][None].float(), 2)[0] > 0)
                 kinds.append(kind)
                 origin.append(i)
+    if not found:
+        raise TrainingError(
+            "no planted defect can be seen in these images, so nothing shows which method is best; give a "
+            "larger --image-size, or name a --method"
+        )
     return Trial(
         good=good * white,
         planted=torch.stack(found) * white,

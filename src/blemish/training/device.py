@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from blemish.core.errors import TrainingError
-from blemish.inference.torch_backend import use_full_fp32
+from blemish.core.errors import UsageError
+from blemish.inference.torch_backend import torch_device, use_full_fp32
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
@@ -20,14 +22,15 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     On a CPU bf16 pays only with instructions for it (AMX or AVX512-BF16); elsewhere it is emulated, and
     measured three times slower than fp32. Started by torchrun or `accelerate launch`, it joins the other
     processes of the training, and waits until all are there. On a GPU, fp32 is fp32 in convolutions too,
-    and so is what bf16 leaves to it: no TF32.
+    and so is what bf16 leaves to it: no TF32. Raises UsageError for another device or precision, and for CUDA
+    where there is none.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto")
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
+    on_cpu = torch_device(device).type == "cpu"
     if precision == "auto":
         native = _cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported()
         precision = "bf16" if native else "fp32"

@@ -88,6 +88,7 @@ def recalibrate(
     if has_parts:
         _refuse_other_models(model)
     with owned(file.parent, lock=f".{file.name}.lock", named=f"--out {out}"):
+        _refuse_written(file, out)  # another one may have been quicker
         found = calibrate_model(wanted, detector.backend, split)
         if source.product is not None:
             found = found.of_product(source.product.name)
@@ -106,9 +107,14 @@ def _file_to_write(model: Path, out: Path) -> Path:
     if exported != (out.suffix.lower() == SUFFIX):
         kind = "a file that ends in .onnx, as the model is exported" if exported else "a folder"
         raise UsageError(f"--out {out}: must be {kind}")
+    _refuse_written(file, out)
+    return file
+
+
+def _refuse_written(file: Path, out: Path) -> None:
+    """Raise UsageError for a model file that is there."""
     if file.exists():
         raise UsageError(f"--out {out}: already holds a model; choose another --out, or remove it")
-    return file
 
 
 def _refuse_other_models(model: Path) -> None:

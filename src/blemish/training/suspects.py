@@ -60,12 +60,13 @@ def without_suspects(
     """
     if share == 0:
         return images, {}
-    n = len(images.train)
-    if n < FEWEST:
+    n, digests = len(images.train), [split.digests[sample.path] for sample in split.train]
+    different = len(set(digests))
+    if different < FEWEST:
         raise UsageError(
-            f"--drop-suspects {share}: {n} training images, and {FEWEST} are needed; leave it out"
+            f"--drop-suspects {share}: {different} different training images, and {FEWEST} are needed; leave "
+            "it out"
         )
-    digests = [split.digests[sample.path] for sample in split.train]
     scores = scores_of_others(images.train, digests, images.image_format.channels, seed)
     count = max(1, round(share * n))
     dropped = sorted(np.argsort(-scores, kind="stable")[:count].tolist())

@@ -117,7 +117,9 @@ def train(arguments: list[str]) -> int:
     preset = registry.preset_named(chosen.method, chosen.preset)
     command = "train" if chosen == MethodOptions(preset=chosen.preset) else f"train --method {chosen.method}"
     options, config = parse_with_config(command, TrainOptions, preset, arguments)
-    out = options.out or Path("runs") / f"{options.data.resolve().stem}-{options.method.replace(':', '+')}"
+    data = options.data.resolve()
+    of_data = data.name if data.is_dir() else data.stem  # of a manifest without .csv
+    out = options.out or Path("runs") / f"{of_data}-{options.method.replace(':', '+')}"
     fit = partial(
         fitting.fit,
         method=options.method,

@@ -17,10 +17,10 @@ gradients.
 
 Differs from the source: whole images (there patches of 64×64 of scans of the retina). The first code is drawn
 once, at the training, and kept in the model, so that an image always has the same score; there anew. The
-steps are Adam's, at `search_rate`; the source names no rule. Residuals are means over values, so that λ
-means the same at every size; there sums.
+steps are Adam's, at `search_rate`; the source names no rule. Residuals are means over values, so that λ means
+the same at every size; there sums. `paper` has 100,000 steps, a number of ours.
 
-Measured on MVTec AD's bottle with `default`, one seed: image AUROC 0.85, pixel AUROC 0.59 (published 0.86).
+Measured on MVTec AD's bottle with `default`, one seed: image AUROC 0.85; pixel AUROC 0.59, published 0.86.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ Symbols (source: here)
 Two phases: the GAN (WGAN-GP, `gan.py`), several turns of the critic for one of the generator; then the
 encoder, with generator and critic as they are (izi_f, Eq. 3).
 
-Differs from the source: whole images (there patches of 64×64 of scans of the retina). Adam trains the encoder
-too, there RMSProp. A step of the loop is one of the critic, so that `paper` has 100,000 of those and 20,000
-of the generator, and 50,000 of the encoder; the source was not at hand for its own numbers. Images lie in
-[0, 1], not [-1, 1]. The map is |x - G(E(x))|, the mean over channels.
+Differs from the source: whole images (there patches of 64×64 of scans of the retina). The encoder has layer
+normalisation, there batch normalisation; Adam trains it, there RMSProp at 5e-5, for 50,000 steps as there. A
+step of the loop is one of the critic, so that `paper` has 100,000 of those and 20,000 of the generator (there
+seven passes over its patches). Images lie in [0, 1], not [-1, 1]. The map is |x - G(E(x))|, the mean over
+channels.
 
 Measured on MVTec AD's bottle with `default`, one seed: pixel AUROC 0.68, its part up to an FPR of 0.3 0.33
 (published 0.42), image AUROC 0.55 by A(x) and 0.83 by its first term alone. So short a training draws bottles

@@ -13,7 +13,8 @@ It scores images and draws nothing: its map is 0 everywhere, and there are no fi
 
 Differs from the source: a step takes one transformation, drawn anew, of each of its images, where the source
 goes through all 72 of each; `paper` makes as many passes over them as the source has, ⌈200/72⌉ · 72 epochs.
-The score is -n_S / 72. Translations are by a quarter of the side, mirrored at the border, as in the source.
+The search for α̃ ends after 100 rounds (there when nothing changes any more, 1,000 at most). Translations are
+by a quarter of the side, mirrored at the border, and the score is -n_S / 72, as in the source.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
+from blemish.methods.baselines.autoencoder import weight_penalty
 from blemish.methods.components.collapse import refuse_constant
 from blemish.methods.components.functional import mirrored_line
 from blemish.methods.config import TrainedConfig
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 KINDS = 72
 """k: mirrored or not, moved by rows (3) and by columns (3), turned (4)."""
-LEAST = 1e-6
-"""The least that a softmax value counts as, so that its logarithm is finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,14 @@ class GtConfig(TrainedConfig):
     """Times as many channels as a plain residual network: 16, 32 and 64 for 1, as many more for 4."""
     blocks: int = 1
     """Residual blocks of each of the three stages."""
+    weight_decay: float = 0.0
+    """Weight of half the squared sum of all weights in the loss."""
 
     def __post_init__(self) -> None:
         """Refuse images that cannot be turned. Raises UsageError."""
         super().__post_init__()
         self.check_counts("width", "blocks")
+        self.check_weights("weight_decay")
         H, W = self.size
         if H != W or H % 4:
             raise UsageError(
@@ -108,6 +111,7 @@ def dirichlet(log_mean: Tensor, mean: Tensor, steps: int = 100) -> Tensor:
     """
     log_mean, mean = log_mean.double(), mean.double()
     k = mean.shape[-1]
+    mean = mean.clamp(min=1e-300)
     apart = (mean * (mean.log() - log_mean)).sum(dim=-1, keepdim=True).clamp(min=1e-9)
     alpha = mean * (k - 1) * -torch.digamma(mean.new_ones(())) / (k * apart)
     for _ in range(steps):
@@ -171,6 +175,7 @@ class Gt(TrainedMethod[GtConfig]):
             learning_rate=1e-3,
             schedule="constant",
             width=4,
+            weight_decay=5e-4,
             calibration_fraction=0.0,
         ),
     }
@@ -207,13 +212,14 @@ class Gt(TrainedMethod[GtConfig]):
         """Cross-entropy of the transformation that each image (B, C, S, S) in [0, 1] has had."""
         kinds = torch.randint(KINDS, (len(x),))
         seen = torch.cat([transformed(x[i : i + 1], int(kind)) for i, kind in enumerate(kinds)])
-        return F.cross_entropy(self.logits(seen), kinds.to(x.device))
+        loss = F.cross_entropy(self.logits(seen), kinds.to(x.device))
+        return loss + weight_penalty(self.parameters(), self.config.weight_decay)
 
     def log_softmax_of_all(self, x: Tensor) -> Tensor:
-        """Log y(T_i(x)) of all 72: images (B, C, S, S) -> (B, 72, 72), bounded below."""
+        """Log y(T_i(x)) of all 72: images (B, C, S, S) -> (B, 72, 72)."""
         seen = x.flatten(2)[:, :, self.places.flatten()].unflatten(2, (KINDS, *x.shape[2:])).movedim(2, 1)
         logits = self.logits(seen.flatten(0, 1)).unflatten(0, (-1, KINDS))
-        return logits.softmax(dim=-1).clamp(min=LEAST).log()
+        return logits.log_softmax(dim=-1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, S, S) in [0, 1] -> maps of 0 (B, 1, 1), and -n_S / 72 (B,)."""

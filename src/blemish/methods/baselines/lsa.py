@@ -16,13 +16,14 @@ Symbols (source: here)
 
 It scores images and draws nothing: the source has places only in videos. Its map is 0 everywhere.
 
-Differs from the source: log q is interpolated between the middles of two bins (there that of the bin that
-z_i falls into, so that the last bit of z_i may change the score). norm_S takes the good training images
-(there a set of its own). Activations are ReLU (there leaky), the residual blocks those of `cutpaste` and
-`nsa`. `paper` has the network of the source's code for CIFAR-10: images of 32×32, 32 to 256 channels, d = 64,
-B = 100, four layers of 32 numbers for each z_i; its learning rate and number of steps were not at hand. The
-preset `default` has images of 64×64 and narrower networks. A range of norm_S is a hundredth of the least L at
-least, so that the rounding of a sum is not made large.
+Differs from the source: log q is interpolated between the middles of two bins (there that of the bin that z_i
+falls into, so that the last bit of z_i may change the score). norm_S takes the good training images (there a
+set of its own). Activations of encoder and decoder are ReLU (there leaky), their first convolution is padded
+(there not), and the residual blocks are those of `cutpaste` and `nsa`. `paper` has the network of the
+source's code for CIFAR-10: images of 32×32, 32 to 256 channels, d = 64, B = 100, four layers of 32 numbers
+for each z_i; its learning rate and number of steps were not at hand. The preset `default` has images of 64×64
+and narrower networks. A range of norm_S is a hundredth of the least L at least, so that the rounding of a sum
+is not made large.
 
 Measured with `default`, one seed: on Head CT an image AUROC of 0.777 (published 0.817 ± 0.036), by L_REC
 alone 0.774 and by L_LLK alone 0.555; on bottle 0.698, 0.728 and 0.622.

@@ -14,18 +14,19 @@ Symbols (source: here)
 
 Shapes: B images, C channels, H×W pixels; a critical point has c channels of h×w values.
 
-Its map: with `--localisation gradient` the source's, one pass back through both networks. ONNX has no
-gradients, so such a model cannot be exported. With `features` (ours) each place of each layer has its own
-distance and cosine; that is quicker, and exported.
+Its map: with `--localisation gradient` that of the source's text, one pass back through both networks. ONNX
+has no gradients, so such a model cannot be exported. With `features` (ours) each place of each layer has its
+own distance and cosine; that is quicker, and exported.
 
 MeTAL's Table 6 says 15 M: VGG-16 without its classifier has 14.7 million numbers, its small cloner 0.3.
 
 Differs from the source: S is ResNet-18 or EfficientNet-Lite0, there VGG-16; the cloner has two convolutions
 of few channels before each critical point's own, and begins at a stride of 2. The source's program scores by
-three of its four critical points, here all four count. λ weighs L_val, as in the
-source's program (in its text λ weighs L_dir). The gradient keeps its size; there each image's is scaled by
-its own range, so that maps of two images could not be compared. The preset `default` is ours: values are
-standardised by channel, and the map is that of features.
+three of its four critical points, here all four count; its map is of guided backpropagation, here of the
+plain gradient of the text; and it does not standardise MVTec AD's images for S, here they are. λ weighs
+L_val, as in the program (in the text λ weighs L_dir). The gradient keeps its size; there each image's is
+scaled by its own range, so that maps of two images could not be compared. The preset `default` is ours:
+values are standardised by channel, and the map is that of features.
 """
 
 from __future__ import annotations

@@ -20,10 +20,12 @@ An informative negative is a code of which C says that its image is odd: one ste
 gradient. The map is (x - De(En(x)))², the mean over channels; an image's score is its mean, the source's.
 
 Differs from the source: sizes are halved four times by 4×4 kernels (there 5×5 without a border, for 61×61
-pixels); D_l ends in one number (there 16). Images lie in [0, 1] (there [-1, 1]), so that the noise is half
-and λ four times that of the code's options (its README trains with a fiftieth of it). Before the mining the
-code draws tanh(u), here u. No noise is added when images are scored. Its steps and those before mining are
-of its code's 200 and 150 passes over some 6,000 images.
+pixels); D_l ends in one number (there 16). Images lie in [0, 1] (there [-1, 1]), so that the noise is half of
+the code's option and λ twice it, as its loss halves the square (its README trains with a fiftieth of it). The
+encoder ends in tanh as in the text, not in the code, whose decoder drops out half and whose D_l has a sigmoid
+before a loss that takes logits. Before the mining the code draws tanh(u), here u. No noise is added when
+images are scored. Its steps and those before mining are of its code's 200 and 150 passes over some 6,000
+images.
 
 Measured on Head CT with `default`, seed 0: image AUROC 0.84 (published 0.51, which is chance; quoted there,
 with no word on how it was trained). Good heads are drawn again here, and PCA has 0.83 by the same idea.

@@ -63,6 +63,7 @@ class PadimConfig(FeatureConfig):
         """Refuse counts and numbers that mean nothing. Raises UsageError."""
         super().__post_init__()
         self.check_counts("dimensions")
+        self.check_seeds("dimension_seed")
         if not 0 < self.epsilon < float("inf"):
             raise UsageError(f"--epsilon {self.epsilon}: must be a finite number above 0")
 

@@ -20,9 +20,10 @@ images.
 
 Differs from the source: it resizes to 256×256 and keeps the middle 224×224, so that it is blind to the
 border; here whole images become 224×224. At the border a neighbourhood is the places that exist. Its weights
-are torchvision's; here they are of a file that the user names. b is not stated there; ours is 9. The preset
-`default` is ours: EfficientNet-Lite0 from a package, features over their spread, a bank of fixed size from
-candidates drawn at random, and image scores read off the map.
+are torchvision's; here they are of a file that the user names. Its authors' program pools features to 1,024
+numbers, here they keep all. b is not stated there; ours is 9. The preset `default` is ours:
+EfficientNet-Lite0 from a package, features over their spread, a bank of fixed size from candidates drawn at
+random, and image scores read off the map.
 """
 
 from __future__ import annotations

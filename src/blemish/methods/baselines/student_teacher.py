@@ -17,13 +17,14 @@ Shapes: B images, C channels, H×W pixels; h×w places, `place_stride` pixels ap
 
 Two phases: the teachers; then the students, from what the teachers say of crops.
 
-Differs from the source: the teacher learns on patches of the good training images, there of ImageNet. L_k is
-the mean over P's numbers, which are standardised, and L_c the mean of |c_ij|, there sums, so that both weigh
-alike at any size. The source's metric loss, for those without a pre-trained network, is left out. Neither
-learns with decay of weights. e and v are standardised over the training images, there over held-out good
-ones. The model keeps P and D, which only the training needs. `default` is ours: EfficientNet-Lite0,
-patches of 33 pixels, narrower networks that score every fourth pixel, crops, e and v standardised at each
-place, and a smoothed map.
+Differs from the source: the teacher learns on patches of the good training images, of one image at a step,
+there of ImageNet; each is enlarged to `VIEW` pixels for P. Its learning rate is that of the students, there
+twice that. L_k is the mean over P's numbers, which are standardised, and L_c the mean of |c_ij| (there sums,
+of c_ij itself), so that both weigh alike at any size. The source's metric loss, for those without a
+pre-trained network, is left out. Neither learns with decay of weights. e and v are standardised over the
+training images, there over held-out good ones. The model keeps P and D, which only the training needs.
+`default` is ours: EfficientNet-Lite0, patches of 33 pixels, narrower networks that score every fourth pixel,
+crops, e and v standardised at each place, and a smoothed map.
 
 Teachers and students of `paper` have 24.0 million numbers; MeTAL's Table 6 says 26 M. What `default` reaches
 on MVTec AD's bottle, where 0.94 was published, and what it lacks: docs/how-to/pretrained.md.

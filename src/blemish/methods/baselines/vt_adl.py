@@ -27,8 +27,9 @@ Differs from the source: its code weights the Gaussians' log-densities by π; he
 densities. Its attention is divided by the root of d, here by that of a head's width, as in ViT; queries, keys
 and values have biases here. Its decoder has kernels of 3 to 11 pixels, which fit 512×512 alone; here each
 layer has 4×4 and doubles, with the channels of the source. Its image score adds the errors of the image's
-reconstruction to the largest -log p. Its images are cut to 512 of 550 pixels; here they
-are whole.
+reconstruction to the largest -log p. Its images are cut to 512 of 550 pixels; here they are whole. It keeps
+the weights of the pass with the least training loss, here the last; its linear layers begin as He et al. have
+it.
 
 The preset `default` is ours: 128×128 pixels, patches of 16, a quarter of the width, 3 blocks.
 

@@ -75,6 +75,7 @@ class FiltersConfig(DetectorConfig):
         """Refuse numbers that mean nothing, and images too small for the pyramid. Raises UsageError."""
         super().__post_init__()
         self.check_counts("grid", "keep", "gaussians")
+        self.check_seeds("bank_seed")
         smallest = (filter_bank.REACH + 1) << (filter_bank.LEVELS - 1)
         if min(self.size) < smallest:
             raise UsageError(f"--image-size {min(self.size)}: filters needs {smallest} pixels or more")
