@@ -254,8 +254,8 @@ def test_fitting_content_loads(model):
         ({"method": "other"}, "method 'other'"),
         ({"config": {"image_size": 32, "later_option": 1}}, "option 'later_option'"),
         ({"config": {"image_size": 64}, "size": [64, 64]}, "weights do not fit"),
-        ({"config": {"image_size": 32, "components": "4"}}, "its options are damaged"),
-        ({"config": {"image_size": 32, "components": 0}}, "its options are damaged (--components 0"),
+        ({"config": {"image_size": 32, "heads": "4"}}, "its options are damaged"),
+        ({"config": {"image_size": 32, "heads": 0}}, "its options are damaged (--heads 0"),
     ],
 )
 def test_content_that_this_version_cannot_honour(model, change, word):

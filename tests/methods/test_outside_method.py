@@ -103,7 +103,7 @@ def test_a_package_that_cannot_be_loaded_is_named_in_one_line(installed: dict[st
     module.write_text("import a_package_that_is_not_there\n")
     for method, why in (
         ("mean-image", "a_package_that_is_not_there"),
-        ("pca", f"{tmp_path / 'good'}: no such folder"),  # others go on
+        ("pca", f"{tmp_path / 'good'}: no such file or folder"),  # others go on
     ):
         command = ["train", "--data", str(tmp_path / "good"), "--method", method]
         ran = subprocess.run(
