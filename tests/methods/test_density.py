@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA as SklearnPca  # noqa: N811
 from sklearn.mixture import GaussianMixture
 from torch.nn import functional as F
 
-from blemish.methods.components.functional import smoothing_matrix, whitener
+from blemish.methods.components.functional import smoothing_matrix, whitening_matrix
 from blemish.methods.density import densities
 from blemish.methods.density import features as bank
 
@@ -204,9 +204,9 @@ def test_one_image_takes_most_of_the_covariance_from_all_places():
     torch.testing.assert_close(densities.shrink(cov, 1, 0.01), expected)
 
 
-def test_whitener_is_a_triangular_root_of_the_inverse():
+def test_whitening_matrix_is_a_triangular_root_of_the_inverse():
     cov = covariances(4, 5)
-    A = whitener(cov)
+    A = whitening_matrix(cov)
     np.testing.assert_allclose(A.mT @ A, np.linalg.inv(cov.numpy()), rtol=1e-8, atol=1e-8)
     assert A.triu(1).abs().max() == 0
     np.testing.assert_allclose(A @ cov @ A.mT, np.broadcast_to(np.eye(5), (4, 5, 5)), atol=1e-8)
@@ -214,7 +214,7 @@ def test_whitener_is_a_triangular_root_of_the_inverse():
 
 def test_mahalanobis_equals_scipy():
     cov, mean, z = covariances(6, 4), normal(6, 4, seed=1), normal(3, 6, 4, seed=2)
-    found = densities.mahalanobis(z, mean, whitener(cov))
+    found = densities.mahalanobis(z, mean, whitening_matrix(cov))
     assert found.shape == (3, 6)
     for b, g in np.ndindex(3, 6):
         expected = mahalanobis(z[b, g], mean[g], np.linalg.inv(cov[g])) ** 2
@@ -266,7 +266,7 @@ def log_weights_of(weights, covs):
 def test_minus_log_mixture_equals_scipy():
     weights, means, covs = mixture()
     z = normal(2, 5, 4, seed=3)
-    found = densities.minus_log_mixture(z, log_weights_of(weights, covs), means, whitener(covs))
+    found = densities.minus_log_mixture(z, log_weights_of(weights, covs), means, whitening_matrix(covs))
     assert found.shape == (2, 5)
     parts = (v.numpy() for v in (weights, means, covs))
     np.testing.assert_allclose(found.flatten(), reference.minus_log_mixture(z.flatten(0, 1).numpy(), *parts))

@@ -39,8 +39,8 @@ from blemish.methods.components.functional import (
     grey,
     mean_and_variance,
     position_statistics,
+    shrunk_whitening_matrix,
     white_point,
-    whitening,
 )
 from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.methods.cpc_ad_equations import info_nce, log_f, margin, predict, random_crops
@@ -264,7 +264,7 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
             mean = total / n
             covariance = products / n - mean[..., :, None] * mean[..., None, :]
             self.place_encoding.copy_(mean)
-            self.place_whitening.copy_(whitening(covariance, n))
+            self.place_whitening.copy_(shrunk_whitening_matrix(covariance, n))
         if self.config.place_statistics:
             scores = (self.sub_patch_scores(self.encode(x)) for x in self._as_scored(batches()))
             mean, std = position_statistics(scores, positions=1)

@@ -41,7 +41,7 @@ from blemish.methods.components.functional import (
     ssim_map,
     valid_blur_matrix,
     white_point,
-    whitener,
+    whitening_matrix,
 )
 from blemish.methods.density.densities import mahalanobis, shrink
 from blemish.methods.metal_config import PAPER, MetalConfig
@@ -276,4 +276,4 @@ class Metal(TrainedMethod[MetalConfig]):
         covariance = (second - mean[:, :, None] * mean[:, None, :]) / (scale[:, None] * scale)
         self.error_scale.copy_(scale)
         self.error_mean.copy_(mean / scale)
-        self.error_whitening.copy_(whitener(shrink(covariance, images, RIDGE)))
+        self.error_whitening.copy_(whitening_matrix(shrink(covariance, images, RIDGE)))

@@ -34,7 +34,7 @@ class ImageOptions:
     channels: int | None = None
     """Convert RGB to grey (1) or grey to RGB (3); None: as they are."""
     bit_depth: int | None = None
-    """Bits that 16-bit files really use (10, 12, 14 or 16)."""
+    """Bits that 16-bit files really use (8, 10, 12, 14 or 16)."""
     value_range: tuple[float, float] | None = None
     """Values of float images that mean 0 and 1."""
 

@@ -44,7 +44,12 @@ from blemish.methods.baselines.cutpaste_augment import (
     three_ways,
 )
 from blemish.methods.baselines.cutpaste_backbones import TRUNKS, TrunkConfig, grid_of
-from blemish.methods.components.functional import blur, gaussian_spread, mean_and_variance, whitening
+from blemish.methods.components.functional import (
+    blur,
+    gaussian_spread,
+    mean_and_variance,
+    shrunk_whitening_matrix,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -241,7 +246,7 @@ class CutPaste(TrainedMethod[CutPasteConfig]):
         d = covariance.shape[-1]
         covariance = covariance.lerp(covariance.mean(dim=0, keepdim=True), d / (d + n))
         for now, part in zip(self.whitening.split(64), covariance.split(64), strict=True):
-            now.copy_(whitening(part, n))
+            now.copy_(shrunk_whitening_matrix(part, n))
 
     def _encodings(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Encode batches in the portions of scoring: (places, samples, d) float64, places as in `mean`."""

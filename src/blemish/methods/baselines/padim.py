@@ -35,7 +35,7 @@ from torch import Tensor
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches
 from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod, spread_of
-from blemish.methods.components.functional import whitener
+from blemish.methods.components.functional import whitening_matrix
 from blemish.methods.density.densities import mahalanobis
 
 PORTION = 64
@@ -120,7 +120,9 @@ def whitening_of(covariance: Tensor, epsilon: float) -> Tensor:
         (g, d, d), lower triangular.
     """
     d = covariance.shape[-1]
-    return whitener(covariance + epsilon * torch.eye(d, dtype=covariance.dtype, device=covariance.device))
+    return whitening_matrix(
+        covariance + epsilon * torch.eye(d, dtype=covariance.dtype, device=covariance.device)
+    )
 
 
 # --- the method -----------------------------------------------------------------------------------------

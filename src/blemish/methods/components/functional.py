@@ -162,7 +162,7 @@ def position_statistics(batches: Iterable[Tensor], positions: int) -> tuple[Tens
     return mean, std + 0.5 * typical + 1e-6
 
 
-def whitening(covariance: Tensor, n: int) -> Tensor:
+def shrunk_whitening_matrix(covariance: Tensor, n: int) -> Tensor:
     """Return A with AᵀA the inverse of a covariance that n samples support. Our choice.
 
     Few samples underestimate some directions, so the covariance is drawn towards its diagonal by the share
@@ -182,10 +182,10 @@ def whitening(covariance: Tensor, n: int) -> Tensor:
     share = d / (d + n)
     floor = 0.01 * diagonal.mean(dim=-1, keepdim=True) + 1e-3 * diagonal.mean() + 1e-8
     shrunk = (1 - share) * covariance + torch.diag_embed(share * diagonal + floor)
-    return whitener(shrunk)
+    return whitening_matrix(shrunk)
 
 
-def whitener(covariance: Tensor) -> Tensor:
+def whitening_matrix(covariance: Tensor) -> Tensor:
     """Return A, lower triangular, with AᵀA the inverse of a positive definite covariance (..., d, d)."""
     factor = torch.linalg.cholesky(covariance)
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)

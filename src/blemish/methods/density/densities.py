@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blemish.methods.components.functional import whitener
+from blemish.methods.components.functional import whitening_matrix
 
 FAR = 1e9
 """Squared distance to a place outside the image."""
@@ -136,7 +136,7 @@ def fit_mixture(z: Tensor, k: int, *, rounds: int, ridge: float) -> tuple[Tensor
     # What is drawn to this covariance gets a part of its ridge as well as its own: up to twice the ridge.
     # Kept, as all figures were measured so.
     covariance = torch.cov(z.T, correction=0) + floor
-    whitenings = whitener(covariance).expand(k, d, d)
+    whitenings = whitening_matrix(covariance).expand(k, d, d)
     log_weights = _log_weights(z.new_full((k,), 1 / k), whitenings)
     for _ in range(rounds):
         white = torch.einsum("kde,me->mkd", whitenings, z) - torch.einsum("kde,ke->kd", whitenings, means)
@@ -148,7 +148,7 @@ def fit_mixture(z: Tensor, k: int, *, rounds: int, ridge: float) -> tuple[Tensor
         # what few features support is drawn to the covariance of all, as at a place
         drawn = (d / (d + total))[:, None, None]
         covariances = covariances.lerp(covariance[None], drawn) + floor
-        whitenings = whitener(covariances)
+        whitenings = whitening_matrix(covariances)
         log_weights = _log_weights(total / m, whitenings)
     return log_weights, means, whitenings
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Method
-from blemish.methods.components.functional import blur, smoothing_matrix, white_point, whitener
+from blemish.methods.components.functional import blur, smoothing_matrix, white_point, whitening_matrix
 from blemish.methods.config import DetectorConfig
 from blemish.methods.density import densities
 from blemish.methods.density import features as filter_bank
@@ -234,7 +234,7 @@ class Filters(Method[FiltersConfig]):
         covariance = products.double() / images - mean[:, :, None] * mean[:, None, :]
         covariance = densities.shrink(covariance, images, RIDGE)
         for now, part in zip(self.whitening.split(256), covariance.split(256), strict=True):
-            now.copy_(whitener(part))
+            now.copy_(whitening_matrix(part))
 
     def _fit_neighbours(self, described: _Described, images: int) -> None:
         """Keep z of good images, whitened by the covariance of all places together."""
@@ -248,7 +248,7 @@ class Filters(Method[FiltersConfig]):
             if number in chosen:
                 kept.append(z)
         ridge = RIDGE * torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
-        self.whitener.copy_(whitener(products / images + ridge))
+        self.whitener.copy_(whitening_matrix(products / images + ridge))
         self.bank = torch.stack(kept, dim=2).matmul(self.whitener.T).half()
 
     def _fit_shared(self, described: _Described, images: int) -> None:
