@@ -212,7 +212,7 @@ class Named {
     const { drift } = model;
     const facts = [
       calibratedOn(model) ? t("models.was_calibrated", { parts: calibrated(model) }) : null,
-      model.threshold === null
+      model.threshold === null || model.calibration_parts // which is of images
         ? null
         : t("models.was_threshold", { threshold: number(model.threshold), rate: percent(model.false_alarm_rate) }),
       drift && t(`models.was_${driftOf(drift)}`, { now: capital(drift) }),
