@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,3 +163,19 @@ def test_a_route_that_does_not_say_is_refused_at_the_start():
 
     with pytest.raises(LookupError, match=r"/open: its signature does not say who may call it"):
         RouteRoles([router])
+
+
+def test_tokens_that_cannot_be_read_are_a_503(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They may lie on a share that is away for a moment."""
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with served(tiny_model, tmp_path / "station") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("blemish.station.sessions.Sessions.caller", away)
+            refused = client.get("/v1/models")
+        assert (refused.status_code, refused.json()["detail"].partition(":")[0]) == (503, "the disk refuses")
+        assert client.get("/v1/models").status_code == 200

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from conftest import save, tiny_image
 from fastapi.testclient import TestClient
 from requests_to_station import png, send
 
+from blemish.core.errors import UsageError
 from blemish.inference.model_file import find_model
 from blemish.record.identifiers import new_id
 from blemish.record.store import Inspection, Store, Verdict
@@ -67,6 +71,65 @@ def test_what_another_process_records_counts_without_a_restart(tiny_model: Path,
     again = Station([tiny_model], tmp_path / "station", device="cpu")
     assert again.following.drifts[digest].evidence == evidence  # to the bit
     again.close()
+
+
+def test_an_error_of_whatever_kind_does_not_end_the_following(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("blemish.station.station.FOLLOWING_INTERVAL", 0.01)
+    station, told = Station([tiny_model], tmp_path / "station", device="cpu"), []
+
+    def fail() -> None:
+        told.append("asked")
+        raise RuntimeError("of a notice")
+
+    station.noticing.insert(0, fail)
+    wait_for(lambda: len(told) > 2)
+    assert "inspection" in station.troubles.open
+    station.close()
+
+
+def test_a_model_that_cannot_be_used_is_not_kept(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It would be loaded at each start, which would fail."""
+    station = Station([tiny_model], tmp_path / "station", device="cpu")
+
+    def refuse(_: Path) -> None:
+        raise UsageError("--false-alarm-rate 0.01: 2 calibration images promise no less than 0.33")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(station, "_load", refuse)
+        with pytest.raises(UsageError, match="promise no less"):
+            station._adopt(tiny_model, "new")
+    assert station.versions.adopted == {}
+    station._adopt(tiny_model, "new")
+    assert list(station.versions.adopted.values()) == ["new"]
+    station.close()
+    monkeypatch.setattr(Station, "_start", refuse_second(Station._start))
+    with pytest.raises(UsageError, match="model new, which was trained here: too strict"):
+        Station([tiny_model], tmp_path / "station", device="cpu")
+
+
+def refuse_second(start: Callable[..., None]) -> Callable[..., None]:
+    """Start the first model and refuse the next one."""
+    calls = itertools.count()
+
+    def started(*given: Any, **named: Any) -> None:
+        if next(calls):
+            raise UsageError("too strict")
+        start(*given, **named)
+
+    return started
+
+
+def test_what_is_watched_for_drift_may_be_read_while_another_model_comes(tiny_model: Path, tmp_path: Path):
+    station = Station([tiny_model], tmp_path / "station", device="cpu")
+    before = station.following.drifts
+    station.following.watch("0" * 64, np.arange(20.0))
+    assert len(before) == 1
+    assert len(station.following.drifts) == 2
+    station.close()
 
 
 def test_a_row_whose_identifier_is_older_than_the_last_one_counts_too(tiny_model: Path, tmp_path: Path):

@@ -136,27 +136,20 @@ def test_of_a_view_that_came_twice_the_newest_image_calibrates(place: Place):
     assert rows[0].score != rows[1].score
 
 
-def test_a_region_scores_the_views_anew(place: Place):
+def test_a_region_of_one_view_is_refused(place: Place):
+    region = {"size": [64, 64], "polygons": [[[0, 0], [32, 0], [32, 64]]]}
     digest = in_use(place)["digest"]
-    send_parts(place)
-    height, width = tiny_image(0).shape[:2]
-    left = [[0, 0], [width / 2, 0], [width / 2, height], [0, height]]
-    region = {"size": [width, height], "polygons": [left]}
-    answer = place.client.post(f"/v1/models/{digest}/recalibration", json={"region": region})
-    made = answer.json()
-    assert (answer.status_code, made["parts"]["carried_by"]) == (201, N)
-    kept = json.loads(part_file(place, made["digest"]).read_text())
-    for view, k in (("side", 2 * N - 2), ("top", 2 * N - 1)):  # the newest part once more
-        place.send(image(k), part="again", view=view)
-    (again, *_) = place.parts()
-    assert kept["scores"][0] == pytest.approx([view["score"] for view in again["views"]], rel=1e-6)
+    refused = place.client.post(f"/v1/models/{digest}/recalibration", json={"region": region})
+    assert refused.status_code == 422
+    assert "would count for all views of a part" in refused.json()["detail"]
 
 
 def test_a_part_that_waits_meanwhile_is_for_review(place: Place):
     digest = in_use(place)["digest"]
     send_parts(place)
-    place.send(image(50), part="late", view="side")
+    early = place.send(image(50), part="late", view="side").json()
     recalibrate(place, digest)
+    assert place.client.get(f"/v1/inspections/{early['id']}").json()["waits_for"] == ["top"]
     done = place.send(image(51), part="late", view="top").json()
     (part, *_) = place.parts()
     assert (done["decision"], part["error"]) == (
@@ -214,3 +207,10 @@ def test_a_version_that_nobody_needs_goes_with_its_calibration(place: Place):
     place.client.post(f"/v1/models/{digest}/use", json={})
     assert place.station.versions.remove_unused(lambda _: set(), before=2e9 * 10) == [made]
     assert not file.exists()
+
+
+def test_images_go_to_the_line_of_their_parts_also_while_a_version_changes(place: Place):
+    """The line knows the new version before the engine has it."""
+    engine, line = place.station.engine(), place.station.parts.lines[0]
+    line.digests = dict.fromkeys(line.digests, "0" * 64)
+    assert place.station.taker(engine) is line

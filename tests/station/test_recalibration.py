@@ -17,10 +17,10 @@ pytest.importorskip("fastapi", reason="the station's packages are not installed"
 from conftest import tiny_image
 from requests_to_station import png
 
-from blemish.core.errors import DataError
+from blemish.core.errors import ConflictError, DataError
 from blemish.images.roi import roi_of
 from blemish.methods.baselines.pca import PcaConfig
-from blemish.record.identifiers import new_id, time_of
+from blemish.record.identifiers import new_id, time_of, utc_now
 from blemish.record.labels import Labelling, Labels
 from blemish.record.store import Verdict
 from blemish.record.tables import Search
@@ -112,18 +112,45 @@ def test_scores_of_parts_with_several_views_calibrate_no_images(station: Station
 
 
 @pytest.mark.heavy
-def test_one_model_twice_at_once_has_two_versions(station: Station, monkeypatch: pytest.MonkeyPatch):
+def test_of_two_new_versions_at_once_the_later_one_is_refused(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+):
+    """It was made of a version that is not in use any more: what came meanwhile would be undone."""
     linger(station, monkeypatch)
     (old, other) = station.engines
     with ThreadPoolExecutor(2) as pool:
-        new = list(pool.map(lambda parts: station.recalibrate(old, parts=parts), (PARTS, PARTS - 1)))
-    assert len({old, *new}) == 3
-    assert station.versions.siblings(old) == {old, *new}
-    assert station.versions.active(old) in new
-    assert set(station.engines) == {station.versions.active(old), other}
-    for digest, parts in zip(new, (PARTS, PARTS - 1), strict=True):
-        station.use(digest)
-        assert station.engines[digest].model.detector.model_file.calibration.n == parts
+        asked = [pool.submit(station.recalibrate, old, parts=parts) for parts in (PARTS, PARTS - 1)]
+    (refused,) = [each for each in asked if each.exception() is not None]
+    with pytest.raises(ConflictError, match="is not in use here; name the version that is"):
+        refused.result()
+    ((new, parts),) = [
+        (each.result(), parts)
+        for each, parts in zip(asked, (PARTS, PARTS - 1), strict=True)
+        if each is not refused
+    ]
+    assert station.versions.siblings(old) == {old, new}
+    assert set(station.engines) == {new, other}
+    assert station.engines[new].model.detector.model_file.calibration.n == parts
+
+
+@pytest.mark.heavy
+def test_parts_beyond_those_whose_files_made_room_calibrate_nothing(station: Station):
+    """Files of accepted parts go first: of older ones, those would be left that were rejected by mistake."""
+    digest = next(iter(station.engines))
+    newest = station.store.search(Search(model=digest), limit=PARTS)
+    station.store.forget_files([newest[15].id], time=utc_now())
+    new = station.recalibrate(digest, parts=PARTS)
+    assert station.engines[new].model.detector.model_file.calibration.n == 15
+
+
+@pytest.mark.heavy
+def test_a_part_whose_map_is_elsewhere_is_left_out(station: Station):
+    digest = next(iter(station.engines))
+    newest, *_ = station.store.search(Search(model=digest), limit=1)
+    assert newest.map
+    station.archive.path(newest.map, "map").unlink()
+    new = station.recalibrate(digest, parts=PARTS)
+    assert station.engines[new].model.detector.model_file.calibration.n == PARTS - 1
 
 
 @pytest.mark.heavy

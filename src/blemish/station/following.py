@@ -62,7 +62,7 @@ class Following:
         with self._lock:  # the few that came meanwhile
             rest = self.store.recorded(after=max(after, seen), until=self._number, model=digest)
             self._drift_of(digest, drift, rest)
-            self.drifts[digest] = drift
+            self.drifts = self.drifts | {digest: drift}  # readers need no lock
             if seen - after >= STATE_ROWS:
                 self._keep_states([digest])
         if drift.alarm and not any(

@@ -124,10 +124,10 @@ class Guard:
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length) > purse.max_bytes:
             return _refused(413, f"{length} bytes are more than the {purse.max_bytes} that are taken")
-        scope["caller"] = self.sessions.caller(bearer=_bearer(headers), cookie=cookie_of(headers))
         try:
+            scope["caller"] = self.sessions.caller(bearer=_bearer(headers), cookie=cookie_of(headers))
             check_role(scope["caller"], role)
-        except (Unauthorized, Forbidden) as error:
+        except (Unauthorized, Forbidden, OSError) as error:  # the file of tokens may lie on a share
             return error_response(error)
         return None
 

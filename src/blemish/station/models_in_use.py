@@ -116,8 +116,10 @@ class ModelsInUse:
     def _adopt(self, run: Path, name: str) -> str:
         """Take a model that was trained here into use."""
         with self._models_lock:
-            digest = self.versions.adopt(find_model(run), name)
-            self._start(digest, name)
+            file = find_model(run)
+            detector = self._load(file)  # one that cannot be used is refused before it is kept
+            digest = self.versions.adopt(file, name)
+            self._start(digest, name, detector)
         return digest
 
     def _open(self, digest: str, name: str, loaded: Detector, views: Views | None) -> Model:
@@ -152,7 +154,7 @@ class ModelsInUse:
         """Make a new version of a model, calibrated on the newest good parts, use it, return its digest.
 
         With a `region` it counts inside of that alone, and the parts are scored anew. Raises BlemishError as
-        `recalibrated` and `version_bytes` do, UsageError for a model that scores images as a whole.
+        `recalibrated` and `version_bytes` do, ConflictError where another version came meanwhile.
         """
         model, line = self._model_in_use(digest), self.parts.of(digest)
         self.parts.refuse_change(digest, self._names[digest])
@@ -169,6 +171,7 @@ class ModelsInUse:
         content = version_bytes(source, made.model_file)
         of_parts = made.part_calibration(content)
         with self._models_lock:  # from its file to its use: what another one makes meanwhile waits
+            self._model_in_use(digest)  # which another version may have replaced since
             new = self.versions.add(content, suffix=source.suffix, of=digest, parts=of_parts)
             self._use(new)
         return new
@@ -269,7 +272,7 @@ class ModelsInUse:
 
     def taker(self, engine: Engine) -> Engine | PartLine:
         """Return who takes the images of a model: the line of its parts, where it has some."""
-        return self.parts.of(engine.model.digest) or engine
+        return next((line for line in self.parts.lines if engine in line.engines.values()), engine)
 
     def name_of(self, digest: str) -> str:
         """Return a model's name; its digest when this station does not use it."""

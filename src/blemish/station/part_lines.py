@@ -183,7 +183,8 @@ class PartLines:
         if view.source == WATCH:
             rows = self.store.views_of([view.part_id])[view.part_id]
             return (line.lacks(rows) if line is not None else []) or [OF_WATCH]
-        return [] if line is None else line.waits_for(view.part_id)
+        own = next((each for each in self.lines if each.has_open(view.part_id)), None)  # of any version
+        return [] if own is None else own.waits_for(view.part_id)
 
     def is_waiting(self, id: str) -> bool:
         """Whether there are views of a part of that identifier, which has no row yet."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,14 +83,23 @@ def recalibrated(
 
     Raises DataError while parts among them that were rejected or sent to review wait for a verdict, and when
     fewer are left than the model was calibrated on; UsageError for fewer `parts` than 1, and for a region of
-    a model that scores images as a whole.
+    a model that scores images as a whole, or of views that show different things.
     """
     if parts < 1:
         raise UsageError(f"{parts} parts: give 1 or more")
+    if rule is not None and region is not None:
+        raise UsageError(
+            "a region that is drawn over one view would count for all views of a part; leave it out, or use "
+            "`blemish recalibrate --roi`"
+        )
     good = _good_parts(model, store, Search(model=model.digest, station=station), limit=parts, rule=rule)
     detector = _with_region(model.detector, region)
     rescored, model_file = None if region is None else detector, detector.model_file
-    whole = {id: rows for id, rows in good.items() if rows and all(_has_files(row, rescored) for row in rows)}
+    whole = {
+        id: rows
+        for id, rows in _before_removal(good).items()
+        if rows and all(_has_file(row, rescored, archive) for row in rows)
+    }
     _check_number(len(whole), model_file, rule, "maps" if rescored is None else "images")
     images = [row for rows in whole.values() for row in rows]
     scores, maxima = _scores(model_file.counting, images, archive, rescored)
@@ -186,9 +196,19 @@ def _scores(
     return np.array([row.score for row in rows], np.float64), np.array(maxima)
 
 
-def _has_files(row: Inspection, rescored: Detector | None) -> bool:
-    """Whether a part's map is kept, or its image where that is scored anew; a watch may come too late."""
-    return row.files_removed is None and (row.map if rescored is None else row.image) is not None
+def _before_removal(good: dict[str, list[Inspection]]) -> dict[str, list[Inspection]]:
+    """Return the newest parts, up to the first whose files were removed to make room.
+
+    Those of accepted parts go first: beyond it there would be too many that were rejected by mistake.
+    """
+    kept = takewhile(lambda part: all(row.files_removed is None for row in part[1]), good.items())
+    return dict(kept)
+
+
+def _has_file(row: Inspection, rescored: Detector | None, archive: Archive) -> bool:
+    """Whether an image's map is here, or the image where that is scored anew; a watch may come too late."""
+    hash, kind = (row.map, "map") if rescored is None else (row.image, "image")
+    return hash is not None and archive.path(hash, kind).exists()
 
 
 def _scored_anew(

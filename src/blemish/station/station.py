@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blemish.core.errors import BlemishError
+from blemish.core.errors import BlemishError, UsageError
 from blemish.images.limits import MAX_PIXELS
 from blemish.inference import load
 from blemish.record.archive import Archive
@@ -107,7 +107,10 @@ class Station(ModelsInUse):
                 self._start_line(of_parts, name)
         self.parts.resume()
         for origin, name in self.versions.adopted.items():
-            self._start(self.versions.active(origin), name)
+            try:
+                self._start(self.versions.active(origin), name)
+            except UsageError as error:  # such as a rate that its few images cannot promise
+                raise UsageError(f"model {name}, which was trained here: {error}") from error
 
     def problem(self) -> str | None:
         """Return why no inspection could be made now, or None."""
@@ -172,7 +175,9 @@ class Station(ModelsInUse):
                     notice()
                 while not self._closing.is_set() and self.store.roll_up():
                     pass  # a record of before is rolled up at once
-            except BlemishError as error:  # the record is away; the next look takes it
+            except (
+                Exception
+            ) as error:  # such as a record that is away: the next look goes on, whatever it was
                 self.troubles.note(error)
 
     def _tell_jump(self, back: timedelta) -> None:

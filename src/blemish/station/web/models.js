@@ -147,7 +147,8 @@ class ModelCard {
     );
     const others = station.models.filter((other) => other.origin === model.origin && !other.active);
     const bySeveral = model.parts?.one_model === false;
-    this.form.hidden = this.region.element.hidden = bySeveral;
+    this.form.hidden = bySeveral;
+    this.region.element.hidden = Boolean(model.parts); // drawn over one view, it would count for all
     this.byCommand.hidden = !bySeveral;
     this.versions.update(others.sort((a, b) => b.first_used.localeCompare(a.first_used)));
     this.title.hidden = others.length === 0;
