@@ -17,6 +17,7 @@ from databases import BEGIN, inspection
 
 from blemish.core.errors import DataError, UsageError
 from blemish.record import archive as archive_module
+from blemish.record import retention
 from blemish.record.archive import Archive
 from blemish.record.identifiers import new_id
 from blemish.record.retention import GRACE_PERIOD, ORPHAN_AGE, Policy, RemovalCounts, retain
@@ -188,6 +189,7 @@ def test_what_is_put_while_it_is_being_removed_stays(
 # --- retention ---
 
 NOW = BEGIN + timedelta(days=100)
+KINDS = ("accepted", "rejected", "failed")
 
 
 class Place:
@@ -202,7 +204,13 @@ class Place:
         return found
 
     def add(
-        self, days: float, decision: str, image: bytes, map: bytes | None, verdict: str | None = None
+        self,
+        days: float,
+        decision: str,
+        image: bytes,
+        map: bytes | None,
+        verdict: str | None = None,
+        station: str | None = None,
     ) -> Inspection:
         time = NOW - timedelta(days=days)
         made = inspection(
@@ -213,6 +221,7 @@ class Place:
             anomalous={"accepted": False, "rejected": True}.get(decision),
             image=self.put(image, "image"),
             map=None if map is None else self.put(map, "map"),
+            station=station,
         )
         self.store.record([made])
         if verdict is not None:
@@ -274,6 +283,28 @@ def test_a_file_that_a_kept_row_names_stays(place: Place):
     retain(place.store, place.archive, Policy(accepted_days=10, rejected_days=30), NOW + timedelta(days=25))
     place.check()
     assert place.files() == set()
+
+
+@pytest.mark.parametrize("policy", [Policy(accepted_days=10, rejected_days=10), Policy(gigabytes=0)])
+def test_a_station_removes_its_own_files_alone(
+    policy: Policy, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retention, "_BATCH_SIZE", 2)  # so that there are batches without a row of its own
+    west = Place(place.store, Archive(tmp_path / "west"))
+    others = [west.add(90 - k, kind, b"w%d" % k, None, station="west") for k, kind in enumerate(KINDS * 2)]
+    own = [
+        place.add(40, "accepted", b"1", b"a", station="east"),
+        place.add(30, "rejected", b"2", None, station="east"),
+        place.add(20, "accepted", b"3", b"c"),  # from before the station got its name
+        place.add(15, "rejected", b"4", None, station="east's name of before"),
+    ]
+    removed = retain(place.store, place.archive, policy, NOW, station="east")
+    assert removed == RemovalCounts(inspections=4, files=6, bytes=6)
+    assert {row.id for row in place.store.find() if row.files_removed} == {row.id for row in own}
+    assert place.files() == set()
+    assert west.files() == {("image", row.image) for row in others}
+    assert retain(place.store, place.archive, policy, NOW, station="east") == RemovalCounts()
+    assert retain(west.store, west.archive, policy, NOW, station="west").files == len(others)
 
 
 @pytest.mark.parametrize(

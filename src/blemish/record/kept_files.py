@@ -49,10 +49,11 @@ class KeptFiles(Transactions):
         return found
 
     def oldest_with_files(
-        self, *, wanted: bool, until: datetime | None = None, limit: int
+        self, *, wanted: bool, until: datetime | None = None, after: str | None = None, limit: int
     ) -> list[Inspection]:
         """Return the oldest inspections whose files are kept, of those before `until`.
 
+        `after`: the identifier of the last inspection of the page before.
         `wanted`: of parts rejected, in review or failed, and those that a person called a defect; else of the
         others. A view goes with its part.
         """
@@ -62,6 +63,7 @@ class KeptFiles(Transactions):
         wants = sa.or_(decision.in_((*tables.FOR_A_PERSON, "failed")), defect)
         old = tables.time_conditions(Search(until=until), lag=self._lag)
         where = [tables.has_files, wants if wanted else ~wants, *old]
+        where += [] if after is None else [rows.id > after]
         with_part = tables.inspections.outerjoin(part, part.c.id == rows.part_id)
         query = sa.select(tables.inspections).select_from(with_part)
         query = query.where(*where).order_by(rows.id).limit(limit)

@@ -3,7 +3,7 @@
 The files of parts rejected, in review or failed, and of those that a person called a defect, are wanted for
 longer. First the files that are too old are removed. Then, while the rest takes too much room, the oldest
 accepted parts' files, and last the oldest wanted ones. A file of several inspections goes with the last of
-them.
+them. Where many stations share a record, each removes its own files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from blemish.record.archive import Archive, Kind, StoredFile
@@ -69,8 +69,13 @@ class RemovalCounts:
     bytes: int = 0
 
 
-def retain(store: Store, archive: Archive, policy: Policy, now: datetime) -> RemovalCounts:
+def retain(
+    store: Store, archive: Archive, policy: Policy, now: datetime, *, station: str | None = None
+) -> RemovalCounts:
     """Remove the files that `policy` does not keep at the time `now`; rows say when theirs were removed.
+
+    `station`: the name of the one that the archive belongs to, where many share the record. Only inspections
+    of that name, and those with a file in the archive, lose their files; None: all.
 
     Every row is changed before its files go, so that after a crash no row promises a file that is gone: what
     is left over then goes with a later run.
@@ -79,22 +84,48 @@ def retain(store: Store, archive: Archive, policy: Policy, now: datetime) -> Rem
     for wanted, days in ((False, policy.accepted_days), (True, policy.rejected_days)):
         if days is not None:
             until = now - timedelta(days=days)
-            while old := store.oldest_with_files(wanted=wanted, until=until, limit=_BATCH_SIZE):
+            for old in _oldest_of(station, store, archive, wanted=wanted, until=until):
                 _remove_files_of(store, archive, old, now, removed)
     archive.remove_leftovers(now - ORPHAN_AGE)
     room = _remove_orphans(store, archive, now, removed)
     if policy.gigabytes is not None:
         excess = room - policy.gigabytes * 1e9
         for wanted in (False, True):
-            excess = _free_space(store, archive, wanted, excess, now, removed)
+            oldest = _oldest_of(station, store, archive, wanted=wanted)
+            excess = _free_space(store, archive, oldest, excess, now, removed)
     return removed
 
 
+def _oldest_of(
+    station: str | None, store: Store, archive: Archive, *, wanted: bool, until: datetime | None = None
+) -> Iterator[list[Inspection]]:
+    """Yield the oldest inspections with files that are a station's own, of None: all; a batch at a time."""
+    after = None
+    while found := store.oldest_with_files(wanted=wanted, until=until, after=after, limit=_BATCH_SIZE):
+        after = found[-1].id
+        own = [each for each in found if station in (None, each.station) or _has_file_of(each, archive)]
+        if own:
+            yield own
+
+
+def _has_file_of(inspection: Inspection, archive: Archive) -> bool:
+    """Tell whether a file lies here, as of a part that was recorded before the station got its name."""
+    return any(archive.path(hash, kind).exists() for hash, kind in _files([inspection]))
+
+
 def _free_space(
-    store: Store, archive: Archive, wanted: bool, excess: float, now: datetime, removed: RemovalCounts
+    store: Store,
+    archive: Archive,
+    batches: Iterator[list[Inspection]],
+    excess: float,
+    now: datetime,
+    removed: RemovalCounts,
 ) -> float:
-    """Remove the oldest files until `excess` bytes are freed; returns what remains to be freed."""
-    while excess > 0 and (oldest := store.oldest_with_files(wanted=wanted, limit=_BATCH_SIZE)):
+    """Remove the oldest files until `excess` bytes are freed; returns what remains to be freed.
+
+    `batches` are the inspections that may lose their files, oldest first.
+    """
+    while excess > 0 and (oldest := next(batches, None)):
         number, expected = 0, 0
         while number < len(oldest) and expected < excess:
             number += 1

@@ -123,7 +123,7 @@ class Station(ModelsInUse):
     def retain(self) -> None:
         """Remove the files that the policy does not keep."""
         now = datetime.now(UTC)
-        retain(self.store, self.archive, self.policy, now)
+        retain(self.store, self.archive, self.policy, now, station=self.labelling.usual.station)
         before = (now - timedelta(days=self.policy.trainings_days)).timestamp()
         with self._models_lock:
             self.versions.remove_unused(self.store.models_in_use, before=before)
