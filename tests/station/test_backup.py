@@ -136,6 +136,48 @@ def _make_room(place: Place) -> None:
         place.archive.delete(hash, kind)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("what", ["added", "removed", "added and removed"])
+def test_what_the_index_of_a_backup_names_is_in_it(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "lid.onnx").write_bytes(b"a model")
+    versions = Versions(tmp_path / "station" / "models")
+    first = versions.adopt(tmp_path / "lid.onnx", "lid")
+    spare = versions.add(b"spare", suffix=".onnx", of=first, parts="{}")
+    changes = {
+        "added": lambda: versions.use(versions.add(b"new", suffix=".onnx", of=first)),
+        "removed": lambda: versions.remove_unused(lambda _: set(), before=2e10),
+    }
+    meanwhile = iter([changes[each] for each in what.split(" and ")])
+    copy = backup._copy
+
+    def go_on_and_copy(source: Path, target: Path) -> None:
+        next(meanwhile, lambda: None)()
+        copy(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "_copy", go_on_and_copy)
+        backup.copy_small(tmp_path / "station", tmp_path / "safe")
+    kept = Versions(tmp_path / "safe" / "models")
+    assert kept.file(kept.active(first)).exists()
+    named = json.loads((tmp_path / "safe" / "models" / "versions.json").read_text())["files"]
+    assert (spare in named) == (what == "added")
+    assert all((tmp_path / "safe" / "models" / file).exists() for file in named.values())
+    backup.copy_small(tmp_path / "station", tmp_path / "safe")
+    assert Versions(tmp_path / "safe" / "models").active(first) == versions.active(first)
+
+
+def test_a_version_that_is_named_and_lost_ends_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "lid.onnx").write_bytes(b"a model")
+    versions = Versions(tmp_path / "station" / "models")
+    lost = versions.file(versions.adopt(tmp_path / "lid.onnx", "lid"))
+    copy = backup._copy
+    monkeypatch.setattr(backup, "_copy", lambda *paths: (lost.unlink(missing_ok=True), copy(*paths)))
+    with pytest.raises(FileNotFoundError):
+        backup.copy_small(tmp_path / "station", tmp_path / "safe")
+    assert not (tmp_path / "safe" / "models" / "versions.json").exists()
+
+
 def test_what_is_wrong_is_found(tmp_path: Path):
     place = Place(tmp_path / "station", None)
     parts = [place.part(k) for k in range(3)]

@@ -25,6 +25,7 @@ from blemish.core.files import make_folder, make_private_folder, temporary_for, 
 from blemish.record import database, tables
 from blemish.record.archive import Archive, Kind
 from blemish.record.identifiers import milliseconds
+from blemish.record.versions import FILE as INDEX
 from blemish.record.versions import FOLDER as VERSIONS
 from blemish.station.security import TOKENS
 
@@ -234,13 +235,45 @@ def _whole(archive: Archive, kind: Kind, hash: str) -> bytes | None:
 
 def copy_small(source: Path, target: Path) -> None:
     """Copy what a station keeps beside record and archive: versions of models, and tokens."""
-    models = source / VERSIONS
-    for file in sorted(models.iterdir()) if models.is_dir() else ():
+    if (source / VERSIONS).is_dir():
         make_folder(target / VERSIONS)
-        if not file.name.endswith(".tmp"):
-            _copy(file, target / VERSIONS / file.name)
+        while not _copy_versions(source / VERSIONS, target / VERSIONS):
+            pass
     if (source / TOKENS).exists():
         _copy(source / TOKENS, target / TOKENS)
+
+
+def _copy_versions(source: Path, target: Path) -> bool:
+    """Copy versions of models, and last the index that was read first: what it names is in the copy.
+
+    Returns False, without an index, where a version that it names was removed meanwhile.
+    """
+    index = _index_of(source)
+    for file in sorted(source.iterdir()):
+        if file.name == INDEX or file.name.endswith(".tmp"):
+            continue
+        try:
+            _copy(file, target / file.name)
+        except FileNotFoundError:
+            version = file.name.partition(".")[0]  # its digest, also in the name of its parts' calibration
+            if version in _versions_of(_index_of(source)):
+                raise
+            if version in _versions_of(index):
+                return False
+    if index is not None:
+        write_whole(target / INDEX, index, durable=True, mode=0o600)
+    return True
+
+
+def _index_of(versions: Path) -> bytes | None:
+    try:
+        return (versions / INDEX).read_bytes()
+    except FileNotFoundError:  # nothing was made there yet
+        return None
+
+
+def _versions_of(index: bytes | None) -> set[str]:
+    return set() if index is None else set(json.loads(index)["files"])
 
 
 def _copy(source: Path, target: Path) -> None:
