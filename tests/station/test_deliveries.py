@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,15 @@ def test_the_same_key_is_the_same_row_also_after_a_restart(tiny_model: Path, tmp
     with served(tiny_model, tmp_path) as client:
         assert post(client, PART, "k-1").json() == first.json()
         assert len(rows_of(client)) == 2
+
+
+def test_a_key_knows_its_image_also_when_that_was_removed(tiny_model: Path, tmp_path: Path):
+    with served(tiny_model, tmp_path) as client:
+        first = post(client, PART, "k-1").json()
+        client.app.state.station.store.forget_files([first["id"]], time=datetime.now(UTC))
+        assert post(client, OTHER, "k-1").status_code == 409
+        again = post(client, PART, "k-1")
+        assert (again.status_code, again.json()["id"]) == (201, first["id"])
 
 
 def test_a_row_whose_answer_a_crash_has_lost_is_not_made_twice(tiny_model: Path, tmp_path: Path):

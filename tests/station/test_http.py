@@ -82,6 +82,26 @@ def test_another_kind_of_form_is_refused_by_its_name(kind: str, why: str, client
     assert why in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("charset", ["undefined", "punycode"])
+def test_a_charset_that_reads_nothing_is_refused(charset: str, client: TestClient):
+    kind = f"multipart/form-data; boundary=AaB03x; charset={charset}"
+    body = form("AaB03x").replace(b"P-1", b"P.-\xff.1")
+    answer = client.post("/v1/inspections", content=body, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422,
+        "the form's charset does not fit its texts; send UTF-8",
+    )
+
+
+@pytest.mark.parametrize("model", [b"+2AA-", b"a\nb", b"x" * 201])
+def test_the_model_that_a_form_names_is_a_short_text(model: bytes, client: TestClient):
+    kind = "multipart/form-data; boundary=AaB03x; charset=utf-7"
+    body = form("AaB03x").replace(b'"part"', b'"model"').replace(b"P-1", model)
+    answer = client.post("/v1/inspections", content=body, headers={"Content-Type": kind})
+    said = "`model`: give 1 to 200 printable characters"
+    assert (answer.status_code, answer.json()["detail"]) == (422, said)
+
+
 def get_paths(client: TestClient) -> list[str]:
     """Every path that GET answers, with something that is there for each parameter."""
     said = send(client, PART).json()

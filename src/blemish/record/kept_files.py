@@ -32,6 +32,11 @@ class KeptFiles(Transactions):
         queries = (sa.select(rows.id).where(rows.id.in_(batch)) for batch in batches(ids))
         return {row.id for query in queries for row in self._fetch_all(query)}
 
+    def image_with_key(self, key: str) -> str | None:
+        """Return the hash of the image that was sent with a key, also of one that was removed; or None."""
+        found = self._fetch_all(sa.select(rows.image).where(rows.key == tables.escape_text(key)))
+        return found[0].image if found else None
+
     def models_in_use(self, digests: Iterable[str]) -> set[str]:
         """Return those of the models that have scored a part which is on record."""
         first = sa.select(rows.id).limit(1)

@@ -57,7 +57,7 @@ class Deliveries:
             return Delivery(job.id, job.answer)
         found = self.store.with_key(key)  # what is no more open is on record, or came to nothing
         if found is not None:
-            _check_same(key, upload, found.image)
+            _check_same(key, upload, self.store.image_with_key(key))
             answer: Future[Inspection] = Future()
             answer.set_result(found)
             return Delivery(found.id, answer)

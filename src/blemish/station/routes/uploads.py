@@ -26,7 +26,7 @@ UPLOADS = {
                         "image": {"type": "string", "format": "binary"},
                         "part": {"type": "string", "minLength": 1, "maxLength": 200},
                         "view": {"type": "string", "minLength": 1, "maxLength": 200},
-                        "model": {"type": "string"},
+                        "model": {"type": "string", "maxLength": 200},
                         **{name: {"type": "string"} for name in ("product", "line", "shift")},
                     },
                 }
@@ -56,14 +56,19 @@ async def read_upload(request: Request, told: Upload) -> tuple[Upload, str | Non
         if not data:
             raise UsageError("the body is empty; send an image file")
         return replace(told, data=data), None
+    try:
+        return await _read_form(request, told)
+    except UnicodeError as error:
+        raise UsageError("the form's charset does not fit its texts; send UTF-8") from error
+
+
+async def _read_form(request: Request, told: Upload) -> tuple[Upload, str | None]:
     async with request.form(max_files=1, max_fields=8) as form:
         file = form.get("image")
         if not isinstance(file, UploadFile):
             raise UsageError("the form has no file named `image`; send one")
         given = {field: _text(form.get(field, getattr(told, field)), field) for field in ("part", "view")}
-        model = form.get("model")
-        if not (model is None or isinstance(model, str)):
-            raise UsageError("`model` is a text")
+        model = _text(form.get("model") or None, "model")
         labels = Labels(**{name: _text(form.get(name), name) for name in ("product", "line", "shift")})
         source = "page" if request.headers.get("x-blemish-page") else "api"
         name = told.name or _name(file.filename)
