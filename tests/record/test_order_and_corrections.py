@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import databases
@@ -143,6 +143,12 @@ def test_times_that_lag_behind_identifiers_are_found_by_their_times(store: Store
         assert each.find(since=BEGIN + timedelta(minutes=1)) == [on_time]
         counts = [span.n for span in each.summary(since=BEGIN, until=BEGIN + timedelta(hours=2), buckets=4)]
         assert counts == [3, 0, 1, 0]
+        last_hour = datetime(9999, 12, 31, 23, 30, tzinfo=UTC)
+        assert len(each.find(until=last_hour)) == 4
+        assert each.find(since=last_hour) == each.find(until=datetime(1, 1, 1, tzinfo=UTC)) == []
+        for zone in (timezone(timedelta(hours=14)), timezone(timedelta(hours=-14))):
+            since, until = (time.replace(tzinfo=zone) for time in (datetime.min, datetime.max))
+            assert len(each.find(since=since, until=until)) == 4
 
 
 def test_rows_of_the_first_version_are_numbered_by_their_identifiers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import databases
@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from databases import BEGIN, MODELS, inspection
 
+from blemish.core.errors import UsageError
 from blemish.record import tables
 from blemish.record.store import Store
 
@@ -36,6 +37,20 @@ def summaries(store: Store) -> list[object]:
         for a, b, k in spans
         for model in (None, *MODELS, "c" * 64)
     ]
+
+
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        ("0001-01-01T00:00:00+14:00", "2026-01-01T00:00:00+00:00"),
+        ("9999-12-31T22:00:00-14:00", "9999-12-31T23:59:59-14:00"),
+    ],
+)
+def test_a_span_out_of_the_calendar_is_refused(since: str, until: str, store: Store):
+    with pytest.raises(UsageError, match="is out of range in UTC; give times of this century"):
+        store.summary(
+            since=datetime.fromisoformat(since), until=datetime.fromisoformat(until), buckets=3, model=None
+        )
 
 
 def test_trends_of_roll_ups_are_those_of_the_rows(store: Store):

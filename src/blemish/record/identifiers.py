@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RANDOM_BITS = 80
+_LAST_MILLISECOND = 2**48 - 1  # which is in the year 10889
 SMALLEST_JUMP = timedelta(seconds=1)
 """The clock is told to have gone back by this or more; less is what keeps it right, and threads in a row."""
 
@@ -65,9 +66,13 @@ class IdSequence:
         return made
 
 
-def first_id(time: datetime) -> str:
-    """Return the smallest identifier of `time` or later; times before 1970 count as 1970."""
-    return str(ULID.from_int(max(0, milliseconds_up(time)) << _RANDOM_BITS))
+def first_id(time: datetime, *, later: timedelta = timedelta()) -> str:
+    """Return the smallest identifier of `time`, `later` by that much, or after it.
+
+    Times before 1970 count as 1970, and those that no identifier has as the last one.
+    """
+    wanted = milliseconds_up(time) + later // timedelta(milliseconds=1)
+    return str(ULID.from_int(min(max(0, wanted), _LAST_MILLISECOND) << _RANDOM_BITS))
 
 
 def time_of(id: str) -> datetime:

@@ -257,7 +257,7 @@ def time_conditions(search: Search, *, lag: timedelta) -> list[ColumnElement[boo
     if since is not None:
         found.append(rows.id >= first_id(since))
     if until is not None:
-        found.append(rows.id < first_id(until + lag))
+        found.append(rows.id < first_id(until, later=lag))
     if lag:  # else the identifiers say it all
         found += [rows.time >= milliseconds_up(since)] if since is not None else []
         found += [rows.time < milliseconds_up(until)] if until is not None else []

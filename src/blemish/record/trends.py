@@ -24,12 +24,18 @@ place in DECISIONS, and the model as a place in a list beside it. Roll-ups on di
 def span_starts(since: datetime, until: datetime, number: int) -> list[int]:
     """Cut the time from `since` to `until` into equal spans; returns when they start, in milliseconds.
 
-    Raises UsageError for no span, or an end that is not later.
+    Raises UsageError for no span, an end that is not later, and a span out of the calendar in UTC.
     """
     begin, end = milliseconds(since), milliseconds(until)
     if number < 1 or begin >= end:
         raise UsageError(f"{number} spans from {since} to {until}: give one or more, and a later end")
-    return [begin + (end - begin) * k // number for k in range(number)]
+    starts = [begin + (end - begin) * k // number for k in range(number)]
+    try:
+        for start in (starts[0], starts[-1]):
+            from_milliseconds(start)
+    except OverflowError as error:
+        raise UsageError(f"{since} to {until}: is out of range in UTC; give times of this century") from error
+    return starts
 
 
 def summarize(starts: Sequence[int], rows: np.ndarray) -> list[Bucket]:
