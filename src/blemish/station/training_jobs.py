@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 State = Literal["collecting", "waiting", "running", "done", "failed", "cancelled"]
 LEAST_IMAGES = 10
 """Good images below which no training is begun: less than that is no sample of anything."""
+RETRY_S = 30.0
+"""Seconds until the jobs are looked at again, after what the disk or the system has refused."""
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"BM": ".bmp", b"RIFF": ".webp"}
 
 
@@ -77,6 +79,7 @@ class Trainings:
         self.on_model, self.device, self.make_id = on_model, device, make_id
         self._lock, self._news, self._ending = threading.Lock(), threading.Event(), threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._learnt = ""  # the job whose model is taken into use, or was last
         self._thread = threading.Thread(target=self._run, name="trainings", daemon=True)
         self._thread.start()
         self._news.set()
@@ -132,6 +135,8 @@ class Trainings:
         """Stop a job for good; what is finished cannot be cancelled."""
         with self._lock:
             job = self._in_state(id, "collecting", "waiting", "running")
+            if id == self._learnt:
+                raise ConflictError(f"training {id}: has ended; its model is taken into use now")
             job = self._write(replace(job, state="cancelled"))
             if self._process is not None and self._current == id:
                 self._process.terminate()
@@ -192,50 +197,55 @@ class Trainings:
     # --- the thread ---
 
     def _run(self) -> None:
+        told = ""
         while not self._ending.is_set():
-            job = next((j for j in self.all() if j.state in ("running", "waiting")), None)
-            if job is None:
-                self._news.wait()
-                self._news.clear()
-            else:
-                self._do(job)
+            try:
+                job = next((j for j in self.all() if j.state in ("running", "waiting")), None)
+                if job is None:
+                    self._news.wait()
+                    self._news.clear()
+                else:
+                    self._do(job)
+            except Exception as error:  # such as a full disk; a dead thread would do no training any more
+                said = f"trainings: {one_line(error, 500)}; tried again every {RETRY_S:.0f} s"
+                if said != told:
+                    print(f"blemish serve: {said}", file=sys.stderr, flush=True)
+                told = said
+                self._ending.wait(RETRY_S)
 
     def _do(self, job: Training) -> None:
         with self._lock:
             if self._ending.is_set() or self._read(job.id) != job:
                 return
-            place = self._place(job.id)
             self._write(replace(job, state="running"))
-            with (place / "output.txt").open("ab") as output:
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-m",
-                        "blemish.station.training_worker",
-                        str(place),
-                        str(self._images(job)),
-                        self.device,
-                    ],
-                    stdout=output,
-                    stderr=output,
-                )
+            process = self._process = self._begin(job)
             self._current = job.id
-        code = self._process.wait()
+        code = process.wait()
         with self._lock:
             self._process = None
             job = self._read(job.id) or job
             if job.state == "cancelled" or (self._ending.is_set() and code != 0):
                 return
-        if code == 0:
-            self._finish(job)
-        else:
-            lines = (place / "output.txt").read_text(errors="replace").splitlines()
-            self._write(replace(job, state="failed", error=lines[-1][:500] if lines else f"exit code {code}"))
+            if code != 0:
+                said = (self._place(job.id) / "output.txt").read_text(errors="replace").splitlines()
+                error = said[-1][:500] if said else f"exit code {code}"
+                self._write(replace(job, state="failed", error=error))
+                return
+            self._learnt = job.id
+        self._finish(job)
+
+    def _begin(self, job: Training) -> subprocess.Popen[bytes]:
+        place = self._place(job.id)
+        worker = [sys.executable, "-m", "blemish.station.training_worker"]
+        with (place / "output.txt").open("ab") as output:
+            return subprocess.Popen(
+                [*worker, str(place), str(self._images(job)), self.device], stdout=output, stderr=output
+            )
 
     def _finish(self, job: Training) -> None:
         try:
             digest = self.on_model(self._place(job.id) / "run", job.name)
-        except Exception as error:  # a model that cannot be taken into use is a failed job, not a dead thread
+        except Exception as error:  # a model that cannot be taken into use is a failed job
             self._write(replace(job, state="failed", error=one_line(error, 500)))
         else:
             self._write(replace(job, state="done", model=digest))
