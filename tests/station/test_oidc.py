@@ -174,6 +174,14 @@ def test_an_account_of_the_plant_logs_in_and_out(plant: Plant, tmp_path: Path):
     ]
 
 
+def test_a_provider_whose_clock_is_ahead_is_believed(plant: Plant, tmp_path: Path):
+    begins = int(time.time()) + oidc.LEEWAY_S // 2
+    plant.changes = {"iat": begins, "nbf": begins}
+    client = client_of(tmp_path, provider_of(plant))
+    assert log_in(client, plant).status_code == 303
+    assert client.get("/v1/session").json()["name"] == "ann"
+
+
 def test_a_log_in_ends_in_the_browser_in_which_it_began_and_once(plant: Plant, tmp_path: Path):
     client = client_of(tmp_path, provider_of(plant))
     sent = client.get("/v1/session/account")
@@ -194,6 +202,8 @@ def test_a_log_in_ends_in_the_browser_in_which_it_began_and_once(plant: Plant, t
         {"aud": "another"},
         {"iss": "https://another.example"},
         {"exp": 1000},
+        {"iat": 2**33},
+        {"nbf": 2**33},
         {"nonce": None},
         {"sub": None},
     ],

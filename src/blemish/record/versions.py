@@ -135,7 +135,8 @@ class Versions:
         index = self._index
         used = {*index.active.values(), *index.adopted, *index.origin.values()}
         old = [d for d, file in index.files.items() if d not in used and self._is_old(file, before)]
-        unused = [digest for digest in old if digest not in keep(old)]
+        kept = keep(old)
+        unused = [digest for digest in old if digest not in kept]
         if unused:
             files = {digest: file for digest, file in index.files.items() if digest not in unused}
             origin = {digest: of for digest, of in index.origin.items() if digest not in unused}

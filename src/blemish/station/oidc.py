@@ -33,6 +33,8 @@ TIMEOUT_S = 10.0
 """Seconds without an answer of the provider."""
 KNOWN_S = 600.0
 """Seconds for which is kept what the provider says of itself."""
+LEEWAY_S = 60
+"""Seconds by which the clocks of provider and station may differ."""
 ALGORITHMS = ("RS256", "PS256", "ES256")
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 """What the provider has to say of itself."""
@@ -109,6 +111,7 @@ class Provider:
         keys = KeySet.import_key_set(requests.get(about["jwks_uri"], timeout=TIMEOUT_S).json())
         claims = jwt.decode(answer["id_token"], keys, algorithms=list(ALGORITHMS)).claims
         jwt.JWTClaimsRegistry(
+            leeway=LEEWAY_S,
             iss={"essential": True, "value": self.issuer},
             aud={"essential": True, "value": self.client},
             exp={"essential": True},
