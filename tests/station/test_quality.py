@@ -86,6 +86,21 @@ def test_escapes_are_estimated_from_drawn_parts_alone(store: Store):
         say(store, others[6], "defect", reason="rust")
 
 
+def test_escapes_of_two_plans_are_weighted_by_their_shares(store: Store):
+    for days, share, n in ((0, 1.0, 20), (1, 0.1, 200)):
+        store.set_sampling(SamplingPlan(share, seed=3))
+        store.record([part(86_400 * days + k) for k in range(n)])
+    drawn = store.search(Search(to_judge=True), limit=999)
+    tenths = [each for each in drawn if each.sample == 0.1]
+    for each in drawn:
+        say(store, each, "defect" if each in tenths[:3] else "good")
+    found = store.quality(Search(since=BEGIN)).escapes
+    assert (found.found, found.n) == (3, 20 + len(tenths))
+    assert found.share == pytest.approx(30 / (20 + 10 * len(tenths)))
+    of_one = store.quality(Search(since=BEGIN + timedelta(days=1))).escapes
+    assert of_one.share == 3 / len(tenths)
+
+
 def test_fragments_and_labels_find_parts(store: Store):
     labels = ({"line": "L1", "shift": "early", "product": "flange"}, {"line": "L2", "station": "east"})
     made = [part(k, path=f"cam/IMG_{k}%.png", **labels[k % 2]) for k in range(12)]

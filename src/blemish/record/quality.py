@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from blemish.core.errors import UsageError
-from blemish.metrics.confidence import exact_interval
 from blemish.record import tables
 from blemish.record.audit_log import AuditLog
+from blemish.record.estimates import Estimate, Sample, estimate, estimate_of_samples
 from blemish.record.sampling import SamplingPlan
 from blemish.record.tables import Search, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from blemish.record.audit_log import Act
 
 MOST_REASONS = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A share of `found` among `n`, with its exact 95 % interval; the share is None where n is 0."""
-
-    found: int
-    n: int
-    share: float | None
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +36,11 @@ class QualityFigures:
     sampled: int
     """Accepted parts that were drawn for a person."""
     escapes: Estimate
-    """Defects among the drawn parts that a person judged: the share of accepted parts that are defects."""
+    """Defects among the drawn parts that a person judged: the share of accepted parts that are defects.
+
+    Parts that were drawn under different shares of the plan count for as many accepted parts as they stand
+    for; then `share` is not `found` / `n`, and the interval is conservative (`estimate_of_samples`).
+    """
     false_rejects: Estimate
     """Good parts among the rejected parts that a person judged."""
     waiting: int
@@ -106,23 +99,20 @@ class Quality(AuditLog):
     def quality(self, wanted: Search) -> QualityFigures:
         """Sum up what the machine and people decided."""
         where = tables.conditions(wanted, lag=self._lag)
-        drawn = rows.sample.is_not(None)
-        kinds = (rows.decision, rows.verdict, drawn.label("drawn"))
-        count = sa.func.count().label("n")
-        found = Counter[tuple[str, str | None, bool]]()
-        for row in self._fetch_all(sa.select(*kinds, count).where(*where).group_by(*kinds)):
-            found[row.decision, row.verdict, bool(row.drawn)] += row.n
+        kinds, count = (rows.decision, rows.verdict, rows.sample), sa.func.count().label("n")
+        grouped = self._fetch_all(sa.select(*kinds, count).where(*where).group_by(*kinds))
 
         def number(
             decision: str | None = None, verdicts: Sequence[str | None] = (), drawn: bool | None = None
         ) -> int:
             return sum(
-                n
-                for (d, v, s), n in found.items()
-                if decision in (None, d) and (not verdicts or v in verdicts) and drawn in (None, s)
+                row.n
+                for row in grouped
+                if decision in (None, row.decision)
+                and (not verdicts or row.verdict in verdicts)
+                and drawn in (None, row.sample is not None)
             )
 
-        both = ("good", "defect")
         return QualityFigures(
             n=number(),
             accepted=number("accepted"),
@@ -131,8 +121,8 @@ class Quality(AuditLog):
             unjudged=number("unjudged"),
             failed=number("failed"),
             sampled=number(drawn=True),
-            escapes=_estimate(number("accepted", ["defect"], True), number("accepted", both, True)),
-            false_rejects=_estimate(number("rejected", ["good"]), number("rejected", both)),
+            escapes=estimate_of_samples(_samples(grouped)),
+            false_rejects=estimate(number("rejected", ["good"]), number("rejected", ["good", "defect"])),
             waiting=sum(number(each, [None]) for each in tables.FOR_A_PERSON)
             + number("accepted", [None], True),
             reasons=self._pareto(replace(wanted, verdict="defect")),
@@ -153,6 +143,13 @@ def plan_of(row: sa.Row[Any] | None) -> SamplingPlan:
     return SamplingPlan() if row is None or row.share is None else SamplingPlan(row.share, row.seed)
 
 
-def _estimate(found: int, n: int) -> Estimate:
-    low, high = exact_interval(found, n) if n else (0.0, 1.0)
-    return Estimate(found=found, n=n, share=found / n if n else None, low=low, high=high)
+def _samples(grouped: Iterable[sa.Row[Any]]) -> list[Sample]:
+    """Return what was drawn under each share, of numbers of rows by decision, verdict and share."""
+    found = defaultdict[float, Counter[str | None]](Counter)
+    for row in grouped:
+        if row.decision == "accepted" and row.sample is not None:
+            found[row.sample][row.verdict] += row.n
+    return [
+        Sample(share=share, drawn=said.total(), judged=said["good"] + said["defect"], found=said["defect"])
+        for share, said in sorted(found.items())
+    ]

@@ -159,7 +159,7 @@ class BucketAnswer(BaseModel):
 
 
 class EstimateAnswer(BaseModel):
-    """A share of `found` among `n`, null without any, with its exact 95 % interval."""
+    """A share as `found` among `n` say it, null without any, with its 95 % interval."""
 
     found: int
     n: int
@@ -185,7 +185,9 @@ class QualityAnswer(BaseModel):
     unjudged: int
     failed: int
     sampled: int = Field(description="accepted parts that were drawn for a person")
-    escapes: EstimateAnswer = Field(description="defects among the drawn parts that were judged")
+    escapes: EstimateAnswer = Field(
+        description="defects among the drawn parts that were judged; weighted by the shares of the plan"
+    )
     false_rejects: EstimateAnswer = Field(description="good parts among the rejected parts that were judged")
     waiting: int = Field(description="rejected and drawn parts, and those in review, without a verdict")
     reasons: list[ReasonAnswer]

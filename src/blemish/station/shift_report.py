@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from blemish.record.conversion import Judged
-    from blemish.record.quality import Estimate, QualityFigures
+    from blemish.record.estimates import Estimate
+    from blemish.record.quality import QualityFigures
     from blemish.record.store import Store
     from blemish.record.tables import Search
 
