@@ -336,6 +336,7 @@ def test_listing_reads_an_index_and_sorts_nothing(new_url: Callable[[], str], tm
     store.files_in_use([f"{k:064x}" for k in range(20)])
     store.oldest_with_files(wanted=False, limit=10)
     store.oldest_with_files(wanted=True, after=at, limit=10)
+    store.newest_id("east")
     store.verdicts([at])
     assert lines
     assert not [line for line in lines if "SCAN" in line and "ix_inspections_files" not in line], lines

@@ -11,10 +11,13 @@ import pytest
 pytest.importorskip("fastapi", reason="the station's packages are not installed")
 
 from conftest import save, tiny_image
+from databases import inspection
 from fastapi.testclient import TestClient
 from requests_to_station import png, send
 
-from blemish.record.identifiers import IdSequence, time_of
+from blemish.record.identifiers import IdSequence, new_id, time_of
+from blemish.record.labels import Labelling, Labels
+from blemish.record.store import Store
 from blemish.station.app import create
 from blemish.station.security import Tokens
 from blemish.station.station import Station
@@ -65,6 +68,26 @@ def test_the_newest_part_is_the_one_that_came_last(
     times = [datetime.fromisoformat(row["time"]) for row in rows]
     assert times == [NOON - HOUR + 6 * SECOND, NOON - HOUR + 5 * SECOND, NOON + SECOND, NOON]
     assert "the computer's clock went back by 3596 s" in capsys.readouterr().err
+
+
+def test_the_clock_of_another_station_is_not_its_own(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store, now = Store.open(None, tmp_path), datetime.now(UTC)
+    own, ahead = now + HOUR, now + 2 * HOUR
+    store.record([inspection(1, id=new_id(ahead), time=ahead, station="west")])
+    assert store.newest_id("east") == store.newest_id()  # it has none yet
+    store.record([inspection(0, id=new_id(own), time=own, station="east")])
+    labelling = Labelling(Labels(station="east"))
+    station = Station([tiny_model], tmp_path, device="cpu", labelling=labelling)
+    try:
+        assert station.make_id(own + SECOND) < store.newest_id("west")
+        assert capsys.readouterr().err == ""
+        assert station.make_id(now) > store.newest_id("east")
+        assert "the computer's clock went back" in capsys.readouterr().err
+    finally:
+        station.close()
+        store.close()
 
 
 @pytest.mark.heavy

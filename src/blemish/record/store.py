@@ -180,9 +180,11 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
             found.setdefault(row.part_id, []).append(conversion.inspection_of(row))
         return found
 
-    def newest_id(self) -> str | None:
-        """Return the largest identifier of an inspection; None: there is none."""
-        return self._fetch_all(sa.select(sa.func.max(rows.id)))[0][0]
+    def newest_id(self, station: str | None = None) -> str | None:
+        """Return the largest identifier of a station's inspections, or of all; None: there is none."""
+        newest = sa.select(sa.func.max(rows.id))
+        own = None if station is None else self._fetch_all(newest.where(rows.station == station))[0][0]
+        return own or self._fetch_all(newest)[0][0]
 
     def last_number(self) -> int:
         """Return the number of the inspection that was recorded last; 0: there is none."""

@@ -70,7 +70,8 @@ class Station(ModelsInUse):
         self.archive = Archive(folder / "archive")
         self.troubles = Troubles()
         self.readiness = Readiness(self.store, self.archive, self.troubles)
-        self.make_id = IdSequence(self.store.newest_id(), self._tell_jump)
+        own = self.labelling.usual.station
+        self.make_id = IdSequence(self.store.newest_id(own), self._tell_jump)
         self.following = Following(self.store, self.make_id)
         self.deliveries = Deliveries(self.store)
         rates = {"false_alarm_rate": false_alarm_rate, "review_rate": review_rate}
@@ -79,7 +80,6 @@ class Station(ModelsInUse):
             load=partial(load.load, device=device, allow=allow, **rates),
             limits={"capacity": capacity, "max_pixels": max_pixels},
         )
-        own = self.labelling.usual.station
         self.parts = PartLines(parts, self.store, self.archive, station=own, make_id=self.make_id, say=_say)
         self._start_models(models)
         self.trainings = Trainings(
