@@ -116,9 +116,8 @@ class ModelsInUse:
     def _adopt(self, run: Path, name: str) -> str:
         """Take a model that was trained here into use."""
         with self._models_lock:
-            file = find_model(run)
-            detector = self._load(file)  # one that cannot be used is refused before it is kept
-            digest = self.versions.adopt(file, name)
+            detector = self._load(find_model(run))  # one that cannot be used is refused before it is kept
+            digest = self.versions.adopt(find_model(run), name)
             self._start(digest, name, detector)
         return digest
 
