@@ -16,6 +16,7 @@ from requests_to_station import png, send, served
 from stations import wait_for_training
 
 from blemish.inference import load
+from blemish.record.store import Store
 from blemish.station.app import create
 from blemish.station.security import Tokens
 from blemish.station.station import Station
@@ -189,3 +190,22 @@ def test_refusals_of_trainings(client: TestClient):
     assert client.post(f"/v1/trainings/{'0' * 26}/start").status_code == 404
     client.post(f"/v1/trainings/{id}/cancel")
     assert "is cancelled" in client.post(f"/v1/trainings/{id}/start").json()["detail"]
+
+
+def test_a_share_that_was_set_on_the_page_stays_at_the_next_start(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def share(sample: float | None) -> float:
+        station = Station([tiny_model], tmp_path / "station", device="cpu", sample=sample)
+        found = station.store.sampling().share
+        station.close()
+        return found
+
+    assert [share(None), share(0.02), share(0.05), share(None)] == [0.0, 0.02, 0.05, 0.05]
+    with served(tiny_model, tmp_path / "station") as client:
+        assert client.put("/v1/sampling", json={"share": 0.5}).status_code == 200
+    assert share(0.02) == 0.5
+    assert "--sample 0.02: 0.5 was set since, and stays" in capsys.readouterr().err
+    store = Store.open(None, tmp_path / "station")
+    assert len(store.acts(what="sampling")) == 3, "a start that changes nothing is no act"
+    store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -65,8 +66,7 @@ class Station(ModelsInUse):
         self.labelling = labelling or Labelling()
         self.store = Store.open(database, folder)
         if sample is not None:
-            act = self.act(None, "sampling", detail={"share": sample, "seed": 0})
-            self.store.set_sampling(SamplingPlan(sample), act=act)
+            self._begin_sampling(SamplingPlan(sample).share)
         self.archive = Archive(folder / "archive")
         self.troubles = Troubles()
         self.readiness = Readiness(self.store, self.archive, self.troubles)
@@ -111,6 +111,17 @@ class Station(ModelsInUse):
                 self._start(self.versions.active(origin), name)
             except UsageError as error:  # such as a rate that its few images cannot promise
                 raise UsageError(f"model {name}, which was trained here: {error}") from error
+
+    def _begin_sampling(self, share: float) -> None:
+        """Draw the share that the command names, unless another one was set since, on the page: it stays."""
+        plan, last = self.store.sampling(), self.store.acts(what="sampling", limit=1)
+        if share == plan.share:
+            return
+        if last and last[0].detail.get("by") != "start":
+            _say(f"--sample {share:g}: {plan.share:g} was set since, and stays; change it on the page Models")
+            return
+        plan = replace(plan, share=share)
+        self.store.set_sampling(plan, act=self.act(None, "sampling", detail=asdict(plan) | {"by": "start"}))
 
     def problem(self) -> str | None:
         """Return why no inspection could be made now, or None."""
