@@ -20,7 +20,7 @@ from blemish.record import archive as archive_module
 from blemish.record import retention
 from blemish.record.archive import Archive
 from blemish.record.identifiers import new_id
-from blemish.record.retention import GRACE_PERIOD, ORPHAN_AGE, Policy, RemovalCounts, retain
+from blemish.record.retention import GRACE_PERIOD, MOST_DAYS, ORPHAN_AGE, Policy, RemovalCounts, retain
 from blemish.record.rows import Inspection, Verdict
 from blemish.record.store import Store
 
@@ -366,6 +366,12 @@ def test_files_that_were_put_just_now_wait_for_their_rows(place: Place):
     assert len(place.files()) == 2
 
 
+def test_the_longest_time_is_a_time(place: Place):
+    place.add(20, "accepted", b"1", None)
+    policy = Policy(accepted_days=MOST_DAYS, rejected_days=MOST_DAYS)
+    assert retain(place.store, place.archive, policy, NOW) == RemovalCounts()
+
+
 def test_what_is_too_fresh_to_remove_does_not_make_others_go(place: Place):
     fresh = place.add(3, "accepted", bytes(500), None)
     place.put(bytes(500), "image", put=NOW)
@@ -403,6 +409,8 @@ def test_a_crash_in_between_leaves_no_row_that_promises_what_is_gone(
     ("given", "said"),
     [
         ({"accepted_days": -1}, "--keep-accepted-days -1: must be 0 or larger"),
+        ({"accepted_days": 1e6}, "--keep-accepted-days 1e+06: must be 365000 or less"),
+        ({"trainings_days": float("inf")}, "--keep-trainings-days inf: must be 365000 or less"),
         ({"gigabytes": float("nan")}, "--keep-gigabytes nan: must be 0 or larger"),
         (
             {"accepted_days": 30, "rejected_days": 10},

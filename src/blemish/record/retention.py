@@ -26,6 +26,8 @@ GRACE_PERIOD = timedelta(hours=1)
 """A file that was put less than this ago is left alone: its row may not be recorded yet."""
 ORPHAN_AGE = timedelta(days=7)
 """A file without a row is removed after this; a watch records rows late when its database was away."""
+MOST_DAYS = 365_000
+"""A thousand years; a calendar does not reach back much further."""
 _BATCH_SIZE = 200  # inspections, or files, that are looked at together
 
 
@@ -48,8 +50,11 @@ class Policy:
         """Refuse what contradicts itself. Raises UsageError."""
         for name in ("accepted_days", "rejected_days", "gigabytes", "trainings_days"):
             value = getattr(self, name)
+            option = f"--keep-{name.replace('_', '-')}"
             if value is not None and not value >= 0:
-                raise UsageError(f"--keep-{name.replace('_', '-')} {value}: must be 0 or larger")
+                raise UsageError(f"{option} {value}: must be 0 or larger")
+            if value is not None and name != "gigabytes" and value > MOST_DAYS:
+                raise UsageError(f"{option} {value:g}: must be {MOST_DAYS} or less")
         if self.rejected_days is not None and not (
             self.accepted_days is not None and self.accepted_days <= self.rejected_days
         ):
