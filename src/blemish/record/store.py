@@ -181,7 +181,7 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
         return found
 
     def newest_id(self, station: str | None = None) -> str | None:
-        """Return the largest identifier of a station's inspections, where it has some, else of all; or None."""
+        """Return the largest identifier of a station's rows, where it has some, else of all; or None."""
         newest = sa.select(sa.func.max(rows.id))
         own = None if station is None else self._fetch_all(newest.where(rows.station == station))[0][0]
         return own or self._fetch_all(newest)[0][0]
