@@ -153,7 +153,7 @@ class Station(ModelsInUse):
             ):
                 try:
                     act()
-                except (BlemishError, OSError) as error:  # tried again the next time
+                except Exception as error:  # whatever it was, it is tried again the next time
                     _say(f"{failed}: {error}")
 
     def close(self) -> None:
