@@ -127,7 +127,7 @@ def audit(
         fold = assign_folds(group_copies(names, copies), folds, seed)
         scores = _cross_fit(dataset, samples, fold, out, method, seed, device, on_image)
         findings = _findings(samples, names, looks, fold, scores)
-        kept = np.array([f.score for f in findings if not f.reasons])
+        threshold, without_suspects = _thresholds(findings, rate)
         found = Audit(
             method=method,
             folds=int(fold.max()) + 1,
@@ -135,10 +135,8 @@ def audit(
             false_alarm_rate=rate,
             findings=sorted(findings, key=lambda f: (-f.suspicion, f.path)),
             copies=copies,
-            threshold=calibrate(scores, scores).threshold(rate),
-            threshold_without_suspects=(
-                calibrate(kept, kept).threshold(rate) if rate >= 1 / (len(kept) + 1) else None
-            ),
+            threshold=threshold,
+            threshold_without_suspects=without_suspects,
         )
         write_whole(out / "audit.json", json.dumps(content_of(found), indent=2) + "\n")
         write_audit(out, content_of(found), title=f"{dataset.name}: audit of the good images")
@@ -200,6 +198,14 @@ def _cross_fit(
             scores[i] = prediction.score
             on_image()
     return scores
+
+
+def _thresholds(findings: list[Finding], rate: float) -> tuple[float, float | None]:
+    """Return the threshold of all scores, and that without the suspects: None where too few are left."""
+    scores = np.array([f.score for f in findings])
+    kept = np.array([f.score for f in findings if not f.reasons])
+    without = calibrate(kept, kept).threshold(rate) if rate >= 1 / (len(kept) + 1) else None
+    return calibrate(scores, scores).threshold(rate), without
 
 
 def _findings(

@@ -167,10 +167,7 @@ class Store(Verdicts, Alarms, DriftStates, RollUps, KeptFiles):
         return found
 
     def undecided_views(self) -> dict[str, list[Inspection]]:
-        """Return the views whose parts are not recorded, oldest first, by the identifiers of the parts.
-
-        Those of a watch wait there.
-        """
+        """Return views whose parts are not recorded, oldest first, by their part_id; not those of a watch."""
         part = tables.inspections.alias("part")
         decided = sa.select(part.c.id).where(part.c.id == rows.part_id).exists()
         taken = sa.and_(tables.is_view, rows.source != WATCH)

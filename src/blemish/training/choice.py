@@ -39,6 +39,10 @@ PLANTED = 30
 """How often each kind is planted, at least: more than once into each image, where there are few."""
 CHANGED = 6.0
 """A pixel counts as planted when it changed by more grey levels than this."""
+NOTHING_SEEN = (
+    "no planted defect can be seen in these images, so nothing shows which method is best; give a larger "
+    "--image-size, or name a --method"
+)
 LEAST_PIXELS = 20
 """A planted defect of fewer changed pixels is left out."""
 MARGIN = 0.002
@@ -146,10 +150,7 @@ def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False
                 kinds.append(kind)
                 origin.append(i)
     if not found:
-        raise TrainingError(
-            "no planted defect can be seen in these images, so nothing shows which method is best; give a "
-            "larger --image-size, or name a --method"
-        )
+        raise TrainingError(NOTHING_SEEN)
     return Trial(
         good=good * white,
         planted=torch.stack(found) * white,

@@ -119,9 +119,7 @@ def train(arguments: list[str]) -> int:
     preset = registry.preset_named(chosen.method, chosen.preset)
     command = "train" if chosen == MethodOptions(preset=chosen.preset) else f"train --method {chosen.method}"
     options, config = parse_with_config(command, TrainOptions, preset, arguments)
-    data = options.data.resolve()
-    of_data = data.name if data.is_dir() else data.stem  # of a manifest without .csv
-    out = options.out or Path("runs") / f"{of_data}-{options.method.replace(':', '+')}"
+    out = options.out or Path("runs") / f"{_name_of(options.data)}-{options.method.replace(':', '+')}"
     fit = partial(
         fitting.fit,
         method=options.method,
@@ -149,6 +147,12 @@ def train(arguments: list[str]) -> int:
     if is_first_process():
         _print_model(out, detector.model_file)
     return 0
+
+
+def _name_of(data: Path) -> str:
+    """Return what a folder is called, or a manifest without its .csv."""
+    place = data.resolve()
+    return place.name if place.is_dir() else place.stem
 
 
 @contextmanager
