@@ -146,9 +146,13 @@ def test_batches_and_threads_do_not_matter(tiny_onnx: Path, tiny_category: Path)
 
 
 def test_the_name_must_say_onnx(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert "ends in .onnx" in refused(
-        capsys, "export", "--model", tiny_model, "--out", tmp_path / "model.bin"
-    )
+    """Also in 8 bits, before any work: the name may be that of the trained model itself."""
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"trained")
+    for more in ((), ("--int8", "--data", tmp_path / "none")):
+        line = refused(capsys, "export", "--model", tiny_model, "--out", model, *more)
+        assert line.endswith("model.safetensors: an exported model's name ends in .onnx")
+    assert model.read_bytes() == b"trained"
 
 
 def changed(tiny_onnx: Path, out: Path, **metadata: str | None) -> Path:

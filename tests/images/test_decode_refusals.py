@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import io
+import os
 import struct
 import warnings
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -29,6 +32,18 @@ def test_refused_by_content(tmp_path, capfd):
     refused("is not a file", read, tmp_path)
     refused("image: is a list; give a path", as_image, [1, 2])
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG])
+def test_a_file_that_cannot_be_looked_up_is_refused_as_one_that_cannot_be_read(tmp_path, monkeypatch, code):
+    """A share that goes away for a moment must cost one image, and not the whole run."""
+
+    def fails(self, **_):
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "stat", fails)
+    text = refused("a.png: cannot be read", read, tmp_path / "a.png")
+    assert os.strerror(code) in text
 
 
 _SAMPLES = {

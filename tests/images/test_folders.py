@@ -161,6 +161,19 @@ def test_pictures_beside_the_file_that_names_them_are_left_out(tmp_path: Path, m
     assert listed(tmp_path) == ["a.png", "maps/a.png", "results/b.png"]
 
 
+def test_pictures_of_parts_of_an_audit_and_of_a_comparison_are_left_out(tmp_path: Path):
+    written = {
+        "predictions/parts.jsonl": "predictions/parts/17.png",
+        "audit/audit.json": "audit/thumbnails/a.jpg",
+        "comparison/comparison.json": "comparison/pictures/image/thumbnails/a.jpg",
+    }
+    for marker, picture in written.items():
+        put(tmp_path / picture)
+        assert listed(tmp_path) == [picture]
+        put(tmp_path / marker, b"{}")
+        assert listed(tmp_path) == []
+
+
 def test_a_picture_that_blemish_drew_is_known_wherever_it_lies(tmp_path: Path):
     image, heat = noise(40, 50, 3), noise(40, 50, dtype="float32")
     shown = draw.Heat(map_hw=heat, low=0, high=1, contour_level=0.5)

@@ -23,7 +23,7 @@ from blemish.data.hashing import file_digest, fingerprint
 from blemish.data.masks import read_mask
 from blemish.data.products import open_together
 from blemish.data.split import split_good
-from blemish.export.onnx import export
+from blemish.export.onnx import check_out, export
 from blemish.export.rounding import round_layers
 from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import attach, load_exported, portion_of
@@ -77,6 +77,7 @@ def quantise(model: Path, data: Path | Mapping[str, Path], out: Path, *, layout:
 
     Raises DataError for other data, ModelError for a method without trained layers, and what `export` raises.
     """
+    check_out(out)
     model_file, dataset = load_model_file(model), open_together(data, layout=layout)
     where = data if isinstance(data, Path) else dataset.root
     split = split_of(model_file, dataset, where, model)

@@ -13,7 +13,7 @@ import torch
 from blemish.core.errors import ModelError, UsageError
 from blemish.core.files import temporary_for
 from blemish.inference.model_file import load_model_file
-from blemish.inference.onnx_backend import IMAGE_SCORES, INPUT, OUTPUT, attach, load_exported
+from blemish.inference.onnx_backend import IMAGE_SCORES, INPUT, OUTPUT, SUFFIX, attach, load_exported
 from blemish.inference.parity import differences, too_large
 from blemish.inference.torch_backend import TorchBackend, network_of
 
@@ -39,8 +39,7 @@ def export(model: Path, out: Path) -> float:
     Returns the largest difference on noise, as a share of the output's range. Raises ModelError when a
     model cannot be exported faithfully, UsageError without the packages of `blemish[onnx]`.
     """
-    if out.suffix != ".onnx":
-        raise UsageError(f"--out {out}: an exported model's name ends in .onnx")
+    check_out(out)
     model_file = load_model_file(model)
     network = network_of(model_file, name=str(model))
     if network.not_exported is not None:
@@ -62,6 +61,12 @@ def export(model: Path, out: Path) -> float:
         if (wrong := too_large(found)) is not None:
             raise ModelError(f"{model}: its exported graph differs from it by {wrong}; nothing was written")
     return found["noise"]
+
+
+def check_out(out: Path) -> None:
+    """Refuse a name that is not an exported model's, as of the model itself. Raises UsageError."""
+    if out.suffix != SUFFIX:
+        raise UsageError(f"--out {out}: an exported model's name ends in {SUFFIX}")
 
 
 def _graph_of(network: Method[Any], model_file: ModelFile) -> onnx.ModelProto:

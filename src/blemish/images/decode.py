@@ -172,9 +172,9 @@ def read_bytes(path: str | os.PathLike[str], *, name: str) -> bytes:
     Raises ImageError for what is missing, no image by its first bytes, or cannot be read.
     """
     path = Path(path)
-    if not path.is_file():
-        raise refusal(name, "is not a file; check the path")
     try:
+        if not path.is_file():
+            raise refusal(name, "is not a file; check the path")
         with path.open("rb") as file:
             _find_container(file.read(16), name)  # before the rest, as a file that is no image may be huge
             file.seek(0)

@@ -5,7 +5,7 @@ Decisions (our choice):
 - A file named as an image (`SUFFIXES`, in any case) is one, so that reading it says what is wrong with it.
   Any other file is one if it begins as one. What is left out is counted by suffix (`LeftOut`).
 - Hidden files and folders are left out, and what machines make for themselves: thumbnails, recycle bins.
-- The maps and overlays that blemish wrote are left out: those beside the table that names them.
+- The pictures that blemish wrote, as maps and overlays, are left out: those beside the file that names them.
 - Links to folders are followed. One that leads to where the search has been, or will come, is not.
 - A folder that cannot be entered is an error, and so is a link that leads nowhere.
 """
@@ -60,7 +60,10 @@ OWN_FOLDERS = {
     "predictions.csv": ("maps", "overlays"),
     "inspections.jsonl": ("maps", "overlays", "archive"),
     "summary.json": (),
+    "parts.jsonl": ("parts",),
     "evaluation.json": ("overlays", "thumbnails"),
+    "audit.json": ("overlays", "thumbnails"),
+    "comparison.json": ("pictures",),
     "station.db": ("archive",),
 }
 """Where the pictures lie that blemish wrote: folders beside the file that names them."""
