@@ -405,6 +405,25 @@ def test_absurd_prediction_options(
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", "70000"], "--port 70000: must be 0 to 65535"),
+        (["--port", "-1"], "--port -1: must be 0 to 65535"),
+        (["--capacity", "0"], "--capacity 0: must be 1 or larger"),
+        (["--max-megabytes", "0"], "--max-megabytes 0: must be 1 or larger"),
+        (["--max-megapixels", "-5"], "--max-megapixels -5: must be 1 or larger"),
+        (["--time-limit", "0"], "--time-limit 0.0: must be a finite number above 0"),
+        (["--time-limit", "nan"], "--time-limit nan: must be a finite number above 0"),
+        (["--time-limit", "inf"], "--time-limit inf: must be a finite number above 0"),
+    ],
+)
+def test_absurd_station_options(options: list[str], said: str, tmp_path: Path, capsys: CaptureFixture):
+    station = ("serve", "--model", tmp_path / "none", "--folder", tmp_path / "station")
+    assert said in refused(capsys, *station, *options)
+    assert not (tmp_path / "station").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_without_cuda_is_refused_not_replaced(
     tiny_category: Path, tiny_model: Path, tmp_path: Path, capsys: CaptureFixture

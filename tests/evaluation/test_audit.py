@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -106,12 +107,22 @@ def test_what_cannot_be_done_is_refused_before_the_work(doubtful: Path, tmp_path
     dataset = open_dataset(doubtful)
     for wrong, why in (
         ({"folds": 1}, "--folds 1: must be 2 or larger"),
+        ({"seed": -1}, "--seed -1: must be at least 0 and below"),
         ({"method": "none"}, "--method none: no such method"),
         ({"false_alarm_rate": 2.0}, "2"),
         ({"false_alarm_rate": 0.0001}, "0.0001"),
     ):
         with pytest.raises(UsageError, match=why):
             audit(dataset, tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_page_needs_is_looked_for_before_the_work(
+    doubtful: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(UsageError, match=r"jinja2 is missing; pip install 'blemish\[report\]'"):
+        audit(open_dataset(doubtful), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
 import shutil
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,15 @@ from scipy import ndimage
 from scipy.integrate import trapezoid
 from sklearn import metrics as sk
 
-from blemish.core.errors import DataError, ImageError
+from blemish.cli.commands.evaluate import EvaluateOptions, evaluate_into
+from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.data.dataset import Dataset, open_dataset
 from blemish.data.masks import read_regions
 from blemish.evaluation.evaluate import RESAMPLES, evaluate
+from blemish.evaluation.scored import write_scores
 from blemish.inference import load
 from blemish.inference.detector import Detector
+from blemish.metrics.resampler import PixelResampler
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
 
@@ -389,8 +395,88 @@ def test_masks_that_mark_nothing_are_refused_by_name(noisy: Path, tmp_path: Path
     shutil.copytree(noisy, tmp_path / "data")
     for i in range(4):
         save(tmp_path / "data" / "ground_truth" / "blot" / f"{i}_mask.png", np.zeros((40, 40), np.uint8))
-    with pytest.raises(DataError, match="blot"):
+    with pytest.raises(DataError, match=r"blot/0_mask\.png: marks nothing, nor do the 3 other"):
         evaluate(fake_detector(side=40), opened(tmp_path / "data"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # before anything was scored
+
+
+def test_what_an_evaluation_needs_is_looked_for_before_anything_is_scored(
+    noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"matplotlib is missing; pip install 'blemish\[report\]'"):
+        evaluate(fake_detector(side=40), opened(noisy), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_an_evaluation_that_fails_late_leaves_its_scores_and_no_figures_of_others(
+    noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    evaluate(fake_detector(side=40), opened(noisy), tmp_path)
+    before = (tmp_path / "scores.csv").read_text()
+    pixels = (tmp_path / "pixels.npz").read_bytes()
+
+    def fails(*_: object, **__: object) -> None:
+        raise DataError("late")
+
+    monkeypatch.setattr("blemish.evaluation.evaluate._measure", fails)
+    with pytest.raises(DataError, match="late"):
+        evaluate(fake_detector(side=40, network=lambda x: 1 - x.mean(axis=1)), opened(noisy), tmp_path)
+    assert (tmp_path / "scores.csv").read_text() != before
+    assert (tmp_path / "pixels.npz").read_bytes() != pixels
+    assert not (tmp_path / "evaluation.json").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "pixels.npz"])
+def test_scores_and_pixels_are_written_whole_or_not_at_all(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / name
+    path.write_bytes(b"before")
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fails(*_: object, **__: object) -> None:
+        raise full
+
+    if name == "scores.csv":
+        monkeypatch.setattr("blemish.evaluation.scored.TableWriter", fails)
+        wrote = partial(write_scores, path, [])
+    else:
+        sampled = PixelResampler()
+        sampled.add(np.ones((2, 2)), np.eye(2, dtype=bool))
+        monkeypatch.setattr(np, "savez", fails)
+        wrote = partial(sampled.save, path)
+    with pytest.raises(OSError, match="No space"):
+        wrote()
+    assert path.read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("beside", ["model.safetensors", "other.safetensors"])
+def test_the_log_beside_a_model_is_shown_only_where_it_is_of_its_run(
+    beside: str, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for each in (beside, "log.csv", "choice.png"):
+        (folder / each).touch()
+    shown: dict[str, object] = {}
+
+    def note(*_: object, **options: object) -> None:
+        shown.update(options)
+        raise DataError("enough")
+
+    monkeypatch.setattr(EvaluateOptions, "load", lambda *_, **__: fake_detector(side=40))
+    monkeypatch.setattr("blemish.evaluation.evaluate.evaluate", note)
+    options = EvaluateOptions(model=folder / beside, data=noisy)
+    with pytest.raises(DataError, match="enough"):
+        evaluate_into(options, tmp_path / "out", folder)
+    of_run = beside == "model.safetensors"
+    assert shown["training_log"] == (folder / "log.csv" if of_run else None)
+    assert shown["choice_picture"] == (folder / "choice.png" if of_run else None)
 
 
 @pytest.mark.usefixtures("no_report")

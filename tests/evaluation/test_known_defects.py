@@ -11,7 +11,7 @@ import pytest
 from conftest import save
 from fakes import fake_detector, grey
 
-from blemish.core.errors import DataError
+from blemish.core.errors import DataError, ImageError
 from blemish.data.dataset import open_dataset
 from blemish.data.hashing import file_digest
 from blemish.evaluation.evaluate import evaluate
@@ -87,6 +87,20 @@ def test_a_tested_image_that_chose_the_method_is_told(data: Path, tmp_path: Path
     evaluation = evaluate(chosen, open_dataset(data, need_train=False), tmp_path / "out")
     assert evaluation["chosen_by"] == [str(tested)]
     assert "1 test image is among the known defects" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_one_that_cannot_be_read_ends_it_before_the_test_set_is_scored(data: Path, tmp_path: Path):
+    folder, scored = known(tmp_path / "known", masks=False), []
+    (folder / "cut.png").write_bytes((folder / "dull.png").read_bytes()[:-20])
+    with pytest.raises(ImageError, match=r"cut\.png"):
+        evaluate(
+            detector(),
+            open_dataset(data, need_train=False),
+            tmp_path / "out",
+            known_defects=folder,
+            on_image=lambda: scored.append(1),
+        )
+    assert scored == []
 
 
 def test_a_folder_that_is_none_is_refused_before_anything_is_scored(data: Path, tmp_path: Path):

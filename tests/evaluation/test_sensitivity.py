@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from blemish.core.errors import ImageError, UsageError
 from blemish.data.dataset import Dataset, open_dataset
 from blemish.evaluation import sensitivity_plan
 from blemish.evaluation.evaluate import evaluate
-from blemish.evaluation.sensitivity import measure
+from blemish.evaluation.sensitivity import measure, measure_into
 from blemish.evaluation.sensitivity_plan import CONTRASTS, KINDS, SIZES, defects_of, planned, untouched
 from blemish.inference import load
 from blemish.inference.detector import Detector
@@ -187,6 +188,16 @@ def test_evaluation_leaves_out_a_card_that_cannot_be(goods: Path, tmp_path: Path
     assert evaluate(bright_finder(), opened(goods), tmp_path / "b")["sensitivity"] is None
     monkeypatch.setattr(sensitivity_plan.importlib.util, "find_spec", lambda _name: None)
     assert evaluate(bright_finder(), opened(goods), tmp_path / "c", planted=60)["sensitivity"] is None
+
+
+def test_what_the_card_s_page_needs_is_looked_for_before_anything_is_scored(
+    goods: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan, scored = planned(bright_finder(), opened(goods), 60), []
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"matplotlib is missing; pip install 'blemish\[report\]'"):
+        measure_into(bright_finder(), plan, tmp_path / "out", on_image=lambda: scored.append(1))
+    assert scored == []
 
 
 def test_what_cannot_be_is_refused_in_one_line(

@@ -230,7 +230,7 @@ def test_what_no_onnx_file_holds_is_refused_in_one_line(
         ({"dimensions": 0}, "--dimensions 0: must be 1 or larger"),
         (
             {"dimension_seed": 2**63},
-            "--dimension-seed 9223372036854775808: must be 0 or larger",
+            "--dimension-seed 9223372036854775808: must be at least 0 and below",
         ),
         ({"epsilon": 0.0}, "--epsilon 0.0: must be a finite number above 0"),
         ({"epsilon": float("inf")}, "--epsilon inf"),

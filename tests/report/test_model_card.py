@@ -13,8 +13,10 @@ pytest.importorskip("jinja2", reason="blemish[report] is not installed")
 
 from commands import refused, run
 from fakes import fake_detector
+from products import as_two_products
 
 from blemish.core.errors import DataError
+from blemish.evaluation.products import mean_of
 from blemish.inference.model_file import ModelFile, save_model_file
 from blemish.report.model_card import sections_of, write_model_card
 from blemish.report.sections import markdown_of
@@ -22,6 +24,9 @@ from blemish.report.sections import markdown_of
 POINT = {"kind": "scratch", "contrast": 0.15, "size": 0.02, "size_px": 9, "n": 5, "found": 1, "share": 0.2}
 BLUR = POINT | {"kind": "blur", "contrast": None, "size": 0.1, "size_px": 45, "found": 5, "share": 1.0}
 CARD = {
+    "method": "mean",
+    "preset": "default",
+    "threshold": fake_detector(grey_levels=range(1, 20)).threshold,
     "points": [POINT, BLUR],
     "false_alarm_rate": 0.05,
     "planted_images": 10,
@@ -40,6 +45,11 @@ def model(**provenance: Any) -> ModelFile:
         "seed": 3,
     }
     return replace(found, provenance=found.provenance | known | provenance)
+
+
+def threshold_of(model_file: ModelFile) -> float:
+    assert model_file.calibration is not None
+    return model_file.calibration.threshold(0.05)
 
 
 def measured(**changed: Any) -> dict[str, Any]:
@@ -114,6 +124,9 @@ def test_leakage_and_a_broken_promise_are_limits():
     text = text_of(model(), measured(leakage=[["a", "b"]], false_alarm_rate=0.5, false_alarm_p_value=1e-5))
     assert "1 test images were learnt" in text
     assert "The promise was not kept on the test set: 10 of 20 good test images were rejected" in text
+    assert "that chose the method" not in text
+    text = text_of(model(), measured(chosen_by=["a.png", "b.png"]))
+    assert "2 test images are among the known defects that chose the method: its figures flatter it" in text
 
 
 def test_the_licence_of_weights_is_told():
@@ -133,8 +146,35 @@ def test_figures_of_another_model_are_refused():
     ):
         with pytest.raises(DataError, match=said):
             write_model_card(Path("nowhere"), model(), wrong, None)
-    with pytest.raises(DataError, match="points missing"):
-        write_model_card(Path("nowhere"), model(), None, {k: v for k, v in CARD.items() if k != "points"})
+    for card, said in (
+        ({k: v for k, v in CARD.items() if k != "points"}, "sensitivity.json: points missing"),
+        ({k: v for k, v in CARD.items() if k != "threshold"}, "sensitivity.json: threshold missing"),
+        (CARD | {"method": "pca"}, "sensitivity.json: its method is pca, the model's is mean"),
+        (CARD | {"threshold": 0.5}, "sensitivity.json: its threshold is 0.5, the model's is 0.07"),
+    ):
+        with pytest.raises(DataError, match=said):
+            write_model_card(Path("nowhere"), model(), None, card)
+
+
+def test_figures_of_products_are_looked_at_as_those_of_one_are(tmp_path: Path):
+    both = as_two_products(model())
+    bolt, nut = (threshold_of(both.of_product(name)) for name in ("bolt", "nut"))
+    found = {"bolt": measured(threshold=bolt), "nut": measured(threshold=nut, chosen_by=["a.png"])}
+    products = {"method": "mean", "preset": "default", "products": found, "mean": mean_of(found)}
+    for changed, said in (
+        ({}, "products.json: mean, products missing; write it again"),
+        (products | {"mean": {}}, "products.json: mean: .*image_auroc.* missing"),
+        (products | {"products": {"nut": measured()}}, "products.json: nut: its threshold is 0.07"),
+        (products | {"products": {"nut": found["nut"] | {"method": "pca"}}}, "nut: its method is pca"),
+        (products | {"products": {"nut": {}}}, "products.json: nut: .*threshold.* missing"),
+        (products | {"products": {"screw": found["nut"]}}, "is of screw, the model's products are bolt, nut"),
+    ):
+        with pytest.raises(DataError, match=said):
+            write_model_card(tmp_path / "nowhere", both, None, None, changed)
+    written, _ = write_model_card(tmp_path, both, None, CARD | {"threshold": nut}, products)
+    text = written.read_text()
+    assert "1 test image is among the known defects that chose the method" in text
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_command_writes_both_and_takes_what_was_measured(

@@ -11,7 +11,7 @@ from blemish.core.errors import DataError
 from blemish.images import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from blemish.core.types import Sample
@@ -44,6 +44,22 @@ def read_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray:
             f"{sample.path}: {sample.label!r} has no mask; pixel measures need one per defective image"
         )
     return np.logical_or.reduce([_read_one(path, sample, size) > 0 for path in sample.masks])
+
+
+def check_marks(samples: Iterable[Sample]) -> None:
+    """Refuse a kind of defect of which no mask marks anything: nothing could be measured of it.
+
+    Of each kind masks are read until one marks something. Raises `DataError`, and `ImageError` if a file
+    cannot be read.
+    """
+    kinds: dict[str, list[Path]] = {}
+    for sample in samples:
+        if sample.is_defect:
+            kinds.setdefault(sample.label, []).extend(sample.masks)
+    for label, masks in kinds.items():
+        if masks and not any(decode.read(mask).any() for mask in masks):
+            others = "" if len(masks) == 1 else f", nor do the {len(masks) - 1} other masks of {label!r}"
+            raise DataError(f"{masks[0]}: marks nothing{others}; set what is defective to 255")
 
 
 def read_regions(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blemish.core.errors import DataError, UsageError
+from blemish.core.seeds import check_seed
 from blemish.data.dataset import path_key
 from blemish.data.hashing import file_digest
 
@@ -141,8 +142,7 @@ def _check_split(validation_fraction: float, calibration_fraction: float, seed: 
         raise UsageError(
             f"validation and calibration fractions sum to {sum(named.values())}; keep it below 1"
         )
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed {seed}: must be at least 0 and below 2**63")
+    check_seed(seed)
 
 
 def _relative_name(path: Path, root: Path) -> str:

@@ -15,11 +15,13 @@ import numpy as np
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import owned
+from blemish.core.seeds import check_seed
 from blemish.evaluation.looks import Copy, Looks, find_copies, group_copies, likeness, look_at, modified_z
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
 from blemish.inference.calibration import calibrate
 from blemish.inference.detector import DEFAULT_FALSE_ALARM_RATE
 from blemish.methods.registry import method_named
+from blemish.report.html import require_packages
 from blemish.training.fit import fit
 
 if TYPE_CHECKING:
@@ -104,15 +106,17 @@ def audit(
     """Audit the training and calibration images, and write audit.json, audit.html and pictures below `out`.
 
     `on_image` is called for each image that was scored. Raises DataError with fewer than `FEWEST` images,
-    UsageError for fewer than 2 folds, a rate that so many images cannot promise, or when another process
-    writes `out`, and as `fit`.
+    UsageError for fewer than 2 folds, a seed below 0, a rate that so many images cannot promise, without the
+    packages of `blemish[report]`, or when another process writes `out`, and as `fit`.
     """
-    from blemish.report.audit import write_audit
+    from blemish.report.audit import PACKAGES, write_audit
 
+    require_packages(*PACKAGES)
     samples = [*dataset.train, *dataset.calibration]
     if len(samples) < FEWEST:
         raise DataError(f"{dataset.root}: {len(samples)} good images; an audit needs {FEWEST} or more")
     check_folds(folds)
+    check_seed(seed, "--seed")
     method_named(method)
     rate = (
         max(DEFAULT_FALSE_ALARM_RATE, 1 / (len(samples) + 1))

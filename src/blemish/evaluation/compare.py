@@ -26,7 +26,7 @@ from blemish.evaluation.localisation import LIMIT
 from blemish.evaluation.pictures import overlay_name, thumbnail_name
 from blemish.metrics.confidence import Comparison, delong
 from blemish.metrics.resampler import PixelResampler, paired_bootstrap
-from blemish.report.html import MEASURES, write_page
+from blemish.report.html import MEASURES, require_packages, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,9 +79,10 @@ def compare(runs: Sequence[Path], out: Path, *, measure: str = "image_auroc") ->
 
     A run is a run folder that was evaluated, or an evaluation's folder. `measure` is what is tested,
     image_auroc or one of the `PIXEL_MEASURES`. Returns comparison.json's content. Raises UsageError for fewer
-    than two runs, DataError for one that was not evaluated, not on the same images, or without masks where
-    maps are to be compared.
+    than two runs and without the packages of `blemish[report]`; DataError for one that was not evaluated, not
+    on the same images, or without masks where maps are to be compared.
     """
+    require_packages("jinja2")
     if len(runs) < 2:
         raise UsageError(f"{len(runs)} run: a comparison needs two at least; name the others too")
     evaluated = [read_evaluation(run) for run in runs]

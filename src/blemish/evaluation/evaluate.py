@@ -15,7 +15,7 @@ from blemish.core.files import write_whole
 from blemish.core.ownership import owned
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage
 from blemish.data.known_defects import read_known_defects
-from blemish.data.masks import read_mask, read_regions
+from blemish.data.masks import check_marks, read_mask, read_regions
 from blemish.evaluation import sensitivity, sensitivity_plan
 from blemish.evaluation.image_measures import (
     false_alarm_p_value,
@@ -23,7 +23,7 @@ from blemish.evaluation.image_measures import (
     review_fields,
     share_rejected,
 )
-from blemish.evaluation.known_defects import find_chosen_by, measure_known
+from blemish.evaluation.known_defects import find_chosen_by, measure_known, score_known
 from blemish.evaluation.localisation import LIMIT, measure_pixels
 from blemish.evaluation.parts import measure_parts, score_others, usual_images
 from blemish.evaluation.pictures import predict_and_draw
@@ -33,7 +33,8 @@ from blemish.metrics.pixels import PixelPool
 from blemish.metrics.resampler import PixelResampler
 from blemish.metrics.roc import Roc, image_roc
 from blemish.report.content import ReportCurve, ReportOverlap
-from blemish.report.evaluation import write_report
+from blemish.report.evaluation import PACKAGES, write_report
+from blemish.report.html import require_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from blemish.inference.detector import Detector
     from blemish.inference.part_models import Views
 
+EVALUATION_NAME = "evaluation.json"
 PIXELS_NAME = "pixels.npz"
 """What `blemish compare` needs to compare maps: a sample of each image's pixels."""
 RESAMPLES = 1000
@@ -74,12 +76,16 @@ def evaluate(
 
     Returns evaluation.json's content: areas and rates in [0, 1]; pixel fields are None without masks,
     rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
-    defective images, ImageError when one cannot be used, UsageError when another process writes `out`, and
-    OSError when it cannot be written.
+    defective images, or no mask of a kind of defect marks anything; ImageError when an image cannot be used;
+    UsageError when another process writes `out`, and without the packages of `blemish[report]`; OSError when
+    it cannot be written.
     """
+    require_packages(*PACKAGES)
     parts = None if views is None else (dataset, views)
     dataset = dataset if views is None else usual_images(dataset, views)
     check_evaluable(dataset)
+    if dataset.has_masks:
+        check_marks(dataset.test)
     detector = detector.for_samples(dataset.test)
     known = known_defects and (known_defects, read_known_defects(known_defects))
     with owned(out):
@@ -110,7 +116,9 @@ def _evaluate(
     on_planted: Callable[[], None],
 ) -> dict[str, Any]:
     leaks = find_leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
+    known_scored = known and score_known(detector, *known)  # first, as one that cannot be used ends it all
     scored, pool, resampler, seconds = _score_all(detector, dataset, out, on_image)
+    _write_scored(out, scored, resampler if pool else None)
     others, leaks_of_others = ([], []) if parts is None else score_others(*parts, out)
     leaks += leaks_of_others
     evaluation, curves, overlap = _measure(detector, scored, pool, saturated=bool(dataset.saturations))
@@ -118,15 +126,12 @@ def _evaluate(
     evaluation |= {"seconds_per_image": seconds / len(scored), "leakage": [list(pair) for pair in leaks]}
     evaluation |= _identity(detector, dataset)
     evaluation["sensitivity"] = _sensitivity(detector, dataset, scored, planted, on_planted)
-    evaluation["known_defects"] = known and measure_known(
-        detector, *known, [s.score for s in scored if not s.sample.is_defect]
+    evaluation["known_defects"] = known_scored and measure_known(
+        known_scored, [s.score for s in scored if not s.sample.is_defect]
     )
     evaluation["parts"] = parts and measure_parts(*parts, [*scored, *others], out)
     evaluation["chosen_by"] = find_chosen_by(detector, dataset.test)
-    write_whole(out / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
-    write_scores(out / "scores.csv", scored)
-    if pool is not None:
-        resampler.save(out / PIXELS_NAME)
+    write_whole(out / EVALUATION_NAME, json.dumps(evaluation, indent=2) + "\n")
     write_report(
         out,
         title=f"{dataset.name}: {detector.model_file.method}",
@@ -167,6 +172,17 @@ def _score_all(
         scored.append(score_of(sample, prediction, dataset))
         on_image()
     return scored, pool if drawn else None, resampler, seconds
+
+
+def _write_scored(out: Path, scored: list[Scored], resampler: PixelResampler | None) -> None:
+    """Write what was scored before anything is made of it; what an earlier evaluation made goes first.
+
+    So nobody finds an evaluation.json beside scores that it is not of, however this one ends.
+    """
+    (out / EVALUATION_NAME).unlink(missing_ok=True)
+    write_scores(out / "scores.csv", scored)
+    if resampler is not None:
+        resampler.save(out / PIXELS_NAME)
 
 
 def _copy_beside(picture: Path | None, out: Path) -> str | None:

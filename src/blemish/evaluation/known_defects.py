@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,17 +22,22 @@ if TYPE_CHECKING:
     from blemish.inference.detector import Detector
 
 
-def measure_known(
-    detector: Detector,
-    folder: Path,
-    known: Sequence[Sample],
-    good_scores: Sequence[float],
-) -> dict[str, Any]:
-    """Score the known defects of a folder, one or more, and return what evaluation.json says of them.
+@dataclass(frozen=True, kw_only=True)
+class KnownScored:
+    """The known defects with what a detector says of them.
 
-    `good_scores` are those of good test images. The image AUROC is against these; the pixel AUROC tells
-    marked pixels from all others of the same images, None without masks or maps. Raises ImageError for one
-    that cannot be used, DataError for a mask that is none.
+    `rows` have path, label, score, p_value and anomalous, by name. `pixel_auroc` tells marked pixels from all
+    others of the same images, None without masks or maps.
+    """
+
+    rows: list[dict[str, Any]]
+    pixel_auroc: float | None
+
+
+def score_known(detector: Detector, folder: Path, known: Sequence[Sample]) -> KnownScored:
+    """Score the known defects of a folder, one or more.
+
+    Raises ImageError for one that cannot be used, DataError for a mask that is none.
     """
     pool, rows, marked = PixelPool(), [], False
     for sample, found in zip(known, detector.predict_many([s.path for s in known]), strict=True):
@@ -51,11 +57,17 @@ def measure_known(
                 "anomalous": found.anomalous,
             }
         )
+    return KnownScored(rows=rows, pixel_auroc=pool.pixel_roc().auroc() if marked else None)
+
+
+def measure_known(known: KnownScored, good_scores: Sequence[float]) -> dict[str, Any]:
+    """Return what evaluation.json says of them: the image AUROC is against good test images' scores."""
+    rows = known.rows
     decided = [row["anomalous"] for row in rows if row["anomalous"] is not None]
     return {
         "n": len(rows),
         "image_auroc": Roc.of(list(good_scores), [row["score"] for row in rows]).auroc(),
-        "pixel_auroc": pool.pixel_roc().auroc() if marked else None,
+        "pixel_auroc": known.pixel_auroc,
         "detection_rate": float(np.mean(decided)) if decided else None,
         "detection_rate_interval95": list(wilson_interval(sum(decided), len(decided))) if decided else None,
         "images": rows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blemish.core.files import temporary_for
 from blemish.core.spreadsheet import TableWriter
 from blemish.evaluation.pictures import name_of_sample, overlay_name, thumbnail_name
 from blemish.report.content import ReportImage
@@ -41,9 +42,15 @@ def score_of(sample: Sample, prediction: Prediction, dataset: Dataset) -> Scored
 
 
 def write_scores(path: Path, scored: list[Scored]) -> None:
-    """Write scores.csv, a row for each image: without a calibration, p-value and decision are empty."""
+    """Write scores.csv, a row for each image: without a calibration, p-value and decision are empty.
+
+    It appears when it is whole.
+    """
     # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        temporary_for(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = TableWriter(file, ["path", "label", "score", "p_value", "anomalous", "decision"])
         for s in scored:
             unknown = "" if s.anomalous is None else str(s.anomalous).lower()

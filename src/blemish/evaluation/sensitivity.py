@@ -24,7 +24,8 @@ from blemish.images.preview import fit_size
 from blemish.images.resize import resize
 from blemish.images.sources import Frame
 from blemish.metrics.confidence import wilson_interval
-from blemish.report.sensitivity import write_card
+from blemish.report.html import require_packages
+from blemish.report.sensitivity import PACKAGES, write_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,8 +71,10 @@ def measure_into(
     """Score good images as they are and planted ones, and write sensitivity.json and sensitivity.html.
 
     Returns sensitivity.json's content. `on_image` is called `plan.total` times. Raises as `measure`,
-    UsageError when another process writes `out`, and OSError when it cannot be written.
+    UsageError when another process writes `out` and without the packages of `blemish[report]`, and OSError
+    when it cannot be written.
     """
+    require_packages(*PACKAGES)
     with owned(out):
         rejected, good = 0, plan.paths[:MAX_GOOD_IMAGES]
         for prediction in detector.predict_many(good):
@@ -127,6 +130,9 @@ def measure(
     points = [_point(defect, found, side) for defect, found in zip(defects, results, strict=True) if found]
     return {
         "defects": "planted by a program, not real",
+        "method": detector.model_file.method,
+        "preset": detector.model_file.preset,
+        "threshold": detector.threshold,
         "false_alarm_rate": detector.rate,
         "seed": seed,
         "good_images": len({image for _, image in jobs}),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import UsageError
+from blemish.core.seeds import check_seed
 from blemish.data.hashing import file_digest
 
 if TYPE_CHECKING:
@@ -100,8 +101,7 @@ def planned(detector: Detector, dataset: Dataset, images: int, seed: int = 0) ->
 
     Raises UsageError where there can be no card, for too few images, and for a seed below 0.
     """
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"--seed {seed}: must be at least 0 and below 2**63")
+    check_seed(seed, "--seed")
     reason = why_not(detector, dataset)
     if reason is not None:
         raise UsageError(reason)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from blemish.core.errors import UsageError
+from blemish.core.seeds import check_seed
 from blemish.core.types import Tiling
 
 
@@ -54,9 +55,7 @@ class DetectorConfig:
     def check_seeds(self, *options: str) -> None:
         """Refuse seeds that no generator takes. Raises UsageError."""
         for option in options:
-            value = getattr(self, option)
-            if not 0 <= value < 2**63:
-                raise UsageError(f"--{option.replace('_', '-')} {value}: must be 0 or larger, and below 2^63")
+            check_seed(getattr(self, option), f"--{option.replace('_', '-')}")
 
     @property
     def size(self) -> tuple[int, int]:

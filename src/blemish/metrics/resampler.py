@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from blemish.core.errors import UsageError
+from blemish.core.files import temporary_for
 from blemish.metrics.confidence import Comparison, check_resampling, compare_paired, percentile_interval
 from blemish.metrics.pixels import check_map, region_weights
 from blemish.metrics.roc import check_limit
@@ -93,13 +94,14 @@ class PixelResampler:
         )
 
     def save(self, path: Path) -> None:
-        """Write what is kept of the images as an .npz, to compare detectors later."""
+        """Write what is kept of the images as an .npz, to compare detectors later: whole or not at all."""
         arrays = {}
         for name, images in (("good", self._good), ("defective", self._defective)):
             arrays[f"{name}_ends"] = np.cumsum([values.size for values, _ in images])
             arrays[f"{name}_values"] = np.concatenate([values for values, _ in images])
             arrays[f"{name}_weights"] = np.concatenate([weights for _, weights in images], axis=1)
-        np.savez(path, **arrays)
+        with temporary_for(path) as part, part.open("wb") as file:  # to a path, numpy adds .npz
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> PixelResampler:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+PACKAGES = ("jinja2",)
+"""What the page needs of `blemish[report]`."""
 SHOWN = 60
 """So many images are shown at least, or all suspects if they are more. Our choice: one sitting."""
 COPIES_SHOWN = 100
@@ -21,7 +23,7 @@ def write_audit(out: Path, audit: Mapping[str, Any], *, title: str) -> Path:
 
     Raises UsageError without the packages of `blemish[report]`.
     """
-    require_packages("jinja2")
+    require_packages(*PACKAGES)
     content = {
         "title": title,
         "sentence": sentence_of(audit),

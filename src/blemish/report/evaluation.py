@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+PACKAGES = ("jinja2", "matplotlib")
+"""What the page needs of `blemish[report]`."""
 KEYS = {
     *("image_auroc", "pixel_auroc", "pixel_auroc_fpr30", "pixel_auroc_fpr30_mcclish", "aupro_fpr30"),
     *("image_f1max", "false_alarm_rate", "detection_rate", "requested_false_alarm_rate", "threshold"),
@@ -94,7 +96,7 @@ def write_report(
     Raises `UsageError` without the packages of `blemish[report]` or for an absolute image path, and
     `DataError` for a missing key, a score that is not finite, or a training log that cannot be read.
     """
-    require_packages("jinja2", "matplotlib")
+    require_packages(*PACKAGES)
     from blemish.report import charts as charts
 
     _check(evaluation, images)

@@ -5,14 +5,13 @@ Its content is made once, as sections of sentences and tables, and written as Ma
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from blemish.core.errors import DataError
 from blemish.core.files import write_whole
 from blemish.report import choice as choosing
 from blemish.report import sensitivity as planted
-from blemish.report.evaluation import KEYS, broken_promise
+from blemish.report.card_figures import check_figures
+from blemish.report.evaluation import broken_promise
 from blemish.report.html import DASH, MEASURES, format_area, format_number, format_percent, write_page
 from blemish.report.products import as_one, figures_of, promise_of, sensitivity_of
 from blemish.report.sections import Section, Table, markdown_of
@@ -30,27 +29,8 @@ FIGURES = MEASURES | {
     "seg_f1": "SegF1 at the promised rate",
 }
 """The areas of evaluation.json that a card shows, and their names."""
-CARD_KEYS = {"points", "false_alarm_rate", "planted_images", "good_images", "good_scored", "good_rejected"}
-"""What is read of sensitivity.json."""
 SELDOM = 0.5
 """What is found less often than this is named among the limits. Our choice: more are missed than found."""
-
-
-def read_written(folder: Path | None, usual: Path, name: str) -> dict[str, Any] | None:
-    """Read what a command wrote as JSON into a folder, or into its usual one; there it may not be yet: None.
-
-    Raises DataError for a named folder without it, and for a damaged file.
-    """
-    file = (folder or usual) / name
-    if folder is None and not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); write it again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{file}: holds a {type(content).__name__}, not an object; write it again")
-    return content
 
 
 def write_model_card(
@@ -64,12 +44,10 @@ def write_model_card(
 
     `evaluation` and `sensitivity` are what `evaluate` and `sensitivity` wrote as JSON, None where they were
     not run; without the latter the evaluation's own card of planted defects is shown. `products` is what
-    `evaluate` wrote of a model of several. Raises DataError for an
-    evaluation of another model, UsageError without the packages of `blemish[report]`.
+    `evaluate` wrote of a model of several. Raises DataError for figures of another model or of another
+    blemish, UsageError without the packages of `blemish[report]`.
     """
-    _check_whole(evaluation, KEYS | {"method", "preset", "dataset", "test_fingerprint"}, "evaluation.json")
-    _check_whole(sensitivity, CARD_KEYS, "sensitivity.json")
-    check_same_model(model_file, evaluation)
+    check_figures(model_file, evaluation, sensitivity, products)
     if sensitivity is None and evaluation is not None:
         sensitivity = evaluation.get("sensitivity")
     title = f"{model_file.provenance.get('dataset') or 'model'}: {model_file.method}"
@@ -79,31 +57,6 @@ def write_model_card(
     page = write_page(out / "card.html", "model_card", content)
     write_whole(out / "card.md", markdown_of(title, content["sentence"], sections))
     return out / "card.md", page
-
-
-def _check_whole(content: Mapping[str, Any] | None, keys: set[str], name: str) -> None:
-    missing = sorted(keys - content.keys()) if content is not None else []
-    if missing:
-        raise DataError(f"{name}: {', '.join(missing)} missing; write it again with this blemish")
-
-
-def check_same_model(model_file: ModelFile, evaluation: Mapping[str, Any] | None) -> None:
-    """Refuse figures of another model: of another method, or with another threshold. Raises DataError."""
-    if evaluation is None:
-        return
-    named = {"method": model_file.method, "preset": model_file.preset}
-    for key, value in named.items():
-        if evaluation.get(key) != value:
-            raise DataError(
-                f"evaluation: its {key} is {evaluation.get(key)}, the model's is {value}; evaluate this model"
-            )
-    rate, calibration = evaluation.get("requested_false_alarm_rate"), model_file.calibration
-    own = None if rate is None or calibration is None else calibration.threshold(rate)
-    if own != evaluation.get("threshold"):
-        raise DataError(
-            f"evaluation: its threshold is {evaluation.get('threshold')}, the model's is {own}; "
-            "evaluate this model"
-        )
 
 
 def sections_of(
@@ -275,6 +228,9 @@ def _limits(
         yield from _weak_kinds(evaluation)
         if evaluation["leakage"]:
             yield f"{len(evaluation['leakage'])} test images were learnt: its figures are better than it is."
+        if n := len(evaluation.get("chosen_by") or ()):
+            are = "test image is" if n == 1 else "test images are"
+            yield f"{n} {are} among the known defects that chose the method: its figures flatter it."
         if broken := broken_promise(evaluation):
             yield f"The promise was not kept on the test set: {broken}."
     if card is not None:

@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+PACKAGES = ("jinja2", "matplotlib")
+"""What the page needs of `blemish[report]`."""
+
+
 def write_card(out: Path, card: Mapping[str, Any], *, title: str) -> Path:
     """Write `out/sensitivity.html` of what sensitivity.json has, and return its path.
 
     Raises UsageError without the packages of `blemish[report]`.
     """
-    require_packages("jinja2", "matplotlib")
+    require_packages(*PACKAGES)
     content = {"title": title, "sentence": sentence_of(card)} | content_of(card)
     return write_page(out / "sensitivity.html", "sensitivity", content)
 

@@ -34,7 +34,8 @@ def card(arguments: list[str]) -> int:
     options = parse("card", CardOptions, arguments)
     from blemish.inference.model_file import load_model_file
     from blemish.inference.onnx_backend import SUFFIX, load_exported
-    from blemish.report.model_card import read_written, write_model_card
+    from blemish.report.card_figures import read_written
+    from blemish.report.model_card import write_model_card
 
     exported = options.model.suffix.lower() == SUFFIX
     model_file = load_exported(options.model).model_file if exported else load_model_file(options.model)

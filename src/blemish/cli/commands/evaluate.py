@@ -51,7 +51,9 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
     from blemish.evaluation.evaluate import evaluate as run_evaluation
     from blemish.evaluation.products import evaluate_products
     from blemish.evaluation.sensitivity import IMAGES_OF_EVALUATE
+    from blemish.inference.model_file import MODEL_NAME
 
+    is_run = (run / MODEL_NAME).is_file()  # else what lies beside the model may be of anything
     detector = options.load()
     data = options.data_sets(options.data)
     each = open_each(data, need_train=False, layout=options.layout, names=options.names())
@@ -69,8 +71,8 @@ def evaluate_into(options: EvaluateOptions, out: Path, run: Path) -> None:
                 own,
                 dataset,
                 into,
-                training_log=run / "log.csv",
-                choice_picture=run / "choice.png",
+                training_log=run / "log.csv" if is_run else None,
+                choice_picture=run / "choice.png" if is_run else None,
                 planted=planted,
                 known_defects=options.known_defects,
                 views=_views(options, dataset, own),

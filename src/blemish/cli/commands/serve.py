@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -92,10 +93,21 @@ class ServeOptions(DetectorOptions, StationOptions, LabelOptions, HookOptions, P
     log: Literal["text", "json"] = "text"
     """How lines are logged; json: an object a line, with time, level and text."""
 
+    def check_numbers(self) -> None:
+        """Refuse numbers that no station can keep to. Raises UsageError."""
+        if not 0 <= self.port < 2**16:
+            raise UsageError(f"--port {self.port}: must be 0 to 65535")
+        for option in ("capacity", "max_megabytes", "max_megapixels"):
+            if (value := getattr(self, option)) < 1:
+                raise UsageError(f"--{option.replace('_', '-')} {value}: must be 1 or larger")
+        if not 0 < self.time_limit < math.inf:
+            raise UsageError(f"--time-limit {self.time_limit}: must be a finite number above 0, in seconds")
+
 
 def serve(arguments: list[str]) -> int:
     """Run `blemish serve` until Ctrl-C or SIGTERM."""
     options = parse("serve", ServeOptions, arguments)
+    options.check_numbers()
     from blemish.record.database import refuse_password
     from blemish.station.proxy import place_of
     from blemish.station.security import Tokens, check_binding
