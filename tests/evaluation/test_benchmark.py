@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ALL_COMPLETED
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -413,6 +414,39 @@ def test_of_jobs_that_end_together_each_is_told_once(tmp_path: Path, monkeypatch
     workers: Any = SimpleNamespace(capacity=lambda: 2, run=lambda _: "is broken", close=lambda: None)
     jobs.run_jobs(cells_in(tmp_path, "pca/a", "pca/b"), workers, lambda now: told.extend(now.just_ended))
     assert sorted(told) == ["pca on a, seed 0: is broken", "pca on b, seed 0: is broken"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "x/results"), "OSError: [Errno 28] No space left on device"),
+        (KeyError("image_auroc"), "KeyError: 'image_auroc'"),
+        (
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+            "UnicodeDecodeError: 'utf-8' codec",
+        ),
+    ],
+)
+def test_an_error_in_one_job_is_its_line_and_the_others_go_on(error: Exception, said: str, tmp_path: Path):
+    begun: list[str] = []
+
+    def work(cell: jobs.Job) -> str:
+        begun.append(cell.name)
+        if len(begun) == 1:
+            raise error
+        return "is broken"
+
+    workers: Any = SimpleNamespace(capacity=lambda: 1, run=work, close=lambda: None)
+    last = jobs.run_jobs(cells_in(tmp_path, "pca/a", "pca/b"), workers, lambda _: None)
+    assert last.failed["pca on a, seed 0"].startswith(said)
+    assert last.failed["pca on b, seed 0"] == "is broken"
+
+
+def test_what_a_job_printed_need_not_be_utf_8(tmp_path: Path):
+    (tmp_path / "log.txt").write_bytes(b"\xff before\n")
+    (tmp_path / "prints.py").write_text("import sys\nsys.stdout.buffer.write(b'caf\\xe9\\n')\nsys.exit(3)\n")
+    places = {"PYTHONPATH": str(tmp_path)}
+    assert jobs.run_module(["prints"], tmp_path / "log.txt", places, Event()) == "caf\\xe9"
 
 
 def test_what_is_left_is_estimated_from_what_is_finished(tmp_path: Path, told):

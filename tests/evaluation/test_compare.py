@@ -158,7 +158,24 @@ def test_a_run_and_its_opposite_leave_json_that_others_can_read(runs: list[Path]
     compare([runs[0], opposite], tmp_path / "out")
     text = (tmp_path / "out" / "comparison.json").read_text()
     (pair,) = json.loads(text, parse_constant=pytest.fail)["pairs"]
-    assert (pair["difference"], pair["standard_error"], pair["p"]) == (1, 0, 0)
+    assert (pair["difference"], pair["standard_error"], pair["p"]) == (1, 0, None)
+
+
+def test_without_a_variance_there_is_no_p_value(tmp_path: Path, capsys):
+    """One ranks perfectly, the other scores all alike: of four images DeLong's test would say p = 0."""
+    names = ["test/good/0.png", "test/good/1.png", "test/hole/0.png", "test/hole/1.png"]
+    both = [
+        evaluated(tmp_path / "sharp", dict(zip(names, (0.0, 0.1, 1.0, 1.1), strict=True))),
+        evaluated(tmp_path / "flat", dict.fromkeys(names, 1.0)),
+    ]
+    assert run("compare", *both, "--out", tmp_path / "out") == 0
+    said = "sharp and flat differ by 0.500 of image AUROC; on these images the test has no variance"
+    assert capsys.readouterr().out.startswith(said)
+    (pair,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["pairs"]
+    assert (pair["p"], pair["low"], pair["high"]) == (None, None, None)
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert page.count('<td class="right">n/a</td>') == 2
+    assert said in page
 
 
 def test_three_runs_are_three_pairs(runs: list[Path], tmp_path: Path):

@@ -66,6 +66,16 @@ def test_ours_stand_beside_the_printed_and_benchmarks_are_not_mixed(benches: Pat
     assert all(not cell.ours for cell in tables[1].rows["mean"].values())
 
 
+def test_benchmarks_whose_folders_bear_one_name_are_not_mixed(tmp_path: Path):
+    for machine, area in (("old", 0.9), ("new", 0.8)):
+        write(tmp_path / machine / "bench", cell("metal", "bottle", pixel_auroc_fpr30_mcclish=area))
+    (_, table, *_) = paper_tables.tables_of("metal", paper_tables.read_results(tmp_path))
+    assert table.rows["bottle"]["MeTAL"].ours == (
+        "0.800 (metal, 1 seed, new/bench)",
+        "0.900 (metal, 1 seed, old/bench)",
+    )
+
+
 def test_what_was_not_reached_is_said():
     results = [cell("kde", "x/bottle", image_auroc=0.9) | {"bench": "one"}]
     count, systems, categories = paper_tables.not_reached(paper_tables.tables_of("cpc-ad", results))

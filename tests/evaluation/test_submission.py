@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from commands import refused, run
 from conftest import save
 from fakes import fake_detector, grey
 from PIL import Image
+from products import as_two_products
 
+from blemish.cli.commands.submission import SubmissionOptions
 from blemish.core.errors import DataError, ImageError, UsageError
 from blemish.evaluation.submission import private_images, write_submission
 
@@ -58,6 +62,29 @@ def test_huge_values_stay_finite_and_in_order(can: Path, tmp_path: Path):
     found = tifffile.imread(tmp_path / "out" / "anomaly_images" / "can" / "test_private" / "000_regular.tiff")
     assert np.isfinite(found).all()
     assert found[5, 5] > found[20, 20]
+
+
+def test_two_images_whose_maps_would_have_one_name_are_refused(can: Path, tmp_path: Path):
+    image = can / "test_private" / "000_regular.png"
+    (can / "test_private" / "000_regular.bmp").write_bytes(image.read_bytes())
+    with pytest.raises(DataError, match=r"000_regular\.png: its map would have the name of .*regular\.bmp"):
+        write_submission(fake_detector(grey_levels=range(80, 99)), can, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_what_is_left_out_and_takes_a_product(
+    can: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    detector = fake_detector(grey_levels=range(80, 99), false_alarm_rate=0.05)
+    several = replace(detector, model_file=as_two_products(detector.model_file))
+    monkeypatch.setattr(SubmissionOptions, "load", lambda _: several)
+    (can / "test_private" / "notes.gif").write_bytes(b"GIF89a\x10\0\x10\0\xf7\0\0")
+    words = ("submission", "--model", tmp_path, "--data", can, "--out", tmp_path / "out")
+    assert "this model has bolt, nut; give one of them" in refused(capsys, *words)
+    assert run(*words, "--product", "nut") == 0
+    said = capsys.readouterr()
+    assert "1 .gif" in said.err
+    assert "2 images, marked at a false-alarm rate of 0.05" in said.out
 
 
 def test_what_cannot_be_submitted_is_refused(can: Path, tmp_path: Path):

@@ -6,6 +6,7 @@ import contextlib
 import io
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,16 @@ import pytest
 import torch
 from commands import refused, run
 from conftest import save, tiny_image
+from fakes import fake_detector
 from onnx import TensorProto, helper, numpy_helper
 
 import blemish
+from blemish.core.errors import DataError
+from blemish.core.types import Sample
 from blemish.data.dataset import open_dataset
-from blemish.data.split import split_good
-from blemish.export.int8 import quantise, split_of
+from blemish.data.part_names import PartNames
+from blemish.data.split import Split, split_good
+from blemish.export.int8 import _learnt, _score_all, quantise, split_of
 from blemish.export.rounding import trained_layers
 from blemish.inference import torch_backend
 from blemish.inference.model_file import load_model_file
@@ -202,6 +207,48 @@ def test_both_options_or_none(
 ):
     out = ("--out", tmp_path / "model.onnx")
     assert "--int8 needs --data" in refused(capsys, "export", "--model", tiny_model, *out, *options)
+
+
+def test_parts_are_told_apart_as_in_the_training(
+    tiny_model: Path, tmp_path: Path, capsys: CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    words = ("export", "--model", tiny_model, "--out", tmp_path / "model.onnx", "--part-pattern", r"(\d+)_")
+    assert r"--part-pattern (\d+)_: is for --data; leave it out" in refused(capsys, *words)
+    opened = {}
+
+    def note(data: Path, **options: object) -> None:
+        opened.update(options, data=data)
+        raise DataError("enough")
+
+    monkeypatch.setattr("blemish.export.int8.open_together", note)
+    more = ("--int8", "--data", tmp_path, "--view-pattern", r"_(\w+)[.]")
+    assert refused(capsys, *words, *more) == "blemish export: enough"
+    names = PartNames(part=r"(\d+)_", view=r"_(\w+)[.]")
+    assert opened == {"data": tmp_path, "layout": "auto", "names": names}
+
+
+def test_suspects_that_were_not_learnt_set_no_ranges():
+    good = [Sample(path=Path(name), split="train") for name in "abc"]
+    split = Split(
+        train=good, validation=[], calibration=[], digests={Path(name): f"digest of {name}" for name in "abc"}
+    )
+    model_file = fake_detector().model_file
+    assert _learnt(split, model_file) == good
+    dropped = {"dropped": {"digests": {"digest of b": "b.png"}}}
+    assert _learnt(split, replace(model_file, provenance=dropped)) == [good[0], good[2]]
+
+
+@pytest.mark.parametrize(
+    ("level", "marks", "area"), [(0.0, True, None), (1.0, False, None), (1.0, True, 1.0)]
+)
+def test_a_pixel_area_needs_a_map_and_a_mark(level: float, marks: bool, area: float | None, tmp_path: Path):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[4:8, 4:8] = 255
+    image = save(tmp_path / "a.png", np.repeat(mask[..., None], 3, 2))
+    save(tmp_path / "a_mask.png", mask * marks)
+    defect = Sample(path=image, split="test", label="dent", mask=tmp_path / "a_mask.png")
+    detector = fake_detector(network=lambda x: level * x.mean(axis=1))
+    assert _score_all(detector, [defect], masks=True)[1] == area
 
 
 def test_a_layout_is_for_the_data_and_must_be_theirs(

@@ -135,7 +135,10 @@ def test_delong_of_equal_rankings_and_of_opposite_ones():
     assert (found.difference, found.standard_error, found.z, found.p) == (0, 0, 0, 1)
     assert (found.low, found.high) == (0, 0)
     opposite = delong(is_defect * 1.0, is_defect * -1.0, is_defect)  # AUROC 1 and 0: no variance either
-    assert (opposite.difference, opposite.standard_error, opposite.z, opposite.p) == (1, 0, np.inf, 0)
+    assert (opposite.difference, opposite.standard_error, opposite.z) == (1, 0, np.inf)
+    assert (opposite.p, opposite.low, opposite.high) == (None, None, None)  # of four images it would be p = 0
+    constant = delong([1, 1, 1, 1], [0, 0, 1, 1], [False, False, True, True])
+    assert (constant.difference, constant.z, constant.p) == (-0.5, -np.inf, None)
 
 
 @pytest.mark.heavy

@@ -203,13 +203,18 @@ def _pixels(one: Evaluated) -> PixelResampler:
         raise DataError(f"{one.folder / PIXELS_NAME}: cannot be read ({error}); evaluate again") from error
 
 
-def _numbers(test: Comparison) -> dict[str, float]:
+def _numbers(test: Comparison) -> dict[str, float | None]:
     """Return a test's numbers without z, which may be infinite: JSON has no word for it."""
     return {name: value for name, value in asdict(test).items() if name != "z"}
 
 
 def describe_difference(a: str, b: str, test: Comparison, measure: str = "image_auroc") -> str:
     """Say the outcome of a test in a sentence."""
+    if test.p is None:
+        return (
+            f"{a} and {b} differ by {abs(test.difference):.3f} of {MEASURES[measure]}; on these images the "
+            "test has no variance to judge that by, so there is no p-value."
+        )
     numbers = f"by {abs(test.difference):.3f} of {MEASURES[measure]} (p = {test.p:.2g})"
     if test.p > ALPHA:
         return f"{a} and {b} cannot be told apart: they differ {numbers}."

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import TYPE_CHECKING, Any, Protocol
 
+from blemish.core.errors import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -126,7 +128,7 @@ def run_jobs(jobs: Sequence[Job], workers: Workers, on_change: Callable[[Progres
         while waiting or running:
             room = min(workers.capacity(), MAX_PARALLEL_JOBS)
             begun = [waiting.pop(0) for _ in range(min(room - len(running), len(waiting)))]
-            running |= {pool.submit(workers.run, job): job for job in begun}
+            running |= {pool.submit(_run, workers, job): job for job in begun}
             if begun or ended:
                 progress.running = [job.name for job in running.values()]
                 progress.seconds_left = _seconds_left(jobs, [*waiting, *running.values()], room)
@@ -139,6 +141,14 @@ def run_jobs(jobs: Sequence[Job], workers: Workers, on_change: Callable[[Progres
     progress.running, progress.seconds_left = [], None
     on_change(progress)
     return progress
+
+
+def _run(workers: Workers, job: Job) -> str | None:
+    """Have a job done; what its folder or its files refuse is what went wrong with this job alone."""
+    try:
+        return workers.run(job)
+    except (OSError, LookupError, ValueError) as error:
+        return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _note(progress: Progress, job: Job, error: str | None) -> None:
@@ -205,7 +215,7 @@ def run_module(
     """
     if stop.is_set():
         return "stopped"
-    with output.open("a+") as log:
+    with output.open("a+", encoding="utf-8", errors="backslashreplace") as log:
         start = log.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", *command],

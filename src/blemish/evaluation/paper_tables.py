@@ -72,9 +72,9 @@ class PaperTable:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Read the cells of all results.json in a folder and below, each with its benchmark's name, `bench`.
+    """Read the cells of all results.json in a folder and below, each with its benchmark's folder, `bench`.
 
-    Raises DataError where there is none, and for one that cannot be read.
+    That is its path below this one. Raises DataError where there is none, and for one that cannot be read.
     """
     files = sorted(folder.rglob("results.json"))
     if not files:
@@ -83,7 +83,9 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     for file in files:
         try:
             cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-            found += [cell | {"bench": file.parent.name} for cell in cells]
+            place = file.parent.relative_to(folder).as_posix()
+            bench = file.parent.name if place == "." else place
+            found += [cell | {"bench": bench} for cell in cells]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file}: is not what blemish bench writes; run it again") from error
     return found

@@ -63,10 +63,18 @@ def write_submission(
     return len(images)
 
 
-def private_images(data: Path) -> list[Path]:
-    """Return the private test images of a category, sorted. Raises DataError where there are none."""
-    left_out = LeftOut()
+def private_images(data: Path, left_out: LeftOut | None = None) -> list[Path]:
+    """Return the private test images of a category, sorted; files that are none are added to `left_out`.
+
+    Raises DataError where there are none, and for two whose maps would have one name.
+    """
+    left_out = LeftOut() if left_out is None else left_out
     found = [path for split in SPLITS for path in images_in(data / split, left_out)]
     if not mvtec_ad_2.recognises(data) or not found:
         raise DataError(f"{data}: has no {' or '.join(SPLITS)} of MVTec AD 2; give a category of it")
+    taken: dict[Path, Path] = {}
+    for path in found:
+        other = taken.setdefault(path.with_suffix(""), path)
+        if other != path:
+            raise DataError(f"{path}: its map would have the name of that of {other}; rename or remove one")
     return found

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from blemish.core.types import Sample
     from blemish.data.dataset import Dataset
+    from blemish.data.part_names import PartNames
     from blemish.data.split import Split
     from blemish.inference.calibration import Calibration
     from blemish.inference.detector import Detector
@@ -65,7 +66,14 @@ class Comparison:
     largest_difference: float
 
 
-def quantise(model: Path, data: Path | Mapping[str, Path], out: Path, *, layout: str = "auto") -> Comparison:
+def quantise(
+    model: Path,
+    data: Path | Mapping[str, Path],
+    out: Path,
+    *,
+    layout: str = "auto",
+    names: PartNames | None = None,
+) -> Comparison:
     """Write the model of a run folder or model file as ONNX in 8 bits, and measure what that costs.
 
     Args:
@@ -74,11 +82,12 @@ def quantise(model: Path, data: Path | Mapping[str, Path], out: Path, *, layout:
             thresholds anew.
         out: the file to write; appears when it is whole.
         layout: how `data` lies on the disk, as in `open_dataset`.
+        names: how the names of images tell their parts, as in the training.
 
     Raises DataError for other data, ModelError for a method without trained layers, and what `export` raises.
     """
     check_out(out)
-    model_file, dataset = load_model_file(model), open_together(data, layout=layout)
+    model_file, dataset = load_model_file(model), open_together(data, layout=layout, names=names)
     where = data if isinstance(data, Path) else dataset.root
     split = split_of(model_file, dataset, where, model)
     with tempfile.TemporaryDirectory(prefix=".blemish-") as temporary:
@@ -87,7 +96,9 @@ def quantise(model: Path, data: Path | Mapping[str, Path], out: Path, *, layout:
         samples = [*split.train, *split.calibration, *dataset.test]
         exact = _of_all(load_exported(file), samples)
         _check_held_out(model_file, exact, split, where)
-        layers = round_layers(file, rounded, model_file, exact, _some_of_each(split.train), model)
+        layers = round_layers(
+            file, rounded, model_file, exact, _some_of_each(_learnt(split, model_file)), model
+        )
         backend = load_exported(rounded).backend
         noted = replace(model_file, provenance=model_file.provenance | {QUANTISATION: "int8"})
         _write(rounded, calibrate_model(noted, backend, split), out)
@@ -98,6 +109,12 @@ def _of_all(detector: Detector, samples: Sequence[Sample]) -> Detector:
     """Return the detector for images of all its products, whose scores then have the unit of the method."""
     alike = replace(detector, model_file=replace(detector.model_file, products=()))
     return alike.for_samples([replace(sample, product=None) for sample in samples])
+
+
+def _learnt(split: Split, model_file: ModelFile) -> list[Sample]:
+    """Return the training images that were learnt: suspects that were dropped say nothing of good ones."""
+    dropped = model_file.provenance.get("dropped", {}).get("digests", {})
+    return [sample for sample in split.train if split.digests[sample.path] not in dropped]
 
 
 def _some_of_each(good: Sequence[Sample]) -> list[Path]:
@@ -192,13 +209,15 @@ def _compare(layers: int, exact: Detector, rounded: Detector, dataset: Dataset, 
 
 
 def _score_all(detector: Detector, samples: Sequence[Sample], masks: bool) -> tuple[np.ndarray, float | None]:
-    """Scores (n,) of images and, with their masks, the pixel AUROC."""
-    pool, scores = PixelPool(), []
+    """Scores (n,) of images and, with their masks, the pixel AUROC; None where masks or maps are all 0."""
+    pool, scores, drawn, marked = PixelPool(), [], False, False
     for sample, prediction in zip(samples, detector.predict_many(s.path for s in samples), strict=True):
         if isinstance(prediction, ImageError):
             raise prediction
         scores.append(prediction.score)
         if masks:
             height, width = prediction.anomaly_map.shape
-            pool.add(prediction.anomaly_map, read_mask(sample, (height, width)), sample.label)
-    return np.array(scores), pool.pixel_roc().auroc() if masks else None
+            mask = read_mask(sample, (height, width))
+            pool.add(prediction.anomaly_map, mask, sample.label)
+            drawn, marked = drawn or bool(prediction.anomaly_map.any()), marked or bool(mask.any())
+    return np.array(scores), pool.pixel_roc().auroc() if drawn and marked else None

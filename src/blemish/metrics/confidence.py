@@ -32,7 +32,8 @@ class Comparison:
 
     `difference` is `a` - `b`; `standard_error` >= 0 is that of the difference, `low` to `high` its 95 %
     interval, all in the unit of the measure. `z` is their ratio: 0 without a difference, infinite where there
-    is one without any variance. `p` is two-sided, in [0, 1].
+    is one without any variance: then `p`, `low` and `high` are None, as such a test cannot tell how sure it
+    is. `p` is two-sided, in [0, 1].
     """
 
     a: float
@@ -40,9 +41,9 @@ class Comparison:
     difference: float
     standard_error: float
     z: float
-    p: float
-    low: float
-    high: float
+    p: float | None
+    low: float | None
+    high: float | None
 
 
 def bootstrap_interval(
@@ -153,7 +154,8 @@ def delong(scores_a: ArrayLike, scores_b: ArrayLike, is_defect: ArrayLike) -> Co
         scores_b: (m + n,), of the same images in the same order; the units may differ.
         is_defect: bool (m + n,).
 
-    Raises as `image_roc`, and UsageError with fewer than 2 images of a kind. Source: DeLong et al. 1988.
+    Where the variance is 0 and the areas differ there is no p-value and no interval: both are None. Raises as
+    `image_roc`, and UsageError with fewer than 2 images of a kind. Source: DeLong et al. 1988.
     """
     (below_a, above_a), (below_b, above_b) = (
         structural_components(scores, is_defect) for scores in (scores_a, scores_b)
@@ -165,6 +167,9 @@ def delong(scores_a: ArrayLike, scores_b: ArrayLike, is_defect: ArrayLike) -> Co
     variance = np.var(below_a - below_b, ddof=1) / (m * n**2) + np.var(above_a - above_b, ddof=1) / (n * m**2)
     a, b = float(below_a.sum()) / (m * n), float(below_b.sum()) / (m * n)
     error = math.sqrt(variance)
+    if error == 0 and a != b:  # as of a perfect ranking and a constant one, also of four images
+        z = math.copysign(math.inf, a - b)
+        return Comparison(a=a, b=b, difference=a - b, standard_error=0.0, z=z, p=None, low=None, high=None)
     reach = NormalDist().inv_cdf(0.975) * error
     return _comparison(a, b, error, (a - b - reach, a - b + reach))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blemish.cli.options import LayoutOption, ProductsOption
+from blemish.cli.options import LayoutOption, PartNameOptions, ProductsOption
 from blemish.cli.parser import parse
 from blemish.core.errors import UsageError
 from blemish.core.files import fit_name
@@ -13,7 +13,7 @@ from blemish.core.ownership import owned
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(LayoutOption, ProductsOption):
+class ExportOptions(LayoutOption, ProductsOption, PartNameOptions):
     """Write a trained model as one ONNX file, which predict and evaluate run without torch."""
 
     model: Path
@@ -35,6 +35,9 @@ def export(arguments: list[str]) -> int:
         raise UsageError(f"--layout {options.layout}: is for --data; leave it out")
     if options.products and options.data is None:
         raise UsageError(f"--products {' '.join(options.products)}: is for --data; leave it out")
+    names = options.names()
+    if names is not None and options.data is None:
+        raise UsageError(f"--part-pattern {names.part}: is for --data; leave it out")
     lock = fit_name(f".{options.out.name}", ".lock")
     with owned(options.out.parent, lock=lock, named=f"--out {options.out}"):
         return _export(options)
@@ -44,17 +47,18 @@ def _export(options: ExportOptions) -> int:
     from blemish.export.onnx import export as run_export
 
     if options.data is not None:
-        return _export_int8(options.model, options.data_sets(options.data), options.out, options.layout)
+        return _export_int8(options, options.data_sets(options.data))
     difference = run_export(options.model, options.out)
     size = options.out.stat().st_size / 2**20
     print(f"{options.out}: {size:.1f} MiB, equal to the model within {difference:.1g} of its output's range")
     return 0
 
 
-def _export_int8(model: Path, data: Path | dict[str, Path], out: Path, layout: str) -> int:
+def _export_int8(options: ExportOptions, data: Path | dict[str, Path]) -> int:
     from blemish.export.int8 import quantise
 
-    found = quantise(model, data, out, layout=layout)
+    out = options.out
+    found = quantise(options.model, data, out, layout=options.layout, names=options.names())
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, {found.layers} layers in 8 bits")
     for name, areas in (("image AUROC", found.image_auroc), ("pixel AUROC", found.pixel_auroc)):
         if areas is not None:

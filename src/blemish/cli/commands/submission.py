@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blemish.cli.console import progress_bar
-from blemish.cli.options import ModelOptions
+from blemish.cli.console import print_left_out, progress_bar
+from blemish.cli.options import ModelOptions, ProductOption
 from blemish.cli.parser import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmissionOptions(ModelOptions):
+class SubmissionOptions(ModelOptions, ProductOption):
     """Write maps of MVTec AD 2's private test images as its evaluation server takes them.
 
     Continuous and binary maps; a category at a time, all of them into one folder.
@@ -27,9 +27,12 @@ def submission(arguments: list[str]) -> int:
     """Run `blemish submission`."""
     options = parse("submission", SubmissionOptions, arguments)
     from blemish.evaluation.submission import private_images, write_submission
+    from blemish.images.folders import LeftOut
 
-    total = len(private_images(options.data))
-    detector = options.load()
+    left_out = LeftOut()
+    total = len(private_images(options.data, left_out))
+    detector = options.load().for_product(options.product)
+    print_left_out(left_out)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=total)
         written = write_submission(detector, options.data, options.out, lambda: progress.advance(task))
