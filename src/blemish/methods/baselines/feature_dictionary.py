@@ -14,7 +14,7 @@ Shapes: B images, C channels, H×W pixels; g places or regions of an image; d fe
 PCA; k words; n features that the dictionary is learnt from.
 
 ResNet-18 without its classifier, with the projection of `paper`, has 11.2 to 11.4 M parameters (MeTAL's Table
-6: 11.5 M). A model of `default` has 3 MB.
+6: 11.5 M). A model of `default` has 6 MB.
 
 Differs from the source: the image is 256×256 pixels (there whole pictures of a microscope). Several sizes of
 regions and dictionaries are tried there; `paper` has regions of 16 pixels, enlarged to 224 as there, at a
