@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from fakes import count_decodes, fake_detector, with_options
 
 from blemish.data.dataset import open_dataset
 from blemish.evaluation.evaluate import evaluate
-from blemish.evaluation.pictures import overlay_name
+from blemish.evaluation.pictures import overlay_name, thumbnail_name
 from blemish.images import decode as decoding
 from blemish.images.draw import write_thumbnail
 from blemish.inference.predict_folder import write_overlay
@@ -41,6 +42,15 @@ def test_each_image_gets_an_overlay_and_a_thumbnail_of_its_own(tmp_path: Path):
         assert f'<a href="{overlay}"><img src="{overlay}"' in html
 
 
+def test_pictures_of_images_outside_of_the_data_set_have_paths_of_their_own():
+    names = ["data/a.png", "/data/a.png", "../data/a.png", "up/data/a.png"]
+    for name_of in (overlay_name, thumbnail_name):
+        found = [name_of(name) for name in names]
+        assert len(set(found)) == len(names)
+        assert not [path for path in found if path.startswith("/") or ".." in path.split("/")]
+    assert overlay_name(names[0]) == "overlays/data/a.png.png"
+
+
 @pytest.mark.parametrize("tile_size", [None, 32])
 def test_an_image_is_decoded_once_and_its_pictures_are_those_of_the_file(
     tile_size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
@@ -71,7 +81,8 @@ def test_pictures_stay_in_the_folder_of_the_evaluation(up: str, tmp_path: Path):
     evaluate(fake_detector(), open_dataset(folder / "list.csv", need_train=False), out)
     assert all(name.startswith("results/run/") for name in files_below(tmp_path) - before)
     inside = {f"{up.replace('..', 'up')}/test/good/0.png", str(bad).lstrip("/")}
-    assert files_below(out / "overlays") == {f"{name}.png" for name in inside}
-    assert files_below(out / "thumbnails") == {f"{name}.jpg" for name in inside}
     html = (out / "report.html").read_text()
-    assert all(f'src="thumbnails/{name}.jpg"' in html for name in inside)
+    for folder, ending in (("overlays", ".png"), ("thumbnails", ".jpg")):
+        written = files_below(out / folder)
+        assert {re.sub(rf"~[0-9a-f]{{8}}\{ending}$", "", name) for name in written} == inside
+        assert all(f'src="{folder}/{name}"' in html for name in written)

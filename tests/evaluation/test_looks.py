@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blemish.core.types import Sample
+from blemish.evaluation.audit import _findings
 from blemish.evaluation.looks import Copy, find_copies, group_copies, look_at, modified_z
 
 
@@ -43,6 +46,23 @@ def test_exposure_and_sharpness_follow_the_picture(tmp_path: Path):
     assert np.abs(dark.small - usual.small).max() < 0.1  # darker alone is the same picture
     plain = look_at(save(tmp_path / "plain.png", np.full((32, 32, 3), 9, np.uint8)))
     assert not plain.small.any()
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+def test_exposure_of_deep_images_is_in_their_own_unit(kind: str, tmp_path: Path):
+    values = np.random.default_rng(0).integers(1000, 4000, (32, 40, 1)).astype(np.uint16)
+    deep = values if kind == "uint16" else (values / 65535).astype(np.float32)
+    looks = []
+    for name, image in (("full", deep), ("half", (deep // 2 if kind == "uint16" else deep / 2))):
+        tifffile.imwrite(tmp_path / f"{name}.tiff", image[..., 0])
+        looks.append(look_at(tmp_path / f"{name}.tiff"))
+    full, half = looks
+    assert full.exposure == pytest.approx(values.mean() / 65535, rel=1e-4)
+    assert half.exposure == pytest.approx(full.exposure / 2, rel=1e-3)
+    assert full.peak == pytest.approx(values.max() / 65535, rel=1e-6)
+    samples = [Sample(path=Path(name), split="train") for name in "ab"]
+    found = _findings(samples, ["a", "b"], looks, np.zeros(2, int), np.zeros(2))
+    assert found[0].exposure == pytest.approx(values.mean() / values.max(), rel=1e-4)
 
 
 def test_near_copies_are_found_and_others_are_not(tmp_path: Path):

@@ -48,7 +48,8 @@ class Finding:
 
     `score` is that of a model that did not learn the image, unbounded. `score_z`, `exposure_z` and
     `sharpness_z` say how far the image is from the median of all, as modified z-scores; `suspicion` is the
-    largest of `score_z` and the sizes of the others. `likeness` is that of `looks.likeness`. `reasons` name
+    largest of `score_z` and the sizes of the others. `exposure` is the mean grey, as a share of the largest
+    value that the images have, 255 for 8 bits. `likeness` is that of `looks.likeness`. `reasons` name
     what lies beyond `SUSPECT`, and what may be another product; none for an image that is not suspected.
     `overlay` and `thumbnail` are paths relative to the page.
     """
@@ -216,7 +217,9 @@ def _findings(
     samples: list[Sample], names: list[str], looks: list[Looks], fold: np.ndarray, scores: np.ndarray
 ) -> list[Finding]:
     """Say of each image how far it is from the others."""
-    exposure, sharpness = np.array([x.exposure for x in looks]), np.array([x.sharpness for x in looks])
+    # 12 bits in a file of 16 would use a sixteenth of the scale: it ends at the largest value of all images
+    peak = max(*(x.peak for x in looks), 1e-12)
+    exposure, sharpness = np.array([x.exposure for x in looks]) / peak, np.array([x.sharpness for x in looks])
     z = {
         "score": modified_z(scores, 1e-6 * float(np.abs(scores).max() + 1e-6)),
         "exposure": modified_z(exposure, LEAST_EXPOSURE),

@@ -27,8 +27,11 @@ COPY_FLOOR = 0.002
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Looks:
-    """Of one image: its mean grey in [0, 1], log10 of its Laplacian's variance, and a small grey picture.
+    """Of one image: its mean grey, log10 of its Laplacian's variance, and a small grey picture.
 
+    `exposure` is in the unit of the image's type, where integers have 1 at their largest number, 255 or
+    65535, and floats are as they are. `peak` is the largest size of its values in that unit; of 8 bits it is
+    1, as they use their whole range. Sharpness is of the picture stretched as it is shown.
     `small` is float32 (SMALL²,), of mean 0 and standard deviation 1, or all 0 for a plain image. Sources:
     the variance of the Laplacian as sharpness is that of Pech-Pacheco et al., ICPR 2000.
     """
@@ -36,6 +39,7 @@ class Looks:
     exposure: float
     sharpness: float
     small: np.ndarray
+    peak: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +59,19 @@ class Copy:
 
 def look_at(path: Path) -> Looks:
     """Measure how an image looks. Raises ImageError if it cannot be read."""
-    grey = preview_of(read(path), side=SIDE).rgb().mean(axis=0)
+    image = read(path)
+    grey = preview_of(image, side=SIDE).rgb().mean(axis=0)
     inner = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
     small = resize(grey[None], (SMALL, SMALL)).astype(np.float32).ravel()
     spread = float(small.std())
+    exposure, peak = float(grey.mean()), 1.0
+    if image.dtype != np.uint8:  # whose picture is stretched from its lowest to its highest value
+        full = 65535.0 if image.dtype == np.uint16 else 1.0
+        low, high = float(image.min()) / full, float(image.max()) / full
+        exposure, peak = low + exposure * (high - low), max(abs(low), abs(high))
     return Looks(
-        exposure=float(grey.mean()),
+        exposure=exposure,
+        peak=peak,
         sharpness=float(np.log10(inner.var() + 1e-12)),
         small=(small - small.mean()) / spread if spread > 1e-6 else np.zeros_like(small),
     )

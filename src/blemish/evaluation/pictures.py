@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import deque
@@ -82,6 +83,11 @@ def thumbnail_name(name: str) -> str:
 
 
 def _inside(name: str, ending: str) -> str:
-    """Make a path that a manifest may have led outside of its folder one that stays below a folder."""
+    """Make a path that a manifest may have led outside of its folder one that stays below a folder.
+
+    Such a one gets a mark, a hash of the whole name, so that it never has the path of another image.
+    """
     *folders, last = ("up" if part == ".." else part for part in name.lstrip("/").split("/"))
+    if name.startswith("/") or ".." in name.split("/"):
+        last += f"~{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
     return "/".join([*folders, fit_name(last, ending)])
