@@ -203,10 +203,14 @@ def test_what_is_learnt_is_said(tmp_path: Path):
     assert describe_training(many)[0].endswith(f"2 in {tmp_path / 'many' / '4'} and 2 more folders")
 
 
-def test_the_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_says_it_and_leaves_errors_to_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     root = fill(tmp_path / "set", "cam1", "cam2")
     (root / "a.gif").write_bytes(b"GIF89a\0\xff")
-    print_what_is_learnt(open_dataset(root))
+    print_what_is_learnt(root)
     told = capsys.readouterr()
     assert told.out == f"learning from 4 images: 2 in {root / 'cam1'}, 2 in {root / 'cam2'}\n"
     assert told.err.startswith("left out: 1 .gif; read are PNG, JPEG, TIFF, BMP and WebP")
+    print_what_is_learnt(fill(tmp_path / "other", "ok", "ng"))
+    assert capsys.readouterr() == ("", "")

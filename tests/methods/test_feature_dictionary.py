@@ -130,6 +130,14 @@ def test_regions_are_seen_each_by_itself():
 
 
 @torch.no_grad()
+def test_regions_are_seen_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    network, x = fitted(REGIONS, images(4)), images(3, seed=1)
+    whole = network.features(x)
+    monkeypatch.setattr("blemish.methods.baselines.feature_dictionary.REGIONS", 7)
+    torch.testing.assert_close(network.features(x), whole)
+
+
+@torch.no_grad()
 def test_regions_are_enlarged_before_the_network_sees_them():
     network, x = fitted(replace(REGIONS, region_view=24), images(4)), images(1, seed=1)
     region = F.interpolate(x[:, :, 8:16, 24:32], size=(24, 24), mode="bilinear", align_corners=False)

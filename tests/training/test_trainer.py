@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from blemish.core.errors import Interrupted, TrainingError
+from blemish.core.errors import Interrupted, TrainingError, UsageError
 from blemish.methods.base import TrainedMethod
 from blemish.methods.config import TrainedConfig
 from blemish.training import trainer as training
@@ -427,9 +427,16 @@ def test_a_training_takes_no_tf32(precision: str):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_that_is_not_there_is_refused():
-    with pytest.raises(TrainingError) as error:
+    with pytest.raises(UsageError) as error:
         make_accelerator("cuda", "auto")
     one_line(error, "--device cuda", "--device cpu")
+
+
+@pytest.mark.parametrize(("device", "precision"), [("mps", "auto"), ("cpu", "fp16")])
+def test_another_device_or_precision_is_refused(device: str, precision: str):
+    with pytest.raises(UsageError) as error:
+        make_accelerator(device, precision)
+    one_line(error, "must be one of auto")
 
 
 # --- what a network draws, and what images it is given ---

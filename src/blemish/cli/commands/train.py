@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,11 @@ from blemish.cli.options import (
 )
 from blemish.cli.parser import parse_known, parse_with_config
 from blemish.cli.streams import complain
-from blemish.core.errors import UsageError
+from blemish.core.errors import BlemishError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from blemish.data.dataset import Dataset
     from blemish.inference.model_file import ModelFile
     from blemish.training.watcher import Watcher
 
@@ -110,7 +109,6 @@ class TrainOptions(
 def train(arguments: list[str]) -> int:
     """Run `blemish train`."""
     chosen, _ = parse_known("train", MethodOptions, arguments)
-    from blemish.data.products import open_together
     from blemish.images.roi import read_roi
     from blemish.inference.counting import Counting
     from blemish.methods import registry
@@ -139,11 +137,11 @@ def train(arguments: list[str]) -> int:
     if options.cluster is not None:
         return _train_on_cluster(options, options.cluster, what_makes_a_model(arguments), out, fit)
     options.refuse_without_cluster("categories", "cpus_per_model", "gpus_per_model")
-    dataset = open_together(options.data_sets(options.data), layout=options.layout, names=options.names())
+    data = options.data_sets(options.data)
     if is_first_process():
-        print_what_is_learnt(dataset)
+        print_what_is_learnt(data, options.layout)
     with progress_bar() as progress, _logging(options, out, TrainingBar(progress)) as watcher:
-        detector = fit(dataset, out=out, device=options.device, resume=options.resume, watcher=watcher)
+        detector = fit(data, out=out, device=options.device, resume=options.resume, watcher=watcher)
     if is_first_process():
         _print_model(out, detector.model_file)
     return 0
@@ -169,12 +167,15 @@ def _logging(options: TrainOptions, out: Path, watcher: Watcher) -> Iterator[Wat
         complain(f"warning: --tensorboard {options.tensorboard}: nothing was written, as nothing had epochs")
 
 
-def print_what_is_learnt(dataset: Dataset) -> None:
-    """Print how many images of which folders are learnt, and what is left out."""
+def print_what_is_learnt(data: Path | Mapping[str, str | Path], layout: str = "auto") -> None:
+    """Print how many images of which folders are learnt, and what is left out; `fit` says what is wrong."""
     from blemish.data.dataset import describe_training
+    from blemish.data.products import open_together
 
-    print("\n".join(describe_training(dataset)), flush=True)
-    print_left_out(dataset.left_out)
+    with suppress(BlemishError):
+        dataset = open_together(data, layout=layout)
+        print("\n".join(describe_training(dataset)), flush=True)
+        print_left_out(dataset.left_out)
 
 
 def what_makes_a_model(arguments: list[str]) -> list[str]:

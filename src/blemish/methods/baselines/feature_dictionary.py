@@ -44,7 +44,7 @@ from blemish.methods.density.densities import spread_out
 PORTION = 8192
 """Features that are compared with all centres at a time, which bounds memory."""
 REGIONS = 64
-"""Regions that the network sees at a time, for the same reason."""
+"""Regions of each image that the network sees at a time, for the same reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,16 +217,16 @@ class FeatureDictionary(FeatureMethod[FeatureDictionaryConfig]):
 
     def _regions(self, x: Tensor, side: int, stride: int) -> Tensor:
         squares = x.unfold(2, side, stride).unfold(3, side, stride)  # (B, C, h, w, side, side)
-        g = squares.shape[2] * squares.shape[3]
-        crops = squares.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], side, side)
-        pooled = torch.cat([self._pooled(part) for part in crops.split(REGIONS)])
-        return pooled.reshape(-1, g, pooled.shape[1])
+        crops = squares.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)  # (B, g, C, side, side)
+        return torch.cat([self._pooled(part) for part in crops.split(REGIONS, dim=1)], dim=1)
 
     def _pooled(self, crops: Tensor) -> Tensor:
-        view = self.config.region_view
+        """Regions (B, n, C, side, side), each seen by itself -> (B, n, d)."""
+        found, view = crops.flatten(0, 1), self.config.region_view
         if view is not None:
-            crops = F.interpolate(crops, size=(view, view), mode="bilinear", align_corners=False)
-        return torch.cat([layer.mean(dim=(2, 3)) for layer in self.backbone(crops)], dim=1)
+            found = F.interpolate(found, size=(view, view), mode="bilinear", align_corners=False)
+        pooled = torch.cat([layer.mean(dim=(2, 3)) for layer in self.backbone(found)], dim=1)
+        return pooled.reshape(-1, crops.shape[1], pooled.shape[1])
 
     def embedding(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> features on the principal axes, (B, g, p)."""
