@@ -189,6 +189,7 @@ def test_resnet18_from_a_file_learns_and_scores(tiny_category: Path, tmp_path: P
     assert detector.predict(tiny_image(7)).anomaly_map.shape == (64, 64)
 
 
+@pytest.mark.heavy
 def test_members_on_one_file_of_weights_share_it(tmp_path: Path):
     torch.save(random_state("resnet18"), tmp_path / "any.pth")
     config = AutoConfig(members=("padim", "patchcore"), backbone=str(tmp_path / "any.pth"), image_size=32)
