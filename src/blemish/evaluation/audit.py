@@ -19,7 +19,7 @@ from blemish.core.seeds import check_seed
 from blemish.evaluation.looks import Copy, Looks, find_copies, group_copies, likeness, look_at, modified_z
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw, thumbnail_name
 from blemish.inference.calibration import calibrate
-from blemish.inference.detector import DEFAULT_FALSE_ALARM_RATE
+from blemish.inference.detector import default_rate
 from blemish.methods.registry import method_named
 from blemish.report.html import require_packages
 from blemish.training.fit import fit
@@ -119,11 +119,7 @@ def audit(
     check_folds(folds)
     check_seed(seed, "--seed")
     method_named(method)
-    rate = (
-        max(DEFAULT_FALSE_ALARM_RATE, 1 / (len(samples) + 1))
-        if false_alarm_rate is None
-        else false_alarm_rate
-    )
+    rate = default_rate(1 / (len(samples) + 1)) if false_alarm_rate is None else false_alarm_rate
     calibrate(*np.zeros((2, len(samples)))).threshold(rate)  # which refuses a rate that they cannot promise
     with owned(out):
         looks = [look_at(sample.path) for sample in samples]

@@ -41,6 +41,11 @@ DEFAULT_FALSE_ALARM_RATE = 0.05
 """Used when nobody asks for a rate; raised to the lowest rate that the calibration can promise."""
 
 
+def default_rate(lowest: float) -> float:
+    """Return the rate in force where none is asked for: the usual one, or `lowest` where that is higher."""
+    return max(DEFAULT_FALSE_ALARM_RATE, lowest)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Detector:
     """A trained detector: `predict` one image, or `predict_many` files.
@@ -92,7 +97,7 @@ class Detector:
             return None
         if self.false_alarm_rate is not None:
             return self.false_alarm_rate
-        return max(DEFAULT_FALSE_ALARM_RATE, calibration.lowest_rate)
+        return default_rate(calibration.lowest_rate)
 
     @property
     def threshold(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -172,6 +173,11 @@ def write_part_calibration(
 ) -> None:
     """Write what `part_calibration_text` returns. Raises OSError."""
     write_whole(file, part_calibration_text(calibration, digests, parts=parts, data=data), durable=True)
+
+
+def digests_of_one(calibration: PartCalibration, model: bytes) -> dict[str, str]:
+    """Return by view the digest of the one model that scores all, of which `model` is the file's content."""
+    return dict.fromkeys(calibration.views or ("",), hashlib.sha256(model).hexdigest())
 
 
 def part_calibration_text(

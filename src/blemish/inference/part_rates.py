@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from blemish.core.errors import UsageError
 from blemish.inference.calibration import images_needed
-from blemish.inference.detector import DEFAULT_FALSE_ALARM_RATE
+from blemish.inference.detector import DEFAULT_FALSE_ALARM_RATE, default_rate
 from blemish.inference.detector_arguments import check_review_order
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def promised_rate(rate: float | None, *, lowest: float, of: str, kind: str, time
     An error says that `of`, such as 20 calibration parts, promise no less, and how many good ones of a `kind`
     would; `times` is the number of views among which the rate is divided.
     """
-    wanted = max(DEFAULT_FALSE_ALARM_RATE, lowest) if rate is None else rate
+    wanted = default_rate(lowest) if rate is None else rate
     if not 0 < wanted < 1 or wanted < lowest:
         at = f"can promise {_rounded_up(lowest):g} of parts at the lowest"
         asked = DEFAULT_FALSE_ALARM_RATE if rate is None else rate

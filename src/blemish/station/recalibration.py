@@ -11,7 +11,6 @@ the parts together.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -24,7 +23,7 @@ from blemish.images.sources import Stored
 from blemish.inference import postprocess
 from blemish.inference.calibration import calibrate, images_needed
 from blemish.inference.detector_arguments import check_region
-from blemish.inference.part_models import part_calibration_text
+from blemish.inference.part_models import digests_of_one, part_calibration_text
 from blemish.inference.parts import ApartRule, PartCalibration, TogetherRule
 from blemish.record.rows import standing
 from blemish.record.tables import Search
@@ -61,7 +60,7 @@ class NewThresholds:
         """Return the `parts.json` of a model file with the content `model`; None: it decides of no parts."""
         if self.parts is None:
             return None
-        digests = dict.fromkeys(self.parts.views or ("",), hashlib.sha256(model).hexdigest())
+        digests = digests_of_one(self.parts, model)
         return part_calibration_text(self.parts, digests, parts=self.names, data="the station's record")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import numpy as np
 
 from blemish.core.errors import DataError, ImageError
 from blemish.data.hashing import file_digest
-from blemish.inference.part_models import products_error, write_part_calibration
+from blemish.inference.part_models import digests_of_one, products_error, write_part_calibration
 from blemish.inference.parts import PartCalibration
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def save_parts(file: Path, detector: Detector, split: Split, model: bytes, *, da
     Raises OSError.
     """
     calibration, names = calibrate_parts(lambda _view: detector, split.calibration, _good(split))
-    digests = dict.fromkeys(calibration.views or ("",), hashlib.sha256(model).hexdigest())
+    digests = digests_of_one(calibration, model)
     write_part_calibration(file, calibration, digests, parts=names, data=data)
 
 
