@@ -425,6 +425,20 @@ def test_the_overview_and_a_typo_do_not_wait_for_torch():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU OpenMP on Linux")
+@pytest.mark.parametrize("asked", [None, "7"])
+def test_waiting_threads_leave_the_core_to_others(
+    asked: str | None, tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", asked)
+    out = tmp_path / "run"
+    said = process("train", "--data", tiny_category, "--method", "pca", "--epochs", "0", "--out", out).stderr
+    assert f"GOMP_SPINCOUNT = '{asked or '3000'}'" in said
+
+
 def test_exit_codes_of_a_process(tiny_model: Path, tmp_path: Path):
     assert process("--version").returncode == 0
     bad = tmp_path / "bad.png"

@@ -6,6 +6,7 @@ why; 130 stopped by Ctrl-C; 141 nobody reads the output any more.
 
 from __future__ import annotations
 
+import os
 import sys
 from errno import EDQUOT, ENOSPC
 from importlib import import_module
@@ -14,6 +15,11 @@ from blemish.cli.streams import PIPE_CLOSED, complain, flush_output, open_stream
 from blemish.core.errors import BlemishError, Interrupted
 
 STOPPED = 130
+TURNS_BEFORE_SLEEP = "3000"
+"""How often a thread of torch's asks for work before it sleeps (GNU OpenMP's GOMP_SPINCOUNT).
+
+Its own 300,000 and more take the core from whatever it waits for, where other programs need the cores too.
+"""
 EXTRAS = {
     "torch": "train",
     "accelerate": "train",
@@ -60,6 +66,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     open_streams()
+    os.environ.setdefault("GOMP_SPINCOUNT", TURNS_BEFORE_SLEEP)  # is read when torch is imported
     given = sys.argv[1:] if arguments is None else arguments
     name = " ".join(["blemish", *given[:1]])
     try:
