@@ -18,7 +18,7 @@ STOPPED = 130
 TURNS_BEFORE_SLEEP = "3000"
 """How often a thread of torch's asks for work before it sleeps (GNU OpenMP's GOMP_SPINCOUNT).
 
-Its own 300,000 and more take the core from whatever it waits for, where other programs need the cores too.
+Its own 300,000 take the core from whatever it waits for, where other programs need the cores too.
 """
 EXTRAS = {
     "torch": "train",
