@@ -47,6 +47,21 @@ def test_a_late_refusal_of_a_session_that_was_replaced_asks_for_no_token(
         expect(page.locator("#login")).to_be_hidden()
 
 
+def test_a_log_in_in_another_tab_is_taken_where_a_token_is_asked_for(pca_onnx: Path, folder: Path, tab: Open):
+    ann = Tokens(folder).add("ann", "engineer")
+    with running(pca_onnx, folder) as here:
+        here.inspect(GOOD, "good.png")
+        page = tab(here.address)
+        page.locator("#login[open]").wait_for()
+        other = page.context.new_page()
+        other.goto(here.address)
+        log_in(other, ann, "ann")
+        page.bring_to_front()
+        page.locator("#who", has_text="ann").wait_for()
+        expect(page.locator("#login")).to_be_hidden()
+        shown(page)
+
+
 def test_a_log_out_while_the_station_is_away_is_said_to_be_none_and_made_when_it_is_back(
     pca_onnx: Path, folder: Path, tab: Open
 ):

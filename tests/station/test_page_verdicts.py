@@ -164,6 +164,20 @@ def log_out(page: Any) -> None:
         page.locator("#leave").click()
 
 
+def ask_nothing_but_who_is_here(page: Any) -> None:
+    """Leave the page's regular questions without answer from now on: one to an ended session would say so."""
+    held: list[str] = []
+
+    def answer(route: Any) -> None:
+        if route.request.url.endswith("/v1/session"):
+            route.fallback()
+        else:
+            held.append(route.request.url)
+
+    page.route("**/v1/*", answer)
+    wait_for(lambda: page.wait_for_timeout(20) or any("/v1/inspections?" in url for url in held))
+
+
 LONG_AGO = """() => {
   const waiting = JSON.parse(localStorage.getItem("verdicts"));
   for (const entry of waiting) entry.given -= 3600e3;
@@ -211,11 +225,23 @@ def test_another_login_in_another_tab_does_not_sign_what_is_said_here(
         page = tab(here.address)
         log_in(page, ann, "ann")
         judgeable(page)
+        ask_nothing_but_who_is_here(page)
         page.evaluate("token => fetch('v1/session', {method: 'POST', body: token})", bob)
         page.keyboard.press("d")
         page.locator("#who", has_text="bob").wait_for()
         page.locator(".toast", has_text="1 verdict of ann").wait_for()
         assert said(here) == {}
+
+
+def test_a_verdict_is_sent_again_where_a_busy_station_did_not_say_who_is_here(here: Running, tab: Open):
+    page = queue_of(here, tab, 1)
+    refusal = {"status": 409, "json": {"detail": "another login"}}
+    busy = {"status": 503, "headers": {"Retry-After": "0"}, "json": {"detail": "the station is busy"}}
+    page.route("**/verdict", lambda route: route.fulfill(**refusal), times=1)
+    page.route("**/v1/session", lambda route: route.fulfill(**busy), times=1)
+    page.keyboard.press("g")
+    sent(page)
+    assert list(said(here).values()) == [[("good", "")]]
 
 
 def test_a_reason_goes_with_a_defect_and_into_the_report(here: Running, tab: Open):

@@ -113,8 +113,9 @@ async function sent(entry) {
 async function loginChanged(entry) {
   try {
     await loadSession();
-  } catch {
-    return true; // nobody knows: it waits
+  } catch (error) {
+    if (!(error instanceof Away)) setTimeout(send, 1000 * (error.wait ?? 2)); // else "back" sends
+    return true; // nobody knows who is here: it waits
   }
   link.dispatchEvent(new Event("login"));
   return entry.login !== login();

@@ -264,7 +264,7 @@ function begin() {
   outbox.addEventListener("change", showLink);
   outbox.addEventListener("refused", ({ detail }) => toast(t("verdict.refused", { error: detail.error.message })));
   views.inspect.uploads.addEventListener("change", showLink);
-  setInterval(() => !document.hidden && look(), EVERY);
+  setInterval(() => !document.hidden && (at("login").open ? enter() : look()), EVERY); // another tab may log in
   showLink();
   enter();
 }
