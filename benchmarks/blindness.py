@@ -20,7 +20,7 @@ from unittest.mock import PropertyMock, patch
 
 import numpy as np
 import torch
-from learning import lesson_of
+from learning import task_of
 
 from blemish.core.files import write_whole
 from blemish.data import planting
@@ -43,7 +43,7 @@ def trained(images: Any, kinds: tuple[str, ...], steps: int) -> Planted:
     config = PlantedConfig(steps=steps)
     with patch.object(PlantedConfig, "kind_names", PropertyMock(return_value=kinds)):
         network = make_network(Planted, config, images.image_format.channels, seed=0)
-        learn(network, config, lesson_of(images))
+        learn(network, config, task_of(images))
     assert isinstance(network, Planted)
     return network.eval()
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from learning import lesson_of
+from learning import task_of
 
 from blemish.core.errors import BlemishError
 from blemish.core.files import write_whole
@@ -36,7 +36,7 @@ from blemish.methods.registry import method_named, preset_named
 from blemish.training.batches import as_floats
 from blemish.training.costs import COSTS
 from blemish.training.images import ImageOptions, load_images
-from blemish.training.learn import Chosen, learn, make_network
+from blemish.training.learn import ImageSubset, learn, make_network
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,9 +61,9 @@ def learn_timed(name: str, size: int, images: Any, steps: int | None) -> tuple[A
     start = kind.start(config)
     config = start.config
     network = make_network(kind, config, images.image_format.channels, 0, start.tensors)
-    lesson = lesson_of(images)
+    task = task_of(images)
     began = time.process_time()
-    learn(network, config, lesson)
+    learn(network, config, task)
     return network.eval(), time.process_time() - began, of_preset
 
 
@@ -87,7 +87,7 @@ def measure(name: str, size: int, data: Path) -> dict[str, Any]:
         row |= {"steps": steps, "step_seconds": step}
         seconds += (steps - STEPS[0]) * step
     row |= {"train_seconds": seconds, "train_mib": peak() - before}
-    scored = Chosen(images.train, size=config.size).batch(np.arange(min(SCORED, len(images.train))))
+    scored = ImageSubset(images.train, size=config.size).batch(np.arange(min(SCORED, len(images.train))))
     x = as_floats(torch.from_numpy(scored))
     with torch.inference_mode():
         network(x[:1])

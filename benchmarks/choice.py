@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from learning import lesson_of
+from learning import task_of
 from real import image_area, pixel_area, test_images
 
 from blemish.core.files import write_whole
@@ -66,7 +66,7 @@ def begun(
     return auto.Run(
         config=config,
         images=images,
-        lesson=lesson_of(images, seed),
+        task=task_of(images, seed),
         trial=auto.plant_trial_of(images, seed),
         watcher=Silent(),
         tensors={},

@@ -28,7 +28,7 @@ from blemish.training.costs import candidates
 from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, load_images
 from blemish.training.known_defects import with_known
-from blemish.training.learn import Lesson
+from blemish.training.learn import LearningTask
 from blemish.training.watcher import Silent
 
 THINNED = 2
@@ -49,7 +49,7 @@ def candidates_of(data: Path, minutes: float, seed: int) -> tuple[Trial, Maps]:
     images = load_images(split, config, ImageOptions(), lambda _: lambda: None, seed)
     known = [s for s in dataset.test if s.is_defect]
     trial = with_known(plant_trial_of(images, seed), known, images, config.size)
-    lesson = Lesson(
+    task = LearningTask(
         train=images.train,
         validation=images.validation,
         scored=images.scored,
@@ -60,7 +60,7 @@ def candidates_of(data: Path, minutes: float, seed: int) -> tuple[Trial, Maps]:
         resume=False,
         on_progress=lambda _: None,
     )
-    run = Run(config=config, images=images, lesson=lesson, trial=trial, watcher=Silent(), tensors={})
+    run = Run(config=config, images=images, task=task, trial=trial, watcher=Silent(), tensors={})
     names, steps = candidates(minutes, len(images.train), backbone=False)
     single = {}
     for name in names:

@@ -64,8 +64,8 @@ def test_a_trial_plants_kinds_that_no_candidate_learns_from():
 def test_few_images_get_each_kind_more_often():
     of_two, of_twelve = trial(n=2), trial(n=6)
     assert set(of_two.origin) == {0, 1}
-    assert max(of_two.kinds.count(kind) for kind in choice.KINDS) > choice.PLANTED / 2
-    assert max(of_twelve.kinds.count(kind) for kind in choice.KINDS) <= choice.PLANTED
+    assert max(of_two.kinds.count(kind) for kind in choice.PLANTED_KINDS) > choice.PLANTED / 2
+    assert max(of_twelve.kinds.count(kind) for kind in choice.PLANTED_KINDS) <= choice.PLANTED
 
 
 def test_a_trials_masks_are_where_pixels_changed():
@@ -264,8 +264,8 @@ def test_metal_is_a_candidate_of_ten_minutes_and_makes_half_of_its_steps(monkeyp
     learnt = []
     monkeypatch.setattr(auto, "_learn_member", lambda member, own, *_: learnt.append((member, own)))
     images = SimpleNamespace(train=Numbered(10), image_format=SimpleNamespace(channels=1))
-    lesson = SimpleNamespace(seed=0, folder=None)
-    run = auto.Run(config=QUICK, images=images, lesson=lesson, trial=trial(), watcher=None, tensors={})  # type: ignore[arg-type]
+    task = SimpleNamespace(seed=0, folder=None)
+    run = auto.Run(config=QUICK, images=images, task=task, trial=trial(), watcher=None, tensors={})  # type: ignore[arg-type]
     auto.learn_candidate("metal", run, steps=7)
     auto.learn_candidate("planted", run, steps=7)
     (metal, its_options), (planted, its) = learnt

@@ -14,7 +14,7 @@ from conftest import tiny_image
 from PIL import Image
 
 from blemish.training import costs
-from blemish.training.choice import KINDS, Trial, plant_trial
+from blemish.training.choice import PLANTED_KINDS, Trial, plant_trial
 from blemish.training.choice_picture import CAPTION, FRAME, GAP, WIDTH, draw_choice, two_of_each_kind
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
@@ -37,7 +37,7 @@ def maps_of(trial: Trial) -> tuple[np.ndarray, np.ndarray]:
 
 def test_there_are_two_of_each_kind_a_smaller_one_first(trial: Trial):
     chosen = two_of_each_kind(trial)
-    assert [trial.kinds[i] for i in chosen] == [kind for kind in KINDS for _ in range(2)]
+    assert [trial.kinds[i] for i in chosen] == [kind for kind in PLANTED_KINDS for _ in range(2)]
     areas = trial.masks.sum(axis=(1, 2))[chosen]
     assert all(small <= large for small, large in zip(areas[::2], areas[1::2], strict=True))
 

@@ -103,14 +103,14 @@ class PartOptions(ViewModelOptions):
         self,
         model: Path,
         load: Callable[[Path], Detector],
-        told: Sequence[tuple[str, str | None]] = (),
+        part_views: Sequence[tuple[str, str | None]] = (),
     ) -> Views:
-        """Load the models and choose the rule; `told` are parts and views that come. Raises BlemishError."""
+        """Load the models and choose the rule; `part_views` are those that come. Raises BlemishError."""
         from blemish.inference.part_models import ViewModels, make_views
 
         models = ViewModels.of(model, self.view_model)
         detectors = models.load(load)
-        return make_views(models, detectors, calibration=self.parts, views=self.views, told=told)
+        return make_views(models, detectors, calibration=self.parts, views=self.views, part_views=part_views)
 
 
 @dataclass(frozen=True, kw_only=True)

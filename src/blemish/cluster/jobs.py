@@ -186,8 +186,8 @@ class RayWorkers:
 
 
 def _one_line(error: BaseException) -> str:
-    told = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {told[0]}" if told else type(error).__name__
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def _adopt_attempt(job: Job, ended: Attempt) -> str | None:

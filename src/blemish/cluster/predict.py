@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from blemish.cluster import listing
-from blemish.cluster.predict_parts import Told, decide, listings, told_of
+from blemish.cluster.predict_parts import PartViews, decide, listings, part_views_of
 from blemish.cluster.predict_worker import RUN_NAME, Order, Scoring, partition_name, score_partition
 from blemish.cluster.session import MAX_RETRIES
 from blemish.cluster.storage import OutputFolder, StoreError, is_url
@@ -97,7 +97,7 @@ def _score(
     said = out.read(SUMMARY_NAME)
     if said is None:
         # a rate that so many views cannot promise is refused before anything is scored
-        views = None if of_parts is None else of_parts.make_views(detectors, told_of(run["told"]))
+        views = None if of_parts is None else of_parts.make_views(detectors, part_views_of(run["told"]))
         total = PredictionCounts()
         for counts in _score_partitions(scoring, out, run):
             total += counts
@@ -166,8 +166,8 @@ def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], N
         raise UsageError(f"{out.location}: already holds predictions; choose another --out, or remove it")
     source, named = find_model(scoring.model), listing.find_inputs(scoring.inputs)
     folders = {root.folder for roots in named.values() for root in roots}
-    inputs, partitions, left_out, told, own = 0, 0, LeftOut(), Told(), list[dict[str, Any]]()
-    for path, found in listings(scoring.parts, partial(listing.list_inputs, named), left_out, told):
+    inputs, partitions, left_out, part_views, own = 0, 0, LeftOut(), PartViews(), list[dict[str, Any]]()
+    for path, found in listings(scoring.parts, partial(listing.list_inputs, named), left_out, part_views):
         if path is not None:
             own.append({"model": f"_model/{len(own)}/{find_model(path).name}", "first": partitions})
             out.write(own[-1]["model"], find_model(path).read_bytes())
@@ -176,7 +176,7 @@ def _start_run(scoring: Scoring, out: OutputFolder, on_listed: Callable[[int], N
             on_listed(count)
     model = f"_model/{source.name}"
     out.write(model, source.read_bytes())
-    of_parts = {} if scoring.parts is None else {"told": told.as_fields(), "own_models": own}
+    of_parts = {} if scoring.parts is None else {"told": part_views.as_fields(), "own_models": own}
     run = {
         "of": _identity(scoring),
         "blemish": version("blemish"),

@@ -50,10 +50,12 @@ class PartScoring:
         }
 
     def make_views(
-        self, detectors: Mapping[Path, Detector], told: Sequence[tuple[str, str | None]] = ()
+        self, detectors: Mapping[Path, Detector], part_views: Sequence[tuple[str, str | None]] = ()
     ) -> Views:
         """Choose the rule, as on one machine. Raises BlemishError."""
-        return make_views(self.models, detectors, calibration=self.calibration, views=self.views, told=told)
+        return make_views(
+            self.models, detectors, calibration=self.calibration, views=self.views, part_views=part_views
+        )
 
     def of_model(self, path: Path, inputs: Iterable[Input]) -> Iterator[Input]:
         """Yield the inputs that a model scores. Raises DataError for a name that tells no part."""
@@ -61,7 +63,7 @@ class PartScoring:
 
 
 @dataclass
-class Told:
+class PartViews:
     """What the names of all inputs tell: how many images a part has at most, and which views there are."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -85,7 +87,7 @@ def listings(
     parts: PartScoring | None,
     list_inputs: Callable[[LeftOut], Iterator[Input]],
     left_out: LeftOut,
-    told: Told,
+    part_views: PartViews,
 ) -> Iterator[tuple[Path | None, Iterator[Input]]]:
     """Yield the inputs of each model, after its path, None for the usual one, which is the first.
 
@@ -95,12 +97,12 @@ def listings(
         yield None, list_inputs(left_out)
         return
     usual, *own = dict.fromkeys((parts.models.usual, *parts.models.own.values()))
-    yield None, parts.of_model(usual, told.watch(parts.names, list_inputs(left_out)))
+    yield None, parts.of_model(usual, part_views.watch(parts.names, list_inputs(left_out)))
     for path in own:
         yield path, parts.of_model(path, list_inputs(LeftOut()))
 
 
-def told_of(fields: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+def part_views_of(fields: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     """Return parts and views that say the same as what was kept."""
     return [("", view) for view in fields["views"]] or [("", None)] * fields["count"]
 

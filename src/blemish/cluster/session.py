@@ -46,9 +46,9 @@ def connect(address: str) -> Iterator[None]:
         with _without_stderr():
             ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
-        told = " ".join((str(error).strip() or repr(error)).splitlines()[0].split())
+        line = " ".join((str(error).strip() or repr(error)).splitlines()[0].split())
         raise UsageError(
-            f"--cluster {address}: cannot be joined: {told}; HOST:PORT joins from a machine of the cluster, "
+            f"--cluster {address}: cannot be joined: {line}; HOST:PORT joins from a machine of the cluster, "
             "ray://HOST:10001 from any other"
         ) from error
     in_main = threading.current_thread() is threading.main_thread()

@@ -73,13 +73,13 @@ def parts_shown(
     if names is not None:
         names.name(samples)
         return [names.of(path) for path in paths]
-    told = {str(s.path): (s.part, s.view) for s in samples if s.part is not None}
-    if not told:
+    given = {str(s.path): (s.part, s.view) for s in samples if s.part is not None}
+    if not given:
         return None
     for path in paths:
-        if str(path) not in told:
+        if str(path) not in given:
             raise DataError(f"{path}: its part is not told; tell that of all images, or of none")
-    return [told[str(path)] for path in paths]
+    return [given[str(path)] for path in paths]
 
 
 def check_parts(samples: Sequence[Sample]) -> None:

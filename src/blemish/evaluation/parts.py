@@ -74,8 +74,8 @@ def measure_parts(dataset: Dataset, views: Views, scored: Iterable[Scored], out:
 
 
 def _row_of(scored: Scored) -> dict[str, Any]:
-    told = {"path": scored.name, "score": scored.score, "p_value": scored.p_value}
-    return told | {"decision": scored.decision, "overlay": overlay_name(scored.name), "error": None}
+    row = {"path": scored.name, "score": scored.score, "p_value": scored.p_value}
+    return row | {"decision": scored.decision, "overlay": overlay_name(scored.name), "error": None}
 
 
 def _is_telling(row: PartRow, label: str) -> bool:

@@ -100,7 +100,7 @@ def make_views(
     *,
     calibration: Path | None = None,
     views: Sequence[str] = (),
-    told: Sequence[tuple[str, str | None]] = (),
+    part_views: Sequence[tuple[str, str | None]] = (),
     digests: Mapping[Path, str] | None = None,
     version: Path | None = None,
 ) -> Views:
@@ -111,7 +111,7 @@ def make_views(
         detectors: the loaded models; the rates that the usual one was given count for parts.
         calibration: a `parts.json`; None: the one beside the usual model, if there is one.
         views: of models calibrated apart the names of a part's views, or their number.
-        told: the part and the view of all images, if they are known beforehand: they say it without `views`.
+        part_views: the part and the view of all images, if known beforehand; then without `views`.
         digests: those of what was loaded, by the models' paths: a file may have changed since, or another
             version be in use. None: those of the files.
         version: the file of the usual model that is in use, where that is a version of it; if a calibration
@@ -137,7 +137,7 @@ def make_views(
     def calibration_of(view: str | None) -> Calibration | None:
         return detectors[models.path(view)].model_file.calibration
 
-    count, names = _counted(views, models) if views else _counted_in(told)
+    count, names = _counted(views, models) if views else _counted_in(part_views)
     rule = ApartRule(calibration_of, count=count, names=names, **rates)
     return Views(models=models, detectors=detectors, rule=rule)
 
@@ -161,10 +161,10 @@ def _counted(views: Sequence[str], models: ViewModels) -> tuple[int | None, tupl
     return None, tuple(views)
 
 
-def _counted_in(told: Sequence[tuple[str, str | None]]) -> tuple[int | None, tuple[str, ...]]:
+def _counted_in(part_views: Sequence[tuple[str, str | None]]) -> tuple[int | None, tuple[str, ...]]:
     """Return the largest number of images that a part has, or the names of all views."""
-    names = {view for _, view in told if view is not None}
-    counts = Counter(part for part, _ in told)
+    names = {view for _, view in part_views if view is not None}
+    counts = Counter(part for part, _ in part_views)
     return max(counts.values(), default=None), tuple(sorted(names))
 
 

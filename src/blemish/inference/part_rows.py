@@ -120,9 +120,9 @@ def draw_part(row: PartRow, out: Path) -> str:
     pictures = []
     for view in row.views:
         name = view.view or Path(str(view.path)).name
-        told = "cannot be used" if view.p_value is None else f"p {view.p_value:.3g}"
+        verdict = "cannot be used" if view.p_value is None else f"p {view.p_value:.3g}"
         marked = view is worst and row.decision in ("rejected", "review")
-        pictures.append((f"{name}: {told}", view.overlay and out / view.overlay, marked))
+        pictures.append((f"{name}: {verdict}", view.overlay and out / view.overlay, marked))
     pictures += [(f"{name}: missing", None, True) for name in row.missing if name not in _views(row)]
     name = picture_name(row.part)
     write_side_by_side(out / name, pictures)

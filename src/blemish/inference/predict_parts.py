@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def predict_parts_to_folder(
     views: Views,
-    told: Sequence[tuple[str, str | None]],
+    part_views: Sequence[tuple[str, str | None]],
     inputs: Sequence[tuple[Path, Path]],
     out: Path,
     *,
@@ -35,9 +35,9 @@ def predict_parts_to_folder(
 ) -> tuple[PredictionCounts, PartCounts]:
     """Score files as `predict_to_folder` does, each by the model of its view, and decide of their parts.
 
-    `told` is the part and the view of each input. Writes parts.jsonl, parts.csv and parts/ as well.
+    `part_views` is the part and the view of each input. Writes parts.jsonl, parts.csv and parts/ as well.
     """
-    found = list(zip(told, inputs, strict=True))
+    found = list(zip(part_views, inputs, strict=True))
     by_path = {str(path): shown for shown, (path, _) in found}
     parts: dict[str, list[tuple[str | None, dict[str, Any]]]] = {}
     detectors = {id(d): d for (_, view), _ in found if (d := views.detector(view))}

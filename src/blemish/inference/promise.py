@@ -45,8 +45,8 @@ class Promise:
         """Return what a detector promises for each product that it is told of; by None without products."""
         if not detector.model_file.products:
             return {None: cls.of(detector)}
-        told = {*detector.named.values()} or {each.product.name for each in detector.model_file.products}
-        return {name: cls.of(detector.for_product(name)) for name in sorted(told)}
+        products = {*detector.named.values()} or {each.product.name for each in detector.model_file.products}
+        return {name: cls.of(detector.for_product(name)) for name in sorted(products)}
 
     def as_fields(self) -> dict[str, Any]:
         """Return it as the fields of a file."""

@@ -37,11 +37,11 @@ def draw(card: Mapping[str, Any]) -> list[Chart]:
 
 
 def _alt(kind: str, points: Sequence[Mapping[str, Any]]) -> str:
-    told = []
+    lines = []
     for p in points:
         contrast = "" if p["contrast"] is None else f" at contrast {100 * p['contrast']:g} %"
-        told.append(f"{100 * p['size']:g} %{contrast}: {p['found']} of {p['n']}")
-    return f"Planted defects found ({kind}), by size: {'; '.join(told)}"
+        lines.append(f"{100 * p['size']:g} %{contrast}: {p['found']} of {p['n']}")
+    return f"Planted defects found ({kind}), by size: {'; '.join(lines)}"
 
 
 def found_over_size(points: Sequence[Mapping[str, Any]], without: float) -> Figure:

@@ -67,8 +67,8 @@ class PartLines:
                 "--view-model, --parts and --views: are for one --model; give one, or leave them out"
             )
         found = ViewModels.of(path, settings.view_models)
-        told = settings.of_one_model or (settings.names is not None and len(models) == 1)
-        return found if told or found.calibration_file.exists() else None
+        given = settings.of_one_model or (settings.names is not None and len(models) == 1)
+        return found if given or found.calibration_file.exists() else None
 
     def open(
         self,

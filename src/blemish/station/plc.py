@@ -106,8 +106,8 @@ class Plc:
                 state = replace(state, **counted)
             if mine:
                 last = mine[-1]
-                told = {"decision": CODES[last.decision], "score": last.score or 0.0, "id": last.id}
-                self.state = replace(state, part=last.part or "", **told)
+                result = {"decision": CODES[last.decision], "score": last.score or 0.0, "id": last.id}
+                self.state = replace(state, part=last.part or "", **result)
         if mine and self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
 

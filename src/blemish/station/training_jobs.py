@@ -197,7 +197,7 @@ class Trainings:
     # --- the thread ---
 
     def _run(self) -> None:
-        told = ""
+        last = ""
         while not self._ending.is_set():
             try:
                 job = next((j for j in self.all() if j.state in ("running", "waiting")), None)
@@ -208,9 +208,9 @@ class Trainings:
                     self._do(job)
             except Exception as error:  # such as a full disk; a dead thread would do no training any more
                 said = f"trainings: {one_line(error, 500)}; tried again every {RETRY_S:.0f} s"
-                if said != told:
+                if said != last:
                     print(f"blemish serve: {said}", file=sys.stderr, flush=True)
-                told = said
+                last = said
                 self._ending.wait(RETRY_S)
 
     def _do(self, job: Training) -> None:

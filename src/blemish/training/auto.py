@@ -34,7 +34,7 @@ from blemish.training.choice import Choice, Row, Trial
 from blemish.training.choice_picture import PICTURE, draw_choice
 from blemish.training.costs import MOST_IMAGES, candidates, member_steps
 from blemish.training.known_defects import with_known
-from blemish.training.learn import Chosen, Lesson, Together, learn, make_network
+from blemish.training.learn import ImageSubset, JoinedImages, LearningTask, learn, make_network
 from blemish.training.run_folder import Outcome, read_log, write_log
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ FOLDER, TABLE = "choice", "choice.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What all candidates and members of a run have in common; `lesson` is that of the whole images."""
+    """What all candidates and members of a run have in common; `task` is that of the whole images."""
 
     config: AutoConfig
     images: TrainingImages
-    lesson: Lesson
+    task: LearningTask
     trial: Trial
     watcher: Watcher
     tensors: Mapping[str, Tensor]
@@ -90,7 +90,7 @@ def shaped(config: AutoConfig, split: Split) -> AutoConfig:
 def fit_auto(
     config: AutoConfig,
     images: TrainingImages,
-    lesson: Lesson,
+    task: LearningTask,
     *,
     watcher: Watcher,
     tensors: Mapping[str, Tensor],
@@ -103,11 +103,11 @@ def fit_auto(
     Returns the network, how long it took, and what the choice was, for the model file. Raises UsageError when
     started in several processes, TrainingError when no candidate can learn.
     """
-    if lesson.accelerator.num_processes > 1:
+    if task.accelerator.num_processes > 1:
         raise UsageError("--method auto: chooses in one process; name a method to train it in several")
     began = time.monotonic()
-    trial = with_known(plant_trial_of(images, lesson.seed), known, images, config.size)
-    run = Run(config=config, images=images, lesson=lesson, trial=trial, watcher=watcher, tensors=tensors)
+    trial = with_known(plant_trial_of(images, task.seed), known, images, config.size)
+    run = Run(config=config, images=images, task=task, trial=trial, watcher=watcher, tensors=tensors)
     choice = Choice(members=config.members) if config.members else _choose(run)
     network = _learn_members(replace(config, members=choice.members), run)
     return network, Outcome(seconds=time.monotonic() - began), choice.describe()
@@ -152,11 +152,11 @@ def _choose(run: Run) -> Choice:
     if not maps:
         raise TrainingError(f"no method can learn these images: {rows[0].members[0]}: {rows[0].error}")
     choice = choosing.choose(rows, maps, run.trial)
-    if run.lesson.folder is not None:
-        write_whole(run.lesson.folder / TABLE, json.dumps(choice.describe(), indent=2) + "\n")
+    if run.task.folder is not None:
+        write_whole(run.task.folder / TABLE, json.dumps(choice.describe(), indent=2) + "\n")
         stretch = run.images.image_format.dtype != "uint8"
         picture = draw_choice(run.trial, [maps[name] for name in choice.members], stretch=stretch)
-        write_pixels(run.lesson.folder / PICTURE, picture)
+        write_pixels(run.task.folder / PICTURE, picture)
     return choice
 
 
@@ -167,20 +167,20 @@ def variant_of(candidate: str, rows: Sequence[Row]) -> str:
 
 def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Have a candidate learn and return its maps of the trial; those of an interrupted run are kept."""
-    kept = None if run.lesson.folder is None else run.lesson.folder / FOLDER / f"{name.replace(':', '+')}.npz"
-    if kept is not None and run.lesson.resume:
-        found = _kept_maps(kept, _text(run.lesson.identity))
+    kept = None if run.task.folder is None else run.task.folder / FOLDER / f"{name.replace(':', '+')}.npz"
+    if kept is not None and run.task.resume:
+        found = _kept_maps(kept, _text(run.task.identity))
         if found is not None:
             return found
     member = learn_candidate(name, run, steps)
     good, planted = (
-        choosing.maps_of(member, images, run.lesson.accelerator.device)
+        choosing.maps_of(member, images, run.task.accelerator.device)
         for images in (run.trial.good, run.trial.planted)
     )
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with temporary_for(kept, durable=True) as part, part.open("wb") as file:
-            np.savez(file, good=good, planted=planted, identity=_text(run.lesson.identity))
+            np.savez(file, good=good, planted=planted, identity=_text(run.task.identity))
     return good, planted
 
 
@@ -195,7 +195,7 @@ def _kept_maps(file: Path, identity: str) -> tuple[np.ndarray, np.ndarray] | Non
 
 def learn_candidate(name: str, run: Run, steps: int) -> Member:
     """Have a candidate learn: `planted` the first family, in so many steps; others make half of theirs."""
-    network = make_network(Auto, replace(run.config, members=(name,)), run.channels, run.lesson.seed)
+    network = make_network(Auto, replace(run.config, members=(name,)), run.channels, run.task.seed)
     assert isinstance(network, Auto)
     network.begin(run.tensors)
     member = network.each[0]
@@ -207,8 +207,8 @@ def learn_candidate(name: str, run: Run, steps: int) -> Member:
     member.network.config = own
     train: ImageBatches = run.images.train
     if not isinstance(member.network, TrainedMethod):
-        train = Chosen(train, _spread(len(train), MOST_IMAGES).tolist())
-    place = None if run.lesson.folder is None else run.lesson.folder / FOLDER / name.replace(":", "+")
+        train = ImageSubset(train, _spread(len(train), MOST_IMAGES).tolist())
+    place = None if run.task.folder is None else run.task.folder / FOLDER / name.replace(":", "+")
     _learn_member(member, own, train, run, place)
     return member
 
@@ -217,15 +217,15 @@ def _learn_member(member: Member, own: Any, train: ImageBatches, run: Run, place
     """Have one member learn from images that are resized to what it takes."""
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
-    lesson = replace(
-        run.lesson,
-        train=Chosen(train, size=own.loading_size),
+    task = replace(
+        run.task,
+        train=ImageSubset(train, size=own.loading_size),
         validation=None,
-        scored=Chosen(train, size=own.size),
+        scored=ImageSubset(train, size=own.size),
         folder=place,
-        identity=run.lesson.identity | {"options": _text(vars(own))},
+        identity=run.task.identity | {"options": _text(vars(own))},
     )
-    return learn(member.network, own, lesson)
+    return learn(member.network, own, task)
 
 
 def _text(identity: dict[str, Any]) -> str:
@@ -240,7 +240,7 @@ def _learn_members(config: AutoConfig, run: Run) -> Auto:
 
     The scale is that of images that a member did not learn; one without a training loop then learns them too.
     """
-    network = make_network(Auto, config, run.channels, run.lesson.seed)
+    network = make_network(Auto, config, run.channels, run.task.seed)
     assert isinstance(network, Auto)
     network.begin(run.tensors)
     log: list[dict[str, str]] = []
@@ -248,20 +248,20 @@ def _learn_members(config: AutoConfig, run: Run) -> Auto:
         own = member.network.config
         if isinstance(own, PlantedConfig):
             own = replace(own, steps=member_steps(run.config, len(run.images.train), config.members or ()))
-        place = None if run.lesson.folder is None else run.lesson.folder / FOLDER / f"member {number}"
+        place = None if run.task.folder is None else run.task.folder / FOLDER / f"member {number}"
         has_loop, needs_scale = isinstance(member.network, TrainedMethod), len(network.each) > 1
         if has_loop or needs_scale:
             _learn_member(member, own, run.images.train, run, place)
         if needs_scale:
-            good = choosing.maps_of(member, run.trial.good, run.lesson.accelerator.device)
+            good = choosing.maps_of(member, run.trial.good, run.task.accelerator.device)
             network.low[number], network.high[number] = choosing.scale_of(good)
         if has_loop:
             log += _log_of(name, place)
         else:
             assert run.images.validation is not None  # auto's options hold some out
-            _learn_member(member, own, Together(run.images.train, run.images.validation), run, None)
-    if log and run.lesson.folder is not None:
-        write_log(run.lesson.folder, log)
+            _learn_member(member, own, JoinedImages(run.images.train, run.images.validation), run, None)
+    if log and run.task.folder is not None:
+        write_log(run.task.folder, log)
     return network
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from blemish.methods.auto import Member
 
-KINDS = planting.FAMILIES[1]
+PLANTED_KINDS = planting.FAMILIES[1]
 MOST_GOOD = 30
 """Good images that candidates are compared on, at most."""
 PLANTED = 30
@@ -103,7 +103,7 @@ class Choice:
         rows = [
             {k: v for k, v in asdict(row).items() if k != "seconds" and v is not None} for row in self.rows
         ]
-        return {"members": list(self.members), "kinds": list(KINDS), "candidates": rows}
+        return {"members": list(self.members), "kinds": list(PLANTED_KINDS), "candidates": rows}
 
 
 def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False) -> Trial:
@@ -130,7 +130,7 @@ def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False
     found, masks, kinds, origin = [], [], [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for kind in [kind for kind in KINDS for _ in range(copies)]:
+        for kind in [kind for kind in PLANTED_KINDS for _ in range(copies)]:
             numbers = torch.randint(len(train), (n,))
             turn, zoom = shapes.uniform(-3.14, 3.14, n), shapes.uniform(0.7, 1.3, n)
             centres = draw_centres(other_part[numbers], (1, 1), (H, W))

@@ -24,7 +24,7 @@ from blemish.training.auto import fit_auto, remove_trial, shaped
 from blemish.training.calibrate import calibrate_model
 from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, describe_format, load_images
-from blemish.training.learn import Lesson, learn, make_network
+from blemish.training.learn import LearningTask, learn, make_network
 from blemish.training.part_calibration import calibrates_parts, save_parts
 from blemish.training.run_folder import (
     calibration_fingerprint,
@@ -128,8 +128,8 @@ def fit(
     images = load_images(split, config, image_options, watcher.loading, seed, roi=counting.roi)
     images, dropped = suspects.without_suspects(images, split, drop_suspects, seed)
     identity |= {"calibration images": calibration_fingerprint(split)} if has_parts else {}
-    lesson = _lesson(images, accelerator, seed, folder, identity, watcher, resume=resume)
-    network, outcome, choice = _learn(kind, start, config, images, lesson, watcher, known)
+    task = _lesson(images, accelerator, seed, folder, identity, watcher, resume=resume)
+    network, outcome, choice = _learn(kind, start, config, images, task, watcher, known)
     provenance |= dropped | choice
     backend = TorchBackend(network, accelerator.device)
     model_file = replace(_model_file(method, preset, network, images, provenance), counting=counting)
@@ -170,12 +170,12 @@ def _lesson(
     watcher: Watcher,
     *,
     resume: bool,
-) -> Lesson:
+) -> LearningTask:
     """Say what is learnt and where it is kept, and make the run folder."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     found = {"image format": images.image_format.describe(), "precision": accelerator.mixed_precision}
-    return Lesson(
+    return LearningTask(
         train=images.train,
         validation=images.validation,
         scored=images.scored,
@@ -204,16 +204,16 @@ def _learn(
     start: Start,
     config: DetectorConfig,
     images: TrainingImages,
-    lesson: Lesson,
+    task: LearningTask,
     watcher: Watcher,
     known: list[Sample],
 ) -> tuple[Method[Any], Outcome, dict[str, Any]]:
     """Have a network learn, or candidates and what is chosen; returns what the model says of that as well."""
     if not isinstance(config, AutoConfig):
-        network = make_network(kind, config, images.image_format.channels, lesson.seed, start.tensors)
-        return network, learn(network, config, lesson), {}
+        network = make_network(kind, config, images.image_format.channels, task.seed, start.tensors)
+        return network, learn(network, config, task), {}
     network, outcome, chosen = fit_auto(
-        config, images, lesson, watcher=watcher, tensors=start.tensors, known=known
+        config, images, task, watcher=watcher, tensors=start.tensors, known=known
     )
     return network, outcome, {"choice": chosen | {"given": config.members}}
 

@@ -30,7 +30,7 @@ FIT_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class LearningTask:
     """What a network learns from, and where the run is kept.
 
     `train` may be larger than the network's images, for random crops; `scored` are the same images as scoring
@@ -50,7 +50,7 @@ class Lesson:
     """Whether parts of the images are covered, as they lie outside of a region of interest."""
 
 
-class Chosen:
+class ImageSubset:
     """Some images of others, by number, resized: `ImageBatches`."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Chosen:
         return np.stack([resize(image, self.size) for image in found])
 
 
-class Together:
+class JoinedImages:
     """The images of two sources, one after the other: `ImageBatches`."""
 
     def __init__(self, first: ImageBatches, second: ImageBatches) -> None:
@@ -108,32 +108,32 @@ def make_network(
     return network
 
 
-def learn(network: Method[Any], config: DetectorConfig, lesson: Lesson) -> Outcome:
+def learn(network: Method[Any], config: DetectorConfig, task: LearningTask) -> Outcome:
     """Have a network learn with these options, and report how it went.
 
     Raises TrainingError on a loss that is not finite, Interrupted after Ctrl-C or SIGTERM.
     """
-    network.covered = lesson.covered
+    network.covered = task.covered
     if not isinstance(network, TrainedMethod):
-        return _fit(network.to(lesson.accelerator.device), lesson)
+        return _fit(network.to(task.accelerator.device), task)
     trainer = Trainer(
         network,
         config,  # type: ignore[arg-type]  a TrainedMethod has these
-        lesson.train,
-        lesson.validation,
-        scored=lesson.scored,
-        accelerator=lesson.accelerator,
-        seed=lesson.seed,
-        folder=lesson.folder,
-        identity=lesson.identity,
+        task.train,
+        task.validation,
+        scored=task.scored,
+        accelerator=task.accelerator,
+        seed=task.seed,
+        folder=task.folder,
+        identity=task.identity,
     )
-    return trainer.run(resume=lesson.resume, on_progress=lesson.on_progress)
+    return trainer.run(resume=task.resume, on_progress=task.on_progress)
 
 
-def _fit(network: Method[Any], lesson: Lesson) -> Outcome:
+def _fit(network: Method[Any], task: LearningTask) -> Outcome:
     """Let a method without a training loop take what it needs from the training images."""
-    began, device = time.monotonic(), lesson.accelerator.device
+    began, device = time.monotonic(), task.accelerator.device
     with torch.random.fork_rng():
-        torch.manual_seed(lesson.seed)
-        network.fit(lambda: (torch.from_numpy(b).to(device) for b in in_order(lesson.train, FIT_BATCH)))
+        torch.manual_seed(task.seed)
+        network.fit(lambda: (torch.from_numpy(b).to(device) for b in in_order(task.train, FIT_BATCH)))
     return Outcome(seconds=time.monotonic() - began)

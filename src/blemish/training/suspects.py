@@ -18,7 +18,7 @@ from blemish.core.errors import UsageError
 from blemish.inference.postprocess import image_score
 from blemish.methods.registry import METHODS
 from blemish.training.batches import as_floats, in_order
-from blemish.training.learn import FIT_BATCH, Chosen, make_network
+from blemish.training.learn import FIT_BATCH, ImageSubset, make_network
 from blemish.training.run_folder import DROPPED, DROPPED_ENTRY
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def without_suspects(
     dropped = sorted(np.argsort(-scores, kind="stable")[:count].tolist())
     kept = np.setdiff1d(np.arange(n), dropped).tolist()
     names = {digests[i]: split.train[i].path.name for i in dropped}
-    learnt = replace(images, train=Chosen(images.train, kept), scored=Chosen(images.scored, kept))
+    learnt = replace(images, train=ImageSubset(images.train, kept), scored=ImageSubset(images.scored, kept))
     return learnt, {DROPPED_ENTRY: {"share": share, "images": len(dropped), "digests": names}}
 
 
@@ -88,10 +88,10 @@ def scores_of_others(images: ImageBatches, digests: Sequence[str], channels: int
     for k in range(int(fold.max()) + 1):
         theirs, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         network = make_network(kind, config, channels, seed)
-        learnt = Chosen(images, theirs.tolist(), config.size)
+        learnt = ImageSubset(images, theirs.tolist(), config.size)
         network.fit(lambda learnt=learnt: _batches(learnt))
         network.eval()
-        maps = [network(x) for x in _batches(Chosen(images, own.tolist(), config.size))]
+        maps = [network(x) for x in _batches(ImageSubset(images, own.tolist(), config.size))]
         scores[own] = [image_score(each.numpy(), config.image_score) for each in torch.cat(maps)]
     return scores
 

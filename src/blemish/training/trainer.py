@@ -121,10 +121,10 @@ class Trainer:
         except RuntimeError as error:
             if self.accelerator.num_processes == 1:
                 raise
-            told = str(error).strip().splitlines()
+            line = str(error).strip().partition("\n")[0]
             raise TrainingError(
                 f"one of {self.accelerator.num_processes} processes is gone or cannot go on "
-                f"({told[0][:200] if told else type(error).__name__}); start all of them again with --resume"
+                f"({line[:200] or type(error).__name__}); start all of them again with --resume"
             ) from error
 
     def _cuda(self) -> list[torch.device]:

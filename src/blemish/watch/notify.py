@@ -58,8 +58,8 @@ class Receivers:
 
     def __bool__(self) -> bool:
         """Whether there is anybody."""
-        told = (self.on_reject, self.on_review, self.on_event, self.webhook, self.mqtt)
-        return any(each is not None for each in told)
+        ways = (self.on_reject, self.on_review, self.on_event, self.webhook, self.mqtt)
+        return any(each is not None for each in ways)
 
     @contextmanager
     def telling(self, say: Callable[[str], None]) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -200,8 +200,8 @@ def command(line: str, option: str = "--on-reject") -> Callable[[dict[str, Any]]
             words, input=json.dumps(row).encode(), capture_output=True, timeout=TIMEOUT_S, check=False
         )
         if done.returncode:
-            told = done.stderr.decode(errors="replace").strip()
-            raise RuntimeError(f"ended with {done.returncode} {told}")
+            output = done.stderr.decode(errors="replace").strip()
+            raise RuntimeError(f"ended with {done.returncode} {output}")
 
     return send
 

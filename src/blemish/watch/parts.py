@@ -176,8 +176,8 @@ class OpenParts:
         counted = _newest(rows, self.rule is not None and bool(self.rule.names))
         found = self._decision(part, counted)
         if found.missing:
-            told = f"{waited:.0f} s are over" if waited >= self.settings.wait_s else "not all can be used"
-            self.say(f"part {part}: {told}, missing: {', '.join(found.missing)}; {found.decision}")
+            reason = f"{waited:.0f} s are over" if waited >= self.settings.wait_s else "not all can be used"
+            self.say(f"part {part}: {reason}, missing: {', '.join(found.missing)}; {found.decision}")
         self.decided += 1
         content = {
             "sequence": self.decided,

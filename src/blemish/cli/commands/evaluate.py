@@ -132,14 +132,14 @@ def _tell(evaluation: dict[str, Any]) -> None:
 
 def _views(options: EvaluateOptions, dataset: Dataset, detector: Detector) -> Views | None:
     """Return how parts are decided, where the data set has parts. Raises BlemishError."""
-    told = [(s.part, s.view) for s in dataset.test if s.part is not None]
-    if not told:
+    part_views = [(s.part, s.view) for s in dataset.test if s.part is not None]
+    if not part_views:
         options.refuse_without_parts()
         return None
     return options.load_views(
         options.model,
         lambda path: detector if path == options.model else options.load(model=path),
-        told,
+        part_views,
     )
 
 

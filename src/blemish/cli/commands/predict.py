@@ -73,9 +73,9 @@ def predict(arguments: list[str]) -> int:
     patterns, samples = open_manifests(options.inputs)
     inputs = find_inputs(patterns, left_out)
     total = video.count_images(inputs, options.every)
-    told = parts_shown([path for path, _ in inputs], options.names(), samples)
-    if told is not None:
-        return max(_predict_parts(options, told, samples, inputs), print_left_out(left_out))
+    part_views = parts_shown([path for path, _ in inputs], options.names(), samples)
+    if part_views is not None:
+        return max(_predict_parts(options, part_views, samples, inputs), print_left_out(left_out))
     options.refuse_without_parts()
     detector = options.load(options.batch_size)
     detector = named(detector, samples, options.product, [path for path, _ in inputs])
@@ -91,7 +91,7 @@ def predict(arguments: list[str]) -> int:
 
 def _predict_parts(
     options: PredictOptions,
-    told: list[tuple[str, str | None]],
+    part_views: list[tuple[str, str | None]],
     samples: list[Sample],
     inputs: list[tuple[Path, Path]],
 ) -> int:
@@ -109,12 +109,12 @@ def _predict_parts(
         detector = options.load(options.batch_size, model)
         return named(detector, samples, options.product, [path for path, _ in inputs])
 
-    views = options.load_views(options.model, load, told)
+    views = options.load_views(options.model, load, part_views)
     with progress_bar() as progress:
         task = progress.add_task("scoring", total=len(inputs))
         counts, parts = predict_parts_to_folder(
             views,
-            told,
+            part_views,
             inputs,
             out,
             overlays=_overlays(options),

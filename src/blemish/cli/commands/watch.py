@@ -169,9 +169,9 @@ def _database(options: WatchOptions, lines: Lines) -> AbstractContextManager[Led
 
 def _describe_part(row: dict[str, Any]) -> str:
     missing = f", missing: {', '.join(row['missing'])}" if row["missing"] else ""
-    told = row["error"] or f"{row['decision']}{missing}"
+    outcome = row["error"] or f"{row['decision']}{missing}"
     p = "" if row["p_value"] is None else f", p {row['p_value']:.3g}"
-    return f"part {row['part']}: {told}{p}"
+    return f"part {row['part']}: {outcome}{p}"
 
 
 def _describe(row: dict[str, Any]) -> str:

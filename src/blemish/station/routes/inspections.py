@@ -115,8 +115,8 @@ async def inspect(
     After the time limit the answer is 202 with the identifier under which it will be recorded. Of a part with
     several views the answer is that of the view; with the last one the part is decided.
     """
-    told = Upload(data=b"", source="api", name=name, part=part, view=view, key=idempotency_key)
-    upload, chosen = await read_upload(request, told)
+    asked = Upload(data=b"", source="api", name=name, part=part, view=view, key=idempotency_key)
+    upload, chosen = await read_upload(request, asked)
     upload = replace(upload, labels=station.labelling.of(datetime.now(UTC), upload.labels.or_else(said)))
     engine = station.engine(chosen or model, upload.labels.product)
     taker = station.taker(engine)

@@ -43,10 +43,10 @@ async def labels(product: Part | None = None, line: Part | None = None, shift: P
     return Labels(product=product, line=line, shift=shift)
 
 
-async def read_upload(request: Request, told: Upload) -> tuple[Upload, str | None]:
+async def read_upload(request: Request, asked: Upload) -> tuple[Upload, str | None]:
     """Read a form with the field `image`, or the file itself as the body; the model that a form names.
 
-    `told` is what the query says of it.
+    `asked` is what the query says of it.
     """
     kind = media_type(request.headers.get("content-type", ""))
     if kind != "multipart/form-data":
@@ -55,24 +55,24 @@ async def read_upload(request: Request, told: Upload) -> tuple[Upload, str | Non
         data = await request.body()
         if not data:
             raise UsageError("the body is empty; send an image file")
-        return replace(told, data=data), None
+        return replace(asked, data=data), None
     try:
-        return await _read_form(request, told)
+        return await _read_form(request, asked)
     except UnicodeError as error:
         raise UsageError("the form's charset does not fit its texts; send UTF-8") from error
 
 
-async def _read_form(request: Request, told: Upload) -> tuple[Upload, str | None]:
+async def _read_form(request: Request, asked: Upload) -> tuple[Upload, str | None]:
     async with request.form(max_files=1, max_fields=8) as form:
         file = form.get("image")
         if not isinstance(file, UploadFile):
             raise UsageError("the form has no file named `image`; send one")
-        given = {field: _text(form.get(field, getattr(told, field)), field) for field in ("part", "view")}
+        given = {field: _text(form.get(field, getattr(asked, field)), field) for field in ("part", "view")}
         model = _text(form.get("model") or None, "model")
         labels = Labels(**{name: _text(form.get(name), name) for name in ("product", "line", "shift")})
         source = "page" if request.headers.get("x-blemish-page") else "api"
-        name = told.name or _name(file.filename)
-        return replace(told, data=await file.read(), source=source, name=name, labels=labels, **given), model
+        name = asked.name or _name(file.filename)
+        return replace(asked, data=await file.read(), source=source, name=name, labels=labels, **given), model
 
 
 def _text(given: UploadFile | str | None, field: str) -> str | None:
