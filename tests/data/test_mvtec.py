@@ -51,6 +51,18 @@ def test_masks_pair_by_stem_with_any_suffix_and_sub_folder(category: Path):
     }
 
 
+def test_masks_may_have_the_names_of_their_images(category: Path):
+    truth = category / "ground_truth" / "dent"
+    for mask in list(truth.iterdir()):
+        mask.rename(mask.with_stem(mask.stem.removesuffix("_mask")))
+    assert [s.mask for s in open_dataset(category).test if s.is_defect] == [
+        truth / "a.1.png",
+        truth / "b.png",
+    ]
+    (truth / "b.png").unlink()
+    assert f"{category / 'test' / 'dent' / 'b.png'}: has no mask; add {truth / 'b.png'}" in refusal(category)
+
+
 def test_a_missing_mask_is_named(category: Path):
     (category / "ground_truth" / "dent" / "a.1_mask.png").unlink()
     line = refusal(category)

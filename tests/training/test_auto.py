@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,7 +29,8 @@ from blemish.methods.components.functional import white_point
 from blemish.methods.registry import METHODS
 from blemish.training import auto, choice, costs
 from blemish.training.fit import fit
-from blemish.training.run_folder import read_log
+from blemish.training.run_folder import CANDIDATES_FOLDER, read_log
+from blemish.training.watcher import Silent
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -204,6 +206,16 @@ def test_two_whose_errors_differ_are_kept_together():
     assert decide({"a": 1.0, "b": 1.0}, found, same_noise=False).members == ("a", "b")
 
 
+def test_one_that_sees_nothing_is_tried_with_no_other_one():
+    found = trial()
+    shape = found.masks.shape[1:]
+    nothing = tuple(np.zeros((n, *shape)) for n in (len(found.good), len(found.masks)))
+    drawn = {"a": maps(1.0, found), "b": nothing}
+    rows = [choice.compare((name,), *drawn[name], found) for name in drawn]
+    chosen = choice.choose(rows, drawn, found)
+    assert (chosen.members, len(chosen.rows)) == (("a",), 2)
+
+
 def test_three_methods_whose_errors_differ_are_kept_together():
     found = trial()
     assert decide(dict.fromkeys("abc", 1.0), found, same_noise=False).members == ("a", "b", "c")
@@ -321,7 +333,7 @@ def test_it_chooses_learns_and_says_why(tiny_category: Path, finished: tuple[Pat
     assert kept >= best - 0.01
     assert detector.model_file.provenance["choice"]["given"] is None
     assert detector.model_file.provenance["images"] == {"train": 6, "validation": 3, "calibration": 3}
-    assert not (folder / auto.FOLDER).exists()
+    assert not (folder / CANDIDATES_FOLDER).exists()
     hole = tiny_category / "test" / "hole" / "000.png"
     good = tiny_category / "test" / "good" / "000.png"
     assert detector.predict(hole).score > detector.predict(good).score
@@ -352,6 +364,49 @@ def test_equal_runs_give_equal_files_and_a_stopped_one_goes_on(
     assert files[0] == files[1]
 
 
+class StopsPlanted(Silent):
+    """Stops the candidate `planted` after a step."""
+
+    def training(self, trainer):
+        if trainer.folder.name == "planted":
+            trainer.ask_to_stop()
+
+
+@pytest.mark.heavy
+def test_a_stopped_choice_names_the_run_and_goes_on_with_the_same_options_alone(
+    tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(costs, "LEAST_STEPS", 2)
+    monkeypatch.setattr(costs, "candidates", lambda *_, **__: (["pca", "planted"], 4))
+    monkeypatch.setattr(auto, "candidates", costs.candidates)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted, match=f"go on with --resume --out {re.escape(str(run))}$"):
+        chosen(tiny_category, run, watcher=StopsPlanted())
+    with pytest.raises(UsageError, match="holds an unfinished run; add --resume"):
+        chosen(tiny_category, run)
+    with pytest.raises(TrainingError, match=r"minutes was 0\.5 and is now 0\.6"):
+        chosen(tiny_category, run, config=replace(QUICK, minutes=0.6), resume=True)
+    table = chosen(tiny_category, run, resume=True).model_file.provenance["choice"]
+    assert not any("error" in row for row in table["candidates"])
+
+
+@pytest.mark.heavy
+def test_a_candidate_whose_map_is_not_finite_costs_its_row(
+    tiny_category: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = auto._maps_of
+
+    def not_finite(name, *arguments):
+        good, planted = real(name, *arguments)
+        return good, planted * np.nan if name == "pca" else planted
+
+    monkeypatch.setattr(auto, "candidates", lambda *_, **__: (["pca", "filters"], 4))
+    monkeypatch.setattr(auto, "_maps_of", not_finite)
+    table = chosen(tiny_category).model_file.provenance["choice"]
+    assert table["members"] == ["filters"]
+    assert "NaN" in table["candidates"][0]["error"]
+
+
 @pytest.mark.heavy
 def test_the_log_has_the_epochs_of_each_member_also_of_a_stopped_run(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -370,7 +425,7 @@ def test_the_log_has_the_epochs_of_each_member_also_of_a_stopped_run(
     monkeypatch.setattr(auto, "_learn_member", stop_before_the_last)
     with pytest.raises(Interrupted):
         chosen(tiny_category, tmp_path / "run", config=config)
-    before = read_log(tmp_path / "run" / auto.FOLDER / "member 0")
+    before = read_log(tmp_path / "run" / CANDIDATES_FOLDER / "member 0")
     chosen(tiny_category, tmp_path / "run", config=config, resume=True)
     log = read_log(tmp_path / "run")
     assert list(log[0]) == ["member", "epoch", "train_loss", "seconds"]

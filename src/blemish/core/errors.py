@@ -5,6 +5,7 @@ BlemishError                  anything blemish refuses
 ├── DataError                 a data set contradicts itself or is too small
 ├── ModelError                a model file is missing, foreign, truncated or too new
 ├── TrainingError             training cannot go on
+│   ├── CheckpointError       a checkpoint is of another run, or damaged
 │   └── Interrupted           training was asked to stop
 └── UsageError                an option or a request cannot be honoured
     ├── NotFoundError         what is asked for does not exist
@@ -31,11 +32,15 @@ class ModelError(BlemishError):
 
 
 class TrainingError(BlemishError):
-    """Training cannot go on (a loss that is not finite, a checkpoint of another run)."""
+    """Training cannot go on, as with a loss that is not finite."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is of another run, or damaged: nothing can go on from it."""
 
 
 class Interrupted(TrainingError):
-    """Training was asked to stop; its checkpoint holds everything."""
+    """Training was asked to stop; what it has done is kept in the run folder, if there is one."""
 
 
 class UsageError(BlemishError):

@@ -78,9 +78,10 @@ def open_dataset(
     `data` is one of
 
     - a category in MVTec layout (Bergmann et al., 2019), recognised by its `train` folder: `train/good`,
-      `test/<defect|good>`, `ground_truth/<defect>/<stem>_mask.<suffix>`, and optionally
-      `calibration/good`. What lies beside these folders is ignored, what lies in them must be as said. A
-      mask belongs to the image whose stem it bears. Without a `ground_truth` folder there are no masks;
+      `test/<defect|good>`, `ground_truth/<defect>/<stem>_mask.<suffix>` (or, for a whole folder,
+      `<stem>.<suffix>`), and optionally `calibration/good`. What lies beside these folders is ignored,
+      what lies in them must be as said. A mask belongs to the image whose stem it bears. Without a
+      `ground_truth` folder there are no masks;
       with one, each defective image has exactly one;
     - a folder of good images, with or without sub-folders;
     - a category in the layout of another data set, one of `layouts.LAYOUTS`, recognised by its folders, or

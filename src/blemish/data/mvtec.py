@@ -148,14 +148,15 @@ def _refuse_other_labels(truth: Path, labels: Iterable[str]) -> None:
 
 
 def _pair_masks(found: Sequence[Path], folder: Path, truth: Path) -> list[tuple[Path, Path]]:
-    """Pair each image with the mask of the same stem (and sub-folder); a sorted order would hide a gap."""
+    """Pair each image with its mask, <stem>_mask or <stem> for all; a sorted order would hide a gap."""
     by_stem = _index_by_stem(found, folder)
     masks = _index_by_stem(folders.list_images(truth), truth) if truth.is_dir() else {}
+    ending = "" if masks and not any(stem.endswith("_mask") for stem in masks) else "_mask"
     pairs = []
     for stem, path in by_stem.items():
-        if f"{stem}_mask" not in masks:
-            raise DataError(f"{path}: has no mask; add {truth / stem}_mask.png")
-        pairs.append((path, masks[f"{stem}_mask"]))
+        if f"{stem}{ending}" not in masks:
+            raise DataError(f"{path}: has no mask; add {truth / stem}{ending}.png")
+        pairs.append((path, masks[f"{stem}{ending}"]))
     return pairs
 
 

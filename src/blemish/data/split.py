@@ -99,9 +99,11 @@ def _split_one(dataset: Dataset, *, validation: float, calibration: float, seed:
     validating = _take(queue, _part_size(validation, n))
     rest = _take(queue, n)
     if not rest:
+        least = 1 + (validation > 0) + (held_out > 0)
         raise DataError(
             f"{dataset.root}: {n} good image(s), {len(groups)} different; no training image left after "
-            f"{len(validating)} to validate and {len(calibrating)} to calibrate; add good images"
+            f"{len(validating)} to validate and {len(calibrating)} to calibrate; "
+            f"give {least} different ones or more"
         )
     chosen = [replace(s, split="calibration") for s in calibrating]
     return Split(

@@ -21,7 +21,14 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from blemish.core.errors import BlemishError, Interrupted, TrainingError, UsageError, one_line
+from blemish.core.errors import (
+    BlemishError,
+    CheckpointError,
+    Interrupted,
+    TrainingError,
+    UsageError,
+    one_line,
+)
 from blemish.core.files import temporary_for, write_whole
 from blemish.images import decode
 from blemish.images.draw import write_pixels
@@ -35,7 +42,7 @@ from blemish.training.choice_picture import PICTURE, draw_choice
 from blemish.training.costs import MOST_IMAGES, candidates, member_steps
 from blemish.training.known_defects import with_known
 from blemish.training.learn import ImageSubset, JoinedImages, LearningTask, learn, make_network
-from blemish.training.run_folder import Outcome, read_log, write_log
+from blemish.training.run_folder import CANDIDATES_FOLDER, Outcome, read_log, write_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +61,7 @@ LONG = 1.5
 """Images longer than this, by width and height or the other way round, keep their shape."""
 SEEN_SIZES = 8
 """Images whose shapes are looked at."""
-FOLDER, TABLE = "choice", "choice.json"
+TABLE = "choice.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +76,11 @@ class Run:
     tensors: Mapping[str, Tensor]
 
     @property
+    def candidates(self) -> Path | None:
+        """The folder of what a stopped run goes on from; None: nothing is kept."""
+        return None if self.task.folder is None else self.task.folder / CANDIDATES_FOLDER
+
+    @property
     def channels(self) -> int:
         """Channels of the images."""
         return self.images.image_format.channels
@@ -78,8 +90,9 @@ def shaped(config: AutoConfig, split: Split) -> AutoConfig:
     """Give long images an input of their own shape with as many pixels, in multiples of 32."""
     if config.image_size != SIZE or config.tiling is not None:
         return config
-    seen = [decode.read(sample.path).shape[:2] for sample in split.train[:SEEN_SIZES]]
-    ratio = float(np.median([height / width for height, width in seen]))
+    seen = [split.train[i] for i in _spread(len(split.train), SEEN_SIZES)]
+    shapes = [decode.read(sample.path).shape[:2] for sample in seen]
+    ratio = float(np.median([height / width for height, width in shapes]))
     if 1 / LONG <= ratio <= LONG:
         return config
     ratio = min(max(ratio, 1 / 8), 8.0)
@@ -142,13 +155,15 @@ def _choose(run: Run) -> Choice:
         tell(name)
         began = time.monotonic()
         try:
-            maps[name] = _maps_of(name, run, steps)
-        except Interrupted:
+            of_trial = _maps_of(name, run, steps)
+            row = choosing.compare((name,), *of_trial, run.trial, time.monotonic() - began)
+        except (Interrupted, CheckpointError):
             raise
         except (BlemishError, RuntimeError, ValueError) as error:
             rows.append(Row(members=(name,), error=one_line(error)))
             continue
-        rows.append(choosing.compare((name,), *maps[name], run.trial, time.monotonic() - began))
+        maps[name] = of_trial
+        rows.append(row)
     if not maps:
         raise TrainingError(f"no method can learn these images: {rows[0].members[0]}: {rows[0].error}")
     choice = choosing.choose(rows, maps, run.trial)
@@ -167,7 +182,7 @@ def variant_of(candidate: str, rows: Sequence[Row]) -> str:
 
 def _maps_of(name: str, run: Run, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Have a candidate learn and return its maps of the trial; those of an interrupted run are kept."""
-    kept = None if run.task.folder is None else run.task.folder / FOLDER / f"{name.replace(':', '+')}.npz"
+    kept = run.candidates and run.candidates / f"{name.replace(':', '+')}.npz"
     if kept is not None and run.task.resume:
         found = _kept_maps(kept, _text(run.task.identity))
         if found is not None:
@@ -208,7 +223,7 @@ def learn_candidate(name: str, run: Run, steps: int) -> Member:
     train: ImageBatches = run.images.train
     if not isinstance(member.network, TrainedMethod):
         train = ImageSubset(train, _spread(len(train), MOST_IMAGES).tolist())
-    place = None if run.task.folder is None else run.task.folder / FOLDER / name.replace(":", "+")
+    place = run.candidates and run.candidates / name.replace(":", "+")
     _learn_member(member, own, train, run, place)
     return member
 
@@ -248,7 +263,7 @@ def _learn_members(config: AutoConfig, run: Run) -> Auto:
         own = member.network.config
         if isinstance(own, PlantedConfig):
             own = replace(own, steps=member_steps(run.config, len(run.images.train), config.members or ()))
-        place = None if run.task.folder is None else run.task.folder / FOLDER / f"member {number}"
+        place = run.candidates and run.candidates / f"member {number}"
         has_loop, needs_scale = isinstance(member.network, TrainedMethod), len(network.each) > 1
         if has_loop or needs_scale:
             _learn_member(member, own, run.images.train, run, place)
@@ -272,4 +287,4 @@ def _log_of(member: str, place: Path | None) -> list[dict[str, str]]:
 
 def remove_trial(folder: Path) -> None:
     """Remove what candidates and members left for a run to go on from; the table of the choice stays."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / CANDIDATES_FOLDER, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from blemish.core.errors import TrainingError
+from blemish.core.errors import CheckpointError
 from blemish.core.files import temporary_for
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ def save_checkpoint(file: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(file: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Read a checkpoint of the run that `identity` describes. Raises TrainingError for any other."""
+    """Read a checkpoint of the run that `identity` describes. Raises CheckpointError for any other."""
     content = _read(file)
     before = content["identity"]
     for key in before | identity:  # an option may be there before alone, or now alone
         if before.get(key) != identity.get(key):
             was, now = (each.get(key, "not given") for each in (before, identity))
-            raise TrainingError(
+            raise CheckpointError(
                 f"{file}: {key} was {was} and is now {now}; "
                 "resume with the same options and data, or train into another --out"
             )
@@ -60,7 +60,7 @@ def load_checkpoint(file: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    damaged = TrainingError(f"{file}: not a whole checkpoint; remove it, and --resume starts anew")
+    damaged = CheckpointError(f"{file}: not a whole checkpoint; remove it, and --resume starts anew")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:

@@ -53,6 +53,8 @@ are safer with defects that nobody planted. With a third they must be seen bette
 others would learn."""
 OF_EACH_PLACE, OF_ALL_PLACES = "filters", "filters:shared"
 """Two candidates that differ in this alone: what is usual at a place, or anywhere in the image."""
+CHANCE = 0.5
+"""A candidate that sees planted defects no better than this, in Eq. (1), is tried with no other one."""
 TRUSTED = 5
 """So many known defects count as much as all planted ones together. Our choice: one alone may be odd."""
 LOUDEST = 100
@@ -223,7 +225,7 @@ def choose(singles: Sequence[Row], maps: dict[str, tuple[np.ndarray, np.ndarray]
         trial: what they scored.
     """
     rows = list(singles)
-    names = [row.members[0] for row in singles if row.error is None]
+    names = [row.members[0] for row in singles if row.error is None and _goodness(row, 0) > CHANCE]
     scaled = {name: on_one_scale(maps[name]) for name in names}
     for members in groups_of(names):
         good, planted = (np.mean([scaled[name][i] for name in members], axis=0) for i in (0, 1))

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blemish.core.errors import UsageError
+from blemish.core.errors import Interrupted, UsageError
 from blemish.data.dataset import Dataset
 from blemish.data.known_defects import read_known_defects
 from blemish.data.products import open_together
@@ -128,8 +128,12 @@ def fit(
     images = load_images(split, config, image_options, watcher.loading, seed, roi=counting.roi)
     images, dropped = suspects.without_suspects(images, split, drop_suspects, seed)
     identity |= {"calibration images": calibration_fingerprint(split)} if has_parts else {}
-    task = _lesson(images, accelerator, seed, folder, identity, watcher, resume=resume)
-    network, outcome, choice = _learn(kind, start, config, images, task, watcher, known)
+    task = _task_of(images, accelerator, seed, folder, identity, watcher, resume=resume)
+    try:
+        network, outcome, choice = _learn(kind, start, config, images, task, watcher, known)
+    except Interrupted as stopped:
+        cure = f"go on with --resume --out {folder}" if folder else "nothing was kept (no --out)"
+        raise Interrupted(f"{stopped}; {cure}") from None
     provenance |= dropped | choice
     backend = TorchBackend(network, accelerator.device)
     model_file = replace(_model_file(method, preset, network, images, provenance), counting=counting)
@@ -161,7 +165,7 @@ def _split_of(dataset: Dataset, config: DetectorConfig, seed: int) -> Split:
     )
 
 
-def _lesson(
+def _task_of(
     images: TrainingImages,
     accelerator: Accelerator,
     seed: int,

@@ -141,17 +141,22 @@ def load_images(
         seed=seed,
         regions=regions,
     )
-    train = cache([s.path for s in split.train], size=config.loading_size, compact=larger)
+    paths, validation, calibration = (
+        [s.path for s in part] for part in (split.train, split.validation, split.calibration)
+    )
+    budget = CACHE_BYTES * len(paths) // (len(paths) + len(validation))
+    train = cache(paths, size=config.loading_size, compact=larger, budget=budget)
+    room = CACHE_BYTES - train.kept.nbytes
+    validated = cache(validation, size=config.size, budget=room) if validation else None
     contrast.refuse_without("training")
-    validation, calibration = ([s.path for s in part] for part in (split.validation, split.calibration))
     tiled = config.tiling is not None  # whose images are scored whole, and decoded again for it
-    room = 0 if tiled else max(0, CACHE_BYTES - train.kept.nbytes)
+    room = 0 if tiled else max(0, room - (0 if validated is None else validated.kept.nbytes))
     held_out = cache(calibration, size=config.size, budget=room) if calibration else None
     if calibration:
         contrast.refuse_without("calibration")
     return TrainingImages(
         train=train,
-        validation=cache(validation, size=config.size) if validation else None,
+        validation=validated,
         held_out=None if tiled else held_out,
         scored=train.files.at_size(config.size) if larger else train,
         image_format=image_format,

@@ -41,6 +41,8 @@ DROPPED = "suspects dropped"
 """What the identity of a run calls the share of training images that is not learnt."""
 DROPPED_ENTRY = "dropped"
 """The entry of a model's provenance that says which images these are."""
+CANDIDATES_FOLDER = "choice"
+"""Where a run of `auto` keeps what its candidates and members have learnt, until it is finished."""
 PATIENCE_S = 10.0
 """Seconds that a training which goes on waits for another one to write its checkpoint and end."""
 
@@ -99,8 +101,14 @@ def refuse_to_overwrite(folder: Path) -> None:
     """Refuse a folder that holds a run, finished or not. Raises UsageError."""
     if (folder / MODEL_NAME).exists():
         raise UsageError(f"{folder}: already holds a finished run; choose another --out, or remove it")
-    if (folder / CHECKPOINT_FOLDER).exists():
+    if (folder / CHECKPOINT_FOLDER).exists() or _has_candidates(folder):
         raise UsageError(f"{folder}: holds an unfinished run; add --resume, or choose another --out")
+
+
+def _has_candidates(folder: Path) -> bool:
+    """Return whether a run of `auto` was stopped here: what its candidates have learnt is kept."""
+    kept = folder / CANDIDATES_FOLDER
+    return any(kept.glob("*.npz")) or any(kept.glob(f"*/{CHECKPOINT_FOLDER}"))
 
 
 def identity_of(method: str, config: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:

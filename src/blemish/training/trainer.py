@@ -252,11 +252,7 @@ class Trainer:
     def _save_if_due(self) -> None:
         if self._mean_over_processes(float(self._stop_asked)) > 0:
             self._save_checkpoint()
-            done = f"stopped in epoch {self.state.epoch + 1} of {self.epochs}"
-            cure = (
-                f"go on with --resume --out {self.folder}" if self.folder else "nothing was kept (no --out)"
-            )
-            raise Interrupted(f"{done}; {cure}")
+            raise Interrupted(f"stopped in epoch {self.state.epoch + 1} of {self.epochs}")
         if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
             self._save_checkpoint()
 
@@ -281,7 +277,7 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _load_checkpoint(self) -> bool:
-        """Take up a checkpoint, if there is one. Raises TrainingError when it is of another run."""
+        """Take up a checkpoint, if there is one. Raises CheckpointError when it is of another run."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return False
         content = load_checkpoint(self.checkpoint, self.identity)
