@@ -360,7 +360,7 @@ def test_a_wrong_model_file(
         ("--channels", ["2"], ""),
         ("--bit-depth", ["9"], ""),
         ("--bit-depth", ["12"], "is uint8, but --bit-depth 12 is for uint16"),
-        ("--value-range", ["0", "1"], "is uint8, but --value-range is for float32"),
+        ("--value-range", ["0", "1"], "is uint8, but --value-range is for uint16 and float32"),
     ],
 )
 def test_absurd_training_options(

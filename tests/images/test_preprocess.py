@@ -60,14 +60,28 @@ def test_format_of_refuses_values():
         refused("b: has values in .*--value-range LOW HIGH", format_of, [("b", floats)])
     refused("b: is uint8, but --bit-depth 12", format_of, [("b", noise(20, 24, 1))], bit_depth=12)
     refused("b: is uint16, but --bit-depth 8", format_of, [("b", image)], bit_depth=8)
-    refused("b: is uint16, but --value-range", format_of, [("b", image)], value_range=(0.0, 1.0))
+    refused("b: is uint16, but --value-range -1 5 is not", format_of, [("b", image)], value_range=(-1, 5))
     for options in (
         {"channels": 2},
         {"bit_depth": 11},
         {"value_range": (1, 1)},
         {"value_range": (0, math.inf)},
+        {"value_range": (0, 4095), "bit_depth": 12},
     ):
         refused("--", format_of, [("b", image)], error=UsageError, **options)
+
+
+def test_a_declared_range_of_16_bits_bounds_no_value():
+    image = np.array([[[29200], [29300], [29500], [65535]]], np.uint16)
+    fmt = format_of([("a", image)], value_range=(29300, 29500))
+    assert fmt == ImageFormat(dtype="uint16", channels=1, value_range=(29300, 29500))
+    expected = (image[..., 0].astype(np.float64) - 29300) / 200
+    np.testing.assert_allclose(convert(image, fmt)[0], expected, rtol=1e-6)
+    eight = np.zeros((1, 4, 1), np.uint8)
+    text = refused(
+        "a: is uint8, but the model takes", convert, eight, fmt, allow=frozenset({"depth"}), name="a"
+    )
+    assert "--allow" not in text  # 0 to 255 are not those counts
 
 
 # ---- convert

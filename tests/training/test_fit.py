@@ -201,6 +201,27 @@ def test_deep_images_without_contrast_are_refused_and_contrast_is_enough(tmp_pat
     fit(tmp_path, method="pca", device="cpu")
 
 
+def test_deep_images_of_a_small_range_are_learnt_where_it_is_declared(tmp_path: Path):
+    def write(name: str, hot: int) -> Path:
+        pixels = np.random.default_rng(hot).integers(29300, 29500, (64, 64), np.uint16)
+        pixels[20:30, 20:30] += hot
+        tifffile.imwrite(tmp_path / name, pixels)
+        return tmp_path / name
+
+    for i in range(8):
+        write(f"{i}.tif", i)
+    with pytest.raises(DataError, match="use a small part of \\[0, 65535\\], declare it: --value-range"):
+        fit(tmp_path, method="pca", device="cpu")
+    detector = fit(
+        tmp_path, method="pca", device="cpu", image_options=ImageOptions(value_range=(29300, 29500))
+    )
+    assert detector.model_file.image_format == ImageFormat(
+        dtype="uint16", channels=1, value_range=(29300, 29500)
+    )
+    beyond, usual = (detector.predict(write("new.tif", hot)) for hot in (600, 9))
+    assert beyond.score > 3 * usual.score
+
+
 @pytest.mark.heavy
 def test_an_unfinished_run(good, tmp_path):
     out, options = tmp_path / "run", {"out": tmp_path / "run", "resume": True}

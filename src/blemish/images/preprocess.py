@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from blemish.images.roi import Roi
 
 _BIT_DEPTHS = {8: "uint8", 10: "uint16", 12: "uint16", 14: "uint16", 16: "uint16"}
+_WHOLE_RANGES = [(0.0, 2.0**bits - 1) for bits in _BIT_DEPTHS]
 LARGE_PIXELS = 2**24
 """Pixels above which an image is large: whoever has several takes one at a time."""
 LUMA = (0.299, 0.587, 0.114)
@@ -29,7 +30,7 @@ class ImageFormat:
     """What a model remembers of its images.
 
     `dtype` is uint8, uint16 or float32. `value_range` holds the values mapped to 0 and 1: (0, 255) for
-    uint8, (0, 4095) for uint16 declared as 12-bit, a declared (low, high) for float32.
+    uint8, (0, 4095) for uint16 declared as 12-bit, a declared (low, high) for uint16 or float32.
     """
 
     dtype: str
@@ -52,9 +53,9 @@ def format_of(
     """Find the one format that all (name, image (H, W, C)) share, looking at each once.
 
     `channels` (1 or 3) declares that grey and RGB images are converted to it. `bit_depth` (8, 10, 12, 14,
-    16) declares the used bits of integers, `value_range` the range of floats; undeclared floats must lie
-    in [0, 1]. Raises UsageError for a declaration that cannot be, ImageError naming the first image that
-    departs from the format of those before, DataError without any image.
+    16) declares the used bits of integers, `value_range` the range of uint16 or of floats; undeclared floats
+    must lie in [0, 1]. Raises UsageError for a declaration that cannot be, ImageError naming the first image
+    that departs from the format of those before, DataError without any image.
     """
     _check_declared(channels, bit_depth, value_range)
     shared: ImageFormat | None = None
@@ -88,6 +89,8 @@ def _check_declared(
         low, high = value_range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise UsageError(f"--value-range {low:g} {high:g}: give two finite numbers, the lower first")
+        if bit_depth is not None:
+            raise UsageError(f"--bit-depth {bit_depth}: --value-range says the same; leave one out")
 
 
 def _find_format(
@@ -101,12 +104,15 @@ def _find_format(
     if bit_depth is not None and _BIT_DEPTHS[bit_depth] != dtype:
         need = _BIT_DEPTHS[bit_depth]
         raise refusal(name, f"is {dtype}, but --bit-depth {bit_depth} is for {need} images; leave one out")
-    if value_range is not None and dtype != "float32":
-        raise refusal(name, f"is {dtype}, but --value-range is for float32 images; leave one out")
+    if value_range is not None and dtype == "uint8":
+        raise refusal(name, "is uint8, but --value-range is for uint16 and float32 images; leave it out")
     if dtype == "float32":
         low, high = value_range or (0.0, 1.0)
     else:
-        low, high = 0.0, float(2**bit_depth - 1 if bit_depth else np.iinfo(dtype).max)
+        top = np.iinfo(dtype).max
+        low, high = value_range or (0.0, float(2**bit_depth - 1 if bit_depth else top))
+        if not 0 <= low < high <= top:
+            raise refusal(name, f"is {dtype}, but --value-range {low:g} {high:g} is not within [0, {top}]")
     if channels is not None and own not in (1, 3):
         raise refusal(name, f"has {own} channels, and --channels converts grey and RGB only; leave one out")
     return ImageFormat(dtype=dtype, channels=channels or own, value_range=(float(low), float(high)))
@@ -114,7 +120,7 @@ def _find_format(
 
 def _check_depth(image: np.ndarray, fmt: ImageFormat, name: str) -> None:
     high = fmt.value_range[1]
-    if image.dtype == np.uint16 and image.max() > high:
+    if image.dtype == np.uint16 and fmt.value_range in _WHOLE_RANGES and image.max() > high:
         text = f"has the value {image.max()}, above the declared maximum {high:g}"
         raise refusal(name, f"{text}; check the bit depth of the camera and of the model")
 
@@ -125,7 +131,8 @@ def convert(
     """Convert (H, W, C) to float32 (C, H, W), the format's value range mapped to [0, 1], never clipped.
 
     `allow` may hold "channels": RGB to grey by the luma of ITU-R BT.601, grey to RGB by replication; and
-    "depth": uint8 and uint16 for one another, each mapped from the full range of its own dtype. Raises
+    "depth": uint8 and uint16 for one another, each mapped from the full range of its own dtype, where the
+    model's range is one of a bit depth. Raises
     ImageError for any other format than the model's, and for a value above a declared bit depth.
     """
     return _to_unit(image.transpose(2, 0, 1), _own_range(image, fmt, allow, name), fmt.channels)
@@ -136,9 +143,9 @@ def _own_range(image: np.ndarray, fmt: ImageFormat, allow: frozenset[str], name:
     dtype, own = image.dtype.name, image.shape[2]
     low, high = fmt.value_range
     if dtype != fmt.dtype:
-        integers = {dtype, fmt.dtype} == {"uint8", "uint16"}
-        if not (integers and "depth" in allow):
-            cure = "save it so, or pass --allow depth" if integers else "save it so"
+        depths = {dtype, fmt.dtype} == {"uint8", "uint16"} and fmt.value_range in _WHOLE_RANGES
+        if not (depths and "depth" in allow):
+            cure = "save it so, or pass --allow depth" if depths else "save it so"
             raise refusal(name, f"is {dtype}, but the model takes {fmt.describe()}; {cure}")
         low, high = 0.0, float(np.iinfo(image.dtype).max)
     else:

@@ -36,7 +36,7 @@ class ImageOptions:
     bit_depth: int | None = None
     """Bits that 16-bit files really use (8, 10, 12, 14 or 16)."""
     value_range: tuple[float, float] | None = None
-    """Values of float images that mean 0 and 1."""
+    """Values of 16-bit or float images that mean 0 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,8 @@ class Contrast:
     """Whether any image that is read shows more than one value: without, there is nothing to learn."""
 
     def __init__(self, image_format: ImageFormat) -> None:
-        low, high = image_format.value_range
+        low, high = self.value_range = image_format.value_range
+        self.deep = image_format.dtype != "uint8"
         self.least = LEAST_CONTRAST * (high - low)
         self.seen: list[str | None] = []  # of each image that has none, its name and value
 
@@ -97,9 +98,14 @@ class Contrast:
         seen, self.seen = self.seen, []
         flat = [text for text in seen if text is not None]
         if seen and len(flat) == len(seen):
+            cure = "look at the camera's lens, light and exposure, and give images that show parts"
+            if self.deep:
+                low, high = self.value_range
+                cure += (
+                    f"; if they use a small part of [{low:g}, {high:g}], declare it: --value-range LOW HIGH"
+                )
             raise DataError(
-                f"{min(flat)}: has no contrast, nor has any of the {len(seen)} {what} images; look at the "
-                "camera's lens, light and exposure, and give images that show parts"
+                f"{min(flat)}: has no contrast, nor has any of the {len(seen)} {what} images; {cure}"
             )
 
 

@@ -101,7 +101,7 @@ class TrainOptions(
     bit_depth: Literal[8, 10, 12, 14, 16] | None = None
     """Bits that 16-bit files really use."""
     value_range: tuple[float, float] | None = None
-    """Values of float images that mean 0 and 1."""
+    """Values of 16-bit or float images that mean 0 and 1; others beyond them are taken as they are."""
     roi: Path | None = None
     """Where the images count: a picture whose white counts, or polygons in JSON. All else is covered."""
 
