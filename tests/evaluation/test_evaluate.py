@@ -350,7 +350,7 @@ def test_a_training_image_among_the_test_images_is_reported(
 ):
     data = tmp_path / "data"
     shutil.copytree(tiny_category / "test", data / "test")
-    # Which images were trained on is the split's choice: take all, and see that calibration's are not named.
+    # Which images were trained on is the split's choice: take all, and see calibration's named apart.
     for i in range(12):
         shutil.copy(
             tiny_category / "train" / "good" / f"{i:03d}.png", data / "test" / "good" / f"copy{i}.png"
@@ -361,6 +361,8 @@ def test_a_training_image_among_the_test_images_is_reported(
     assert sorted(name for name, _ in evaluation["leakage"]) == trained
     for name, tested in evaluation["leakage"]:
         assert Path(tested) == data / "test" / "good" / f"copy{int(name[:3])}.png"
+    copies = {str(path) for path in (data / "test" / "good").glob("copy*.png")}
+    assert set(evaluation["calibrated_by"]) == copies - {tested for _, tested in evaluation["leakage"]}
 
 
 @pytest.mark.parametrize(("kept", "said"), [("good", "2 good and 0 def"), ("hole", "0 good and 2 def")])

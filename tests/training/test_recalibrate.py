@@ -71,6 +71,9 @@ def test_other_sizes_take_no_training(
     assert printed[1] == "counts: regions of 20 px or more"
     assert calibrated(new).n == n
     assert new.counting == Counting(min_area=20)
+    held_out = {path.name for path in good.iterdir()} - {*old.provenance["training_digests"].values()}
+    for model_file in (old, new):
+        assert {*model_file.provenance["calibration_digests"].values()} == held_out
     assert (calibrated(new).scores <= calibrated(old).scores).all()
     assert {k: v.tobytes() for k, v in new.tensors.items()} == {
         k: v.tobytes() for k, v in old.tensors.items()

@@ -33,7 +33,7 @@ from blemish.inference.backend import Output
 from blemish.inference.detector import Detector
 from blemish.inference.model_file import ModelFile
 from blemish.training.calibrate import calibrate_model
-from blemish.training.run_folder import provenance_of
+from blemish.training.run_folder import DIGESTS, provenance_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +158,7 @@ def _write_run(out: Path, model_file: ModelFile, seconds: float) -> None:
     out.mkdir(parents=True, exist_ok=True)
     run = {
         "method": model_file.method,
-        **{k: v for k, v in model_file.provenance.items() if k != "training_digests"},
+        **{k: v for k, v in model_file.provenance.items() if k not in DIGESTS},
         "machine": {"cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "result": {"seconds": seconds},
     }

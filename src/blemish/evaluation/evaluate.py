@@ -131,6 +131,8 @@ def _evaluate(
     )
     evaluation["parts"] = parts and measure_parts(*parts, [*scored, *others], out)
     evaluation["chosen_by"] = find_chosen_by(detector, dataset.test)
+    calibrated = find_leakage(detector.model_file.provenance.get("calibration_digests", {}), dataset.test)
+    evaluation["calibrated_by"] = [tested for _, tested in calibrated]
     write_whole(out / EVALUATION_NAME, json.dumps(evaluation, indent=2) + "\n")
     write_report(
         out,

@@ -71,6 +71,7 @@ def as_one(content: Mapping[str, Any]) -> dict[str, Any]:
         "n_good": sum(one["n_good"] for one in each.values()),
         "n_defect": sum(one["n_defect"] for one in each.values()),
         "leakage": [pair for one in each.values() for pair in one["leakage"]],
+        "calibrated_by": [path for one in each.values() for path in one.get("calibrated_by", ())],
         "chosen_by": [path for one in each.values() for path in one.get("chosen_by", ())],
         "per_defect": {
             f"{name}: {label}": row for name, one in each.items() for label, row in one["per_defect"].items()

@@ -110,7 +110,7 @@ def recalibrated(
         model_file=replace(
             model_file,
             calibration=calibrate(scores, maxima),
-            provenance=model_file.provenance | {"recalibrated": about},
+            provenance=model_file.provenance | {"recalibrated": about, "calibration_digests": {}},
         ),
         parts=together,
         names=names,

@@ -78,10 +78,13 @@ def recalibrate(
     about = {"data": dataset.name, "fingerprint": fingerprint([with_region(*each) for each in samples])}
     about |= {"images": len(samples), "from": file_digest(find_model(model))}
     source = detector.model_file
+    digests = {digest: sample.path.name for sample, digest in samples}
+    if source.products:  # those of the others stay
+        digests = source.provenance.get("calibration_digests", {}) | digests
     wanted = replace(
         source,
         counting=counting,
-        provenance=source.provenance | {"recalibrated": about},
+        provenance=source.provenance | {"recalibrated": about, "calibration_digests": digests},
     )
     split = Split(train=[], validation=[], calibration=[sample for sample, _ in samples], digests={})
     has_parts = not source.products and calibrates_parts(split)

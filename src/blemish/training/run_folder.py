@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
+    from blemish.core.types import Sample
     from blemish.data.split import Split
     from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
@@ -43,6 +44,8 @@ DROPPED_ENTRY = "dropped"
 """The entry of a model's provenance that says which images these are."""
 CANDIDATES_FOLDER = "choice"
 """Where a run of `auto` keeps what its candidates and members have learnt, until it is finished."""
+DIGESTS = ("training_digests", "calibration_digests")
+"""The entries of a model's provenance that name images, one by one: run.json has their fingerprints."""
 PATIENCE_S = 10.0
 """Seconds that a training which goes on waits for another one to write its checkpoint and end."""
 
@@ -166,9 +169,12 @@ def _said_of_run(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 def calibration_fingerprint(split: Split) -> str:
     """Return the fingerprint of the images that a run is calibrated on."""
-    return fingerprint(
-        [with_region(s, split.digests.get(s.path) or file_digest(s.path)) for s in split.calibration]
-    )
+    return fingerprint([with_region(s, _digest(split, s)) for s in split.calibration])
+
+
+def _digest(split: Split, sample: Sample) -> str:
+    """Return an image's digest; those of calibration images of their own are not in the split."""
+    return split.digests.get(sample.path) or file_digest(sample.path)
 
 
 def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
@@ -180,6 +186,7 @@ def provenance_of(name: str, split: Split, seed: int) -> dict[str, Any]:
         "dataset": name,
         "fingerprint": fingerprint([with_region(s, split.digests[s.path]) for s in fitted]),
         "training_digests": dict(zip(digests, (s.path.name for s in fitted), strict=True)),
+        "calibration_digests": {_digest(split, s): s.path.name for s in split.calibration},
         "images": {
             "train": len(split.train),
             "validation": len(split.validation),
@@ -219,7 +226,7 @@ def write_run(
         "preset": model_file.preset,
         "config": model_file.config,
         "image_format": asdict(model_file.image_format),
-        **{k: v for k, v in model_file.provenance.items() if k != "training_digests"},
+        **{k: v for k, v in model_file.provenance.items() if k not in DIGESTS},
         "calibration_fingerprint": calibration_fingerprint(split),
         "machine": {
             "platform": platform.platform(),

@@ -120,6 +120,9 @@ def _tell(evaluation: dict[str, Any]) -> None:
 
     for trained, tested in evaluation["leakage"]:
         complain(f"warning: leakage: {tested} was trained on, as {trained}")
+    if calibrated_by := evaluation["calibrated_by"]:
+        more = f" and {len(calibrated_by) - 1} more" if len(calibrated_by) > 1 else ""
+        complain(f"warning: {calibrated_by[0]}{more}: tested, and calibrated with: the rates flatter")
     if chosen_by := evaluation["chosen_by"]:
         more = f" and {len(chosen_by) - 1} more" if len(chosen_by) > 1 else ""
         complain(
