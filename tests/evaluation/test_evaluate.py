@@ -376,6 +376,16 @@ def test_a_test_set_of_one_kind_is_refused_before_anything_is_written(kept: str,
 
 
 @pytest.mark.usefixtures("no_report")
+def test_a_file_that_is_no_image_is_found_before_any_is_scored(noisy: Path, tmp_path: Path):
+    shutil.copytree(noisy, tmp_path / "data")
+    last = max(path for path in (tmp_path / "data" / "test").rglob("*.png"))
+    last.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=re.escape(str(last))):
+        evaluate(fake_detector(side=40), opened(tmp_path / "data"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_report")
 def test_an_unreadable_test_image_stops_the_evaluation(noisy: Path, tmp_path: Path):
     shutil.copytree(noisy, tmp_path / "data")
     (tmp_path / "data" / "test" / "good" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n")

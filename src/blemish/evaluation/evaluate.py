@@ -28,6 +28,7 @@ from blemish.evaluation.localisation import LIMIT, measure_pixels
 from blemish.evaluation.parts import measure_parts, score_others, usual_images
 from blemish.evaluation.pictures import predict_and_draw
 from blemish.evaluation.scored import report_image, score_of, write_scores
+from blemish.images.decode import container_of
 from blemish.metrics.confidence import bootstrap_interval
 from blemish.metrics.pixels import PixelPool
 from blemish.metrics.resampler import PixelResampler
@@ -84,6 +85,8 @@ def evaluate(
     parts = None if views is None else (dataset, views)
     dataset = dataset if views is None else usual_images(dataset, views)
     check_evaluable(dataset)
+    for sample in dataset.test:  # a file that is no image is found now, and not after those before it
+        container_of(sample.path)
     if dataset.has_masks:
         check_marks(dataset.test)
     detector = detector.for_samples(dataset.test)
