@@ -260,6 +260,7 @@ def of(members: str, area: float | None, error: str | None = None) -> choice.Row
         ([of("filters", 0.8), of("filters:shared", 0.8)], "planted"),
         ([of("filters", 0.8), of("filters:shared", None, "no memory")], "planted"),
         ([of("filters", 0.8)], "planted"),
+        ([of("filters:shared", 0.8)], "planted"),
     ],
 )
 def test_the_network_is_not_told_places_that_say_nothing(rows: list[choice.Row], variant: str):

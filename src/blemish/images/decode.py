@@ -4,7 +4,8 @@ An image is an array (H, W, C) of uint8, uint16 or float32, never reduced in dep
 (our choice, each so that nothing changes in silence):
 
 - Orientation (EXIF, or TIFF's tag) is honoured; a damaged EXIF block counts as none.
-- A palette becomes RGB; 1-bit pictures become grey 0/255; min-is-white TIFF becomes min-is-black.
+- A palette becomes RGB; 1-bit pictures become grey 0/255, but TIFF of fewer than 8 bits is refused;
+  min-is-white TIFF becomes min-is-black.
 - A constant alpha channel says nothing and is dropped. A varying one is composited over black:
   transparent means no signal. The channels of an array have no names: all of them are kept.
 - In a TIFF only the single extra sample declared as alpha of a grey or RGB image is alpha; other extra

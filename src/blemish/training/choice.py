@@ -261,7 +261,7 @@ def parts_lie_anywhere(rows: Sequence[Row]) -> bool:
     So it is where a density of all places together sees planted defects better than one of each place.
     """
     found = {row.members[0]: _goodness(row, 0) for row in rows if row.error is None}
-    return found.get(OF_ALL_PLACES, 0.0) > found.get(OF_EACH_PLACE, 0.0)
+    return {OF_ALL_PLACES, OF_EACH_PLACE} <= found.keys() and found[OF_ALL_PLACES] > found[OF_EACH_PLACE]
 
 
 def _goodness(row: Row, known: int) -> float:
