@@ -31,6 +31,10 @@ def left_half(side: int = SIDE) -> Roi:
     return roi_of(mask)
 
 
+def top_half(side: int = SIDE) -> Roi:
+    return roi_of(left_half(side).mask.T)
+
+
 def counting(detector: Detector, **what: object) -> Detector:
     return replace(detector, model_file=replace(detector.model_file, counting=Counting(**what)))  # type: ignore[arg-type]
 
@@ -59,6 +63,42 @@ def test_what_lies_outside_changes_nothing(tmp_path: Path, how: str, tiled: bool
     only = detector.predict(save(tmp_path / "only.png", picture(20, 255)))
     assert (only.decision, only.regions) == ("accepted", [])
     assert only.anomaly_map[:, SIDE // 2 :].max() == only.anomaly_map[:, : SIDE // 2].min()
+
+
+TILES = {"image_size": 16, "tile_size": 16, "tile_overlap": 0.25}
+"""3 x 3 of them make a picture; the fake network's map of each is the tile itself."""
+
+
+@pytest.mark.parametrize("more", [{}, {"roi": left_half()}])
+@pytest.mark.parametrize("how", ["max", "top5", "mean"])
+def test_what_lies_outside_of_a_region_given_later_does_not_decide_in_tiles(
+    tmp_path: Path, how: str, more: dict[str, Roi]
+):
+    plain = with_options(fake_detector(grey_levels=(50, 100)), image_score=how, **TILES)
+    detector = counting(plain, inner=top_half(), **more)
+    calm = picture(90, 20)
+    loud = calm.copy()
+    loud[SIDE // 2 :] = 255
+    first, second = (
+        detector.predict(save(tmp_path / name, image)) for name, image in (("a.png", calm), ("b.png", loud))
+    )
+    assert first.score == second.score
+    assert (second.decision, second.regions) == (first.decision, first.regions)
+    assert plain.predict(tmp_path / "b.png").score > plain.predict(tmp_path / "a.png").score
+
+
+def test_the_network_sees_in_tiles_what_lies_outside_of_a_region_given_later(tmp_path: Path):
+    seen: list[np.ndarray] = []
+
+    def network(x: np.ndarray) -> np.ndarray:
+        seen.extend(x)
+        return x.mean(axis=1)
+
+    detector = counting(
+        with_options(fake_detector(network=network), **TILES), roi=left_half(), inner=top_half()
+    )
+    detector.predict(save(tmp_path / "white.png", np.full((SIDE, SIDE, 3), 255, np.uint8)))
+    assert [float(tile.mean()) for tile in seen[::2]] == pytest.approx([1, 0.5, 0.75, 1, 0.5], abs=0.01)
 
 
 def test_sizes_count_inside_alone(tmp_path: Path):

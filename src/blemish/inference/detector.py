@@ -222,7 +222,7 @@ class Detector:
             tiling,
             self.model_file,
             self.backend,
-            roi=self.counting_of(path).roi,
+            counting=self.counting_of(path),
             allow=self.allow | self.model_file.allow,
             batch_size=self.batch_size,
             path=path,

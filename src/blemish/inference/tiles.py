@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blemish.core.types import Tiling
-    from blemish.images.roi import Roi
     from blemish.images.tiling import Box
     from blemish.inference.backend import Backend
+    from blemish.inference.counting import Counting
     from blemish.inference.model_file import ModelFile
 
 
@@ -27,7 +27,7 @@ def score_tiles(
     model_file: ModelFile,
     backend: Backend,
     *,
-    roi: Roi | None,
+    counting: Counting,
     allow: frozenset[str],
     batch_size: int,
     path: str | None,
@@ -35,12 +35,14 @@ def score_tiles(
 ) -> tuple[float, np.ndarray]:
     """Score an image (H, W, C) tile by tile, a batch of them at a time: a part is as bad as its worst tile.
 
-    Returns the score and the map (H, W). `path` and `name` say in errors and rows what the image is. Raises
-    ImageError for an image that does not fit the model, and for a region of interest that does not fit it.
+    What lies outside of `counting.roi` is covered; of a tile's score counts what lies inside by all of
+    `counting`, and a tile without any of that is left out. Returns the score and the map (H, W). `path` and
+    `name` say in errors and rows what the image is. Raises ImageError for an image that does not fit the
+    model, and for a region of interest that does not fit it.
     """
-    inside = None if roi is None else roi.at(image.shape[:2], name=name)
-    if roi is not None:
-        image = roi.cover(image, model_file.image_format, name=name)
+    inside = counting.inside(image.shape[:2], name=name)
+    if counting.roi is not None:
+        image = counting.roi.cover(image, model_file.image_format, name=name)
     grid = Grid(image.shape[:2], tiling, name=name)
     scores: list[float] = []
 
