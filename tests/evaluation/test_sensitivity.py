@@ -22,6 +22,7 @@ from blemish.evaluation.evaluate import evaluate
 from blemish.evaluation.sensitivity import measure, measure_into
 from blemish.evaluation.sensitivity_plan import CONTRASTS, KINDS, SIZES, defects_of, planned, untouched
 from blemish.inference import load
+from blemish.inference.counting import Counting
 from blemish.inference.detector import Detector
 
 pytestmark = pytest.mark.usefixtures("quick_evaluation")
@@ -127,6 +128,18 @@ def test_large_images_are_reduced_and_sizes_stay_those_of_the_originals(tmp_path
     big = point(card, "missing piece", 0.2)
     assert big["size_px"] == 60
     assert 0.4 * 60**2 < big["area_px"] < 2 * 60**2
+
+
+def test_a_model_that_counts_from_a_size_on_sees_large_images_as_they_are(tmp_path: Path):
+    """Half the pixels each way would leave a quarter of the area, too little to count."""
+    wide = np.random.default_rng(0).integers(60, 120, (300, 2048, 3)).astype(np.uint8)
+    save(tmp_path / "test" / "good" / "0.png", wide)
+    bright = bright_finder(0)
+    counting = Counting(min_area=300 * 1100)  # of 300 x 2048 px; reduced it is 150 x 1024 px
+    detector = replace(bright, model_file=replace(bright.model_file, counting=counting))
+    card = measure(detector, paths_of(tmp_path), images=20)
+    assert (card["side_px"], card["reduced_to_px"]) == (300, None)
+    assert {p["found"] / p["n"] for p in card["points"]} == {1.0}
 
 
 def test_images_of_another_format_are_converted_where_that_is_permitted(tmp_path: Path):

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 IMAGES, IMAGES_OF_EVALUATE = 200, 60
 """Planted images that are scored at most: by `blemish sensitivity`, and by `blemish evaluate`."""
 LONGEST = 1024
-"""Images with a longer side are reduced to it before a defect is planted, unless the model cuts tiles."""
+"""Images with a longer side are reduced to it before a defect is planted, unless the model cuts tiles
+or small regions do not count: sizes are in pixels of the original."""
 LEARNT_FROM = 24
 """Good images that say how bright the part is, and where it lies."""
 
@@ -237,7 +238,9 @@ class _Planter:
         image = self._decode(self.paths[place])
         height, width, _ = image.shape
         self.sides.append(min(height, width))
-        if max(height, width) <= LONGEST or self.detector.model_file.tiling is not None:
+        model_file = self.detector.model_file
+        as_it_is = model_file.tiling is not None or model_file.counting.has_sizes
+        if max(height, width) <= LONGEST or as_it_is:
             return image, 1.0
         self.reduced = True
         small = resize(image.transpose(2, 0, 1), fit_size(LONGEST, (height, width))).transpose(1, 2, 0)
