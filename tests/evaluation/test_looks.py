@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ from hypothesis import strategies as st
 
 from blemish.core.types import Sample
 from blemish.evaluation.audit import _findings
-from blemish.evaluation.looks import Copy, find_copies, group_copies, look_at, modified_z
+from blemish.evaluation.looks import (
+    COPY_FLOOR,
+    COPY_SHARE,
+    Copy,
+    Looks,
+    find_copies,
+    group_copies,
+    look_at,
+    modified_z,
+)
 
 
 def noise(seed: int, side: int = 96) -> np.ndarray:
@@ -75,6 +85,96 @@ def test_near_copies_are_found_and_others_are_not(tmp_path: Path):
     copies = find_copies(looks, names, splits)
     assert {(pair.a, pair.b): pair.across for pair in copies} == {("2", "8"): False, ("5", "9"): True}
     assert all(0 <= pair.difference < 0.3 for pair in copies)
+
+
+def slow_copies(pictures: np.ndarray) -> dict[tuple[str, str], float]:
+    """All pairs at once, each difference by its definition."""
+    n = len(pictures)
+    differences = np.sqrt(((pictures[:, None] - pictures[None]) ** 2).mean(axis=2))
+    nearest = [min(differences[i, j] for j in range(n) if j != i) for i in range(n)]
+    limit = max(COPY_FLOOR, COPY_SHARE * float(np.median(nearest)))
+    return {
+        (str(i), str(j)): differences[i, j]
+        for i in range(n)
+        for j in range(i + 1, n)
+        if differences[i, j] <= limit
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 20), rows=st.integers(1, 21))
+def test_copies_are_the_same_whatever_number_of_images_is_compared_at_a_time(seed: int, n: int, rows: int):
+    rng = np.random.default_rng(seed)
+    pictures = rng.normal(size=(n, 16))[rng.integers(0, n, n)]  # some are there several times
+    pictures = (pictures + rng.choice([0.0, 0.0, 0.01, 0.3], (n, 1)) * rng.normal(size=(n, 16))).astype(
+        np.float32
+    )
+    looks = [Looks(exposure=0.5, sharpness=0.0, small=picture) for picture in pictures]
+    splits = ["calibration" if i % 3 else "train" for i in range(n)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blemish.evaluation.looks.ROWS", rows)
+        found = find_copies(looks, [str(i) for i in range(n)], splits)
+    expected = slow_copies(pictures.astype(np.float64))
+    assert {(pair.a, pair.b): pair.difference for pair in found} == pytest.approx(expected, abs=1e-6)
+    assert len(found) == len(expected)
+    assert all(pair.across == (splits[int(pair.a)] != splits[int(pair.b)]) for pair in found)
+    assert [pair.difference for pair in found] == sorted(pair.difference for pair in found)
+
+
+def test_memory_of_many_images_is_that_of_some_rows():
+    pictures = np.random.default_rng(0).normal(size=(2048, 8)).astype(np.float32)
+    looks = [Looks(exposure=0.5, sharpness=0.0, small=picture) for picture in pictures]
+    names = [str(i) for i in range(len(looks))]
+    tracemalloc.start()
+    try:
+        find_copies(looks, names, names)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < len(looks) ** 2 * 8 / 2  # bytes: half of what all differences at once would take
+
+
+def slow_groups(names: list[str], copies: list[Copy]) -> list[list[int]]:
+    """Join two groups for each pair, by looking through all of them."""
+    groups = [{name} for name in dict.fromkeys(names)]
+    for pair in copies:
+        hit = [group for group in groups if group & {pair.a, pair.b}]
+        groups = [group for group in groups if group not in hit] + [set().union(*hit)]
+    return sorted(sorted(i for i, name in enumerate(names) if name in group) for group in groups)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 12).flatmap(
+        lambda n: st.tuples(
+            st.permutations(range(n)), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2), max_size=20)
+        )
+    )
+)
+def test_groups_are_those_of_joining_pair_by_pair(given_pairs: tuple[list[int], list[tuple[int, int]]]):
+    order, pairs = given_pairs
+    names = [str(i) for i in order]
+    copies = [Copy(a=str(a), b=str(b), difference=0.0, across=False) for a, b in pairs]
+    assert group_copies(names, copies) == slow_groups(names, copies)
+
+
+def test_a_long_chain_of_copies_takes_no_look_through_the_chain_for_each():
+    """Each name is looked up a few times, however many copies of copies there are."""
+    n, looked_up = 300, 0
+
+    class Name(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            nonlocal looked_up
+            looked_up += 1
+            return super().__hash__()
+
+    names = [Name(i) for i in range(n)]
+    pairs = [Copy(a=names[i + 1], b=names[i], difference=0.0, across=False) for i in range(n - 1)]
+    pairs += [Copy(a=names[0], b=names[i], difference=0.0, across=False) for i in range(n)]
+    assert group_copies(names, pairs) == [list(range(n))]
+    assert looked_up <= 10 * (n + len(pairs))
 
 
 def test_copies_of_copies_are_one_group():

@@ -12,7 +12,7 @@ from blemish.images.preview import preview_of
 from blemish.images.resize import resize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 SIDE = 512
@@ -23,6 +23,8 @@ COPY_SHARE = 0.3
 """Two images are near-copies if they differ by less than this share of the usual difference of neighbours."""
 COPY_FLOOR = 0.002
 """The same in standard deviations of a picture, where most images are copies: what a new encoding does."""
+ROWS = 256
+"""Images that are compared with all others at a time, which bounds the memory that it takes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,37 +108,55 @@ def find_copies(looks: Sequence[Looks], names: Sequence[str], splits: Sequence[s
     A pair counts if it differs by at most `COPY_SHARE` of the median, over the images, of the difference to
     the nearest other image, or by at most `COPY_FLOOR` (our choice).
     """
-    differences = _differences(np.stack([each.small for each in looks]))
-    np.fill_diagonal(differences, np.inf)
-    limit = max(COPY_FLOOR, COPY_SHARE * float(np.median(differences.min(axis=1))))
-    rows, cols = np.nonzero(np.triu(differences <= limit, k=1))
+    pictures = np.stack([each.small for each in looks]).astype(np.float64)
+    nearest = np.full(len(pictures), np.inf)
+    for first, differences in _differences(pictures):
+        np.fill_diagonal(differences, np.inf)
+        rows, later = nearest[first : first + len(differences)], nearest[first:]
+        np.minimum(rows, differences.min(axis=1), out=rows)
+        np.minimum(later, differences.min(axis=0), out=later)
+    limit = max(COPY_FLOOR, COPY_SHARE * float(np.median(nearest)))
     pairs = [
-        Copy(a=names[i], b=names[j], difference=float(differences[i, j]), across=splits[i] != splits[j])
-        for i, j in zip(rows.tolist(), cols.tolist(), strict=True)
+        Copy(
+            a=names[first + i],
+            b=names[first + j],
+            difference=float(differences[i, j]),
+            across=splits[first + i] != splits[first + j],
+        )
+        for first, differences in _differences(pictures)
+        for i, j in np.argwhere(np.triu(differences <= limit, k=1)).tolist()
     ]
     return sorted(pairs, key=lambda pair: (pair.difference, pair.a, pair.b))
 
 
-def _differences(pictures: np.ndarray) -> np.ndarray:
-    """Root mean square differences of all pairs of pictures (n, k), float64 (n, n)."""
-    pictures = pictures.astype(np.float64)
+def _differences(pictures: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield root mean square differences of pictures (n, k), `ROWS` of them at a time.
+
+    Each is a number of a picture, `first`, and float64 (rows, n - first): of the pictures from there on to
+    themselves and all later ones.
+    """
     squares = (pictures**2).sum(axis=1)
-    squared = squares[:, None] + squares[None] - 2 * pictures @ pictures.T
-    return np.sqrt(np.maximum(squared, 0) / pictures.shape[1])
+    for first in range(0, len(pictures), ROWS):
+        last = first + ROWS
+        squared = pictures[first:last] @ pictures[first:].T
+        squared *= -2
+        squared += squares[first:last, None]
+        squared += squares[first:]
+        np.maximum(squared, 0, out=squared)
+        squared /= pictures.shape[1]
+        yield first, np.sqrt(squared, out=squared)
 
 
 def group_copies(names: Sequence[str], copies: Sequence[Copy]) -> list[list[int]]:
     """Join copies, and copies of copies: each image, by its index, is in one group, most of them alone."""
-    root = {name: name for name in names}
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root_of(name: str) -> str:
-        while root[name] != name:
-            name = root[name]
-        return name
-
-    for pair in copies:
-        root[root_of(pair.b)] = root_of(pair.a)
-    groups: dict[str, list[int]] = {}
+    node = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    ends = [node[pair.a] for pair in copies], [node[pair.b] for pair in copies]
+    joined = coo_array((np.ones(len(copies), dtype=bool), ends), shape=(len(node), len(node)))
+    _, group_of = connected_components(joined, directed=False)
+    groups: dict[int, list[int]] = {}
     for i, name in enumerate(names):
-        groups.setdefault(root_of(name), []).append(i)
+        groups.setdefault(int(group_of[node[name]]), []).append(i)
     return list(groups.values())
