@@ -108,6 +108,22 @@ def test_what_matches_nothing_and_films_are_refused(tree: Path, tmp_path: Path):
             listed(url)
 
 
+def test_an_empty_path_and_manifests_are_refused(tree: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tree)
+    with pytest.raises(UsageError, match=r"^PATH: one is empty, as from a variable that is not set"):
+        listed("")
+    (tree / "parts.CSV").write_text("path\na.png\n")
+    for given in ("parts.CSV", "*.CSV"):
+        with pytest.raises(
+            UsageError,
+            match=r"^parts\.CSV: manifests are not read on a cluster; give its images or their folder",
+        ):
+            listed(given)
+    (tree / "folder.csv").mkdir()
+    (tree / "folder.csv" / "a.png").write_bytes(b"")
+    assert paths("folder.csv") == ["folder.csv/a.png"]
+
+
 def test_a_frozen_listing_is_the_listing_cut_whatever_the_names(tmp_path: Path):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -46,3 +46,14 @@ def test_a_region_is_never_lost_as_an_image_is_given_by_two_paths(
 def test_manifests_that_say_different_things_of_an_image_are_refused(folder: Path):
     with pytest.raises(UsageError, match=r"a\.png: two manifests say different things of it"):
         told(folder / "left.csv", folder / "top.csv")
+
+
+@pytest.mark.parametrize("others", [[], ["photos"]])
+def test_an_empty_path_is_refused_and_is_not_the_current_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, others: list[str]
+):
+    monkeypatch.chdir(folder / "photos")
+    with pytest.raises(
+        UsageError, match=r"^PATH: one is empty, as from a variable that is not set; give images"
+    ):
+        told(*(folder / each for each in others), "")

@@ -79,7 +79,7 @@ class Root:
 def roots_of(pattern: str) -> list[Root]:
     """Return what an input names: a file, a folder, or what it matches as a glob, in order.
 
-    Raises UsageError for what matches nothing, and for a film.
+    Raises UsageError for what matches nothing or is empty, for a film and for a manifest.
     """
     if is_url(pattern):
         roots = with_retries(partial(_remote_roots, pattern), pattern)
@@ -90,6 +90,9 @@ def roots_of(pattern: str) -> list[Root]:
     for root in roots:
         if not root.is_folder and video.is_film(Path(root.name)):
             raise UsageError(f"{root.name}: films are not scored on a cluster; leave --cluster out")
+        if not root.is_folder and pattern.lower().endswith(".csv"):
+            cure = "give its images or their folder, or leave --cluster out"
+            raise UsageError(f"{root.name}: manifests are not read on a cluster; {cure}")
     return roots
 
 

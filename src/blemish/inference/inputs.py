@@ -109,7 +109,14 @@ def _check_said_once(samples: Sequence[Sample], paths: Sequence[Path]) -> None:
 
 
 def match_pattern(pattern: str) -> list[Path]:
-    """Return the file or folder of this name, in any Unicode form, or what it matches as a glob, in order."""
+    """Return the file or folder of this name, in any Unicode form, or what it matches as a glob, in order.
+
+    Raises UsageError for an empty name, which would be the current folder.
+    """
+    if not pattern:
+        raise UsageError(
+            "PATH: one is empty, as from a variable that is not set; give images, films, folders or globs"
+        )
     path = Path(pattern)
     if os.path.exists(path):  # noqa: PTH110  also of names that no file can have
         return [path]
