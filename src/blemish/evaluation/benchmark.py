@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.files import write_whole
+from blemish.core.seeds import check_seed
 from blemish.data import layouts, mvtec
 from blemish.data.dataset import check_evaluable, dataset_fingerprint, open_dataset
 from blemish.evaluation import anomalib
@@ -155,12 +156,14 @@ def plan(
     """List the cells, seeds outermost: a benchmark cut short then has whole tables of fewer seeds.
 
     `methods` are names, `name:preset`, several of them joined by a plus, or `anomalib:Model` where anomalib
-    is installed. Raises UsageError for one that does not exist, DataError for a category that has nothing to
-    train or to evaluate on.
+    is installed. Raises UsageError for one that does not exist and for a seed that `train` does not take,
+    DataError for a category that has nothing to train or to evaluate on.
     """
     for option, given in (("methods", methods), ("seeds", seeds)):
         if not given:
             raise UsageError(f"--{option}: name at least one")
+    for seed in seeds:
+        check_seed(seed, "--seeds")
     chosen = []
     for given in dict.fromkeys(methods):
         method, _, preset = (given, "", "") if registry.members_of(given) else given.partition(":")
