@@ -169,6 +169,10 @@ def test_without_a_seed_or_a_job_there_is_nothing_to_do(tmp_path: Path, capsys):
     category(tmp_path / "a")
     bench = ("bench", "--data", tmp_path, "--methods", "pca", "--out", tmp_path / "out")
     assert "--seeds: name at least one" in refused(capsys, *bench, "--seeds")
+    for seed in ("-1", str(2**63)):
+        said = refused(capsys, *bench, "--seeds", "0", seed)
+        assert f"--seeds {seed}: must be at least 0 and below 2**63" in said
+    assert not (tmp_path / "out").exists()
     assert "--jobs 0: must be 1 or larger" in refused(capsys, *bench, "--jobs", "0")
     assert "category c is not there" in refused(capsys, *bench, "--categories", "c")
 
@@ -480,6 +484,22 @@ def test_a_failure_is_one_line_and_tried_again_while_the_finished_stay(tmp_path:
     assert stamp(cells[2]) == kept
     monkeypatch.setattr(subprocess, "Popen", None)
     assert watch(cells, jobs=1)[0].finished == 3  # without any child
+
+
+def test_what_a_worker_raises_is_one_line_of_the_job_with_its_kind(tmp_path: Path):
+    cells = cells_in(tmp_path, "pca/a", "kde/a", "metal/a")
+    raised = {"pca": OSError("no room\n  on the disk"), "kde": KeyError("path"), "metal": ValueError()}
+
+    class Failing(jobs.Processes):
+        def run(self, job: Any) -> str | None:
+            raise raised[job.method]
+
+    last = jobs.run_jobs(cells, Failing(1), lambda _: None)
+    assert last.failed == {
+        "pca on a, seed 0": "OSError: no room on the disk",
+        "kde on a, seed 0": "KeyError: 'path'",
+        "metal on a, seed 0": "ValueError",
+    }
 
 
 def test_the_second_command_waits_for_the_first_to_succeed(tmp_path: Path, told, monkeypatch):

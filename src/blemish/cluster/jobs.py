@@ -20,7 +20,7 @@ from blemish.core.errors import UsageError
 from blemish.core.files import write_whole
 from blemish.core.ownership import LOCK_NAME
 from blemish.evaluation import benchmark
-from blemish.evaluation.jobs import OUTPUT_NAME, run_jobs
+from blemish.evaluation.jobs import OUTPUT_NAME, failure_line, run_jobs
 from blemish.evaluation.software import code_of, software
 from blemish.inference.model_file import MODEL_NAME
 
@@ -159,9 +159,9 @@ class RayWorkers:
         except TaskCancelledError:
             return "stopped"
         except RayTaskError as error:
-            return _one_line(error.cause)
+            return failure_line(error.cause)
         except RayError as error:
-            return f"its worker was lost, and {MAX_RETRIES} more after it: {_one_line(error)}"
+            return f"its worker was lost, and {MAX_RETRIES} more after it: {failure_line(error)}"
         finally:
             self._running.discard(task)
         return _adopt_attempt(job, ended)
@@ -183,11 +183,6 @@ class RayWorkers:
         self._closed = True
         for task in list(self._running):
             ray.cancel(task)
-
-
-def _one_line(error: BaseException) -> str:
-    line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def _adopt_attempt(job: Job, ended: Attempt) -> str | None:

@@ -18,8 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blemish.core.errors import BlemishError, DataError, ImageError, UsageError
+from blemish.core.errors import BlemishError, DataError, ImageError, UsageError, one_line
 from blemish.core.files import remove_leftovers, temporary_for
+from blemish.evaluation.jobs import failure_line
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -61,7 +62,7 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         return fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
-        raise UsageError(f"{url}: {_one_line(error)}") from error
+        raise UsageError(f"{url}: {one_line(error)}") from error
 
 
 def with_retries(action: Callable[[], T], name: str) -> T:
@@ -87,7 +88,7 @@ def with_retries(action: Callable[[], T], name: str) -> T:
     except Exception as error:  # each store has exceptions of its own
         if not _is_failure(error, name):
             raise
-        text = f"{name}: its store keeps failing ({_one_line(error)}); "
+        text = f"{name}: its store keeps failing ({failure_line(error)}); "
         text += "when it works again, repeat the command to continue"
         raise StoreError(text) from error
 
@@ -102,10 +103,6 @@ def _is_failure(error: BaseException, name: str) -> bool:
     if is_url(name):
         return not isinstance(cause, NOT_FOUND_ERRORS)
     return isinstance(cause, OSError) and cause.errno in _RETRYABLE_ERRNOS
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 # --- a folder for results ---------------------------------------------------------------------------------
@@ -195,9 +192,7 @@ def open_parquet(full: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False)
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{full}: is not a whole Parquet file ({_one_line(error)}); write it again"
-        ) from error
+        raise DataError(f"{full}: is not a whole Parquet file ({one_line(error)}); write it again") from error
 
 
 class _RemoteFile(io.RawIOBase):

@@ -148,7 +148,13 @@ def _run(workers: Workers, job: Job) -> str | None:
     try:
         return workers.run(job)
     except (OSError, LookupError, ValueError) as error:
-        return f"{type(error).__name__}: {one_line(error)}"
+        return failure_line(error)
+
+
+def failure_line(error: BaseException) -> str:
+    """Say in one line what went wrong, with the error's kind: many texts alone say too little, or nothing."""
+    said, kind = one_line(error), type(error).__name__
+    return f"{kind}: {said}" if said else kind
 
 
 def _note(progress: Progress, job: Job, error: str | None) -> None:
