@@ -328,6 +328,13 @@ def test_what_is_written_stays_when_writing_a_picture_fails(
         predict_to_folder(fake_detector(grey_levels=LEVELS), forty, tmp_path / "out")
     check_what_is_left(tmp_path / "out", 40)
     assert len(rows_of(tmp_path / "out")) == 25
+    with (tmp_path / "out" / "predictions.jsonl").open("a") as rows:
+        rows.write('{"path": "cut o')
+    stopped = (
+        r"out: holds predictions of a run that was stopped before its end \(rows written: 25\); remove it and"
+    )
+    with pytest.raises(UsageError, match=stopped):
+        predict_to_folder(fake_detector(grey_levels=LEVELS), forty, tmp_path / "out")
 
 
 def test_a_tiny_model_s_rows_are_its_predictions(tiny_model: Path, tmp_path: Path):

@@ -97,9 +97,18 @@ def predict_to_folder(
 
 
 def refuse_to_overwrite(out: Path) -> None:
-    """Refuse a folder that holds predictions. Raises UsageError."""
-    if (out / "predictions.jsonl").exists():
-        raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
+    """Refuse a folder that holds predictions, all or some of them. Raises UsageError."""
+    rows = out / "predictions.jsonl"
+    if not rows.exists():
+        return
+    if not (out / SUMMARY_NAME).exists():
+        with rows.open("rb") as lines:
+            written = sum(line.endswith(b"\n") for line in lines)
+        raise UsageError(
+            f"{out}: holds predictions of a run that was stopped before its end (rows written: {written}); "
+            "remove it and score all again, or choose another --out"
+        )
+    raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
 
 
 def write_predictions(
