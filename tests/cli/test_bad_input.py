@@ -198,7 +198,7 @@ def test_too_few_images(tmp_path: Path, capsys: CaptureFixture):
     assert f"{data}: 1 good image(s) to train on; at least 2 are needed, add some" in line
     good_folder(data, 2)
     line = refused(capsys, "train", "--data", data, "--out", tmp_path / "run", *QUICK)
-    assert "no training image left after 1 to validate and 1 to calibrate; add good images" in line
+    assert "no training image left after 1 to validate and 1 to calibrate; give 3 different" in line
 
 
 def test_no_folder_of_good_images(tmp_path: Path, capsys: CaptureFixture):

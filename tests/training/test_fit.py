@@ -257,6 +257,8 @@ def test_calibration_images_take_no_part_in_training(good):
     after = trained(good)
     assert split_of(good) == split
     assert same_weights(before, after)
+    calibrated = [detector.model_file.provenance.pop("calibration_digests") for detector in (before, after)]
+    assert calibrated[0].keys().isdisjoint(calibrated[1])
     assert before.model_file.provenance == after.model_file.provenance
     assert after.model_file.calibration.scores.min() > before.model_file.calibration.scores.max()
     noise_into(split.train[0].path)  # the check can fail

@@ -283,7 +283,7 @@ def test_stopped_at_any_step_and_resumed_is_as_undisturbed(tmp_path):
             trainer(Learner(), LEARNER, n=5, validation=2, folder=folder).run(
                 resume=False, on_progress=stopping_at(step)
             )
-        one_line(error, f"stopped in epoch {(step - 1) // 3 + 1} of 4", "--resume", folder)
+        one_line(error, f"stopped in epoch {(step - 1) // 3 + 1} of 4")
         resumed = Learner()
         outcome = trainer(resumed, LEARNER, n=5, validation=2, folder=folder).run(resume=True)
         assert resumed.preparations == 0  # its statistics came with the checkpoint
