@@ -16,7 +16,8 @@ from blemish.core.errors import ImageError
 from blemish.inference.backend import Output
 from blemish.inference.inputs import find_inputs
 from blemish.inference.onnx_backend import PORTION, attach, portion_of
-from blemish.inference.predict_folder import MAX_ERRORS_KEPT, PredictionCounts, predict_to_folder
+from blemish.inference.predict_folder import predict_to_folder
+from blemish.inference.prediction_counts import MAX_ERRORS_KEPT, PredictionCounts
 
 
 class OwnScores:

@@ -30,7 +30,7 @@ from blemish.core.ownership import owned
 from blemish.data.hashing import file_digest, source_digest
 from blemish.images.folders import LeftOut
 from blemish.inference.model_file import find_model
-from blemish.inference.predict_folder import PredictionCounts
+from blemish.inference.prediction_counts import PredictionCounts
 from blemish.inference.promise import Promise
 
 SUMMARY_NAME = "_summary.json"

@@ -18,7 +18,8 @@ from blemish.core.errors import BlemishError, UsageError
 from blemish.core.types import ResultRow, field_types
 from blemish.data.hashing import source_digest
 from blemish.inference import load as opening
-from blemish.inference.predict_folder import PredictionCounts, row_of
+from blemish.inference.predict_folder import row_of
+from blemish.inference.prediction_counts import PredictionCounts
 from blemish.inference.promise import Promise
 
 if TYPE_CHECKING:

@@ -118,7 +118,10 @@ def _evaluate(
     on_image: Callable[[], None],
     on_planted: Callable[[], None],
 ) -> dict[str, Any]:
-    leaks = find_leakage(detector.model_file.provenance.get("training_digests", {}), dataset.test)
+    provenance = detector.model_file.provenance
+    learnt, calibrating = (provenance.get(f"{part}_digests", {}) for part in ("training", "calibration"))
+    used = find_leakage({digest: digest for digest in (*learnt, *calibrating)}, dataset.test)
+    leaks = [(learnt[digest], tested) for digest, tested in used if digest in learnt]
     known_scored = known and score_known(detector, *known)  # first, as one that cannot be used ends it all
     scored, pool, resampler, seconds = _score_all(detector, dataset, out, on_image)
     _write_scored(out, scored, resampler if pool else None)
@@ -134,8 +137,7 @@ def _evaluate(
     )
     evaluation["parts"] = parts and measure_parts(*parts, [*scored, *others], out)
     evaluation["chosen_by"] = find_chosen_by(detector, dataset.test)
-    calibrated = find_leakage(detector.model_file.provenance.get("calibration_digests", {}), dataset.test)
-    evaluation["calibrated_by"] = [tested for _, tested in calibrated]
+    evaluation["calibrated_by"] = [tested for digest, tested in used if digest in calibrating]
     write_whole(out / EVALUATION_NAME, json.dumps(evaluation, indent=2) + "\n")
     write_report(
         out,

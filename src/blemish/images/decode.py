@@ -23,6 +23,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
@@ -172,22 +173,29 @@ def read_bytes(path: str | os.PathLike[str], *, name: str) -> bytes:
 
     Raises ImageError for what is missing, no image by its first bytes, or cannot be read.
     """
+    with _opened(path, name) as file:
+        _find_container(file.read(16), name)  # before the rest, as a file that is no image may be huge
+        file.seek(0)
+        return file.read()
+
+
+def container_of(path: str | os.PathLike[str]) -> str:
+    """Return what kind of image file this is by its first bytes, as "PNG". Raises what `read` does."""
+    name = os.fspath(path)
+    with _opened(path, name) as file:
+        return _find_container(file.read(16), name)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], name: str) -> Iterator[IO[bytes]]:
     path = Path(path)
     try:
         if not path.is_file():
             raise refusal(name, "is not a file; check the path")
         with path.open("rb") as file:
-            _find_container(file.read(16), name)  # before the rest, as a file that is no image may be huge
-            file.seek(0)
-            return file.read()
+            yield file
     except OSError as error:
         raise refusal(name, f"cannot be read ({error.strerror}); check the file and its rights") from error
-
-
-def container_of(path: str | os.PathLike[str]) -> str:
-    """Return what kind of image file this is by its content, as "PNG". Raises ImageError, as `read` does."""
-    name = os.fspath(path)
-    return _find_container(read_bytes(path, name=name)[:16], name)
 
 
 def as_image(obj: object) -> np.ndarray:

@@ -14,7 +14,7 @@ import re
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_origin
 
@@ -26,6 +26,7 @@ from blemish.core.types import Prediction, ResultRow, field_types
 from blemish.images import draw
 from blemish.images.preview import OVERLAY_SIDE, Previews
 from blemish.images.sources import Observed
+from blemish.inference.prediction_counts import MAX_ERRORS_KEPT, PredictionCounts
 from blemish.inference.promise import Promise
 
 if TYPE_CHECKING:
@@ -49,31 +50,8 @@ OverlayFormat = Literal["png", "jpeg", "webp"]
 _ENDINGS: dict[OverlayFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _NAME_REFUSED = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 """What file systems answer for a name or a path that they do not take."""
-MAX_ERRORS_KEPT = 20
-"""The most errors kept in `PredictionCounts`."""
 
 _IN_FLIGHT, _PIXELS_IN_FLIGHT = 8, 2**25  # images, and pixels of them, that may wait for their pictures
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictionCounts:
-    """The result of a call: numbers of images scored, anomalous, failed and for review; the first errors."""
-
-    scored: int = 0
-    anomalous: int = 0
-    failed: int = 0
-    errors: list[str] = field(default_factory=list)
-    review: int = 0
-
-    def __add__(self, other: PredictionCounts) -> PredictionCounts:
-        """Add the numbers of two calls."""
-        return PredictionCounts(
-            scored=self.scored + other.scored,
-            anomalous=self.anomalous + other.anomalous,
-            failed=self.failed + other.failed,
-            errors=[*self.errors, *other.errors][:MAX_ERRORS_KEPT],
-            review=self.review + other.review,
-        )
 
 
 def predict_to_folder(

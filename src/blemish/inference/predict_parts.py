@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from blemish.core.ownership import owned
 from blemish.inference.part_rows import PartCounts, write_parts
 from blemish.inference.predict_folder import (
-    PredictionCounts,
     inspect,
     refuse_to_overwrite,
     write_predictions,
     write_summary,
 )
+from blemish.inference.prediction_counts import PredictionCounts
 from blemish.inference.promise import Promise
 
 if TYPE_CHECKING:

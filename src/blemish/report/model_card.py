@@ -228,12 +228,12 @@ def _limits(
         yield from _weak_kinds(evaluation)
         if evaluation["leakage"]:
             yield f"{len(evaluation['leakage'])} test images were learnt: its figures are better than it is."
-        if n := len(evaluation.get("calibrated_by") or ()):
-            are = "test image is" if n == 1 else "test images are"
-            yield f"{n} {are} among those that the threshold comes from: its rates flatter it."
-        if n := len(evaluation.get("chosen_by") or ()):
-            are = "test image is" if n == 1 else "test images are"
-            yield f"{n} {are} among the known defects that chose the method: its figures flatter it."
+        for key, among in (
+            ("calibrated_by", "among those that the threshold comes from: its rates flatter it"),
+            ("chosen_by", "among the known defects that chose the method: its figures flatter it"),
+        ):
+            if n := len(evaluation.get(key) or ()):
+                yield f"{n} {'test image is' if n == 1 else 'test images are'} {among}."
         if broken := broken_promise(evaluation):
             yield f"The promise was not kept on the test set: {broken}."
     if card is not None:

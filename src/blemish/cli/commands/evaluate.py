@@ -13,7 +13,7 @@ from blemish.cli.streams import complain
 from blemish.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from blemish.data.dataset import Dataset
     from blemish.inference.detector import Detector
@@ -121,16 +121,18 @@ def _tell(evaluation: dict[str, Any]) -> None:
     for trained, tested in evaluation["leakage"]:
         complain(f"warning: leakage: {tested} was trained on, as {trained}")
     if calibrated_by := evaluation["calibrated_by"]:
-        more = f" and {len(calibrated_by) - 1} more" if len(calibrated_by) > 1 else ""
-        complain(f"warning: {calibrated_by[0]}{more}: tested, and calibrated with: the rates flatter")
+        complain(f"warning: {_first_of(calibrated_by)}: tested, and calibrated with: the rates flatter")
     if chosen_by := evaluation["chosen_by"]:
-        more = f" and {len(chosen_by) - 1} more" if len(chosen_by) > 1 else ""
         complain(
-            f"warning: {chosen_by[0]}{more}: tested, and the method was chosen by it: the figures flatter"
+            f"warning: {_first_of(chosen_by)}: tested, and the method was chosen by it: the figures flatter"
         )
     if broken := broken_promise(evaluation):
         complain(f"warning: {broken}")
     _print_evaluation(evaluation)
+
+
+def _first_of(paths: Sequence[str]) -> str:
+    return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else paths[0]
 
 
 def _views(options: EvaluateOptions, dataset: Dataset, detector: Detector) -> Views | None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from blemish.core.types import Sample
     from blemish.inference.detector import Detector
     from blemish.inference.part_rows import PartCounts
-    from blemish.inference.predict_folder import OverlayFormat, PredictionCounts
+    from blemish.inference.predict_folder import OverlayFormat
+    from blemish.inference.prediction_counts import PredictionCounts
     from blemish.inference.promise import Promise
 
 
