@@ -197,6 +197,14 @@ def test_the_command_says_the_verdict(runs: list[Path], tmp_path: Path, capsys):
     assert second == f"side by side: {tmp_path / 'out' / 'comparison.html'}"
 
 
+def test_of_several_products_one_is_compared_at_a_time(runs: list[Path], tmp_path: Path, capsys):
+    (tmp_path / "all" / "evaluation").mkdir(parents=True)
+    (tmp_path / "all" / "evaluation" / "products.json").write_text("{}")
+    one = tmp_path / "all" / "evaluation" / "products" / "NAME"
+    said = f"{tmp_path / 'all'}: was evaluated on several products; compare one of them: {one}"
+    assert refused(capsys, "compare", tmp_path / "all", runs[0]) == f"blemish compare: {said}"
+
+
 # --- the page ---
 
 

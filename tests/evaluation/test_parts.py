@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fakes import fake_detector, grey
 
+from blemish.core.errors import DataError
 from blemish.core.types import Sample
 from blemish.data.dataset import Dataset
 from blemish.evaluation.evaluate import evaluate
@@ -77,3 +78,18 @@ def test_the_report_shows_parts_that_were_decided_wrongly(measured: tuple[dict[s
     for part in ("d", "g"):
         assert f"parts/{part}.png" in page and (measured[1] / f"parts/{part}.png").is_file()
     assert "missing: top" in page
+
+
+def test_a_usual_model_whose_views_show_no_defect_is_refused_with_a_cure(tmp_path: Path):
+    samples = []
+    for part, view, label in (("a", "side", "good"), ("a", "top", "good"), ("b", "top", "dent")):
+        path = grey(tmp_path / f"{part}_{view}.png", 20)
+        samples.append(Sample(path=path, split="test", label=label, part=part, view=view))
+    side, top = tmp_path / "side", tmp_path / "top"
+    detectors = {side: fake_detector(), top: fake_detector()}
+    rule = TogetherRule(PartCalibration(scores=np.array([[0.1, 0.2]]), views=("side", "top")))
+    views = Views(models=ViewModels(usual=side, own={"top": top}), detectors=detectors, rule=rule)
+    data = Dataset(name="d", root=tmp_path, train=[], calibration=[], test=samples, has_masks=False)
+    with pytest.raises(DataError, match=r"that .*side scores 1 are good and 0 defective.*--model the model"):
+        evaluate(detectors[side], data, tmp_path / "out", views=views)
+    assert not (tmp_path / "out").exists()

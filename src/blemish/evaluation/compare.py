@@ -24,6 +24,7 @@ from blemish.core.types import GOOD
 from blemish.evaluation.evaluate import PIXELS_NAME
 from blemish.evaluation.localisation import LIMIT
 from blemish.evaluation.pictures import overlay_name, thumbnail_name
+from blemish.evaluation.products import PRODUCTS_FOLDER, PRODUCTS_NAME
 from blemish.metrics.confidence import Comparison, delong
 from blemish.metrics.resampler import PixelResampler, paired_bootstrap
 from blemish.report.html import MEASURES, require_packages, write_page
@@ -137,6 +138,11 @@ def read_evaluation(run: Path) -> Evaluated:
             labels={text_of(row["path"]): text_of(row["label"]) for row in rows},
         )
     except FileNotFoundError as error:
+        if (folder / PRODUCTS_NAME).is_file():
+            one = folder / PRODUCTS_FOLDER / "NAME"
+            raise DataError(
+                f"{run}: was evaluated on several products; compare one of them: {one}"
+            ) from error
         raise DataError(
             f"{run}: was not evaluated; run `blemish evaluate --model {run} --data ...`"
         ) from error

@@ -83,8 +83,8 @@ def evaluate(
     """
     require_packages(*PACKAGES)
     parts = None if views is None else (dataset, views)
-    dataset = dataset if views is None else usual_images(dataset, views)
     check_evaluable(dataset)
+    dataset = dataset if views is None else usual_images(dataset, views)
     for sample in dataset.test:  # a file that is no image is found now, and not after those before it
         container_of(sample.path)
     if dataset.has_masks:

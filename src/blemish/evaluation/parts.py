@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from blemish.core.errors import DataError
 from blemish.core.types import GOOD
 from blemish.data.dataset import find_leakage
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw
@@ -30,9 +31,20 @@ MAX_SHOWN = 60
 
 
 def usual_images(dataset: Dataset, views: Views) -> Dataset:
-    """Return the data set with those test images alone that the usual model scores."""
+    """Return the data set with those test images alone that the usual model scores.
+
+    Raises DataError where none of them is good, or none defective: nothing can be measured of these.
+    """
     usual = views.models.usual
-    return replace(dataset, test=[s for s in dataset.test if views.models.path(s.view) == usual])
+    test = [s for s in dataset.test if views.models.path(s.view) == usual]
+    defects = sum(s.is_defect for s in test)
+    if not 0 < defects < len(test):
+        raise DataError(
+            f"{dataset.root}: of the test images that {usual} scores {len(test) - defects} are good and "
+            f"{defects} defective, and figures of images are of these; give --model the model of a view that "
+            "shows good and defective parts, and name this one by --view-model"
+        )
+    return replace(dataset, test=test)
 
 
 def score_others(dataset: Dataset, views: Views, out: Path) -> tuple[list[Scored], list[tuple[str, str]]]:

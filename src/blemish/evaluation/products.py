@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PRODUCTS_NAME = "products.json"
 """What was found of each product, and the mean."""
+PRODUCTS_FOLDER = "products"
+"""Where each product has a folder with its evaluation."""
 
 
 def evaluate_products(
@@ -39,7 +41,7 @@ def evaluate_products(
         check_evaluable(dataset)
     with owned(out):
         found = {
-            name: evaluate_one(own, datasets[name], out / "products" / name)
+            name: evaluate_one(own, datasets[name], out / PRODUCTS_FOLDER / name)
             for name, own in detectors.items()
         }
         model_file = detector.model_file
