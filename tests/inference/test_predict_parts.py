@@ -15,7 +15,7 @@ from PIL import Image
 from blemish.data.part_names import PartNames
 from blemish.inference.model_file import load_model_file
 from blemish.inference.part_models import ViewModels, read_part_calibration
-from blemish.inference.part_rows import picture_name
+from blemish.inference.part_rows import picture_names
 
 PARTS, VIEWS = 26, ("side", "top")
 NAMED = ("--part-pattern", r"(\d+)_", "--view-pattern", r"_(\w+)[.]")
@@ -214,9 +214,23 @@ def test_an_exported_model_beside_its_run_has_a_calibration_of_its_own(model: Pa
     assert ViewModels(usual=model).calibration_file == model / "parts.json"
 
 
+def test_parts_that_differ_in_case_alone_have_two_pictures_where_case_does_not_count(
+    model: Path, asked: Path, tmp_path: Path
+):
+    """As on Windows and macOS."""
+    for part, source in (("A1", "71"), ("a1", "72"), ("b2", "73")):
+        shutil.copy(asked / f"{source}_side.png", tmp_path / f"{part}_side.png")
+    named = ("--part-pattern", r"(\w+)_", *NAMED[2:])
+    assert run("predict", "--model", model, "--out", tmp_path / "out", *named, tmp_path / "*.png") == 0
+    pictures = {row["part"]: row["picture"] for row in rows_of(tmp_path / "out" / "parts.jsonl")}
+    assert len({name.casefold() for name in pictures.values()}) == 3
+    assert pictures["b2"] == "parts/b2.png"
+    assert all((tmp_path / "out" / name).is_file() for name in pictures.values())
+
+
 def test_names_of_pictures():
-    assert picture_name("17") == "parts/17.png"
-    odd = [picture_name(name) for name in ("a/b", "a b", "..", "零件")]
+    assert picture_names(["17"]) == {"17": "parts/17.png"}
+    odd = picture_names(["a/b", "a b", "..", "零件"]).values()
     assert len(set(odd)) == 4
     assert all("/" not in name.removeprefix("parts/") for name in odd)
     assert PartNames(part="(a/b)").of("x/a/b/1.png")[0] == "a/b"

@@ -11,7 +11,7 @@ from blemish.core.types import GOOD
 from blemish.data.dataset import find_leakage
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw
 from blemish.evaluation.scored import Scored, score_of
-from blemish.inference.part_rows import ROWS_NAME, PartRow, draw_part, part_row
+from blemish.inference.part_rows import ROWS_NAME, PartRow, draw_part, part_row, picture_names
 from blemish.inference.parts import TogetherRule
 from blemish.metrics.confidence import bootstrap_interval, exact_interval
 from blemish.metrics.roc import Roc, image_roc
@@ -73,11 +73,12 @@ def measure_parts(dataset: Dataset, views: Views, scored: Iterable[Scored], out:
     for sample in dataset.test:
         groups.setdefault(str(sample.part), []).append(sample)
     found: list[tuple[PartRow, str]] = []
+    names = picture_names(groups)
     with (out / ROWS_NAME).open("w", encoding="utf-8") as lines:
         for part, samples in sorted(groups.items()):
             rows = [(s.view, _row_of(by_name[name_of_sample(s, dataset)])) for s in samples]
-            row = part_row(part, rows, views.rule)
-            row = replace(row, picture=draw_part(row, out))
+            row = replace(part_row(part, rows, views.rule), picture=names[part])
+            draw_part(row, out, names[part])
             label = next((s.label for s in samples if s.is_defect), GOOD)
             lines.write(json.dumps(asdict(row) | {"label": label}) + "\n")
             found.append((row, label))

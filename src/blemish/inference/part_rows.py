@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -105,28 +106,35 @@ def part_row(part: str, rows: Sequence[tuple[str | None, Mapping[str, Any]]], ru
     return PartRow(part=part, views=views, error=error, **found)
 
 
-def picture_name(part: str) -> str:
-    """Return where the picture of a part is, relative to the output folder: a name that all systems take."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", part)[:60].strip("-")
-    mark = (
-        "" if plain == part else f"~{hashlib.sha256(part.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
-    )
-    return f"{PICTURES}/{plain}{mark}.png"
+def picture_names(parts: Iterable[str]) -> dict[str, str]:
+    """Return where the picture of each part is, relative to the output folder: names that all systems take.
+
+    A name of other letters, and names that differ in case alone, as `A1` and `a1`, which are one file where
+    case does not count, get a mark, a hash of the part's name.
+    """
+    plain = {part: re.sub(r"[^A-Za-z0-9_-]+", "-", part)[:60].strip("-") for part in parts}
+    twins = Counter(part.casefold() for part, name in plain.items() if name == part)
+    return {
+        part: f"{PICTURES}/{name}{'' if name == part and twins[part.casefold()] == 1 else _mark(part)}.png"
+        for part, name in plain.items()
+    }
 
 
-def draw_part(row: PartRow, out: Path) -> str:
-    """Write the views of a part side by side, the worst one marked; returns its name. Raises OSError."""
+def _mark(part: str) -> str:
+    return f"~{hashlib.sha256(part.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def draw_part(row: PartRow, out: Path, name: str) -> None:
+    """Write the views of a part side by side to `name` below `out`, the worst one marked. Raises OSError."""
     worst = worst_of(row.views)
     pictures = []
     for view in row.views:
-        name = view.view or Path(str(view.path)).name
+        shown = view.view or Path(str(view.path)).name
         verdict = "cannot be used" if view.p_value is None else f"p {view.p_value:.3g}"
         marked = view is worst and row.decision in ("rejected", "review")
-        pictures.append((f"{name}: {verdict}", view.overlay and out / view.overlay, marked))
-    pictures += [(f"{name}: missing", None, True) for name in row.missing if name not in _views(row)]
-    name = picture_name(row.part)
+        pictures.append((f"{shown}: {verdict}", view.overlay and out / view.overlay, marked))
+    pictures += [(f"{view}: missing", None, True) for view in row.missing if view not in _views(row)]
     write_side_by_side(out / name, pictures)
-    return name
 
 
 def worst_of(views: Iterable[V]) -> V | None:
@@ -148,6 +156,7 @@ def write_parts(
 ) -> PartCounts:
     """Write parts.jsonl, parts.csv and the pictures of parts, in order of their names. Raises OSError."""
     rows = [part_row(part, parts[part], rule) for part in sorted(parts)]
+    names = picture_names(parts)
     with (
         (out / ROWS_NAME).open("w", encoding="utf-8") as lines,
         (out / TABLE_NAME).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -156,7 +165,8 @@ def write_parts(
         for row in rows:
             written = asdict(row)
             if pictures:
-                written["picture"] = draw_part(row, out)
+                written["picture"] = names[row.part]
+                draw_part(row, out, names[row.part])
             lines.write(json.dumps(written) + "\n")
             table.write(written | {"missing": " ".join(row.missing), "n_views": len(row.views)})
     return count_parts(rows)
