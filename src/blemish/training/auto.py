@@ -41,7 +41,14 @@ from blemish.training.choice import Choice, Row, Trial
 from blemish.training.choice_picture import PICTURE, draw_choice
 from blemish.training.costs import MOST_IMAGES, candidates, member_steps
 from blemish.training.known_defects import with_known
-from blemish.training.learn import ImageSubset, JoinedImages, LearningTask, learn, make_network
+from blemish.training.learn import (
+    ImageSubset,
+    JoinedImages,
+    LearningTask,
+    ResizedImages,
+    learn,
+    make_network,
+)
 from blemish.training.run_folder import CANDIDATES_FOLDER, Outcome, read_log, write_log
 
 if TYPE_CHECKING:
@@ -232,11 +239,12 @@ def _learn_member(member: Member, own: Any, train: ImageBatches, run: Run, place
     """Have one member learn from images that are resized to what it takes."""
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
+    learnt = ResizedImages(train, own.loading_size)
     task = replace(
         run.task,
-        train=ImageSubset(train, size=own.loading_size),
+        train=learnt,
         validation=None,
-        scored=ImageSubset(train, size=own.size),
+        scored=learnt if own.loading_size == own.size else ResizedImages(train, own.size),
         folder=place,
         identity=run.task.identity | {"options": _text(vars(own))},
     )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FIT_BATCH = 16
 """Images that a method without a training loop sees at a time."""
+RESIZED_BYTES = 2**30
+"""The most bytes of images that are kept at another size, beside those of `data.cache`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +53,46 @@ class LearningTask:
 
 
 class ImageSubset:
-    """Some images of others, by number, resized: `ImageBatches`."""
+    """Some images of others, by number: `ImageBatches`."""
 
-    def __init__(
-        self, images: ImageBatches, numbers: Sequence[int] | None = None, size: tuple[int, int] | None = None
-    ) -> None:
-        """Name the images, all of them by default, and their height and width, as they are by default."""
-        self.images, self.size = images, size
-        self.numbers = np.arange(len(images)) if numbers is None else np.asarray(numbers)
+    def __init__(self, images: ImageBatches, numbers: Sequence[int]) -> None:
+        self.images, self.numbers = images, np.asarray(numbers)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.numbers)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Images (B, C, H, W), as `images` gives them or float32 where they are resized."""
-        found = self.images.batch(self.numbers[indices])
-        if self.size is None or found.shape[2:] == self.size:
-            return found
-        return np.stack([resize(image, self.size) for image in found])
+        """Images (B, C, H, W), as `images` gives them."""
+        return self.images.batch(self.numbers[indices])
+
+
+class ResizedImages:
+    """Other images at a height and width: `ImageBatches`. The first `RESIZED_BYTES` of them are kept."""
+
+    def __init__(self, images: ImageBatches, size: tuple[int, int]) -> None:
+        self.images, self.size = images, size
+        self.kept: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """Images (B, C, *size), float32 in [0, 1]; as `images` gives them where they have that size."""
+        new = np.array([i for i in dict.fromkeys(indices.tolist()) if i not in self.kept], int)
+        found = self.images.batch(new) if len(new) else np.empty(0)
+        if found.shape[2:] == self.size:
+            return found if len(new) == len(indices) else self.images.batch(indices)
+        fresh = {i: self._resized(image) for i, image in zip(new.tolist(), found, strict=True)}
+        for i, image in fresh.items():
+            if (len(self.kept) + 1) * image.nbytes <= RESIZED_BYTES:
+                self.kept[i] = image
+        return np.stack([fresh[i] if i in fresh else self.kept[i] for i in indices.tolist()])
+
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        small = resize(image, self.size)
+        return small / np.float32(255) if image.dtype == np.uint8 else small
 
 
 class JoinedImages:

@@ -18,7 +18,7 @@ from blemish.core.errors import UsageError
 from blemish.inference.postprocess import image_score
 from blemish.methods.registry import METHODS
 from blemish.training.batches import as_floats, in_order
-from blemish.training.learn import FIT_BATCH, ImageSubset, make_network
+from blemish.training.learn import FIT_BATCH, ImageSubset, ResizedImages, make_network
 from blemish.training.run_folder import DROPPED, DROPPED_ENTRY
 
 if TYPE_CHECKING:
@@ -84,14 +84,14 @@ def scores_of_others(images: ImageBatches, digests: Sequence[str], channels: int
     groups = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(groups))
     fold = order[[groups[digest] for digest in digests]] % min(FOLDS, len(groups))
-    scores = np.zeros(len(images))
+    scores, small = np.zeros(len(images)), ResizedImages(images, config.size)
     for k in range(int(fold.max()) + 1):
         theirs, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         network = make_network(kind, config, channels, seed)
-        learnt = ImageSubset(images, theirs.tolist(), config.size)
+        learnt = ImageSubset(small, theirs.tolist())
         network.fit(lambda learnt=learnt: _batches(learnt))
         network.eval()
-        maps = [network(x) for x in _batches(ImageSubset(images, own.tolist(), config.size))]
+        maps = [network(x) for x in _batches(ImageSubset(small, own.tolist()))]
         scores[own] = [image_score(each.numpy(), config.image_score) for each in torch.cat(maps)]
     return scores
 
