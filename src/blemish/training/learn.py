@@ -81,7 +81,7 @@ class ResizedImages:
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """Images (B, C, *size), float32 in [0, 1]; as `images` gives them where they have that size."""
         new = np.array([i for i in dict.fromkeys(indices.tolist()) if i not in self.kept], int)
-        found = self.images.batch(new) if len(new) else np.empty(0)
+        found: np.ndarray = self.images.batch(new) if len(new) else np.empty(0)
         if found.shape[2:] == self.size:
             return found if len(new) == len(indices) else self.images.batch(indices)
         fresh = {i: self._resized(image) for i, image in zip(new.tolist(), found, strict=True)}
