@@ -395,11 +395,20 @@ def test_an_unreadable_test_image_stops_the_evaluation(noisy: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("no_report")
-def test_a_mask_of_another_size_stops_the_evaluation(noisy: Path, tmp_path: Path):
+def test_a_mask_of_another_size_is_found_before_any_image_is_scored(noisy: Path, tmp_path: Path):
     shutil.copytree(noisy, tmp_path / "data")
     save(tmp_path / "data" / "ground_truth" / "blot" / "2_mask.png", np.zeros((40, 41), np.uint8))
-    with pytest.raises(DataError, match=r"2_mask\.png: 41x40 px but .*40x40"):
+    with pytest.raises(
+        DataError, match=r"2_mask\.png: 41x40 px but .*2\.png is 40x40; .* save the mask anew"
+    ):
         evaluate(fake_detector(side=40), opened(tmp_path / "data"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    known = shutil.copytree(noisy / "test" / "blot", tmp_path / "known")
+    for path in sorted(known.iterdir()):
+        save(path.with_name(f"{path.stem}_mask.png"), np.zeros((41, 40), np.uint8))
+    with pytest.raises(DataError, match=r"0_mask\.png: 40x41 px but .*0\.png is 40x40"):
+        evaluate(fake_detector(side=40), opened(noisy), tmp_path / "out", known_defects=known)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("no_report")

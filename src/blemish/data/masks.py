@@ -9,6 +9,7 @@ import numpy as np
 
 from blemish.core.errors import DataError
 from blemish.images import decode
+from blemish.images.header import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -62,6 +63,27 @@ def check_marks(samples: Iterable[Sample]) -> None:
             raise DataError(f"{masks[0]}: marks nothing{others}; set what is defective to 255")
 
 
+def check_sizes(samples: Iterable[Sample]) -> None:
+    """Refuse a mask of another size than its image, by the headers of the files, which is quick.
+
+    A header that does not tell the size is passed: what is wrong is told when the file is read. Raises
+    `DataError`, and `ImageError` for a file that is missing or no image.
+    """
+    for sample in samples:
+        for path in sample.masks if sample.is_defect else ():
+            size, found = size_of(sample.path), size_of(path)
+            if size is not None and found is not None:
+                _refuse_other_size(path, found, sample, size)
+
+
+def _refuse_other_size(path: Path, found: tuple[int, int], sample: Sample, size: tuple[int, int]) -> None:
+    if found != tuple(size):
+        raise DataError(
+            f"{path}: {found[1]}x{found[0]} px but {sample.path} is {size[1]}x{size[0]}; a mask has the size "
+            "of its image, as it is shown upright: mark the defect on that image, and save the mask anew"
+        )
+
+
 def read_regions(
     sample: Sample, size: tuple[int, int], saturations: Mapping[int, Saturation]
 ) -> list[tuple[np.ndarray, float]]:
@@ -90,10 +112,7 @@ def _read_one(path: Path, sample: Sample, size: tuple[int, int]) -> np.ndarray:
     height, width, channels = mask.shape
     if channels != 1 and not (sample.any_value and channels == 3):
         raise DataError(f"{path}: {channels} channels, a mask has 1; save it as a grey PNG")
-    if (height, width) != tuple(size):
-        raise DataError(
-            f"{path}: {width}x{height} px but {sample.path} is {size[1]}x{size[0]}; sizes must match"
-        )
+    _refuse_other_size(path, (height, width), sample, size)
     if sample.any_value:
         return mask.max(axis=2)
     values = np.unique(mask)

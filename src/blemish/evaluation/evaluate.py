@@ -15,7 +15,7 @@ from blemish.core.files import write_whole
 from blemish.core.ownership import owned
 from blemish.data.dataset import Dataset, check_evaluable, dataset_fingerprint, find_leakage
 from blemish.data.known_defects import read_known_defects
-from blemish.data.masks import check_marks, read_mask, read_regions
+from blemish.data.masks import check_marks, check_sizes, read_mask, read_regions
 from blemish.evaluation import sensitivity, sensitivity_plan
 from blemish.evaluation.image_measures import (
     false_alarm_p_value,
@@ -77,9 +77,9 @@ def evaluate(
 
     Returns evaluation.json's content: areas and rates in [0, 1]; pixel fields are None without masks,
     rates and the threshold None without a calibration. Raises DataError when the test split lacks good or
-    defective images, or no mask of a kind of defect marks anything; ImageError when an image cannot be used;
-    UsageError when another process writes `out`, and without the packages of `blemish[report]`; OSError when
-    it cannot be written.
+    defective images, no mask of a kind of defect marks anything, or one is not of its image's size;
+    ImageError when an image cannot be used; UsageError when another process writes `out`, and without the
+    packages of `blemish[report]`; OSError when it cannot be written.
     """
     require_packages(*PACKAGES)
     parts = None if views is None else (dataset, views)
@@ -87,10 +87,11 @@ def evaluate(
     dataset = dataset if views is None else usual_images(dataset, views)
     for sample in dataset.test:  # a file that is no image is found now, and not after those before it
         container_of(sample.path)
+    known = known_defects and (known_defects, read_known_defects(known_defects))
+    check_sizes([*(dataset.test if dataset.has_masks else ()), *(known[1] if known else ())])
     if dataset.has_masks:
         check_marks(dataset.test)
     detector = detector.for_samples(dataset.test)
-    known = known_defects and (known_defects, read_known_defects(known_defects))
     with owned(out):
         return _evaluate(
             detector,
