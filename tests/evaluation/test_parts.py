@@ -11,8 +11,11 @@ from fakes import fake_detector, grey
 from blemish.core.errors import DataError
 from blemish.core.types import Sample
 from blemish.data.dataset import Dataset
+from blemish.evaluation import parts as evaluation_of_parts
 from blemish.evaluation.evaluate import evaluate
+from blemish.inference.detector import Detector
 from blemish.inference.part_models import ViewModels, Views
+from blemish.inference.part_rows import PartRow
 from blemish.inference.parts import PartCalibration, TogetherRule
 from blemish.metrics.roc import image_roc
 
@@ -24,6 +27,12 @@ DEFECTS = {"e": (22, 180), "f": (90, 92), "g": (24, 91)}  # the last looks good
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """Views with a model each: the one of `top` is told apart by being another object."""
     root = tmp_path_factory.mktemp("parts")
+    side, data, views = evaluated(root)
+    return evaluate(side, data, root / "out", views=views), root / "out"
+
+
+def evaluated(root: Path) -> tuple[Detector, Dataset, Views]:
+    """Make the detector of the view `side`, the images of the parts, and what decides of them."""
     samples = []
     for part, levels in (GOOD_PARTS | DEFECTS).items():
         for view, level in zip(("side", "top"), levels, strict=True):
@@ -40,7 +49,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     models = ViewModels(usual=root / "side", own={"top": root / "top"})
     views = Views(models=models, detectors={root / "side": side, root / "top": top}, rule=rule)
     data = Dataset(name="d", root=root, train=[], calibration=[], test=samples, has_masks=False)
-    return evaluate(side, data, root / "out", views=views), root / "out"
+    return side, data, views
 
 
 @pytest.mark.heavy
@@ -93,3 +102,25 @@ def test_a_usual_model_whose_views_show_no_defect_is_refused_with_a_cure(tmp_pat
     with pytest.raises(DataError, match=r"that .*side scores 1 are good and 0 defective.*--model the model"):
         evaluate(detectors[side], data, tmp_path / "out", views=views)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.heavy
+def test_a_stop_in_the_middle_of_parts_leaves_no_half_of_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    side, data, views = evaluated(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "parts.jsonl").write_text("before\n")
+    drawn = []
+
+    def fails(row: PartRow, *_: object) -> None:
+        drawn.append(row.part)
+        if row.part == "c":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation_of_parts, "draw_part", fails)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(side, data, tmp_path / "out", views=views)
+    assert drawn == ["a", "b", "c"]
+    assert (tmp_path / "out" / "parts.jsonl").read_text() == "before\n"
+    assert not list((tmp_path / "out").glob(".*"))

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from blemish.core.errors import DataError
+from blemish.core.files import write_whole
 from blemish.core.types import GOOD
 from blemish.data.dataset import find_leakage
 from blemish.evaluation.pictures import name_of_sample, overlay_name, predict_and_draw
@@ -74,14 +75,13 @@ def measure_parts(dataset: Dataset, views: Views, scored: Iterable[Scored], out:
         groups.setdefault(str(sample.part), []).append(sample)
     found: list[tuple[PartRow, str]] = []
     names = picture_names(groups)
-    with (out / ROWS_NAME).open("w", encoding="utf-8") as lines:
-        for part, samples in sorted(groups.items()):
-            rows = [(s.view, _row_of(by_name[name_of_sample(s, dataset)])) for s in samples]
-            row = replace(part_row(part, rows, views.rule), picture=names[part])
-            draw_part(row, out, names[part])
-            label = next((s.label for s in samples if s.is_defect), GOOD)
-            lines.write(json.dumps(asdict(row) | {"label": label}) + "\n")
-            found.append((row, label))
+    for part, samples in sorted(groups.items()):
+        rows = [(s.view, _row_of(by_name[name_of_sample(s, dataset)])) for s in samples]
+        row = replace(part_row(part, rows, views.rule), picture=names[part])
+        draw_part(row, out, names[part])
+        found.append((row, next((s.label for s in samples if s.is_defect), GOOD)))
+    lines = (json.dumps(asdict(row) | {"label": label}) + "\n" for row, label in found)
+    write_whole(out / ROWS_NAME, "".join(lines))
     shown = [_told(row, label) for row, label in found if _is_telling(row, label)]
     return _measured(found, views) | {"shown": shown[:MAX_SHOWN]}
 
