@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,12 @@ from several_views import with_parts
 
 from blemish.core.errors import ConflictError
 from blemish.inference.model_file import load_model_file, save_model_file
-from blemish.inference.part_models import ViewModels, read_part_calibration
+from blemish.inference.part_models import (
+    ViewModels,
+    digests_of_one,
+    read_part_calibration,
+    write_part_calibration,
+)
 from blemish.inference.parts import PartCalibration, TogetherRule, ViewScore
 from blemish.station.parts import PartSettings
 
@@ -196,6 +202,39 @@ def test_models_of_several_views_and_rollouts_are_refused(run: Path, tiny_model:
         ):
             place.station.take_version("valve", b"another", suffix=".safetensors")
         assert not list(place.station.versions.folder.glob("*.safetensors"))
+
+
+def test_a_version_without_a_calibration_of_parts_is_refused_with_the_cure(
+    tiny_model: Path, run: Path, tmp_path: Path
+):
+    """It came by a rollout while each image was a part; now parts of two views are decided."""
+    save_model_file(tmp_path / "made", replace(load_model_file(run), provenance={"made": "later"}))
+    model = shutil.copytree(tiny_model, tmp_path / "valve")
+    with at(model, tmp_path / "station", **RATE) as place:
+        first = in_use(place)["digest"]
+        place.station.take_version("valve", (tmp_path / "made").read_bytes(), suffix=".safetensors")
+        made = in_use(place)["digest"]
+        assert place.client.post(f"/v1/models/{first}/use", json={}).status_code == 201
+    calibration = ViewModels(usual=model).calibration_file
+    shutil.copy(ViewModels(usual=run).calibration_file, calibration)
+    with at(model, tmp_path / "station", **RATE) as place:
+        refused = place.client.post(f"/v1/models/{made}/use", json={})
+        assert (refused.status_code, refused.json()["detail"]) == (
+            409,
+            f"model {made}: has no calibration of parts with several views, as they are decided here; "
+            "recalibrate the version in use, or calibrate this one by `blemish parts --model "
+            f"models/{made}.safetensors` in the station's folder",
+        )
+        assert in_use(place)["digest"] == first
+        there = place.station.versions.file(made)
+        known = read_part_calibration(calibration, ViewModels(usual=model))
+        beside = ViewModels(usual=there).calibration_file
+        write_part_calibration(beside, known, digests_of_one(known, there.read_bytes()), parts=[], data="x")
+        assert place.client.post(f"/v1/models/{made}/use", json={}).status_code == 201
+        place.client.post(f"/v1/models/{first}/use", json={})
+        beside.write_text("{}")
+        damaged = place.client.post(f"/v1/models/{made}/use", json={})
+        assert (damaged.status_code, "is no calibration of parts" in damaged.json()["detail"]) == (503, True)
 
 
 def test_a_version_that_nobody_needs_goes_with_its_calibration(place: Place):

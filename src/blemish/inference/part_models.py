@@ -30,6 +30,10 @@ PARTS_NAME = "parts.json"
 FORMAT_VERSION = 1
 
 
+class OtherModelsError(ModelError):
+    """A calibration of parts is of other models than those that are to decide."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ViewModels:
     """Which model scores which view: `usual` all that `own` does not name. Paths are those of the models."""
@@ -117,7 +121,8 @@ def make_views(
         version: the file of the usual model that is in use, where that is a version of it; if a calibration
             of parts lies beside that file, it counts in place of `calibration` and `views`.
 
-    Raises ModelError for a calibration of other models, UsageError for a rate that cannot be promised.
+    Raises OtherModelsError for a calibration of other models, ModelError for a damaged one, UsageError for a
+    rate that cannot be promised.
     """
     for path, detector in detectors.items():
         if detector.model_file.products:
@@ -203,7 +208,7 @@ def read_part_calibration(
 ) -> PartCalibration:
     """Read what `write_part_calibration` wrote; `loaded` is the `digests` of `make_views`.
 
-    Raises ModelError for damage, and for other models.
+    Raises ModelError for damage, and OtherModelsError, which is one, for other models.
     """
     calibration, digests = _read(file)
     for view in models.own:
@@ -214,7 +219,7 @@ def read_part_calibration(
         path = models.path(view or None)
         if (models.digest(view or None) if loaded is None else loaded[path]) != digest:
             of = f" of the view {view}" if view else ""
-            raise ModelError(
+            raise OtherModelsError(
                 f"{file}: calibrates parts by another model{of} than {path}; calibrate them anew by "
                 "`blemish parts`, or remove the file"
             )

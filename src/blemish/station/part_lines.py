@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from blemish.core.errors import ConflictError, UsageError
-from blemish.inference.part_models import ViewModels, make_views
+from blemish.inference.part_models import OtherModelsError, ViewModels, make_views
 from blemish.inference.parts import TogetherRule
 from blemish.record.identifiers import first_id, utc_now
 from blemish.record.rows import WATCH
@@ -87,9 +87,23 @@ class PartLines:
         return line
 
     def views_of(self, line: PartLine, digest: str, detector: Detector, version: Path | None) -> Views:
-        """Return what decides of parts by another version of a line's one model. Raises BlemishError."""
+        """Return what decides of parts by another version of a line's one model.
+
+        Raises ConflictError for one without a calibration of the parts that are decided together, and what
+        `make_views` does.
+        """
         models = line.views.models
-        return self._views(models, {models.usual: detector}, {models.usual: digest}, version)
+        try:
+            return self._views(models, {models.usual: detector}, {models.usual: digest}, version)
+        except OtherModelsError as error:
+            cure = "recalibrate the version in use"
+            if version is not None:  # a calibration beside its file counts
+                file = f"{version.parent.name}/{version.name}"
+                cure += f", or calibrate this one by `blemish parts --model {file}` in the station's folder"
+            raise ConflictError(
+                f"model {digest}: has no calibration of parts with several views, as they are decided here; "
+                f"{cure}"
+            ) from error
 
     def _views(
         self,
