@@ -162,6 +162,23 @@ def test_a_part_of_another_station_is_left_to_it_until_nobody_has_gone_on_with_i
         assert {row["part"] for row in place.parts()} == {"1", "2", "3"}, "its own one waits on"
 
 
+def test_equal_images_do_not_lead_a_station_to_the_part_of_another(run: Path, good: bytes, tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    east, west = ({"database": url, "labelling": named(name)} for name in ("east", "west"))
+    with at(run, tmp_path / "east", **east) as place:
+        of_east = place.send(good, part="1", view="side").json()
+    with at(run, tmp_path / "west", **west) as place:
+        of_west = place.send(good, part="2", view="side").json()
+    with at(run, tmp_path / "west", **west) as place:
+        assert place.station.parts.has_open(of_west["part_id"])
+        assert not place.station.parts.has_open(of_east["part_id"])
+        place.wait(11)
+        assert [row["part"] for row in place.parts()] == ["2"]
+    with at(run, tmp_path / "east", **east) as place:
+        done = place.send(good, part="1", view="top").json()
+        assert (done["part_id"], done["decision"]) == (of_east["part_id"], "accepted")
+
+
 def test_a_station_waits_for_a_view_no_longer_than_others_leave_its_parts_alone():
     assert PartSettings(wait_s=86400).wait_s < ABANDONED_DAYS * 86400
     with pytest.raises(UsageError, match="--part-wait 86401: a station waits for a day at most"):

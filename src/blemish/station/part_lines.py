@@ -46,12 +46,16 @@ class PartLines:
         archive: Archive,
         *,
         station: str | None,
+        shared: bool,
         make_id: Callable[[datetime], str],
         say: Callable[[str], None],
     ) -> None:
-        """Take what is told of parts; None: nothing is, and models with a `parts.json` alone have parts."""
+        """Take what is told of parts; None: nothing is, and models with a `parts.json` alone have parts.
+
+        `station` is this one's name, and `shared` says that others may have the same record.
+        """
         self.settings, self.store, self.archive = settings or PartSettings(), store, archive
-        self.station = station
+        self.station, self.shared = station, shared
         self.make_id, self.say = make_id, say
         self.lines: list[PartLine] = []
 
@@ -145,15 +149,17 @@ class PartLines:
         self._close_abandoned(others)
 
     def _own(self, open_: Mapping[str, list[Inspection]]) -> dict[str, list[Inspection]]:
-        """Return the parts that were begun here, by this name or by another one: then their images are here.
+        """Return the parts that were begun here; they are decided by this station's name.
 
-        They are decided by this name.
+        Those are the ones of its name. Stations without a name cannot be told apart: each takes up all parts
+        without one. A part of another name was begun here before this name if its images are here, and the
+        record is this station's alone: on a shared one another station may have taken the same bytes.
         """
         name = escape_text(self.station)
         return {
             id: [replace(row, station=self.station) for row in rows]
             for id, rows in open_.items()
-            if any(row.station == name or self._has_image(row) for row in rows)
+            if any(row.station == name or (not self.shared and self._has_image(row)) for row in rows)
         }
 
     def _has_image(self, row: Inspection) -> bool:

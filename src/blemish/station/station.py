@@ -80,7 +80,15 @@ class Station(ModelsInUse):
             load=partial(load.load, device=device, allow=allow, **rates),
             limits={"capacity": capacity, "max_pixels": max_pixels},
         )
-        self.parts = PartLines(parts, self.store, self.archive, station=own, make_id=self.make_id, say=_say)
+        self.parts = PartLines(
+            parts,
+            self.store,
+            self.archive,
+            station=own,
+            shared=database is not None,
+            make_id=self.make_id,
+            say=_say,
+        )
         self._start_models(models)
         self.trainings = Trainings(
             folder / "trainings",
