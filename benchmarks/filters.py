@@ -25,8 +25,8 @@ from torch import Tensor
 from blemish.core.files import write_whole
 from blemish.data.dataset import Dataset, open_dataset
 from blemish.data.split import split_good
-from blemish.methods.density import densities
 from blemish.methods.density import features as filter_bank
+from blemish.methods.density import filters
 from blemish.methods.density.filters import Filters, FiltersConfig
 from blemish.training.images import ImageOptions, TrainingImages, load_images
 from blemish.training.watcher import Silent
@@ -37,7 +37,7 @@ SCORES = {"maximum": SIZE * SIZE, "top 0.2 %": 500, "top 1 %": 100, "top 5 %": 2
 """Image scores: the mean of the map's largest values, one in so many."""
 
 Change = Callable[[], contextlib.AbstractContextManager[object]]
-own_shrink, own_features = densities.shrink, filter_bank.features
+own_features = filter_bank.features
 
 
 def columns(levels: int, channels: int) -> dict[str, list[int]]:
@@ -78,16 +78,15 @@ def levels(n: int) -> Change:
 def shrinking(toward: float) -> Change:
     """Draw covariances to their mean by a fixed share instead of by d / (d + n)."""
 
-    def shrink(covariance: Tensor, n: int, ridge: float) -> Tensor:
-        drawn = covariance.lerp(covariance.mean(dim=0, keepdim=True), toward)
-        return drawn + ridge * torch.eye(covariance.shape[-1], dtype=drawn.dtype)
+    def shrink(covariance: Tensor, n: int) -> Tensor:
+        return covariance.lerp(covariance.mean(dim=0, keepdim=True), toward)
 
-    return lambda: patch.object(densities, "shrink", shrink)
+    return lambda: patch.object(filters, "shrink_to_mean", shrink)
 
 
-def ridge(times: float) -> Change:
+def ridge(added: float) -> Change:
     """Add another ridge to each variance."""
-    return lambda: patch.object(densities, "shrink", lambda c, n, r: own_shrink(c, n, r * times))
+    return lambda: patch.object(filters, "RIDGE", added)
 
 
 VARIANTS: dict[str, tuple[dict[str, Any], Change]] = {
@@ -106,8 +105,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], Change]] = {
     "grid 48": ({"grid": 48}, contextlib.nullcontext),
     "covariance of the place alone": ({}, shrinking(0.0)),
     "one covariance for all places": ({}, shrinking(1.0)),
-    "ridge 0.001": ({}, ridge(0.1)),
-    "ridge 0.1": ({}, ridge(10.0)),
+    "ridge 0.001": ({}, ridge(0.001)),
+    "ridge 0.1": ({}, ridge(0.1)),
     "smoothing 2": ({"smoothing": 2.0}, contextlib.nullcontext),
     "smoothing 8": ({"smoothing": 8.0}, contextlib.nullcontext),
 }

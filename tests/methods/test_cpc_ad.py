@@ -19,7 +19,6 @@ from blemish.images import preprocess as pictures
 from blemish.inference import postprocess
 from blemish.methods import cpc_ad_equations as equations
 from blemish.methods import cpc_ad_pairs
-from blemish.methods.components import functional
 from blemish.methods.components.encoders import DenseEncoder, PointBlock, PreActivationBlock, ResNetEncoder
 from blemish.methods.cpc_ad import CpcAd
 from blemish.methods.cpc_ad_config import CpcAdConfig
@@ -657,24 +656,6 @@ def test_place_statistics_equal_loops(parts):
 
 
 # --- how unlikely an encoding is at its place (ours) ---
-
-
-def test_whitening_by_hand():
-    # variances 4 and 1, covariance 1, two samples in two dimensions: half of the covariance goes, so 1/2,
-    # and 1.1 % of the mean variance 2.5 are added: [[4.0275, 0.5], [0.5, 1.0275]]
-    covariance = torch.tensor([[4.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
-    factor = functional.shrunk_whitening_matrix(covariance, n=2)
-    assert factor[0, 1] == 0
-    expected = np.linalg.inv([[4.0275, 0.5], [0.5, 1.0275]])
-    np.testing.assert_allclose((factor.T @ factor).numpy(), expected, rtol=1e-6)
-
-
-def test_where_every_sample_is_the_same_rounding_is_no_deviation():
-    # beside variances of 2.5 in the mean, a place without any gets 0.001 * 1.25 of the mean of both: an
-    # encoding that is off by 7e-6, as another library's sums may be, lies 7e-6 / sqrt(0.00125) = 2e-4 away
-    covariance = torch.tensor([[[4.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    factor = functional.shrunk_whitening_matrix(covariance, n=50)[1]
-    assert (factor @ torch.tensor([7e-6, 0.0])).norm() == pytest.approx(7e-6 / math.sqrt(0.00125), rel=1e-3)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -12,7 +12,8 @@ from sklearn.decomposition import PCA as SklearnPca  # noqa: N811
 from sklearn.mixture import GaussianMixture
 from torch.nn import functional as F
 
-from blemish.methods.components.functional import smoothing_matrix, whitening_matrix
+from blemish.methods.components.functional import smoothing_matrix
+from blemish.methods.components.statistics import whitening_matrix
 from blemish.methods.density import densities
 from blemish.methods.density import features as bank
 
@@ -187,29 +188,6 @@ def test_features_equal_loops_in_their_order(channels):
 
 
 # --- a Gaussian at each place ---
-
-
-def test_shrink_by_hand():
-    # two places, d = 2, n = 6: a quarter of the way to the mean [[2, 0], [0, 3]], and 0.5 on the diagonal
-    cov = torch.tensor([[[1.0, 0.4], [0.4, 2.0]], [[3.0, -0.4], [-0.4, 4.0]]])
-    found = densities.shrink(cov, 6, 0.5)
-    expected = [[[1.75, 0.3], [0.3, 2.75]], [[3.25, -0.3], [-0.3, 4.25]]]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_one_image_takes_most_of_the_covariance_from_all_places():
-    # n = 1, d = 3: three quarters of the mean
-    cov = covariances(5, 3)
-    expected = cov / 4 + 0.75 * cov.mean(dim=0) + 0.01 * torch.eye(3)
-    torch.testing.assert_close(densities.shrink(cov, 1, 0.01), expected)
-
-
-def test_whitening_matrix_is_a_triangular_root_of_the_inverse():
-    cov = covariances(4, 5)
-    A = whitening_matrix(cov)
-    np.testing.assert_allclose(A.mT @ A, np.linalg.inv(cov.numpy()), rtol=1e-8, atol=1e-8)
-    assert A.triu(1).abs().max() == 0
-    np.testing.assert_allclose(A @ cov @ A.mT, np.broadcast_to(np.eye(5), (4, 5, 5)), atol=1e-8)
 
 
 def test_mahalanobis_equals_scipy():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blemish.core.errors import UsageError
-from blemish.methods.components import functional
+from blemish.methods.components import functional, statistics
 from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.methods.metal import Metal
 from blemish.methods.metal_config import MetalConfig
@@ -82,7 +82,7 @@ def test_an_untrained_map_is_its_error_as_it_is():
         assert torch.allclose(network(x), places.square().sum(dim=1).log1p())
         assert torch.equal(combined(x), combined.errors(x).mean(dim=2).amax(dim=1))
         assert torch.equal(network.reconstruct(x), plain.reconstruct(x))
-        white = functional.white_point(x).item()
+        white = statistics.white_point(x).item()
         torch.testing.assert_close(network.expose(x), x / white)  # its brightest tenth becomes 1
 
 
@@ -130,13 +130,6 @@ def test_images_are_kept_so_much_larger_that_the_smallest_crop_has_the_size():
 # --- what several methods share ---
 
 
-def test_the_white_point_of_few_pixels_is_the_brightest_one():
-    x = torch.tensor([0.1, 0.9, 0.4, 0.3]).view(1, 1, 2, 2)  # a tenth of four pixels is none
-    assert functional.white_point(x).item() == pytest.approx(0.9)
-    nineteen = (torch.arange(19.0) / 20).view(1, 1, 1, 19)  # and of nineteen one
-    assert functional.white_point(nineteen).item() == pytest.approx(0.9)
-
-
 def test_exposure_by_hand():
     x = torch.tensor([0.2, 0.4]).view(1, 1, 1, 2)
     ours = functional.expose(x, torch.tensor(0.8)).flatten().tolist()
@@ -145,28 +138,6 @@ def test_exposure_by_hand():
     assert dark == pytest.approx([0.02, 0.04])  # ten times 0.002 and 0.004, not two hundred times
     black = functional.expose(torch.zeros(1, 1, 2, 2), torch.tensor(0.0))
     assert not black.any()  # and is a number
-
-
-def test_mean_and_variance_by_hand():
-    batches = [torch.tensor([[1.0, 7], [2.0, 7]]), torch.tensor([[6.0, 7]])]
-    mean, variance = functional.mean_and_variance(batches)
-    # (1 + 2 + 6) / 3; ((1 - 3)² + (2 - 3)² + (6 - 3)²) / 3
-    assert mean.tolist() == [3, 7]
-    assert variance.tolist() == pytest.approx([14 / 3, 0])
-    assert variance.dtype == torch.float64
-    _, variance = functional.mean_and_variance([torch.full((3, 1), 0.1, dtype=torch.float64)] * 7)
-    assert 0 <= variance.item() < 1e-15  # rounding never makes it negative
-
-
-def test_place_statistics_by_hand():
-    # Two images of two kinds of score at three places; spreads of the first 0, 1, 2, of the second 3, 3, 0.
-    scores = torch.tensor([[[5.0, 1, 2], [0, 0, 4]], [[5.0, 3, 6], [6, 6, 4]]])
-    mean, spread = functional.position_statistics([scores[:1], scores[1:]], positions=1)
-    assert mean.tolist() == [[5, 2, 4], [3, 3, 4]]
-    # half the median, 1 and 3, is added, and a millionth
-    assert (spread - 1e-6).tolist() == [pytest.approx([0.5, 1.5, 2.5]), pytest.approx([4.5, 4.5, 1.5])]
-    _, spread = functional.position_statistics([torch.ones(2, 1, 3)], positions=1)
-    assert spread.flatten().tolist() == pytest.approx([1e-6] * 3)
 
 
 def test_no_smoothing_is_the_identity_and_any_reaches_four_sigma():

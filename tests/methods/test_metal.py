@@ -12,7 +12,7 @@ from skimage.metrics import structural_similarity
 
 from blemish.core.errors import UsageError
 from blemish.methods import metal_equations as equations
-from blemish.methods.components.functional import white_point
+from blemish.methods.components.statistics import white_point
 from blemish.methods.metal import Metal
 from blemish.methods.metal_config import MetalConfig
 
@@ -340,13 +340,6 @@ def test_an_error_that_no_good_image_has_stands_out_more_than_a_larger_usual_one
     with torch.no_grad():
         inside = [network(image)[0, 6:10, 6:10].mean() for image in (usual, unusual)]
     assert inside[1] > inside[0]
-
-
-def test_white_point_by_hand():
-    # 2 channels of 2×10 pixels: channel means 0, 0.05, ..., 0.95; the brightest tenth is 2 of 20 pixels
-    values = torch.arange(20.0) / 20
-    x = torch.stack([values - 0.1, values + 0.1]).view(1, 2, 2, 10)
-    assert white_point(x).item() == pytest.approx((0.95 + 0.9) / 2)
 
 
 def test_exposure_makes_light_not_matter():

@@ -27,9 +27,9 @@ from blemish.methods.baselines.padim import (
     PadimConfig,
     add_products,
     random_dimensions,
-    whitening_of,
 )
 from blemish.methods.baselines.patchcore import PatchCore
+from blemish.methods.components.statistics import whitening_matrix
 from blemish.methods.config import DetectorConfig
 from blemish.methods.density.densities import mahalanobis
 from blemish.metrics.pixels import PixelPool
@@ -79,7 +79,7 @@ def test_means_and_products_in_parts_equal_those_of_all():
 def test_distance_by_hand():
     # Σ + ε I = diag(3 + 1, 15 + 1), x - μ = (2, 8): 4/4 + 64/16 = 5
     covariance = torch.diag(torch.tensor([3.0, 15.0], dtype=torch.float64))[None]
-    whitening = whitening_of(covariance, 1.0).float()
+    whitening = whitening_matrix(covariance, 1.0).float()
     x, mean = torch.tensor([[[3.0, 9.0]]]), torch.tensor([[1.0, 1.0]])
     assert mahalanobis(x, mean, whitening).tolist() == [[pytest.approx(5)]]
 

@@ -25,7 +25,7 @@ from blemish.inference.load import load
 from blemish.inference.model_file import load_model_file
 from blemish.methods.auto import AutoConfig
 from blemish.methods.baselines.pca import Pca
-from blemish.methods.components.functional import white_point
+from blemish.methods.components.statistics import white_point
 from blemish.methods.registry import METHODS
 from blemish.training import auto, choice, costs
 from blemish.training.fit import fit

@@ -34,13 +34,13 @@ from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.distributed import gather_parts, own_part
 from blemish.methods.components.encoders import DenseEncoder, ResNetEncoder
-from blemish.methods.components.functional import (
-    expose,
-    grey,
+from blemish.methods.components.functional import expose, grey
+from blemish.methods.components.statistics import (
+    Moments,
     mean_and_variance,
+    mean_white,
     position_statistics,
     shrunk_whitening_matrix,
-    white_point,
 )
 from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.methods.cpc_ad_equations import info_nce, log_f, margin, predict, random_crops
@@ -225,14 +225,10 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
     def prepare(self, batches: Batches) -> None:
         """Before training: white point, mean and std of the training images (batches (B, C, H, W))."""
         if self.config.exposure:
-            self.mean_white.copy_(mean_and_variance(white_point(self.grey(x)) for x in batches())[0])
-        n, total, squares = 0, 0.0, 0.0
-        for x in batches():
-            x = self.plain(x).double()
-            n, total, squares = n + x.numel(), total + x.sum().item(), squares + x.square().sum().item()
-        mean = total / n
-        self.pixel_mean.fill_(mean)
-        self.pixel_spread.fill_(max(math.sqrt(max(squares / n - mean**2, 0.0)), 1e-3))
+            self.mean_white.copy_(mean_white(self.grey(x) for x in batches()))
+        mean, variance = mean_and_variance(self.plain(x).flatten() for x in batches())
+        self.pixel_mean.copy_(mean)
+        self.pixel_spread.copy_(variance.sqrt().clamp(min=1e-3))
 
     def _as_scored(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Batches in the portions of scoring: the same memory, and the same values to the last bit."""
@@ -246,8 +242,7 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
         Each sub-patch draws a number, and the smallest make the bank: a uniform draw in one pass.
         """
         generator = torch.Generator().manual_seed(self.config.bank_seed)
-        lots, kept = torch.empty(0), self.bank[:, :0]
-        n, total, products = 0, torch.zeros(()), torch.zeros(())
+        lots, kept, places = torch.empty(0), self.bank[:, :0], Moments()
         for x in self._as_scored(batches()):
             z = self.encode(x)  # (E, B, g, d)
             lots = torch.cat([lots, torch.rand(z.shape[1] * z.shape[2], generator=generator)])
@@ -255,16 +250,12 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
             chosen = lots.argsort()[: self.config.bank]
             lots, kept = lots[chosen], kept[:, chosen.to(kept.device)]
             if self.config.place_density:
-                z = z.double()
-                n, total = n + z.shape[1], total + z.sum(dim=1)
-                products = products + torch.einsum("ebgd,ebgf->egdf", z, z)
+                places.add(z.transpose(1, 2))
         # fewer sub-patches than the bank holds (a handful of tiny images) fill it more than once
         self.bank.copy_(kept[:, torch.arange(self.config.bank) % kept.shape[1]])
         if self.config.place_density:
-            mean = total / n
-            covariance = products / n - mean[..., :, None] * mean[..., None, :]
-            self.place_encoding.copy_(mean)
-            self.place_whitening.copy_(shrunk_whitening_matrix(covariance, n))
+            self.place_encoding.copy_(places.mean)
+            self.place_whitening.copy_(shrunk_whitening_matrix(places.covariance, places.n))
         if self.config.place_statistics:
             scores = (self.sub_patch_scores(self.encode(x)) for x in self._as_scored(batches()))
             mean, std = position_statistics(scores, positions=1)

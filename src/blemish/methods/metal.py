@@ -34,16 +34,20 @@ from blemish.methods.components.functional import (
     SSIM_WINDOW,
     blur,
     expose,
-    mean_and_variance,
-    position_statistics,
     same_blur_matrix,
     smoothing_matrix,
     ssim_map,
     valid_blur_matrix,
-    white_point,
+)
+from blemish.methods.components.statistics import (
+    Moments,
+    mean_and_variance,
+    mean_white,
+    position_statistics,
+    shrink_to_mean,
     whitening_matrix,
 )
-from blemish.methods.density.densities import mahalanobis, shrink
+from blemish.methods.density.densities import mahalanobis
 from blemish.methods.metal_config import PAPER, MetalConfig
 from blemish.methods.metal_encoders import TokenEncoder, mlp
 from blemish.methods.metal_equations import (
@@ -235,8 +239,7 @@ class Metal(TrainedMethod[MetalConfig]):
     def prepare(self, batches: Batches) -> None:
         """Before training: mean white point, mean and range of the training images (batches (B, C, H, W))."""
         if self.config.exposure:
-            mean, _ = mean_and_variance(white_point(x) for x in batches())
-            self.mean_white.copy_(mean)
+            self.mean_white.copy_(mean_white(batches()))
         if self.config.center:
             mean, _ = mean_and_variance(self.expose(x) for x in batches())
             self.mean_image.copy_(mean)
@@ -264,16 +267,13 @@ class Metal(TrainedMethod[MetalConfig]):
     def _learn_errors(self, batches: Batches) -> None:
         """Take mean and covariance of the errors at each place, or of all places together."""
         self.error_scale.fill_(1)
-        images, total, products = 0, torch.zeros(()), torch.zeros(())
+        found = Moments()
         for x in batches():
-            e = self.error_vectors(x).double().transpose(0, 1)  # (g, B, d)
-            e = e if self.config.place_statistics else e.flatten(0, 1)[None]
-            images += e.shape[1]
-            total, products = total + e.sum(dim=1), products + e.transpose(1, 2) @ e
-        mean, second = total / images, products / images
-        variance = second.diagonal(dim1=1, dim2=2).mean(dim=0) - mean.mean(dim=0).square()
+            e = self.error_vectors(x).transpose(0, 1)  # (g, B, d)
+            found.add(e if self.config.place_statistics else e.flatten(0, 1)[None])
+        variance = found.second.diagonal(dim1=1, dim2=2).mean(dim=0) - found.mean.mean(dim=0).square()
         scale = variance.clamp(min=0).sqrt() + 1e-6
-        covariance = (second - mean[:, :, None] * mean[:, None, :]) / (scale[:, None] * scale)
+        covariance = shrink_to_mean(found.covariance / (scale[:, None] * scale), found.n)
         self.error_scale.copy_(scale)
-        self.error_mean.copy_(mean / scale)
-        self.error_whitening.copy_(whitening_matrix(shrink(covariance, images, RIDGE)))
+        self.error_mean.copy_(found.mean / scale)
+        self.error_whitening.copy_(whitening_matrix(covariance, RIDGE))

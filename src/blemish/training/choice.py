@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from blemish.core.errors import TrainingError
 from blemish.data import planting, shapes
 from blemish.data.part import background_of, cells_of_part, draw_centres, seen_of, views
-from blemish.methods.components.functional import white_point
+from blemish.methods.components.statistics import white_point
 from blemish.metrics.roc import Roc
 
 if TYPE_CHECKING:

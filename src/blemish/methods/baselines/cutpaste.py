@@ -13,13 +13,13 @@ Shapes: B images, C channels, H×W pixels; P the side of a training crop, S = P/
 in the paper (64 and 32 at 256×256); h×w scored squares, g = h·w of them; d width of f.
 
 Differs from the source: the optimiser is Adam without weight decay (there SGD: learning rate 0.03, momentum
-0.9, weight decay 3e-5). Σ is shrunk and regularised (`layers.whitening`), that of a place towards that of
-all. Of the head the paper states no widths: ours has two hidden layers of d. Of the crops' colour jitter it
-states no intensity: ours is the pieces' 0.1. Its order is fixed. The image score is taken from the map,
+0.9, weight decay 3e-5). Σ is shrunk and regularised (`shrunk_whitening_matrix`), that of a place towards that
+of all. Of the head the paper states no widths: ours has two hidden layers of d. Of the crops' colour jitter
+it states no intensity: ours is the pieces' 0.1. Its order is fixed. The image score is taken from the map,
 there from the scores before it. The preset `default`, for one core, has images of 128×128, a trunk that
-overlapping squares share, Mahalanobis' distance, and maps that do not fade towards the border. In the
-preset `paper`, a Gaussian at each place (`--density place`, as the paper has it for aligned objects) makes
-a model of 3.4 GB.
+overlapping squares share, Mahalanobis' distance, and maps that do not fade towards the border. In the preset
+`paper`, a Gaussian at each place (`--density place`, as the paper has it for aligned objects) makes a model
+of 3.4 GB.
 
 Published for bottle: pixel AUROC 0.976, image AUROC 0.983 (of whole images, which is not built here);
 measured with `default`: 0.951 and 0.996. The inside of a large, even stain looks like a plain good place.
@@ -44,10 +44,11 @@ from blemish.methods.baselines.cutpaste_augment import (
     three_ways,
 )
 from blemish.methods.baselines.cutpaste_backbones import TRUNKS, TrunkConfig, grid_of
-from blemish.methods.components.functional import (
-    blur,
-    gaussian_spread,
+from blemish.methods.components.functional import blur, gaussian_spread
+from blemish.methods.components.statistics import (
+    Moments,
     mean_and_variance,
+    shrink_to_mean,
     shrunk_whitening_matrix,
 )
 
@@ -236,21 +237,17 @@ class CutPaste(TrainedMethod[CutPasteConfig]):
         A place has few samples (ours): its Σ is drawn towards the mean Σ of all places, by d / (d + n), or
         plain places, where f hardly varies, would shout at the least change.
         """
-        n, total, products = 0, torch.zeros(()), torch.zeros(())
+        found = Moments()
         for z in self._encodings(batches()):
-            n, total = n + z.shape[1], total + z.sum(dim=1)
-            products = products + z.transpose(1, 2) @ z
-        mean = total / n  # (places, d)
-        self.mean.copy_(mean)
-        covariance = products / n - mean[:, :, None] * mean[:, None, :]
-        d = covariance.shape[-1]
-        covariance = covariance.lerp(covariance.mean(dim=0, keepdim=True), d / (d + n))
+            found.add(z)
+        self.mean.copy_(found.mean)
+        covariance = shrink_to_mean(found.covariance, found.n)
         for now, part in zip(self.whitening.split(64), covariance.split(64), strict=True):
-            now.copy_(shrunk_whitening_matrix(part, n))
+            now.copy_(shrunk_whitening_matrix(part, found.n))
 
     def _encodings(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Encode batches in the portions of scoring: (places, samples, d) float64, places as in `mean`."""
+        """Encode batches in the portions of scoring: (places, samples, d), places as in `mean`."""
         for x in batches:
             for part in x.split(self.scoring_batch):
-                z = self.encode(part).double()  # (B, g, d)
+                z = self.encode(part)  # (B, g, d)
                 yield z.transpose(0, 1) if self.config.density == "place" else z.flatten(0, 1)[None]

@@ -43,18 +43,10 @@ from blemish.data.part import background_of, cells_of_part, draw_centres, seen_o
 from blemish.data.shapes import Places, box, draw_places, uniform
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.components.altered import filled
-from blemish.methods.components.backbones.method import (
-    FeatureConfig,
-    FeatureMethod,
-    spread_of,
-)
+from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod
 from blemish.methods.components.collapse import refuse_constant
-from blemish.methods.components.functional import (
-    blur,
-    gaussian_spread,
-    mean_and_variance,
-    smoothing_matrix,
-)
+from blemish.methods.components.functional import blur, gaussian_spread, smoothing_matrix
+from blemish.methods.components.statistics import mean_and_variance, spread_of
 from blemish.methods.components.unet import Block, fold_all
 from blemish.methods.config import TrainedConfig
 

@@ -37,8 +37,9 @@ from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches
-from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod, spread_of
-from blemish.methods.components.functional import blur, mean_and_variance
+from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod
+from blemish.methods.components.functional import blur
+from blemish.methods.components.statistics import mean_and_variance, spread_of
 from blemish.methods.density.densities import spread_out
 
 PORTION = 8192

@@ -32,6 +32,7 @@ from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.autoencoder import weight_penalty
 from blemish.methods.components.collapse import refuse_constant
 from blemish.methods.components.functional import mirrored_line
+from blemish.methods.components.statistics import mean_and_variance
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -232,9 +233,8 @@ class Gt(TrainedMethod[GtConfig]):
         parts = list(self._logs(batches))
         apart = torch.cat(parts).std(dim=1).max()
         refuse_constant("gt", apart, "the network says the same of every transformation")
-        n = sum(len(part) for part in parts)
-        log_mean = sum((part.sum(dim=0) for part in parts), torch.zeros(())) / n
-        mean = sum((part.exp().sum(dim=0) for part in parts), torch.zeros(())) / n
+        log_mean, _ = mean_and_variance(parts)
+        mean, _ = mean_and_variance(part.exp() for part in parts)
         self.alpha.copy_(dirichlet(log_mean, mean / mean.sum(dim=-1, keepdim=True)))
 
     def _logs(self, batches: Batches) -> Iterator[Tensor]:

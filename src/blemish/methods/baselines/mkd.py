@@ -39,14 +39,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blemish.methods.base import Batches, TrainedMethod
-from blemish.methods.components.backbones.method import (
-    FeatureConfig,
-    FeatureMethod,
-    spread_of,
-)
+from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod
 from blemish.methods.components.backbones.network import embed, local_mean
 from blemish.methods.components.collapse import refuse_constant
 from blemish.methods.components.functional import blur
+from blemish.methods.components.statistics import spread_of
 from blemish.methods.components.unet import Block, fold_all
 from blemish.methods.config import TrainedConfig
 

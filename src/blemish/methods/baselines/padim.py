@@ -34,8 +34,8 @@ from torch import Tensor
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches
-from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod, spread_of
-from blemish.methods.components.functional import whitening_matrix
+from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod
+from blemish.methods.components.statistics import spread_of, whitening_matrix
 from blemish.methods.density.densities import mahalanobis
 
 PORTION = 64
@@ -109,22 +109,6 @@ def add_products(n: int, mean: Tensor, products: Tensor, x: Tensor) -> int:
     return total
 
 
-def whitening_of(covariance: Tensor, epsilon: float) -> Tensor:
-    """Return A with AᵀA = (Σ + ε I)⁻¹, the inverse of Eq. (1).
-
-    Args:
-        covariance: (g, d, d), float64.
-        epsilon: ε > 0.
-
-    Returns:
-        (g, d, d), lower triangular.
-    """
-    d = covariance.shape[-1]
-    return whitening_matrix(
-        covariance + epsilon * torch.eye(d, dtype=covariance.dtype, device=covariance.device)
-    )
-
-
 # --- the method -----------------------------------------------------------------------------------------
 
 
@@ -193,7 +177,7 @@ class Padim(FeatureMethod[PadimConfig]):
         shared = self.whitening.mean(dim=0).double()
         share = len(self.kept) / (len(self.kept) + n) if self.config.shrink else 0.0
         for part in self.whitening.split(PORTION):
-            part.copy_(whitening_of(part.double().lerp(shared, share), self.config.epsilon))
+            part.copy_(whitening_matrix(part.double().lerp(shared, share), self.config.epsilon))
 
     def _standardise(self) -> None:
         """Divide means and covariances by the spread that each feature has over all places and images."""

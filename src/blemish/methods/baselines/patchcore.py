@@ -36,8 +36,8 @@ from torch import Tensor
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches
-from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod, spread_of
-from blemish.methods.components.functional import mean_and_variance
+from blemish.methods.components.backbones.method import FeatureConfig, FeatureMethod
+from blemish.methods.components.statistics import mean_and_variance, spread_of
 
 
 @dataclass(frozen=True, kw_only=True)

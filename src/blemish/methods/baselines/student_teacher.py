@@ -49,19 +49,11 @@ from blemish.methods.baselines.student_teacher_equations import (
     student_loss,
 )
 from blemish.methods.baselines.student_teacher_network import PLANS, PatchNetwork, cut
-from blemish.methods.components.backbones.method import (
-    BackboneConfig,
-    BackboneMethod,
-    spread_of,
-)
+from blemish.methods.components.backbones.method import BackboneConfig, BackboneMethod
 from blemish.methods.components.backbones.network import grid_of
 from blemish.methods.components.collapse import refuse_constant
-from blemish.methods.components.functional import (
-    enlarge,
-    mean_and_variance,
-    position_statistics,
-    smoothing_matrix,
-)
+from blemish.methods.components.functional import enlarge, smoothing_matrix
+from blemish.methods.components.statistics import mean_and_variance, position_statistics, spread_of
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from torch.nn import functional
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Method
 from blemish.methods.components.functional import grey
+from blemish.methods.components.statistics import whitening_matrix
 from blemish.methods.config import DetectorConfig
 
 VARIANCE_FLOOR = 1e-6
@@ -115,11 +116,9 @@ def maximisation(x: Tensor, r: Tensor, floor: float) -> tuple[Tensor, Tensor, Te
     """
     n = r.sum(dim=0) + 10 * torch.finfo(r.dtype).eps  # a component without patches stays finite
     mu = (r.T @ x) / n[:, None]
-    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     centred = ((x - m, r_k) for m, r_k in zip(mu, r.T, strict=True))
-    sigma = torch.stack([(c * r_k[:, None]).T @ c for c, r_k in centred]) / n[:, None, None] + floor * eye
-    P = torch.linalg.solve_triangular(torch.linalg.cholesky(sigma), eye, upper=False).mT
-    return n / n.sum(), mu, P
+    sigma = torch.stack([(c * r_k[:, None]).T @ c for c, r_k in centred]) / n[:, None, None]
+    return n / n.sum(), mu, whitening_matrix(sigma, floor).mT
 
 
 def em(

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Method
-from blemish.methods.components.functional import grey, mean_and_variance
+from blemish.methods.components.functional import grey
+from blemish.methods.components.statistics import mean_and_variance
 from blemish.methods.config import DetectorConfig
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from blemish.methods.components.functional import mean_and_variance, white_point
+from blemish.methods.components.statistics import mean_and_variance, white_point
 
 if TYPE_CHECKING:
     from torch import Tensor

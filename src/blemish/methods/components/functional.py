@@ -1,4 +1,4 @@
-"""What several methods share: Gaussian blurs as matrix products, SSIM on top of them, exposure.
+"""What several methods do to images: Gaussian blurs as matrix products, SSIM on top of them, exposure.
 
 Shapes: B images, C channels, H×W pixels.
 
@@ -10,7 +10,6 @@ border rule inside them, so that the exported graph needs no padding.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blemish.images.preprocess import LUMA
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from blemish.methods.components.statistics import white_point
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -121,15 +118,6 @@ def mirrored_line(n: int, by: Tensor) -> Tensor:
     return torch.minimum(seen, 2 * (n - 1) - seen)
 
 
-def white_point(x: Tensor) -> Tensor:
-    """Mean of the brightest tenth of each image's pixels (channels averaged): (B, C, H, W) -> (B,).
-
-    Our choice: it follows the light, as the mean does, but not the share of the picture that is background.
-    """
-    grey = x.mean(dim=1).flatten(1)  # (B, H·W)
-    return grey.topk(max(1, grey.shape[1] // 10), dim=1).values.mean(dim=1)
-
-
 def expose(x: Tensor, mean_white: Tensor) -> Tensor:
     """Scale images (B, C, H, W) to a common white point, the training images' mean one (a number).
 
@@ -138,55 +126,3 @@ def expose(x: Tensor, mean_white: Tensor) -> Tensor:
     """
     white = torch.maximum(white_point(x), 0.1 * mean_white).clamp(min=1e-6)
     return x * (mean_white / white)[:, None, None, None]
-
-
-def mean_and_variance(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and population variance over the first dimension of all batches together, in float64."""
-    n, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for batch in batches:
-        values = batch.double()
-        n, total, squares = n + len(values), total + values.sum(0), squares + values.square().sum(0)
-    mean = total / n
-    return mean, (squares / n - mean**2).clamp(min=0)
-
-
-def position_statistics(batches: Iterable[Tensor], positions: int) -> tuple[Tensor, Tensor]:
-    """Mean and std at each position, by which scores (B, ..., positions) are standardised (ours).
-
-    Half the typical std is added, so that a position that never varies does not dominate. `positions` is the
-    number of trailing dimensions that are positions; the rest, kinds of score, have a typical std each.
-    """
-    mean, variance = mean_and_variance(batches)
-    std = variance.sqrt()
-    typical = std.flatten(-positions).median(dim=-1).values[(..., *[None] * positions)]
-    return mean, std + 0.5 * typical + 1e-6
-
-
-def shrunk_whitening_matrix(covariance: Tensor, n: int) -> Tensor:
-    """Return A with AᵀA the inverse of a covariance that n samples support. Our choice.
-
-    Few samples underestimate some directions, so the covariance is drawn towards its diagonal by the share
-    d / (d + n), and a hundredth of its mean variance is added to each direction; as is a thousandth of the
-    mean of all covariances, so that where every sample is the same (a saturated background) rounding is no
-    deviation.
-
-    Args:
-        covariance: (..., d, d), symmetric, of n samples.
-        n: number of samples.
-
-    Returns:
-        (..., d, d), lower triangular: |A (z - mean)|² is the squared Mahalanobis distance of z.
-    """
-    d = covariance.shape[-1]
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    share = d / (d + n)
-    floor = 0.01 * diagonal.mean(dim=-1, keepdim=True) + 1e-3 * diagonal.mean() + 1e-8
-    shrunk = (1 - share) * covariance + torch.diag_embed(share * diagonal + floor)
-    return whitening_matrix(shrunk)
-
-
-def whitening_matrix(covariance: Tensor) -> Tensor:
-    """Return A, lower triangular, with AᵀA the inverse of a positive definite covariance (..., d, d)."""
-    factor = torch.linalg.cholesky(covariance)
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
-    return torch.linalg.solve_triangular(factor, identity, upper=False)

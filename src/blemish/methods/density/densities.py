@@ -13,31 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blemish.methods.components.functional import whitening_matrix
+from blemish.methods.components.statistics import whitening_matrix
 
 FAR = 1e9
 """Squared distance to a place outside the image."""
 
 
 # --- a Gaussian at each place -----------------------------------------------------------------------------
-
-
-def shrink(covariance: Tensor, n: int, ridge: float) -> Tensor:
-    """Draw the covariance of each place towards their mean, by d / (d + n), and add a ridge (ours).
-
-    Few images say little about d² numbers at each place; all places together say what goes with what.
-
-    Args:
-        covariance: (g, d, d), each of n samples.
-        n: number of samples.
-        ridge: added to each variance, in its unit.
-
-    Returns:
-        (g, d, d), positive definite.
-    """
-    d = covariance.shape[-1]
-    drawn = covariance.lerp(covariance.mean(dim=0, keepdim=True), d / (d + n))
-    return drawn + ridge * torch.eye(d, dtype=drawn.dtype, device=drawn.device)
 
 
 def mahalanobis(z: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:

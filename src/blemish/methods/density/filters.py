@@ -27,7 +27,14 @@ from torch import Tensor
 
 from blemish.core.errors import UsageError
 from blemish.methods.base import Batches, Method
-from blemish.methods.components.functional import blur, smoothing_matrix, white_point, whitening_matrix
+from blemish.methods.components.functional import blur, smoothing_matrix
+from blemish.methods.components.statistics import (
+    Moments,
+    mean_and_variance,
+    mean_white,
+    shrink_to_mean,
+    whitening_matrix,
+)
 from blemish.methods.config import DetectorConfig
 from blemish.methods.density import densities
 from blemish.methods.density import features as filter_bank
@@ -196,31 +203,23 @@ class Filters(Method[FiltersConfig]):
     @torch.no_grad()
     def fit(self, batches: Batches) -> None:
         """Learn white, the channels' mixing, and the density of the training images (B, C, H, W)."""
-        self._fit_light(batches)
-        described = _Described(self, batches)
-        images, n, total, squares = 0, 0, torch.zeros(()), torch.zeros(())
-        for z in described:
-            images, n = images + 1, n + z.shape[0] * z.shape[1]
-            z = z.flatten(0, 1).double()
-            total, squares = total + z.sum(dim=0), squares + z.square().sum(dim=0)
-        centre = total / n
-        self.centre.copy_(centre)
-        self.scale.copy_((squares / n - centre.square()).clamp(min=0).sqrt() + 1e-4)
+        self.white.copy_(mean_white(batches()).clamp(min=1e-3))
+        if self.channels not in (1, 3):
+            self._fit_mixing(batches)
+        described, images = _Described(self, batches), sum(len(x) for x in batches())
+        mean, variance = mean_and_variance(z.flatten(0, 1) for z in described)
+        self.centre.copy_(mean)
+        self.scale.copy_(variance.sqrt() + 1e-4)
         {"position": self._fit_position, "neighbours": self._fit_neighbours, "shared": self._fit_shared}[
             self.config.density
         ](described, images)
 
-    def _fit_light(self, batches: Batches) -> None:
-        """Learn how bright white is and, of other images than RGB and grey, the principal channels."""
-        whites, n, total, products = [], 0, torch.zeros(()), torch.zeros(())
+    def _fit_mixing(self, batches: Batches) -> None:
+        """Learn the principal channels of images that are neither RGB nor grey."""
+        pixels = Moments()
         for x in batches():
-            whites.append(white_point(x))
-            values = x.movedim(1, -1).flatten(0, 2).double()
-            n, total, products = n + len(values), total + values.sum(dim=0), products + values.T @ values
-        self.white.copy_(torch.cat(whites).double().mean().clamp(min=1e-3))
-        if self.channels not in (1, 3):
-            mean = total / n
-            self.mixing.copy_(filter_bank.principal_mixing(products / n - mean[:, None] * mean))
+            pixels.add(x.movedim(1, -1).flatten(0, 2))
+        self.mixing.copy_(filter_bank.principal_mixing(pixels.covariance))
 
     def _fit_position(self, described: _Described, images: int) -> None:
         """Take mean and covariance of z at each place over the good images."""
@@ -232,9 +231,9 @@ class Filters(Method[FiltersConfig]):
         mean = total / images
         self.mean.copy_(mean)
         covariance = products.double() / images - mean[:, :, None] * mean[:, None, :]
-        covariance = densities.shrink(covariance, images, RIDGE)
+        covariance = shrink_to_mean(covariance, images)
         for now, part in zip(self.whitening.split(256), covariance.split(256), strict=True):
-            now.copy_(whitening_matrix(part))
+            now.copy_(whitening_matrix(part, RIDGE))
 
     def _fit_neighbours(self, described: _Described, images: int) -> None:
         """Keep z of good images, whitened by the covariance of all places together."""
@@ -247,8 +246,7 @@ class Filters(Method[FiltersConfig]):
             products = products + (flat.T @ flat).double() / len(flat)
             if number in chosen:
                 kept.append(z)
-        ridge = RIDGE * torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
-        self.whitener.copy_(whitening_matrix(products / images + ridge))
+        self.whitener.copy_(whitening_matrix(products / images, RIDGE))
         self.bank = torch.stack(kept, dim=2).matmul(self.whitener.T).half()
 
     def _fit_shared(self, described: _Described, images: int) -> None:

@@ -141,12 +141,3 @@ class FeatureMethod(BackboneMethod[FeatureConfigT]):
     def whole_maps(self, scores: Tensor) -> Tensor:
         """Scores of the grid's places (B, g), row by row -> smoothed maps of the image's size (B, H, W)."""
         return enlarge(scores.unflatten(1, self.config.grid), self.smooth_rows, self.smooth_cols)
-
-
-def spread_of(variance: Tensor) -> Tensor:
-    """Return what features are divided by, from their variances (d,): their std, or hardly less.
-
-    A feature that never varies holds rounding alone, which is not to be made large.
-    """
-    spread = variance.sqrt()
-    return torch.maximum(spread, 1e-3 * spread.max() + 1e-6)
