@@ -30,8 +30,9 @@ from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
 from blemish.methods.auto import AutoConfig
 from blemish.methods.config import DetectorConfig
-from blemish.training import auto, choice, costs
+from blemish.training import auto, candidates, choice, costs
 from blemish.training.images import ImageOptions, load_images
+from blemish.training.members import Run
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results" / "choice.json"
@@ -45,7 +46,7 @@ RULES = {
 
 def begun(
     data: Path, minutes: float, channels: int | None, seed: int, *, learnt: DetectorConfig | None = None
-) -> auto.Run:
+) -> Run:
     """Read a category's images, hold some out and plant defects into them, as `auto` does.
 
     Of a network that has `learnt` all but the calibration images, with these options, the trial is made of
@@ -63,7 +64,7 @@ def begun(
         split = replace(split, validation=split.calibration, calibration=[])
     config = auto.shaped(config, split)
     images = load_images(split, config, ImageOptions(channels=channels), Silent().loading, seed)
-    return auto.Run(
+    run = Run(
         config=config,
         images=images,
         task=task_of(images, seed),
@@ -71,23 +72,24 @@ def begun(
         watcher=Silent(),
         tensors={},
     )
+    return run if learnt else auto.aligned(run)
 
 
-def maps_of_trial(member: Any, run: auto.Run) -> tuple[np.ndarray, np.ndarray]:
+def maps_of_trial(member: Any, run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Return a member's maps of the trial's good and planted images."""
     here = torch.device("cpu")
     return choice.maps_of(member, run.trial.good, here), choice.maps_of(member, run.trial.planted, here)
 
 
-def learnt(run: auto.Run, minutes: float) -> tuple[dict[str, Any], dict, list[choice.Row]]:
+def learnt(run: Run, minutes: float) -> tuple[dict[str, Any], dict, list[choice.Row]]:
     """Have the candidates learn; returns the networks by name, their maps of the trial, and their rows."""
     names, steps = costs.candidates(minutes, len(run.images.train))
     networks: dict[str, Any] = {}
     maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     rows: list[choice.Row] = []
     for candidate in names:
-        began, name = time.monotonic(), auto.variant_of(candidate, rows)
-        networks[name] = auto.learn_candidate(name, run, steps)
+        began, name = time.monotonic(), candidates.variant_of(candidate, rows)
+        networks[name] = candidates.learn_candidate(name, run, steps)
         maps[name] = maps_of_trial(networks[name], run)
         rows.append(choice.compare((name,), *maps[name], run.trial))
         print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)

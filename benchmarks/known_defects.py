@@ -22,13 +22,15 @@ import torch
 from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
 from blemish.methods.registry import preset_named
-from blemish.training.auto import Run, learn_candidate, plant_trial_of, shaped
+from blemish.training.auto import aligned, plant_trial_of, shaped
+from blemish.training.candidates import learn_candidate
 from blemish.training.choice import Row, Trial, best_of, compare, groups_of, maps_of, on_one_scale
 from blemish.training.costs import candidates
 from blemish.training.device import make_accelerator
 from blemish.training.images import ImageOptions, load_images
 from blemish.training.known_defects import with_known
 from blemish.training.learn import LearningTask
+from blemish.training.members import Run
 from blemish.training.watcher import Silent
 
 THINNED = 2
@@ -60,13 +62,13 @@ def candidates_of(data: Path, minutes: float, seed: int) -> tuple[Trial, Maps]:
         resume=False,
         on_progress=lambda _: None,
     )
-    run = Run(config=config, images=images, task=task, trial=trial, watcher=Silent(), tensors={})
+    run = aligned(Run(config=config, images=images, task=task, trial=trial, watcher=Silent(), tensors={}))
     names, steps = candidates(minutes, len(images.train), backbone=False)
     single = {}
     for name in names:
-        member = learn_candidate(name, run, steps)
+        network = learn_candidate(name, run, steps)
         cpu = torch.device("cpu")
-        single[name] = on_one_scale((maps_of(member, trial.good, cpu), maps_of(member, trial.planted, cpu)))
+        single[name] = on_one_scale((maps_of(network, trial.good, cpu), maps_of(network, trial.planted, cpu)))
         print(f"{name} has learnt", flush=True)
     maps: Maps = {(name,): single[name] for name in names}
     for members in groups_of(names):

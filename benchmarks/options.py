@@ -38,7 +38,7 @@ from blemish.training.learn import FIT_BATCH, ResizedImages, learn, make_network
 
 if TYPE_CHECKING:
     from blemish.methods.base import Method
-    from blemish.training.auto import Run
+    from blemish.training.members import Run
 
 RESULTS = Path(__file__).parent / "results" / "options.json"
 

@@ -27,8 +27,9 @@ from blemish.methods.auto import AutoConfig
 from blemish.methods.baselines.pca import Pca
 from blemish.methods.components.statistics import white_point
 from blemish.methods.registry import METHODS
-from blemish.training import auto, choice, costs
+from blemish.training import auto, candidates, choice, costs, members
 from blemish.training.fit import fit
+from blemish.training.members import Run
 from blemish.training.run_folder import CANDIDATES_FOLDER, read_log
 from blemish.training.watcher import Silent
 
@@ -99,17 +100,17 @@ def test_images_in_which_no_planted_defect_can_be_seen_are_refused():
 
 def test_damaged_maps_of_a_stopped_run_are_made_again(tmp_path: Path):
     file = tmp_path / "pca.npz"
-    assert auto._kept_maps(file, "mine") is None
+    assert candidates._kept_maps(file, "mine") is None
     maps = np.zeros((1, 2, 2), np.float32)
     np.savez(file, good=maps, planted=maps, identity="mine")
     whole = file.read_bytes()
-    found = auto._kept_maps(file, "mine")
+    found = candidates._kept_maps(file, "mine")
     assert found is not None
     np.testing.assert_array_equal(found[0], maps)
-    assert auto._kept_maps(file, "another's") is None
+    assert candidates._kept_maps(file, "another's") is None
     for damaged in (b"", whole[: len(whole) // 2], b"no archive"):
         file.write_bytes(damaged)
-        assert auto._kept_maps(file, "mine") is None
+        assert candidates._kept_maps(file, "mine") is None
 
 
 class Numbered:
@@ -264,8 +265,8 @@ def of(members: str, area: float | None, error: str | None = None) -> choice.Row
     ],
 )
 def test_the_network_is_not_told_places_that_say_nothing(rows: list[choice.Row], variant: str):
-    assert auto.variant_of("planted", rows) == variant
-    assert auto.variant_of("metal", rows) == "metal"
+    assert candidates.variant_of("planted", rows) == variant
+    assert candidates.variant_of("metal", rows) == "metal"
     assert METHODS["planted"].presets["anywhere"].positions is False
 
 
@@ -275,12 +276,12 @@ def test_the_network_is_not_told_places_that_say_nothing(rows: list[choice.Row],
 def test_metal_is_a_candidate_of_ten_minutes_and_makes_half_of_its_steps(monkeypatch: pytest.MonkeyPatch):
     assert "metal" in costs.candidates(10, 200)[0]
     learnt = []
-    monkeypatch.setattr(auto, "_learn_member", lambda member, own, *_: learnt.append((member, own)))
+    monkeypatch.setattr(candidates, "learn_member", lambda member, own, *_: learnt.append((member, own)))
     images = SimpleNamespace(train=Numbered(10), image_format=SimpleNamespace(channels=1))
     task = SimpleNamespace(seed=0, folder=None)
-    run = auto.Run(config=QUICK, images=images, task=task, trial=trial(), watcher=None, tensors={})  # type: ignore[arg-type]
-    auto.learn_candidate("metal", run, steps=7)
-    auto.learn_candidate("planted", run, steps=7)
+    run = Run(config=QUICK, images=images, task=task, trial=trial(), watcher=None, tensors={})  # type: ignore[arg-type]
+    candidates.learn_candidate("metal", run, steps=7)
+    candidates.learn_candidate("planted", run, steps=7)
     (metal, its_options), (planted, its) = learnt
     assert its_options.steps == metal.network.config.steps == METHODS["metal"].presets["default"].steps // 2
     assert (its.steps, its.kinds, planted.network.config.kinds) == (7, "first", "first")
@@ -349,7 +350,7 @@ def test_equal_runs_give_equal_files_and_a_stopped_one_goes_on(
     config = replace(QUICK, members=("pca", "planted"), minutes=0.01)
     monkeypatch.setattr(costs, "LEAST_STEPS", 2)
     chosen(tiny_category, tmp_path / "whole", config=config)
-    real, calls = auto._learn_member, []
+    real, calls = members.learn_member, []
 
     def stop_at_the_second(*arguments):
         calls.append(arguments)
@@ -357,7 +358,7 @@ def test_equal_runs_give_equal_files_and_a_stopped_one_goes_on(
             raise Interrupted("stopped")
         return real(*arguments)
 
-    monkeypatch.setattr(auto, "_learn_member", stop_at_the_second)
+    monkeypatch.setattr(members, "learn_member", stop_at_the_second)
     with pytest.raises(Interrupted):
         chosen(tiny_category, tmp_path / "stopped", config=config)
     chosen(tiny_category, tmp_path / "stopped", config=config, resume=True)
@@ -379,7 +380,7 @@ def test_a_stopped_choice_names_the_run_and_goes_on_with_the_same_options_alone(
 ):
     monkeypatch.setattr(costs, "LEAST_STEPS", 2)
     monkeypatch.setattr(costs, "candidates", lambda *_, **__: (["pca", "planted"], 4))
-    monkeypatch.setattr(auto, "candidates", costs.candidates)
+    monkeypatch.setattr(candidates, "candidates", costs.candidates)
     run = tmp_path / "run"
     with pytest.raises(Interrupted, match=f"go on with --resume --out {re.escape(str(run))}$"):
         chosen(tiny_category, run, watcher=StopsPlanted())
@@ -395,14 +396,14 @@ def test_a_stopped_choice_names_the_run_and_goes_on_with_the_same_options_alone(
 def test_a_candidate_whose_map_is_not_finite_costs_its_row(
     tiny_category: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    real = auto._maps_of
+    real = candidates.maps_of_candidate
 
     def not_finite(name, *arguments):
         good, planted = real(name, *arguments)
         return good, planted * np.nan if name == "pca" else planted
 
-    monkeypatch.setattr(auto, "candidates", lambda *_, **__: (["pca", "filters"], 4))
-    monkeypatch.setattr(auto, "_maps_of", not_finite)
+    monkeypatch.setattr(candidates, "candidates", lambda *_, **__: (["pca", "filters"], 4))
+    monkeypatch.setattr(candidates, "maps_of_candidate", not_finite)
     table = chosen(tiny_category).model_file.provenance["choice"]
     assert table["members"] == ["filters"]
     assert "NaN" in table["candidates"][0]["error"]
@@ -412,10 +413,10 @@ def test_a_candidate_whose_map_is_not_finite_costs_its_row(
 def test_the_log_has_the_epochs_of_each_member_also_of_a_stopped_run(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    members = ("planted", "pca", "planted:anywhere")
-    config = replace(QUICK, members=members, minutes=0.01)
+    names = ("planted", "pca", "planted:anywhere")
+    config = replace(QUICK, members=names, minutes=0.01)
     monkeypatch.setattr(costs, "LEAST_STEPS", 3)
-    real, learnt = auto._learn_member, []
+    real, learnt = members.learn_member, []
 
     def stop_before_the_last(*arguments):
         learnt.append(arguments)
@@ -423,7 +424,7 @@ def test_the_log_has_the_epochs_of_each_member_also_of_a_stopped_run(
             raise Interrupted("stopped")
         return real(*arguments)
 
-    monkeypatch.setattr(auto, "_learn_member", stop_before_the_last)
+    monkeypatch.setattr(members, "learn_member", stop_before_the_last)
     with pytest.raises(Interrupted):
         chosen(tiny_category, tmp_path / "run", config=config)
     before = read_log(tmp_path / "run" / CANDIDATES_FOLDER / "member 0")
@@ -444,12 +445,12 @@ def test_candidates_of_a_stopped_run_do_not_learn_again(
     def stop(*_):
         raise Interrupted("stopped")
 
-    real = auto._learn_members
-    monkeypatch.setattr(auto, "_learn_members", stop)
+    real = auto.learn_members
+    monkeypatch.setattr(auto, "learn_members", stop)
     with pytest.raises(Interrupted):
         chosen(tiny_category, tmp_path / "run")
     first = (tmp_path / "run" / "choice.json").read_bytes()
-    monkeypatch.setattr(auto, "_learn_members", real)
+    monkeypatch.setattr(auto, "learn_members", real)
     fits = []
     learn = Pca.fit
     monkeypatch.setattr(Pca, "fit", lambda *a: (fits.append(a), learn(*a)))

@@ -21,7 +21,7 @@ from blemish.images.regions import Regions
 from blemish.images.roi import roi_of
 from blemish.methods.auto import AutoConfig
 from blemish.metrics.roc import Roc
-from blemish.training import auto, choice, costs
+from blemish.training import candidates, choice, costs
 from blemish.training.choice import Row, Trial, choose, compare, image_scores
 from blemish.training.fit import fit
 from blemish.training.known_defects import ENTRY, with_known
@@ -154,7 +154,7 @@ def test_auto_is_told_and_the_model_says_so(
     tiny_category: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(costs, "LEAST_STEPS", 2)
-    monkeypatch.setattr(auto, "candidates", lambda *_args, **_options: (["pca", "variation"], 2))
+    monkeypatch.setattr(candidates, "candidates", lambda *_args, **_options: (["pca", "variation"], 2))
     known = folder_of(tmp_path / "known")
     config = AutoConfig(image_size=64, minutes=0.01, calibration_fraction=0.25, validation_fraction=0.25)
     options: dict[str, Any] = {"config": config, "device": "cpu", "precision": "fp32", "known_defects": known}

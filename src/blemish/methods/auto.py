@@ -8,6 +8,8 @@ is this network: one member, or several whose maps are put on one scale and aver
 
     m_i             map of member i, at the size of the image
     low_i, high_i   medians, over good images that it did not learn, of the map's median and of its maximum
+
+Parts that lie at any angle are turned to one angle first, and the maps back (`components.alignment`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from blemish.core.errors import UsageError
 from blemish.images.resize import resize
 from blemish.methods.base import Batches, Method, Start
+from blemish.methods.components.alignment import Alignment
 from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ class AutoConfig(DetectorConfig):
     learn from scratch."""
     validation_fraction: float = 0.15
     """Share of the good images on which candidates are compared, with planted defects."""
+    aligned: bool | None = None
+    """Turn and move parts so that they lie alike; None: where that makes good images much more alike."""
     members: tuple[str, ...] | None = None
     """What to combine, each METHOD or METHOD:PRESET; None: what sees planted defects best is chosen."""
 
@@ -56,6 +61,10 @@ class AutoConfig(DetectorConfig):
             raise UsageError(f"--minutes {self.minutes}: must be a finite number above 0")
         if not 0 < self.validation_fraction < 1:
             raise UsageError(f"--validation-fraction {self.validation_fraction}: must lie between 0 and 1")
+        if self.aligned and self.tiling is not None:
+            raise UsageError(
+                "--aligned: a tile does not show where the part lies; leave it or --tile-size out"
+            )
 
     @property
     def validation_share(self) -> float:
@@ -151,6 +160,7 @@ class Auto(Method[AutoConfig]):
             kind = method_named(name.partition(":")[0])
             members.append(Member(kind(member_config(name, preset_named, config), channels), config.size))
         self.members = nn.ModuleList(members)
+        self.alignment = Alignment(channels) if config.aligned else None
         self.register_buffer("low", torch.zeros(len(members)))
         self.register_buffer("high", torch.ones(len(members)))
 
@@ -201,9 +211,14 @@ class Auto(Method[AutoConfig]):
         bounds = [member.network.scoring_batch for member in self.each]
         return min((bound for bound in bounds if bound is not None), default=None)
 
-    def maps(self, x: Tensor) -> Tensor:
-        """Return the members' own maps: images (B, C, H, W) in [0, 1] -> (B, members, H, W)."""
-        return torch.stack([member(x) for member in self.members], dim=1)
+    def maps(self, x: Tensor, member: int | None = None) -> Tensor:
+        """Return all members' own maps, or one's: images (B, C, H, W) in [0, 1] -> (B, members, H, W)."""
+        chosen = self.each if member is None else [self.each[member]]
+        if self.alignment is None:
+            return torch.stack([each(x) for each in chosen], dim=1)
+        pose = self.alignment.pose_of(x)
+        x = self.alignment.align(x, pose)
+        return self.alignment.back(torch.stack([each(x) for each in chosen], dim=1), pose)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> maps (B, H, W), Eq. (1); about 1 at a good image's highest."""

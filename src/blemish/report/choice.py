@@ -76,7 +76,8 @@ def sentence_of(choice: Mapping[str, Any]) -> str | None:
         return None
     other = next((row for row in rows if not row.chosen), None)
     beside = "" if other is None else f"; {other.name} {_areas(other)}"
-    return f"{chosen.name} (AUROC of planted images / pixels {_areas(chosen)}{beside})"
+    turned = "parts turned to lie alike, then " if choice.get("aligned") else ""
+    return f"{turned}{chosen.name} (AUROC of planted images / pixels {_areas(chosen)}{beside})"
 
 
 def _areas(row: ChoiceRow) -> str:

@@ -32,3 +32,8 @@ def in_order(images: ImageBatches, size: int) -> Iterator[np.ndarray]:
     """Yield all images in batches of `size`; the last one may be smaller."""
     for start in range(0, len(images), size):
         yield images.batch(np.arange(start, min(start + size, len(images))))
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """Return numbers below n, evenly spread, `most` of them at most."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from blemish.methods.auto import Member
+    from blemish.methods.auto import Auto
 
 PLANTED_KINDS = planting.FAMILIES[1]
 MOST_GOOD = 30
@@ -99,13 +99,16 @@ class Choice:
 
     members: tuple[str, ...]
     rows: list[Row] = field(default_factory=list)
+    aligned: bool = False
+    """Whether parts were turned to lie alike first."""
 
     def describe(self) -> dict[str, Any]:
         """Return it as JSON has it. Seconds are not part of it, so that equal runs give equal files."""
         rows = [
             {k: v for k, v in asdict(row).items() if k != "seconds" and v is not None} for row in self.rows
         ]
-        return {"members": list(self.members), "kinds": list(PLANTED_KINDS), "candidates": rows}
+        found = {"members": list(self.members), "kinds": list(PLANTED_KINDS), "candidates": rows}
+        return found | ({"aligned": True} if self.aligned else {})
 
 
 def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False) -> Trial:
@@ -163,12 +166,12 @@ def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False
 
 
 @torch.inference_mode()
-def maps_of(member: Member, images: Tensor, device: torch.device) -> np.ndarray:
+def maps_of(network: Auto, images: Tensor, device: torch.device, member: int = 0) -> np.ndarray:
     """Return a member's maps at half size, float32 (n, h, w), of images (n, C, H, W)."""
-    member.to(device).eval()
-    parts = images.split(member.network.scoring_batch or 16)
-    maps = torch.cat([member(part.to(device)).cpu() for part in parts])
-    return F.avg_pool2d(maps[:, None], 2)[:, 0].numpy()
+    network.to(device).eval()
+    parts = images.split(network.each[member].network.scoring_batch or 16)
+    maps = torch.cat([network.maps(part.to(device), member).cpu() for part in parts])
+    return F.avg_pool2d(maps, 2)[:, 0].numpy()
 
 
 def scale_of(good_maps: np.ndarray) -> tuple[float, float]:

@@ -219,7 +219,8 @@ def _learn(
     network, outcome, chosen = fit_auto(
         config, images, task, watcher=watcher, tensors=start.tensors, known=known
     )
-    return network, outcome, {"choice": chosen | {"given": config.members}}
+    chosen |= {"given": config.members} | ({"aligned_given": config.aligned} if "aligned" in chosen else {})
+    return network, outcome, {"choice": chosen}
 
 
 def _asked_for(method: str | None, preset: str, config: DetectorConfig | None) -> tuple[str, DetectorConfig]:

@@ -49,7 +49,7 @@ class TrainingImages:
     """
 
     train: ImageBatches
-    validation: ImageCache | None
+    validation: ImageBatches | None
     held_out: ImageCache | None
     scored: ImageBatches
     image_format: ImageFormat

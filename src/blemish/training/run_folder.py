@@ -115,13 +115,14 @@ def _has_candidates(folder: Path) -> bool:
 
 
 def identity_of(method: str, config: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same for a run to be the same; members count as given, not as chosen."""
+    """What must be the same for a run to be the same; what was chosen counts as it was given."""
     choice = provenance.get("choice")
     given = choice and choice["given"]
     return {
         "method": method,
         **config,
         **({"members": given and tuple(given)} if choice else {}),
+        **({"aligned": choice["aligned_given"]} if choice and "aligned_given" in choice else {}),
         "seed": provenance["seed"],
         "training images": provenance["fingerprint"],
         "known defects": provenance.get("known_defects", {}).get("fingerprint"),

@@ -1,0 +1,184 @@
+"""Alignment: parts that lie at any angle are turned to one angle and moved to the middle (ours).
+
+What a method knows of a place is of use only where parts lie alike. On a plain background a part can be found
+and turned.
+
+Symbols
+    x, b        image, and the colour of the background: `colour`
+    w           how much a pixel shows the part, in [0, 1], Eq. (1); a: how far from b the part lies, `apart`
+    c           centre of the part, Eq. (2), rows and columns in pixels
+    S(r, θ)     the image on rings around c, less its mean, times √r, Eq. (3): `signature`
+    T(r, θ)     the mean of good parts' signatures, all turned alike: `template`
+    φ           angle of the part, Eq. (4), in radians
+    zoom        1, or larger where parts are longer than the image is high or wide, to see them whole
+
+    (1)  w(p) = clip((|x(p) - b| - a) / a, 0, 1), | | the mean over channels
+    (2)  c = Σ w(p) p / Σ w(p)
+    (3)  S(r, θ) = √r (x(c + r e(θ)) - mean_θ x(c + r e(θ))), e(θ) the unit vector
+    (4)  φ = argmax_φ Σ S(r, θ + φ) T(r, θ), between the angles that are tried by a parabola
+
+Shapes: B images of C channels and H×W pixels; R rings, A angles.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blemish.data.part import background_of
+
+RINGS, ANGLES = 24, 120
+ROUNDS = 5
+"""So often parts are turned to the mean of all, and the mean is taken anew."""
+LONGEST = 0.95
+"""Quantile of how far good parts reach from their centres: as far is seen. A speck in a corner is no part."""
+SHOWN = 0.05
+"""An image that is like the good parts by less than this share of what they are themselves shows no part, or
+rounding would say how it lies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose:
+    """Where parts lie: `centre` (B, 2), rows and columns in pixels, and `angle` (B,) in radians."""
+
+    centre: Tensor
+    angle: Tensor
+
+
+# --- the equations --------------------------------------------------------------------------------------
+
+
+def part_weights(x: Tensor, colour: Tensor, apart: Tensor) -> Tensor:
+    """Return w, Eq. (1): images (B, C, H, W), `colour` (C,), `apart` a number -> (B, H, W) in [0, 1]."""
+    distance = (x - colour[:, None, None]).abs().mean(dim=1)
+    return ((distance - apart) / apart).clamp(0, 1)
+
+
+def centre_of(w: Tensor) -> Tensor:
+    """Return c, Eq. (2): weights (B, H, W) -> (B, 2), rows and columns in pixels; without any the middle."""
+    H, W = w.shape[1:]
+    w = w + 1e-6
+    rows, cols = (torch.arange(n, device=w.device) + 0.5 for n in (H, W))
+    total = w.sum(dim=(1, 2))
+    return (
+        torch.stack([(w.sum(dim=2) * rows).sum(dim=1), (w.sum(dim=1) * cols).sum(dim=1)], 1) / total[:, None]
+    )
+
+
+def signature(x: Tensor, colour: Tensor, centre: Tensor) -> Tensor:
+    """Return S, Eq. (3): images (B, C, H, W), around them `colour`, and centres (B, 2) -> (B, C, R, A)."""
+    H, W = x.shape[2:]
+    radius = (torch.arange(RINGS, device=x.device) + 0.5) * (min(H, W) / 2 / RINGS)
+    angle = torch.arange(ANGLES, device=x.device) * (2 * math.pi / ANGLES)
+    rows = centre[:, 0, None, None] + radius[:, None] * angle.sin()
+    cols = centre[:, 1, None, None] + radius[:, None] * angle.cos()
+    rings = _look(x, colour, torch.stack([2 * cols / W - 1, 2 * rows / H - 1], dim=-1))
+    return (rings - rings.mean(dim=3, keepdim=True)) * radius.sqrt()[:, None]
+
+
+def angle_of(signatures: Tensor, template: Tensor) -> Tensor:
+    """Return φ, Eq. (4): signatures (B, C, R, A) and a template (C, R, A) -> (B,) in radians.
+
+    Of an image that shows next to nothing of the part it is 0.
+    """
+    k = torch.arange(ANGLES, device=template.device)
+    turned = template[:, :, (k[:, None] - k) % ANGLES]  # (C, R, A, A): at θ, for each angle that is tried
+    alike = signatures.flatten(1) @ turned.flatten(0, 2)  # (B, A)
+    best = alike.argmax(dim=1)
+    before, at, after = (alike.gather(1, ((best + d) % ANGLES)[:, None])[:, 0] for d in (-1, 0, 1))
+    between = 0.5 * (before - after) / (before - 2 * at + after).clamp(max=-1e-9)
+    angle = (best + between.clamp(-0.5, 0.5)) * (2 * math.pi / ANGLES)
+    return torch.where(at > SHOWN * template.square().sum(), angle, 0)
+
+
+def turned(signatures: Tensor, angle: Tensor) -> Tensor:
+    """Turn signatures (B, C, R, A) back by their angles (B,): S(r, θ + φ), by their Fourier series."""
+    series = torch.fft.rfft(signatures, dim=3)
+    phase = torch.arange(series.shape[3], device=angle.device) * angle[:, None, None, None]
+    return torch.fft.irfft(series * torch.polar(torch.ones_like(phase), phase), n=ANGLES, dim=3)
+
+
+def _look(x: Tensor, colour: Tensor, grid: Tensor) -> Tensor:
+    """Read images (B, C, H, W) at places (B, h, w, 2) in [-1, 1], x before y; beyond them lies `colour`."""
+    apart = x - colour[:, None, None]
+    seen = F.grid_sample(apart, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return seen + colour[:, None, None]
+
+
+# --- the module -----------------------------------------------------------------------------------------
+
+
+class Alignment(nn.Module):
+    """Turns parts to lie as the good ones that it has learnt from, and maps back to where the parts lay."""
+
+    colour: Tensor
+    apart: Tensor
+    template: Tensor
+    zoom: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("colour", torch.zeros(channels))
+        self.register_buffer("apart", torch.tensor(1.0))
+        self.register_buffer("template", torch.zeros(channels, RINGS, ANGLES))
+        self.register_buffer("zoom", torch.tensor(1.0))
+
+    @torch.no_grad()
+    def learn(self, x: Tensor) -> bool:
+        """Learn from good images (B, C, H, W) in [0, 1]; False: nothing plain surrounds their parts."""
+        std, mean = torch.std_mean(x, dim=0, correction=0)
+        colour, apart = background_of(mean, std)
+        if apart < 0:
+            return False
+        self.colour.copy_(colour)
+        self.apart.copy_(apart)
+        weights = part_weights(x, colour, apart)
+        centre = centre_of(weights)
+        self.zoom.copy_(_reach(weights, centre).quantile(LONGEST) / (min(x.shape[2:]) / 2))
+        self.zoom.clamp_(min=1)
+        found = signature(x, colour, centre)
+        self.template.copy_(found[0])
+        for _ in range(ROUNDS):
+            self.template.copy_(turned(found, angle_of(found, self.template)).mean(dim=0))
+        return True
+
+    def pose_of(self, x: Tensor) -> Pose:
+        """Find where the parts lie: images (B, C, H, W) in [0, 1]."""
+        centre = centre_of(part_weights(x, self.colour, self.apart))
+        return Pose(centre=centre, angle=angle_of(signature(x, self.colour, centre), self.template))
+
+    def align(self, x: Tensor, pose: Pose) -> Tensor:
+        """Turn images (B, C, H, W): their parts lie alike, in the middle. What comes into view is plain."""
+        H, W = x.shape[2:]
+        rows, cols = (self.zoom * _from_middle(n, x.device) for n in (H, W))
+        rows = rows[:, None]
+        cos, sin = pose.angle.cos()[:, None, None], pose.angle.sin()[:, None, None]
+        at_rows = pose.centre[:, 0, None, None] + sin * cols + cos * rows
+        at_cols = pose.centre[:, 1, None, None] + cos * cols - sin * rows
+        return _look(x, self.colour, torch.stack([2 * at_cols / W - 1, 2 * at_rows / H - 1], dim=-1))
+
+    def back(self, maps: Tensor, pose: Pose) -> Tensor:
+        """Turn maps (B, M, H, W) of aligned images to where the parts lay; beyond, they go on as they end."""
+        H, W = maps.shape[2:]
+        rows = torch.arange(H, device=maps.device)[:, None] + 0.5 - pose.centre[:, 0, None, None]
+        cols = torch.arange(W, device=maps.device) + 0.5 - pose.centre[:, 1, None, None]
+        cos, sin = pose.angle.cos()[:, None, None], pose.angle.sin()[:, None, None]
+        across, down = (cos * cols + sin * rows) / self.zoom, (cos * rows - sin * cols) / self.zoom
+        grid = torch.stack([2 * across / W, 2 * down / H], dim=-1)
+        return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _reach(weights: Tensor, centre: Tensor) -> Tensor:
+    """Return how far the parts reach from their centres, in pixels: (B, H, W) and (B, 2) -> (B,)."""
+    rows, cols = (torch.arange(n, device=weights.device) + 0.5 for n in weights.shape[1:])
+    off = torch.hypot(rows[:, None] - centre[:, 0, None, None], cols - centre[:, 1, None, None])
+    return (off * (weights > 0.5)).flatten(1).amax(dim=1)
+
+
+def _from_middle(n: int, device: torch.device) -> Tensor:
+    """Return the middles of n pixels, from the middle of them all."""
+    return torch.arange(n, device=device) + 0.5 - n / 2

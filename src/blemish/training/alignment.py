@@ -1,0 +1,93 @@
+"""Whether parts that lie at any angle are turned to one angle, and training images that were.
+
+Good images alone decide: they are turned where that makes them much more alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from blemish.core.errors import UsageError
+from blemish.methods.components.alignment import Alignment
+from blemish.training.batches import spread
+
+if TYPE_CHECKING:
+    from blemish.methods.auto import AutoConfig
+    from blemish.training.batches import ImageBatches
+    from blemish.training.images import TrainingImages
+
+LEARNT = 120
+"""Good images, at most, that say how parts lie."""
+FEWEST = 5
+"""Fewer images than these do not say that parts lie at any angle. Our choice."""
+MORE_ALIKE = 0.5
+"""Parts are turned where that leaves at most this share of a pixel's variance over the images. Our choice: of
+parts that lie alike nearly all of it stays."""
+ALIGNED_BYTES = 2**30
+"""The most bytes of turned images that are kept; others are turned again in each batch."""
+BATCH = 16
+
+
+class AlignedImages:
+    """Other images with their parts turned alike: `ImageBatches`, float32 in [0, 1]."""
+
+    def __init__(self, images: ImageBatches, alignment: Alignment) -> None:
+        self.images, self.alignment = images, alignment
+        self.kept: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """Images (B, C, H, W), in the order of `indices`."""
+        new = [i for i in dict.fromkeys(indices.tolist()) if i not in self.kept]
+        fresh = dict(zip(new, self._turned(np.array(new)), strict=True)) if new else {}
+        for i, image in fresh.items():
+            if (len(self.kept) + 1) * image.nbytes <= ALIGNED_BYTES:
+                self.kept[i] = image
+        return np.stack([fresh[i] if i in fresh else self.kept[i] for i in indices.tolist()])
+
+    def _turned(self, indices: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(self.images.batch(indices))
+        return align(self.alignment, x).numpy()
+
+
+@torch.inference_mode()
+def align(alignment: Alignment, x: torch.Tensor) -> torch.Tensor:
+    """Turn images (B, C, H, W) in [0, 1], a few at a time."""
+    return torch.cat([alignment.align(part, alignment.pose_of(part)) for part in x.split(BATCH)])
+
+
+def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None:
+    """Learn how parts lie, and return how they are turned to lie alike; None: they stay as they are.
+
+    They do where the options say so; in tiles, which do not show the part; where parts of the images are
+    covered, as these would be taken for parts; where nothing plain surrounds the parts; and unless the
+    options ask for it, where it does not make good images more alike. Raises UsageError where the options ask
+    for what cannot be done.
+    """
+    covered = images.regions.cover_something
+    if config.aligned is False or config.tiling is not None or (covered and config.aligned is None):
+        return None
+    if covered:
+        raise UsageError("--aligned: regions do not turn with the part; leave it or the regions out")
+    x = torch.from_numpy(images.train.batch(spread(len(images.train), LEARNT)))
+    alignment = Alignment(x.shape[1])
+    found = len(x) >= FEWEST and alignment.learn(x)
+    if config.aligned:
+        if not found:
+            raise UsageError(
+                f"--aligned: needs {FEWEST} good images or more, of parts on a plain background; leave it out"
+            )
+        return alignment
+    return alignment if found and makes_alike(alignment, x) else None
+
+
+def makes_alike(alignment: Alignment, x: torch.Tensor) -> bool:
+    """Tell whether turned images (B, C, H, W) are much more alike than these are, by `MORE_ALIKE`."""
+    before, after = (float(images.var(dim=0).mean()) for images in (x, align(alignment, x)))
+    return after <= MORE_ALIKE * before

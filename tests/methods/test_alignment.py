@@ -1,0 +1,254 @@
+"""Turning parts to one angle: poses against scipy's turns, maps that come back, and when parts are turned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from conftest import save
+
+from blemish.core.errors import UsageError
+from blemish.export.onnx import export
+from blemish.images.regions import Regions
+from blemish.inference.load import load
+from blemish.methods.auto import AutoConfig
+from blemish.methods.components.alignment import (
+    ANGLES,
+    RINGS,
+    Alignment,
+    Pose,
+    angle_of,
+    centre_of,
+    part_weights,
+    signature,
+)
+from blemish.training.alignment import AlignedImages, alignment_of
+from blemish.training.fit import fit
+
+pytestmark = pytest.mark.usefixtures("single_thread")
+
+SIDE, GREY = 96, 0.8
+
+
+def key(*, notch: float = 0.5) -> np.ndarray:
+    """Draw a part that has no symmetry, in colour on a plain background: (3, SIDE, SIDE)."""
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    image = np.full((3, SIDE, SIDE), GREY)
+    image[:, (np.abs(y) < 7) & (np.abs(x) < 34)] = 0.3
+    image[0, np.hypot(x - 26, y) < 14] = 0.1
+    image[1, (np.abs(x + 20) < 5) & (y > 0) & (y < 7)] = notch
+    return scipy.ndimage.gaussian_filter(image, (0, 1, 1))
+
+
+def turned(image: np.ndarray, degrees: float, moved: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    """Turn (C, H, W) by an angle that grows from the columns' axis towards the rows', and move it."""
+    out = scipy.ndimage.rotate(image, -degrees, axes=(1, 2), reshape=False, order=3, cval=GREY)
+    return scipy.ndimage.shift(out, (0, *moved), order=3, cval=GREY)
+
+
+def stack(*images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images).astype(np.float32)).clamp(0, 1)
+
+
+def good(n: int = 12, seed: int = 0) -> torch.Tensor:
+    draws = np.random.default_rng(seed)
+    parts = (turned(key(), draws.uniform(0, 360), tuple(draws.uniform(-6, 6, 2))) for _ in range(n))
+    return stack(*(part + draws.normal(0, 0.01, part.shape) for part in parts))
+
+
+def learnt(x: torch.Tensor) -> Alignment:
+    alignment = Alignment(x.shape[1])
+    assert alignment.learn(x)
+    return alignment
+
+
+# --- the equations ---
+
+
+def test_weights_and_centre_by_hand():
+    x = torch.full((1, 2, 4, 6), 0.5)
+    x[0, :, 1, 4] = torch.tensor([0.7, 0.5])  # 0.1 away
+    x[0, :, 2, 4] = 0.9  # 0.4 away
+    w = part_weights(x, torch.tensor([0.5, 0.5]), torch.tensor(0.08))
+    expected = torch.zeros(1, 4, 6)
+    expected[0, 1, 4], expected[0, 2, 4] = 0.25, 1.0
+    torch.testing.assert_close(w, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        centre_of(w), torch.tensor([[(0.25 * 1.5 + 2.5) / 1.25, 4.5]]), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(centre_of(torch.zeros(1, 4, 6)), torch.tensor([[2.0, 3.0]]))
+
+
+def test_rings_are_read_at_their_places_less_their_mean():
+    y, x = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(64) + 0.5, indexing="ij")
+    ramp = (0.01 * x + 0.005 * y)[None, None]
+    found = signature(ramp, torch.zeros(1), torch.tensor([[24.0, 32.0]]))
+    assert found.shape == (1, 1, RINGS, ANGLES)
+    radius = (np.arange(RINGS) + 0.5) * 24 / RINGS
+    theta = np.arange(ANGLES) * 2 * np.pi / ANGLES
+    wave = radius[:, None] * (0.01 * np.cos(theta) + 0.005 * np.sin(theta))
+    inside = radius < 23  # beyond the middles of the outer pixels lies the colour
+    expected = wave * np.sqrt(radius)[:, None]
+    np.testing.assert_allclose(found[0, 0].numpy()[inside], expected[inside], atol=1e-4)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1.4, 3.0, 91.7, 180.0, 268.2, 359.0])
+def test_the_angle_of_a_part_is_found_to_half_a_degree(angle: float):
+    x = stack(key(), turned(key(), angle))
+    centre = torch.full((2, 2), SIDE / 2)
+    first, second = signature(x, torch.full((3,), GREY), centre)
+    found = math.degrees(float(angle_of(second[None], first)[0]))
+    assert abs((found - angle + 180) % 360 - 180) < 0.5
+
+
+def test_an_image_without_a_part_has_the_angle_zero():
+    template = signature(stack(key()), torch.full((3,), GREY), torch.full((1, 2), SIDE / 2))[0]
+    empty = torch.full((1, 3, RINGS, ANGLES), 1e-6).cumsum(dim=3)
+    assert float(angle_of(empty, template)[0]) == 0
+
+
+# --- the module ---
+
+
+def test_parts_are_turned_alike_and_moved_to_the_middle():
+    alignment = learnt(good())
+    x = good(seed=1)
+    turned_alike = alignment.align(x, alignment.pose_of(x))
+    assert turned_alike.var(dim=0).mean() < 0.1 * x.var(dim=0).mean()
+    centre = centre_of(part_weights(turned_alike, alignment.colour, alignment.apart))
+    torch.testing.assert_close(centre, torch.full((12, 2), SIDE / 2), atol=0.7, rtol=0)
+
+
+def test_maps_come_back_to_where_the_parts_lay():
+    x = good()
+    alignment = learnt(x)
+    pose = alignment.pose_of(x)
+    there_and_back = alignment.back(alignment.align(x, pose), pose)
+    assert (there_and_back - x).abs().mean() < 0.01
+    still = Pose(centre=torch.full((12, 2), SIDE / 2), angle=torch.zeros(12))
+    torch.testing.assert_close(alignment.align(x, still), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alignment.back(x, still), x, atol=1e-5, rtol=0)
+
+
+def test_parts_that_are_longer_than_the_image_is_high_are_seen_whole():
+    rod = np.full((1, SIDE, SIDE), GREY)
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    rod[0, (np.abs(x - y) < 5) & (np.abs(x + y) < 80)] = 0.2
+    rod[0, (np.abs(x - y) < 16) & (x + y > 70) & (x + y < 80)] = 0.2
+    quarters = stack(*(np.rot90(rod, i % 4, (1, 2)) for i in range(8)))
+    alignment = learnt(quarters)
+    assert 1.1 < float(alignment.zoom) < 1.3
+    pose = alignment.pose_of(quarters)
+    aligned = alignment.align(quarters, pose)
+    size = (quarters < 0.5).float().sum(dim=(1, 2, 3))
+    seen = (aligned < 0.5).float().sum(dim=(1, 2, 3)) * alignment.zoom**2
+    torch.testing.assert_close(seen, size, rtol=0.05, atol=0)
+    assert (alignment.back(aligned, pose) - quarters).abs().mean() < 0.02
+
+
+def test_a_defect_is_found_again_at_its_place():
+    x = good(1, seed=5)
+    alignment = learnt(good())
+    rows, cols = (part_weights(x, alignment.colour, alignment.apart)[0] > 0.9).nonzero()[40].tolist()
+    spot = torch.zeros(1, 1, SIDE, SIDE)
+    spot[0, 0, rows - 1 : rows + 2, cols - 1 : cols + 2] = 1
+    pose = alignment.pose_of(x)
+    back = alignment.back(Alignment(1).align(spot, pose), pose)[0, 0]
+    found = divmod(int(back.argmax()), SIDE)
+    assert abs(found[0] - rows) <= 1
+    assert abs(found[1] - cols) <= 1
+
+
+def test_without_a_plain_background_nothing_is_learnt():
+    noise = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    assert not Alignment(3).learn(noise)
+
+
+# --- whether parts are turned ---
+
+
+def training(x: torch.Tensor, *, regions: Regions | None = None) -> Any:
+    batches = SimpleNamespace(batch=lambda i: x.numpy()[i], __len__=lambda: len(x))
+    images = type("Images", (), {"__len__": lambda _: len(x), "batch": lambda _, i: batches.batch(i)})()
+    return SimpleNamespace(train=images, regions=regions or Regions())
+
+
+def test_good_images_alone_say_whether_parts_are_turned():
+    draws = np.random.default_rng(2)
+    alike = stack(*(key() + draws.normal(0, 0.01, (3, SIDE, SIDE)) for _ in range(12)))
+    assert alignment_of(AutoConfig(), training(good())) is not None
+    assert alignment_of(AutoConfig(), training(alike)) is None
+    assert alignment_of(AutoConfig(aligned=True), training(alike)) is not None
+    assert alignment_of(AutoConfig(aligned=False), training(good())) is None
+    assert alignment_of(AutoConfig(tile_size=32), training(good())) is None
+    assert alignment_of(AutoConfig(), training(good(4))) is None
+    covered: Any = SimpleNamespace(cover_something=True)
+    assert alignment_of(AutoConfig(), training(good(), regions=covered)) is None
+
+
+def test_what_cannot_be_turned_is_refused_where_it_was_asked_for():
+    noise = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UsageError, match="plain background; leave it out"):
+        alignment_of(AutoConfig(aligned=True), training(noise))
+    with pytest.raises(UsageError, match="do not turn with the part"):
+        regions: Any = SimpleNamespace(cover_something=True)
+        alignment_of(AutoConfig(aligned=True), training(good(), regions=regions))
+    with pytest.raises(UsageError, match="--aligned: a tile does not show where the part lies"):
+        AutoConfig(aligned=True, tile_size=32)
+
+
+def test_turned_images_are_kept_and_given_in_any_order(monkeypatch: pytest.MonkeyPatch):
+    x = good()
+    alignment = learnt(x)
+    expected = alignment.align(x, alignment.pose_of(x)).numpy()
+    images = AlignedImages(training(x).train, alignment)
+    for order in ([3, 1, 3], list(range(12)), [11, 0]):
+        np.testing.assert_allclose(images.batch(np.array(order)), expected[order], atol=1e-5)
+    assert len(images.kept) == len(images) == 12
+    monkeypatch.setattr("blemish.training.alignment.ALIGNED_BYTES", 1)
+    few = AlignedImages(training(x).train, alignment)
+    np.testing.assert_allclose(few.batch(np.array([4, 2])), expected[[4, 2]], atol=1e-5)
+    assert not few.kept
+
+
+# --- a whole training ---
+
+
+@pytest.mark.heavy
+def test_parts_at_any_angle_are_learnt_scored_and_exported(tmp_path: Path):
+    for number, image in enumerate(good(30, seed=3)):
+        save(tmp_path / "good" / f"{number:02d}.png", as_bytes(image))
+    config = replace(AutoConfig(), image_size=SIDE, members=("filters",), calibration_fraction=0.2)
+    detector = fit(tmp_path / "good", config=config, out=tmp_path / "run", seed=0, device="cpu")
+    assert detector.model_file.config["aligned"] is True
+    assert detector.model_file.provenance["choice"]["aligned"] is True
+    again = fit(tmp_path / "good", config=config, out=tmp_path / "run", seed=0, device="cpu", resume=True)
+    assert again.model_file.config["aligned"] is True
+    marks = {}
+    for name, notch in (("whole", 0.5), ("dark", 0.05)):  # the notch tells by its place alone
+        image = stack(turned(key(notch=notch), 133.0, (3.0, -4.0)))[0]
+        marks[name] = save(tmp_path / f"{name}.png", as_bytes(image))
+    whole, dark = (detector.predict(marks[name]) for name in ("whole", "dark"))
+    assert dark.score > whole.score
+    rows, cols = np.unravel_index(int(dark.anomaly_map.argmax()), dark.anomaly_map.shape)
+    angle = math.radians(133.0)
+    x, y = -20.0, 3.5  # of the notch, from the part's middle
+    expected = (
+        SIDE / 2 + 3 + x * math.sin(angle) + y * math.cos(angle),
+        SIDE / 2 - 4 + x * math.cos(angle) - y * math.sin(angle),
+    )
+    assert math.dist((rows, cols), expected) < 8
+    assert export(tmp_path / "run", tmp_path / "model.onnx") < 1e-3
+    exported = load(tmp_path / "model.onnx", device="cpu").predict(marks["dark"])
+    assert exported.score == pytest.approx(dark.score, rel=1e-3)
+
+
+def as_bytes(image: torch.Tensor) -> np.ndarray:
+    return np.rint(image.clamp(0, 1).numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
