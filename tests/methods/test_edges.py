@@ -9,6 +9,7 @@ import torch
 
 from blemish.core.errors import UsageError
 from blemish.methods.components import functional, statistics
+from blemish.methods.cpc_ad import CpcAd
 from blemish.methods.cpc_ad_config import CpcAdConfig
 from blemish.methods.metal import Metal
 from blemish.methods.metal_config import MetalConfig
@@ -146,3 +147,11 @@ def test_no_smoothing_is_the_identity_and_any_reaches_four_sigma():
     # ceil(4.4) = 5 pixels to either side of the middle one
     assert (matrix[20] > 0).nonzero().flatten().tolist() == list(range(15, 26))
     torch.testing.assert_close(matrix.sum(dim=1), torch.ones(41))
+
+
+def test_images_come_in_the_portions_of_scoring():
+    x = torch.arange(5.0)[:, None, None, None].expand(5, 1, 32, 32)
+    for network, sizes in ((Metal(METAL, channels=1), [3, 2]), (CpcAd(CPC_AD, channels=1), [1] * 5)):
+        parts = list(network.as_scored(lambda: x.split(3)))
+        assert [len(part) for part in parts] == sizes
+        assert torch.equal(torch.cat(parts), x)

@@ -9,7 +9,7 @@ Shapes: B images, C channels, H×W pixels of the resized image, h×w values of a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
@@ -95,6 +95,14 @@ class Method(nn.Module, Generic[ConfigT]):
     def scoring_batch(self) -> int | None:
         """Images that are scored at a time at most, which bounds memory; None: any number."""
         return None
+
+    def as_scored(self, batches: Batches) -> Iterator[Tensor]:
+        """Yield the training images in the portions of scoring: (B, C, H, W), B at most `scoring_batch`.
+
+        What is taken of them so needs the memory of scoring, and is of the same values to the last bit.
+        """
+        for x in batches():
+            yield from x.split(self.scoring_batch or len(x))
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -47,8 +47,6 @@ from blemish.methods.cpc_ad_equations import info_nce, log_f, margin, predict, r
 from blemish.methods.cpc_ad_pairs import DIRECTIONS, targets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from blemish.methods.components.distributed import Share
 
 _ENCODERS = {"resnet18": ResNetEncoder, "dense": DenseEncoder}
@@ -230,11 +228,6 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
         self.pixel_mean.copy_(mean)
         self.pixel_spread.copy_(variance.sqrt().clamp(min=1e-3))
 
-    def _as_scored(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Batches in the portions of scoring: the same memory, and the same values to the last bit."""
-        for x in batches:
-            yield from x.split(self.scoring_batch)
-
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """After training, from the good training images: the bank of negatives, each position's statistics.
@@ -243,7 +236,7 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
         """
         generator = torch.Generator().manual_seed(self.config.bank_seed)
         lots, kept, places = torch.empty(0), self.bank[:, :0], Moments()
-        for x in self._as_scored(batches()):
+        for x in self.as_scored(batches):
             z = self.encode(x)  # (E, B, g, d)
             lots = torch.cat([lots, torch.rand(z.shape[1] * z.shape[2], generator=generator)])
             kept = torch.cat([kept, z.flatten(1, 2)], dim=1)
@@ -257,7 +250,7 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
             self.place_encoding.copy_(places.mean)
             self.place_whitening.copy_(shrunk_whitening_matrix(places.covariance, places.n))
         if self.config.place_statistics:
-            scores = (self.sub_patch_scores(self.encode(x)) for x in self._as_scored(batches()))
+            scores = (self.sub_patch_scores(self.encode(x)) for x in self.as_scored(batches))
             mean, std = position_statistics(scores, positions=1)
             self.place_mean.copy_(mean)
             self.place_spread.copy_(std)

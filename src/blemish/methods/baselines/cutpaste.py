@@ -28,7 +28,7 @@ measured with `default`: 0.951 and 0.996. The inside of a large, even stain look
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +51,6 @@ from blemish.methods.components.statistics import (
     shrink_to_mean,
     shrunk_whitening_matrix,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
 
 SMOOTHING = 10 / 32
 """σ of the upsampling Gaussian as a share of a square's side: 10 of 32 pixels, as in FCDD's code (A.5)."""
@@ -238,16 +234,10 @@ class CutPaste(TrainedMethod[CutPasteConfig]):
         plain places, where f hardly varies, would shout at the least change.
         """
         found = Moments()
-        for z in self._encodings(batches()):
-            found.add(z)
+        for x in self.as_scored(batches):
+            z = self.encode(x)  # (B, g, d)
+            found.add(z.transpose(0, 1) if self.config.density == "place" else z.flatten(0, 1)[None])
         self.mean.copy_(found.mean)
         covariance = shrink_to_mean(found.covariance, found.n)
         for now, part in zip(self.whitening.split(64), covariance.split(64), strict=True):
             now.copy_(shrunk_whitening_matrix(part, found.n))
-
-    def _encodings(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Encode batches in the portions of scoring: (places, samples, d), places as in `mean`."""
-        for x in batches:
-            for part in x.split(self.scoring_batch):
-                z = self.encode(part)  # (B, g, d)
-                yield z.transpose(0, 1) if self.config.density == "place" else z.flatten(0, 1)[None]

@@ -274,7 +274,7 @@ class Fcdd(FeatureMethod[FcddConfig], TrainedMethod[FcddConfig]):
     @torch.no_grad()
     def prepare(self, batches: Batches) -> None:
         """Before training: mean and spread of the features, and what surrounds the part."""
-        mean, variance = mean_and_variance(z.flatten(0, 1) for z in self.each_features(batches()))
+        mean, variance = mean_and_variance(self.features(x).flatten(0, 1) for x in self.as_scored(batches))
         self.feature_mean.copy_(mean)
         self.feature_spread.copy_(spread_of(variance))
         mean, variance = mean_and_variance(batches())

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,6 @@ from blemish.methods.components.collapse import refuse_constant
 from blemish.methods.components.functional import mirrored_line
 from blemish.methods.components.statistics import mean_and_variance
 from blemish.methods.config import TrainedConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 KINDS = 72
 """k: mirrored or not, moved by rows (3) and by columns (3), turned (4)."""
@@ -230,14 +226,9 @@ class Gt(TrainedMethod[GtConfig]):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """α̃ of the good training images. Raises TrainingError where the network answers all alike."""
-        parts = list(self._logs(batches))
+        parts = [self.log_softmax_of_all(x).double() for x in self.as_scored(batches)]
         apart = torch.cat(parts).std(dim=1).max()
         refuse_constant("gt", apart, "the network says the same of every transformation")
         log_mean, _ = mean_and_variance(parts)
         mean, _ = mean_and_variance(part.exp() for part in parts)
         self.alpha.copy_(dirichlet(log_mean, mean / mean.sum(dim=-1, keepdim=True)))
-
-    def _logs(self, batches: Batches) -> Iterator[Tensor]:
-        for x in batches():
-            for part in x.split(self.scoring_batch):
-                yield self.log_softmax_of_all(part).double()

@@ -251,7 +251,7 @@ class Mkd(FeatureMethod[MkdConfig], TrainedMethod[MkdConfig]):
         """Before training: mean and spread of each channel of S over places and images."""
         if not self.config.standardise:
             return
-        parts = (self.backbone(part) for x in batches() for part in x.split(self.scoring_batch))
+        parts = (self.backbone(x) for x in self.as_scored(batches))
         moments = torch.stack(
             [
                 torch.stack([torch.cat([a.double().pow(k).mean((0, 2, 3)) for a in found]) for k in (1, 2)])

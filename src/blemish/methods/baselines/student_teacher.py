@@ -249,7 +249,7 @@ class StudentTeacher(BackboneMethod[StudentTeacherConfig], TrainedMethod[Student
 
     def _regular(self, batches: Batches, p: int) -> Iterator[Tensor]:
         corners = torch.cartesian_prod(*(torch.linspace(0, n - p, REGULAR).long() for n in self.config.size))
-        for one in self._singly(batches):
+        for one in self.as_scored(batches):
             yield cut(one, torch.zeros(len(corners), dtype=torch.long), corners, (p, p))
 
     @torch.no_grad()
@@ -257,13 +257,10 @@ class StudentTeacher(BackboneMethod[StudentTeacherConfig], TrainedMethod[Student
         """Before the students: mean and spread of what each teacher says of good images."""
         for i, teacher in enumerate(self.teachers):
             assert isinstance(teacher, PatchNetwork)
-            said = (teacher.whole(self.backbone.normalised(x)) for x in self._singly(batches))
+            said = (teacher.whole(self.backbone.normalised(x)) for x in self.as_scored(batches))
             mean, variance = mean_and_variance(z.transpose(0, 1).flatten(1).T for z in said)
             self.teacher_mean[i] = mean
             self.teacher_spread[i] = spread_of(variance)
-
-    def _singly(self, batches: Batches) -> Iterator[Tensor]:
-        return (one for x in batches() for one in x.split(self.scoring_batch))
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
@@ -273,7 +270,7 @@ class StudentTeacher(BackboneMethod[StudentTeacherConfig], TrainedMethod[Student
         for teacher in self.teachers:
             apart = teacher(seen).std(dim=0).max()
             refuse_constant("student-teacher", apart, "the network says the same of all images")
-        parts = [list(self._scores(x)) for x in self._singly(batches)]
+        parts = [list(self._scores(x)) for x in self.as_scored(batches)]
         for i, scores in enumerate(zip(*parts, strict=True)):
             if self.config.place_statistics:
                 mean, spread = position_statistics(scores, positions=2)

@@ -6,7 +6,7 @@ Shapes: B images, C channels, H×W pixels; h×w places of the grid, g = h·w of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,9 +23,6 @@ from blemish.methods.components.backbones.network import (
 )
 from blemish.methods.components.functional import enlarge, smoothing_matrix
 from blemish.methods.config import DetectorConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,20 +119,15 @@ class FeatureMethod(BackboneMethod[FeatureConfigT]):
         found = local_mean(embed(self.backbone(x), config.grid), config.neighbourhood)
         return found.flatten(2).transpose(1, 2)
 
-    def each_features(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the features of batches in the portions of scoring, (B, g, d)."""
-        for x in batches:
-            for part in x.split(self.scoring_batch):
-                yield self.features(part)
-
     def draw_features(self, batches: Batches, limit: int | None) -> Tensor:
         """Features of places drawn at random, as many of each image: (n, d), n about `limit`; None: all."""
         images = 0 if limit is None else sum(len(x) for x in batches())
         kept = []
-        for x in self.each_features(batches()):
-            g = x.shape[1]
+        for x in self.as_scored(batches):
+            features = self.features(x)
+            g = features.shape[1]
             each = g if limit is None else min(g, max(1, limit // images))
-            kept += [z if each == g else z[torch.randperm(g)[:each].to(z.device)] for z in x]
+            kept += [z if each == g else z[torch.randperm(g)[:each].to(z.device)] for z in features]
         return torch.cat(kept)
 
     def whole_maps(self, scores: Tensor) -> Tensor:
