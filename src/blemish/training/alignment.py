@@ -90,4 +90,4 @@ def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None
 def makes_alike(alignment: Alignment, x: torch.Tensor) -> bool:
     """Tell whether turned images (B, C, H, W) are much more alike than these are, by `MORE_ALIKE`."""
     before, after = (float(images.var(dim=0).mean()) for images in (x, align(alignment, x)))
-    return after <= MORE_ALIKE * before
+    return after * float(alignment.zoom) ** 2 <= MORE_ALIKE * before  # seen smaller, a part covers less

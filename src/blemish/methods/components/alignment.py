@@ -34,8 +34,8 @@ from blemish.data.part import background_of
 RINGS, ANGLES = 24, 120
 ROUNDS = 5
 """So often parts are turned to the mean of all, and the mean is taken anew."""
-LONGEST = 0.95
-"""Quantile of how far good parts reach from their centres: as far is seen. A speck in a corner is no part."""
+SPECKS = 0.005
+"""This share of what looks like the part may lie farther out: noise and specks around it."""
 SHOWN = 0.05
 """An image that is like the good parts by less than this share of what they are themselves shows no part, or
 rounding would say how it lies."""
@@ -138,7 +138,7 @@ class Alignment(nn.Module):
         self.apart.copy_(apart)
         weights = part_weights(x, colour, apart)
         centre = centre_of(weights)
-        self.zoom.copy_(_reach(weights, centre).quantile(LONGEST) / (min(x.shape[2:]) / 2))
+        self.zoom.copy_(_reach(weights, centre).quantile(0.95) / (min(x.shape[2:]) / 2))
         self.zoom.clamp_(min=1)
         found = signature(x, colour, centre)
         self.template.copy_(found[0])
@@ -173,10 +173,13 @@ class Alignment(nn.Module):
 
 
 def _reach(weights: Tensor, centre: Tensor) -> Tensor:
-    """Return how far the parts reach from their centres, in pixels: (B, H, W) and (B, 2) -> (B,)."""
+    """Return how far parts reach from their centres, but for `SPECKS`: (B, H, W) and (B, 2) -> (B,), pixels."""
     rows, cols = (torch.arange(n, device=weights.device) + 0.5 for n in weights.shape[1:])
     off = torch.hypot(rows[:, None] - centre[:, 0, None, None], cols - centre[:, 1, None, None])
-    return (off * (weights > 0.5)).flatten(1).amax(dim=1)
+    far, order = off.flatten(1).sort(dim=1)
+    within = weights.flatten(1).gather(1, order).cumsum(dim=1)
+    last = (within < (1 - SPECKS) * within[:, -1:]).sum(dim=1, keepdim=True)
+    return far.gather(1, last.clamp(max=far.shape[1] - 1))[:, 0]
 
 
 def _from_middle(n: int, device: torch.device) -> Tensor:
