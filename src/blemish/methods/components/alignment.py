@@ -173,7 +173,7 @@ class Alignment(nn.Module):
 
 
 def _reach(weights: Tensor, centre: Tensor) -> Tensor:
-    """Return how far parts reach from their centres, but for `SPECKS`: (B, H, W) and (B, 2) -> (B,), pixels."""
+    """Return how far parts reach, but for `SPECKS`: (B, H, W), centres (B, 2) -> (B,) in pixels."""
     rows, cols = (torch.arange(n, device=weights.device) + 0.5 for n in weights.shape[1:])
     off = torch.hypot(rows[:, None] - centre[:, 0, None, None], cols - centre[:, 1, None, None])
     far, order = off.flatten(1).sort(dim=1)
