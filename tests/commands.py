@@ -59,3 +59,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: in
     assert "Traceback" not in error
     assert error.startswith((f"blemish {arguments[0]}: ", "blemish: "))
     return error.rstrip("\n")
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    """Return the content of all files below an output folder, but for its lock."""
+    found = (path for path in out.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}

@@ -250,7 +250,7 @@ def test_rows_maps_and_overlays_of_a_film_are_those_of_its_frames(tmp_path: Path
 
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *more: str | Path) -> list[str | Path]:
     monkeypatch.setattr(load, "load", lambda *_, **__: fake_detector(grey_levels=LEVELS))
-    return ["predict", "--model", "x", "--out", tmp_path / "out", *more]
+    return ["predict", "--model", __file__, "--out", tmp_path / "out", *more]
 
 
 def test_the_command_scores_every_nth_frame(

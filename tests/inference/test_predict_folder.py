@@ -356,7 +356,7 @@ def predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr("blemish.cli.options.ModelOptions.load", lambda *_: fake_detector())
 
     def predict(*inputs: Path, out: Path = tmp_path / "out") -> tuple[int, list[str]]:
-        code = run("predict", "--model", "x", *inputs, "--out", out)
+        code = run("predict", "--model", __file__, *inputs, "--out", out)
         told = capsys.readouterr()
         return code, [*told.err.splitlines(), *told.out.splitlines()]
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import refused, run
+from commands import files_of, refused, run
 from conftest import save, tiny_image
 from PIL import Image
 
 from blemish.data.part_names import PartNames
+from blemish.images import draw
+from blemish.inference import predict_parts
 from blemish.inference.model_file import load_model_file
 from blemish.inference.part_models import ViewModels, read_part_calibration
 from blemish.inference.part_rows import picture_names
@@ -195,6 +197,36 @@ def test_a_calibration_of_another_model_is_refused(
     (other / "parts.json").write_text("{}")
     told = refused(capsys, "predict", "--model", other, "--out", tmp_path / "out", *NAMED, asked)
     assert "is no calibration of parts ('format_version')" in told
+
+
+@pytest.mark.parametrize("where", ["in the second model's images", "in the parts"])
+def test_a_stopped_run_of_parts_goes_on_to_the_same_files(
+    where: str, model: Path, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    top = shutil.copytree(model, tmp_path / "top")
+    (top / "parts.json").unlink()
+    batches = ("--batch-size", "2")
+    asks = ("predict", "--model", model, "--view-model", f"top={top}", *NAMED, *batches, asked)
+    assert run(*asks, "--out", tmp_path / "whole") == 0
+    out, write_map = tmp_path / "out", draw.write_map
+    with monkeypatch.context() as stop:
+        if where == "in the parts":
+            stop.setattr(predict_parts, "write_parts", stopped)
+        else:  # three images of the side, two of the top
+            stop.setattr(
+                draw,
+                "write_map",
+                lambda path, m: write_map(path, m) if "72_t" not in str(path) else stopped(),
+            )
+        assert run(*asks, "--out", out) == 130
+    n = 5 if where == "in the parts" else 4
+    assert len(rows_of(out / "predictions.jsonl")) == n
+    assert run(*asks, "--out", out, "--resume") == 0
+    assert files_of(out) == files_of(tmp_path / "whole")
+
+
+def stopped(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_parts_need_good_parts(model: Path, good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

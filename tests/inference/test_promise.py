@@ -81,7 +81,7 @@ def test_predict_says_it_and_writes_it(
 ):
     monkeypatch.setattr(load, "load", lambda *_, **__: detector)
     out = tmp_path / "out"
-    assert run("predict", "--model", "x", grey(tmp_path / "a.png", 100), "--out", out) == 0
+    assert run("predict", "--model", __file__, grey(tmp_path / "a.png", 100), "--out", out) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [line]
     said = json.loads((out / "summary.json").read_text())
     assert {name: said[name] for name in fields(detector)} == fields(detector)

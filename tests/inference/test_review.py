@@ -97,7 +97,9 @@ def test_predict_says_and_writes_all_three(
     (tmp_path / "bad.png").write_text("no picture")
     files = [grey(tmp_path / f"{level}.png", level) for level in DECIDED]
     assert (
-        run("predict", "--model", "x", *files, tmp_path / "bad.png", "--out", out, "--review-rate", "0.4")
+        run(
+            "predict", "--model", __file__, *files, tmp_path / "bad.png", "--out", out, "--review-rate", "0.4"
+        )
         == 1
     )
     assert asked["review_rate"] == 0.4

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, get_origin
 
-from blemish.core.errors import ImageError, UsageError
+from blemish.core.errors import ImageError
 from blemish.core.files import fit_name, name_limit, write_whole
 from blemish.core.ownership import owned
 from blemish.core.spreadsheet import TableWriter
@@ -26,11 +26,13 @@ from blemish.core.types import Prediction, ResultRow, field_types
 from blemish.images import draw
 from blemish.images.preview import OVERLAY_SIDE, Previews
 from blemish.images.sources import Observed
+from blemish.inference import stopped_run
 from blemish.inference.prediction_counts import MAX_ERRORS_KEPT, PredictionCounts
 from blemish.inference.promise import Promise
+from blemish.inference.stopped_run import ROWS_NAME, SUMMARY_NAME, keep_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
 
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
     from blemish.images.sources import Frame
     from blemish.inference.detector import Detector
 
-SUMMARY_NAME = "summary.json"
-"""Counts, and the false-alarm rate in force with the number of images that carry it."""
 LISTS = tuple(name for name, kind in field_types(ResultRow).items() if get_origin(kind) is list)
 """Fields of a row that are lists, of which predictions.csv has the number of entries."""
 COLUMNS = tuple(f"n_{name}" if name in LISTS else name for name in field_types(ResultRow))
@@ -61,32 +61,23 @@ def predict_to_folder(
     *,
     overlays: OverlayFormat | None = "png",
     on_row: Callable[[dict[str, Any]], None] = lambda _row: None,
+    identity: Mapping[str, Any] | None = None,
+    resume: bool = False,
 ) -> PredictionCounts:
     """Score every input and write predictions.jsonl, predictions.csv, summary.json, maps/ and overlays/.
 
     `overlays` is their format; None: no pictures, neither overlays nor maps.
     Films have to be given as their frames (`video.expand_films`), which are read as they are needed.
-    An input that cannot be used becomes a row with its error. Raises UsageError when `out` already holds
-    predictions or another process writes it, and OSError when it cannot be written.
+    An input that cannot be used becomes a row with its error. `identity` and `resume` are as in
+    `stopped_run.begin`: the files are in the end those of a run without a stop. Raises UsageError when `out`
+    already holds other predictions or another process writes it, and OSError when it cannot be written.
     """
     with owned(out):
-        refuse_to_overwrite(out)
-        return write_predictions(inspect(detector, inputs, out, overlays=overlays), detector, out, on_row)
-
-
-def refuse_to_overwrite(out: Path) -> None:
-    """Refuse a folder that holds predictions, all or some of them. Raises UsageError."""
-    rows = out / "predictions.jsonl"
-    if not rows.exists():
-        return
-    if not (out / SUMMARY_NAME).exists():
-        with rows.open("rb") as lines:
-            written = sum(line.endswith(b"\n") for line in lines)
-        raise UsageError(
-            f"{out}: holds predictions of a run that was stopped before its end (rows written: {written}); "
-            "remove it and score all again, or choose another --out"
-        )
-    raise UsageError(f"{out}: already holds predictions; choose another --out, or remove it")
+        kept = stopped_run.begin(out, identity, resume=resume)
+        rows = inspect(detector, inputs, out, overlays=overlays, kept=kept)
+        counts = write_predictions(rows, detector, out, on_row)
+        stopped_run.end(out)
+    return counts
 
 
 def write_predictions(
@@ -100,7 +91,7 @@ def write_predictions(
     errors: list[str] = []
     with (
         closing(rows),  # a traceback keeps them, and their threads, after an error
-        (out / "predictions.jsonl").open("w", encoding="utf-8") as lines,
+        (out / ROWS_NAME).open("w", encoding="utf-8") as lines,
         # surrogateescape: a file name that is not UTF-8 is written as the bytes it is
         (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
     ):
@@ -134,7 +125,7 @@ def has_products(detector: Detector) -> bool:
 
 
 def write_summary(out: Path, content: dict[str, Any]) -> None:
-    """Write summary.json: what the rows of a folder have in common."""
+    """Write summary.json: counts, and the false-alarm rate in force with the images that carry it."""
     write_whole(out / SUMMARY_NAME, json.dumps(content, indent=2) + "\n")
 
 
@@ -151,12 +142,14 @@ def inspect(
     out: Path,
     *,
     overlays: OverlayFormat | None = "png",
+    kept: deque[dict[str, Any]] | None = None,
 ) -> Generator[dict[str, Any], None, None]:
     """Score (file, its place below `out`) in order and yield their rows, each when its pictures are on disk.
 
-    `overlays` is the format of overlays; None: no pictures. A few are written at a time. Raises OSError when
-    `out` cannot be written.
+    `overlays` is the format of overlays; None: no pictures. A few are written at a time. `kept` are rows of a
+    stopped run, which are taken from it. Raises OSError when `out` cannot be written.
     """
+    inputs = yield from keep_batches(kept or deque(), inputs, detector.batch_size)
     pending: deque[_PendingInput] = deque()
     limit, ending = name_limit(out), _ENDINGS.get(overlays) if overlays else None
     waiting: deque[tuple[dict[str, Any], Future | None, int]] = deque()

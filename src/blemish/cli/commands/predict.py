@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -48,6 +50,8 @@ class PredictOptions(ClusterOptions, ModelOptions, ProductOption, PartOptions):
     """Write maps and overlays; without them it takes half the time, and rows name none."""
     overlay_format: Literal["png", "jpeg", "webp"] = "png"
     """Of overlays: png loses nothing, jpeg is quicker to write and a quarter as large, webp is small."""
+    resume: bool = False
+    """Go on with a run that was stopped: the same command with --resume keeps the rows that are written."""
     partition: int | None = None
     """With --cluster: inputs of a Parquet file of rows, a multiple of --batch-size; default 4096."""
 
@@ -84,7 +88,13 @@ def predict(arguments: list[str]) -> int:
         task = progress.add_task("scoring", total=total)
         images = video.expand_films(inputs, options.every)
         counts = predict_to_folder(
-            detector, images, out, overlays=overlays, on_row=lambda _: progress.advance(task)
+            detector,
+            images,
+            out,
+            overlays=overlays,
+            on_row=lambda _: progress.advance(task),
+            identity=_identity(options, inputs, samples),
+            resume=options.resume,
         )
     code = _print_counts(counts, Promise.of_each(detector), str(out / "predictions.csv"))
     return max(code, print_left_out(left_out))
@@ -120,9 +130,33 @@ def _predict_parts(
             out,
             overlays=_overlays(options),
             on_row=lambda _: progress.advance(task),
+            identity=_identity(options, inputs, samples),
+            resume=options.resume,
         )
     code = _print_counts(counts, Promise.of_each(views.detector(None)), str(out / "predictions.csv"))
     return max(code, _print_parts(parts, views.rule.rate, views.describe(), str(out / "parts.csv")))
+
+
+def _identity(
+    options: PredictOptions, inputs: list[tuple[Path, Path]], samples: list[Sample]
+) -> dict[str, Any]:
+    """Return what the rows depend on, by the options' names. Raises BlemishError."""
+    from blemish.data.hashing import file_digest, source_digest
+    from blemish.inference.model_file import find_model
+    from blemish.inference.part_models import ViewModels
+
+    models = ViewModels.of(options.model, options.view_model)
+    calibration = options.parts or models.calibration_file
+    digests = [file_digest(find_model(path)) for path in (models.usual, *models.own.values())]
+    elsewhere = ("model", "inputs", "out", "resume", "cluster", "partition")
+    given = {f"--{k.replace('_', '-')}": v for k, v in asdict(options).items() if k not in elsewhere}
+    said = {
+        "model": digests,
+        "calibration of parts": file_digest(calibration) if calibration.exists() else None,
+        "list of inputs": hashlib.sha256(repr((inputs, samples)).encode()).hexdigest(),
+        "code": source_digest(),  # rows of two of them are not mixed
+    }
+    return json.loads(json.dumps(said | given, default=str))
 
 
 def _overlays(options: PredictOptions) -> OverlayFormat | None:
@@ -196,6 +230,8 @@ def _parts_on_cluster(options: PredictOptions) -> PartScoring | None:
 
 def _refuse_without_use_on_cluster(options: PredictOptions) -> None:
     """Raise UsageError for an option that does nothing on a cluster."""
+    if options.resume:
+        raise UsageError("--resume: the same command goes on by itself on a cluster; leave it out")
     if options.every != 1:
         raise UsageError(
             f"--every {options.every}: is for films, which are not scored on a cluster; leave it out"
