@@ -12,7 +12,7 @@ Known defects, k real ones that the user has, are shown beside the planted ones;
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,31 +122,17 @@ def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False
 
     Raises TrainingError where none of the defects changes the images, as in tiny ones.
     """
-    (H, W), copies = good.shape[2:], -(-PLANTED // len(good))
     white = white_point(train).mean().clamp(min=1e-3)  # grey levels are told of it, as `planted` does
     seen, seen_train = (seen_of(good), seen_of(train)) if covered else (None, None)
-    good, train, n = good / white, train / white, len(good)
+    good, train = good / white, train / white
     std, mean = torch.std_mean(train, dim=0, correction=0)
     colour, apart = background_of(mean, std, None if seen_train is None else seen_train.any(dim=0)[0])
-    part, other_part = (
-        cells_of_part(good, colour, apart, seen),
-        cells_of_part(train, colour, apart, seen_train),
-    )
+    part, part_train = (cells_of_part(x, colour, apart, s) for x, s in ((good, seen), (train, seen_train)))
     found, masks, kinds, origin = [], [], [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for kind in [kind for kind in PLANTED_KINDS for _ in range(copies)]:
-            numbers = torch.randint(len(train), (n,))
-            turn, zoom = shapes.uniform(-3.14, 3.14, n), shapes.uniform(0.7, 1.3, n)
-            centres = draw_centres(other_part[numbers], (1, 1), (H, W))
-            other = planting.sample(train[numbers], views(centres, (H, W), (H, W), turn, zoom), (H, W))
-            places = shapes.draw_places(n, H, W, min(H, W))
-            places = shapes.Places(
-                centre=draw_centres(part, (1, 1), (H, W)), half=places.half, angle=places.angle
-            )
-            planted = planting.plant(
-                good, other, kinds=[kind] * n, side=min(H, W), background=colour, places=places
-            )
+        for kind in [kind for kind in PLANTED_KINDS for _ in range(-(-PLANTED // len(good)))]:
+            planted = _plant(kind, good, part, train, part_train, colour)
             planted = planted if seen is None else torch.where(seen, planted, good)
             changed = planting.changed(good, planted) > CHANGED
             for i in (changed.flatten(1).sum(dim=1) >= LEAST_PIXELS).nonzero()[:, 0].tolist():
@@ -163,6 +149,23 @@ def plant_trial(good: Tensor, train: Tensor, seed: int, *, covered: bool = False
         kinds=kinds,
         origin=origin,
     )
+
+
+def _plant(
+    kind: str, good: Tensor, part: Tensor, train: Tensor, part_train: Tensor, colour: Tensor
+) -> Tensor:
+    """Plant one defect on the part of each good image (n, C, H, W), with pieces of training images.
+
+    `part` and `part_train` are the cells of `cells_of_part`, `colour` the background's.
+    """
+    n, (H, W) = len(good), good.shape[2:]
+    numbers = torch.randint(len(train), (n,))
+    turn, zoom = shapes.uniform(-3.14, 3.14, n), shapes.uniform(0.7, 1.3, n)
+    centres = draw_centres(part_train[numbers], (1, 1), (H, W))
+    other = planting.sample(train[numbers], views(centres, (H, W), (H, W), turn, zoom), (H, W))
+    places = shapes.draw_places(n, H, W, min(H, W))
+    places = replace(places, centre=draw_centres(part, (1, 1), (H, W)))
+    return planting.plant(good, other, kinds=[kind] * n, side=min(H, W), background=colour, places=places)
 
 
 @torch.inference_mode()
