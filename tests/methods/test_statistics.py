@@ -70,6 +70,25 @@ def test_place_statistics_by_hand():
     assert spread.flatten().tolist() == pytest.approx([1e-6] * 3)
 
 
+def test_statistics_of_images_equal_numpy():
+    x = 0.2 + normal(5, 3, 4, 6).abs() / 10
+    white, mean, std, spread = statistics.image_statistics(lambda: x.float().split(2))
+    brightest = np.sort(x.numpy().mean(axis=1).reshape(5, -1))[:, -2:]  # a tenth of 24 pixels
+    assert white.item() == pytest.approx(brightest.mean(), rel=1e-6)
+    in_white = x.numpy() / brightest.mean()
+    np.testing.assert_allclose(mean, in_white.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(std, in_white.std(axis=0), rtol=1e-5)
+    assert spread.item() == pytest.approx(in_white.std(), rel=1e-6)
+
+
+def test_statistics_of_black_images_divide_by_no_zero():
+    white, mean, std, spread = statistics.image_statistics(lambda: [torch.zeros(2, 1, 4, 4)])
+    assert white.item() == pytest.approx(1e-3)
+    assert spread.item() == pytest.approx(1e-3)
+    assert not mean.any()
+    assert not std.any()
+
+
 def test_a_feature_that_never_varies_is_divided_by_a_thousandth_of_the_largest_spread():
     found = statistics.spread_of(torch.tensor([4.0, 0.25, 0.0]))
     assert found.tolist() == pytest.approx([2, 0.5, 0.002001])  # 2 / 1000 + a millionth

@@ -34,8 +34,9 @@ from blemish.data import planting
 from blemish.data.part import background_of, cells_of_part, draw_centres, seen_of, views
 from blemish.data.shapes import uniform
 from blemish.methods.base import Batches, TrainedMethod
-from blemish.methods.components.altered import count_of, draw_apart, filled, look_at
+from blemish.methods.components.altered import count_of, draw_apart, filled
 from blemish.methods.components.functional import blur, smoothing_matrix
+from blemish.methods.components.statistics import image_statistics
 from blemish.methods.components.unet import UNet, fold_all
 from blemish.methods.config import TrainedConfig
 
@@ -239,7 +240,7 @@ class Planted(TrainedMethod[PlantedConfig]):
     @torch.no_grad()
     def prepare(self, batches: Batches) -> None:
         """Before training: white, mean and std of the training images at each place, and background."""
-        good = look_at(batches)
+        good = image_statistics(batches)
         self.white.copy_(good.white)
         self.place_mean.copy_(good.mean)
         self.place_std.copy_(good.std)

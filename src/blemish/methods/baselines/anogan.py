@@ -155,7 +155,7 @@ class AnoGan(Gan[AnoGanConfig]):
         return self.discriminator(x)[:, 0]
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the generator's loss."""
+        """Images (B, C, H, W) in [0, 1] -> the generator's loss, a number."""
         return self.loss_of_turn(x, "generator")
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ class Up(nn.Module):
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, channels, 4, 2, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Draw an image of each code."""
+        """Draw an image of each code: (B, d) -> (B, C, H, W) in [0, 1]."""
         return self.layers(self.first(z).unflatten(1, self.grid)).sigmoid()
 
 
@@ -74,7 +74,7 @@ class Down(nn.Module):
         return self.layers(x).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Read the outputs off the features."""
+        """Read the outputs off the features: images (B, C, H, W) -> (B, outputs)."""
         return self.last(self.features(x))
 
 
@@ -122,7 +122,7 @@ class ResidualUp(nn.Module):
         self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Draw an image of each code."""
+        """Draw an image of each code: (B, d) -> (B, C, H, W) in [0, 1]."""
         return self.last(self.blocks(self.first(z).unflatten(1, self.grid))).sigmoid()
 
 
@@ -143,10 +143,13 @@ class ResidualDown(nn.Module):
         return self.blocks(self.first(x)).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Read the outputs off the features."""
+        """Read the outputs off the features: images (B, C, H, W) -> (B, outputs)."""
         return self.last(self.features(x))
 
 
 def codes(n: int, latent: int, like: Tensor) -> Tensor:
-    """Draw n codes of a standard normal distribution, on the CPU, so that a seed means the same anywhere."""
+    """Draw n codes from the standard normal distribution, (n, latent), on the device of `like`.
+
+    They are drawn on the CPU, so that a seed means the same anywhere.
+    """
     return torch.randn(n, latent).to(like.device)

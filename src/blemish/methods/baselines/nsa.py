@@ -47,8 +47,9 @@ from blemish.data.planting import LEVELS
 from blemish.methods.base import Batches, TrainedMethod
 from blemish.methods.baselines.nsa_network import EncoderDecoder
 from blemish.methods.baselines.nsa_patches import OBJECT, TEXTURE, Habit, alter_each, part_pixels
-from blemish.methods.components.altered import count_of, draw_apart, filled, look_at
+from blemish.methods.components.altered import count_of, draw_apart, filled
 from blemish.methods.components.functional import mirrored_line
+from blemish.methods.components.statistics import image_statistics
 from blemish.methods.config import TrainedConfig
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class Nsa(TrainedMethod[NsaConfig]):
     @torch.no_grad()
     def prepare(self, batches: Batches) -> None:
         """Before training: white, mean and spread of the pixels, background, and x₀."""
-        good = look_at(batches)
+        good = image_statistics(batches)
         self.white.copy_(good.white)
         self.pixel_mean.copy_(good.mean.mean(dim=(1, 2), keepdim=True))
         self.pixel_spread.copy_(good.spread)

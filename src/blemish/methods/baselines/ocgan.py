@@ -159,7 +159,7 @@ class OcGan(Gan[OcGanConfig]):
         return (Phase("GAN", turns),)
 
     def codes(self, n: int, like: Tensor) -> Tensor:
-        """Draw codes of a uniform distribution, on the CPU, so that a seed means the same anywhere."""
+        """Draw n codes uniformly in (-1, 1), (n, d), on the CPU, so that a seed means the same anywhere."""
         return (2 * torch.rand(n, self.config.latent) - 1).to(like.device)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class OcGan(Gan[OcGanConfig]):
         return of_images + discriminator_loss(self._drawn(s), self._drawn(z))
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the autoencoder's loss, and count the step."""
+        """Images (B, C, H, W) in [0, 1] -> the autoencoder's loss, a number; counts the step."""
         x = filled(x, 2)
         z = self.encode(x)
         error = squared_error(x, self.generator(z).float()).mean()

@@ -184,7 +184,7 @@ class StudentTeacher(BackboneMethod[StudentTeacherConfig], TrainedMethod[Student
         return self.teachers_loss(x) if turn == "teacher" else self.loss(x)
 
     def teachers_loss(self, x: Tensor) -> Tensor:
-        """L_k + L_c of patches at random places, the mean over sizes."""
+        """L_k + L_c of patches at random places of images (B, C, H, W) in [0, 1], the mean over sizes."""
         losses = []
         for i, p in enumerate(self.config.patch_sizes):
             n = self.config.patches * len(x)

@@ -154,7 +154,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(d, config.heads, config.feed_forward) for _ in range(config.blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode each patch in the company of all others."""
+        """Encode each patch in the company of all others: (B, C, H, W) -> (B, n, d)."""
         patches = self.embed(squares_of(x, self.patch_size))
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], dim=1) + self.position
         for block in self.blocks:
@@ -181,7 +181,7 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers[:-2], nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Draw the images again."""
+        """Draw the images again: (B, n, d) -> (B, C, H, W) in (-1, 1)."""
         return self.layers(squash(self.gather(z.flatten(1))).unflatten(1, self.grid))
 
 
@@ -195,7 +195,10 @@ class Mixture(nn.Module):
         self.log_var = nn.Linear(d, gaussians * d, bias=False)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Only what is above 0 of z counts, as in the source's code."""
+        """Encoded patches z (..., d) -> log π (..., K), μ and log σ² (..., K, d).
+
+        Only what is above 0 of z counts, as in the source's code.
+        """
         seen = z.relu()
         shape = (self.pi.out_features, z.shape[-1])
         mu, log_var = self.mu(seen), F.softplus(self.log_var(seen))

@@ -5,13 +5,15 @@ Sums over images are float64. Shapes: B images, C channels, H×W pixels, g place
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from blemish.methods.base import Batches
 
 
 # --- how bright white is ----------------------------------------------------------------------------------
@@ -54,6 +56,31 @@ def position_statistics(batches: Iterable[Tensor], positions: int) -> tuple[Tens
     std = variance.sqrt()
     typical = std.flatten(-positions).median(dim=-1).values[(..., *[None] * positions)]
     return mean, std + 0.5 * typical + 1e-6
+
+
+class ImageStatistics(NamedTuple):
+    """What is taken of the training images before the first step; all but `white` in units of white."""
+
+    white: Tensor
+    """Their mean white point, a number. Grey levels are told of it, so that they mean the same in images that
+    fill a part of their range."""
+    mean: Tensor
+    """(C, H, W), float64."""
+    std: Tensor
+    """(C, H, W), float64."""
+    spread: Tensor
+    """The std of all their pixels together, a number."""
+
+
+def image_statistics(batches: Batches) -> ImageStatistics:
+    """Take white, and mean and std of each pixel, of the training images, batches (B, C, H, W) in [0, 1].
+
+    White is summed in float32, unlike `mean_white`: trained models have it so, to the last bit.
+    """
+    white = torch.cat([white_point(x) for x in batches()]).mean().clamp(min=1e-3)
+    mean, variance = mean_and_variance(x / white for x in batches())
+    spread = (variance.mean() + mean.var(correction=0)).sqrt().clamp(min=1e-3)
+    return ImageStatistics(white, mean, variance.sqrt(), spread)
 
 
 def spread_of(variance: Tensor) -> Tensor:

@@ -140,7 +140,10 @@ def _log_weights(weights: Tensor, whitenings: Tensor) -> Tensor:
 
 
 def spread_out(z: Tensor, k: int) -> Tensor:
-    """Draw k features, each far from those before it: by chance in proportion to the squared distance."""
+    """Draw k of the features z (m, d), each far from those before it: (k, d).
+
+    By chance, in proportion to the squared distance to the nearest one that is drawn: k-means++.
+    """
     chosen = [int(torch.randint(len(z), ()))]
     distance = z.new_full((len(z),), math.inf)
     for _ in range(k - 1):
