@@ -136,6 +136,7 @@ def test_pictures_are_small_and_of_generated_parts():
     # by make_counting_pictures.py
     limits |= dict.fromkeys(("review.png", "sizes.png", "roi.png", "audit.png"), 100_000)
     limits["views.png"] = 100_000  # by make_views_picture.py
+    limits["aligned.png"] = 100_000  # by make_alignment_picture.py
     limits |= dict.fromkeys(("products.png", "known_defects.png"), 100_000)  # by make_products_pictures.py
     for picture in (DOCS / "pictures").iterdir():
         if picture.name in limits:

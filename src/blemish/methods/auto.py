@@ -160,7 +160,7 @@ class Auto(Method[AutoConfig]):
             kind = method_named(name.partition(":")[0])
             members.append(Member(kind(member_config(name, preset_named, config), channels), config.size))
         self.members = nn.ModuleList(members)
-        self.alignment = Alignment(channels) if config.aligned else None
+        self.alignment = Alignment(channels, config.size) if config.aligned else None
         self.register_buffer("low", torch.zeros(len(members)))
         self.register_buffer("high", torch.ones(len(members)))
 

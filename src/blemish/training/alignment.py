@@ -76,7 +76,7 @@ def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None
     if covered:
         raise UsageError("--aligned: regions do not turn with the part; leave it or the regions out")
     x = torch.from_numpy(images.train.batch(spread(len(images.train), LEARNT)))
-    alignment = Alignment(x.shape[1])
+    alignment = Alignment(x.shape[1], (x.shape[2], x.shape[3]))
     found = len(x) >= FEWEST and alignment.learn(x)
     if config.aligned:
         if not found:

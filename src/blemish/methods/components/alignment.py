@@ -10,12 +10,19 @@ Symbols
     S(r, θ)     the image on rings around c, less its mean, times √r, Eq. (3): `signature`
     T(r, θ)     the mean of good parts' signatures, all turned alike: `template`
     φ           angle of the part, Eq. (4), in radians
+    M, e        mean of good parts that were turned, and how an image that was turned differs from it, cut off
+    J           how M changes when it is moved by a row, by a column, or turned: (C·h·w, 3)
+    V           1 / (variance of good parts at each place + FLOOR²)
     zoom        1, or larger where parts are longer than the image is high or wide, to see them whole
 
     (1)  w(p) = clip((|x(p) - b| - a) / a, 0, 1), | | the mean over channels
     (2)  c = Σ w(p) p / Σ w(p)
     (3)  S(r, θ) = √r (x(c + r e(θ)) - mean_θ x(c + r e(θ))), e(θ) the unit vector
     (4)  φ = argmax_φ Σ S(r, θ + φ) T(r, θ), between the angles that are tried by a parabola
+    (5)  (rows, cols, angle) += -(Jᵀ V J)⁻¹ Jᵀ V e, `STEPS` times: a missing piece moves the centre of Eq. (2)
+
+Eq. (5) is Lucas and Kanade's (1981), with the constant J of Baker and Matthews (2004). Poses are
+float64, as in an image of noise a thousandth of a pixel can be seen.
 
 Shapes: B images of C channels and H×W pixels; R rings, A angles.
 """
@@ -34,6 +41,11 @@ from blemish.data.part import background_of
 RINGS, ANGLES = 24, 120
 ROUNDS = 5
 """So often parts are turned to the mean of all, and the mean is taken anew."""
+STEPS = 8
+CUT, FLOOR = 0.15, 0.03
+"""The most that a place counts as different, so that a defect moves nothing; and what is added to the std."""
+COARSE = 2
+"""Eq. (5) looks at one in so many rows and columns."""
 SPECKS = 0.005
 """This share of what looks like the part may lie farther out: noise and specks around it."""
 SHOWN = 0.05
@@ -43,7 +55,7 @@ rounding would say how it lies."""
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where parts lie: `centre` (B, 2), rows and columns in pixels, and `angle` (B,) in radians."""
+    """Where parts lie: `centre` (B, 2), rows and columns in pixels, and `angle` (B,) in radians, float64."""
 
     centre: Tensor
     angle: Tensor
@@ -61,7 +73,7 @@ def part_weights(x: Tensor, colour: Tensor, apart: Tensor) -> Tensor:
 def centre_of(w: Tensor) -> Tensor:
     """Return c, Eq. (2): weights (B, H, W) -> (B, 2), rows and columns in pixels; without any the middle."""
     H, W = w.shape[1:]
-    w = w + 1e-6
+    w = w.double() + 1e-6
     rows, cols = (torch.arange(n, device=w.device) + 0.5 for n in (H, W))
     total = w.sum(dim=(1, 2))
     return (
@@ -87,7 +99,7 @@ def angle_of(signatures: Tensor, template: Tensor) -> Tensor:
     """
     k = torch.arange(ANGLES, device=template.device)
     turned = template[:, :, (k[:, None] - k) % ANGLES]  # (C, R, A, A): at θ, for each angle that is tried
-    alike = signatures.flatten(1) @ turned.flatten(0, 2)  # (B, A)
+    alike = signatures.flatten(1).double() @ turned.flatten(0, 2).double()  # (B, A)
     best = alike.argmax(dim=1)
     before, at, after = (alike.gather(1, ((best + d) % ANGLES)[:, None])[:, 0] for d in (-1, 0, 1))
     between = 0.5 * (before - after) / (before - 2 * at + after).clamp(max=-1e-9)
@@ -102,10 +114,27 @@ def turned(signatures: Tensor, angle: Tensor) -> Tensor:
     return torch.fft.irfft(series * torch.polar(torch.ones_like(phase), phase), n=ANGLES, dim=3)
 
 
+def pull_of(mean: Tensor, variance: Tensor) -> Tensor:
+    """Return -(Jᵀ V J)⁻¹ Jᵀ V, Eq. (5): mean and variance (C, h, w) of good parts -> (3, C·h·w).
+
+    It gives rows and columns in pixels of the image, and the angle by how many pixels the right border moves.
+    """
+    h, w = mean.shape[1:]
+    down, right = torch.gradient(mean.double(), dim=(1, 2))
+    down, right = down / COARSE, right / COARSE
+    rows = _from_middle(COARSE * h, mean.device, COARSE)[:, None] / (COARSE * w / 2)
+    cols = _from_middle(COARSE * w, mean.device, COARSE) / (COARSE * w / 2)
+    J = torch.stack([down, right, down * cols - right * rows]).flatten(1)  # (3, C·h·w)
+    weighted = J / (variance.double() + FLOOR**2).flatten()
+    square = weighted @ J.T
+    ridge = 1e-6 * square.diagonal().sum() + 1e-12
+    return -torch.linalg.solve(square + ridge * torch.eye(3, dtype=square.dtype), weighted).float()
+
+
 def _look(x: Tensor, colour: Tensor, grid: Tensor) -> Tensor:
     """Read images (B, C, H, W) at places (B, h, w, 2) in [-1, 1], x before y; beyond them lies `colour`."""
     apart = x - colour[:, None, None]
-    seen = F.grid_sample(apart, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    seen = F.grid_sample(apart, grid.to(x.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
     return seen + colour[:, None, None]
 
 
@@ -119,9 +148,14 @@ class Alignment(nn.Module):
     apart: Tensor
     template: Tensor
     zoom: Tensor
+    mean: Tensor
+    pull: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
+        h, w = (n // COARSE for n in size)
+        self.register_buffer("mean", torch.zeros(channels, h, w))
+        self.register_buffer("pull", torch.zeros(3, channels * h * w))
         self.register_buffer("colour", torch.zeros(channels))
         self.register_buffer("apart", torch.tensor(1.0))
         self.register_buffer("template", torch.zeros(channels, RINGS, ANGLES))
@@ -144,17 +178,42 @@ class Alignment(nn.Module):
         self.template.copy_(found[0])
         for _ in range(ROUNDS):
             self.template.copy_(turned(found, angle_of(found, self.template)).mean(dim=0))
+        pose = self._rough(x)
+        for _ in range(ROUNDS):
+            small = self.align(x, pose, COARSE)
+            self.mean.copy_(small.mean(dim=0))
+            self.pull.copy_(pull_of(self.mean, small.var(dim=0, correction=0)))
+            pose = self._refined(x, pose)
         return True
 
     def pose_of(self, x: Tensor) -> Pose:
         """Find where the parts lie: images (B, C, H, W) in [0, 1]."""
+        pose = self._rough(x)
+        for _ in range(STEPS):
+            pose = self._refined(x, pose)
+        return pose
+
+    def _rough(self, x: Tensor) -> Pose:
+        """Find middle and angle by Eqs. (2) and (4)."""
         centre = centre_of(part_weights(x, self.colour, self.apart))
         return Pose(centre=centre, angle=angle_of(signature(x, self.colour, centre), self.template))
 
-    def align(self, x: Tensor, pose: Pose) -> Tensor:
-        """Turn images (B, C, H, W): their parts lie alike, in the middle. What comes into view is plain."""
+    def _refined(self, x: Tensor, pose: Pose) -> Pose:
+        """Take a step of Eq. (5)."""
+        off = (self.align(x, pose, COARSE) - self.mean).clamp(-CUT, CUT)
+        rows, cols, angle = (off.flatten(1).double() @ self.pull.T.double()).clamp(-3, 3).unbind(dim=1)
+        angle = angle / (x.shape[3] / 2)
+        cos, sin = pose.angle.cos() * self.zoom, pose.angle.sin() * self.zoom
+        moved = torch.stack([cos * rows + sin * cols, cos * cols - sin * rows], dim=1)
+        return Pose(centre=pose.centre + moved, angle=pose.angle + angle)
+
+    def align(self, x: Tensor, pose: Pose, step: int = 1) -> Tensor:
+        """Turn images (B, C, H, W): their parts lie alike, in the middle. What comes into view is plain.
+
+        Of the result (B, C, H // step, W // step) one in so many rows and columns is given.
+        """
         H, W = x.shape[2:]
-        rows, cols = (self.zoom * _from_middle(n, x.device) for n in (H, W))
+        rows, cols = (self.zoom * _from_middle(n, x.device, step) for n in (H, W))
         rows = rows[:, None]
         cos, sin = pose.angle.cos()[:, None, None], pose.angle.sin()[:, None, None]
         at_rows = pose.centre[:, 0, None, None] + sin * cols + cos * rows
@@ -169,7 +228,9 @@ class Alignment(nn.Module):
         cos, sin = pose.angle.cos()[:, None, None], pose.angle.sin()[:, None, None]
         across, down = (cos * cols + sin * rows) / self.zoom, (cos * rows - sin * cols) / self.zoom
         grid = torch.stack([2 * across / W, 2 * down / H], dim=-1)
-        return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return F.grid_sample(
+            maps, grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False
+        )
 
 
 def _reach(weights: Tensor, centre: Tensor) -> Tensor:
@@ -182,6 +243,6 @@ def _reach(weights: Tensor, centre: Tensor) -> Tensor:
     return far.gather(1, last.clamp(max=far.shape[1] - 1))[:, 0]
 
 
-def _from_middle(n: int, device: torch.device) -> Tensor:
-    """Return the middles of n pixels, from the middle of them all."""
-    return torch.arange(n, device=device) + 0.5 - n / 2
+def _from_middle(n: int, device: torch.device, step: int = 1) -> Tensor:
+    """Return where the middles of n pixels lie from the middle of them all, or of each `step` of them."""
+    return (torch.arange(n // step, device=device) + 0.5) * step - n / 2
