@@ -72,13 +72,10 @@ def part_weights(x: Tensor, colour: Tensor, apart: Tensor) -> Tensor:
 
 def centre_of(w: Tensor) -> Tensor:
     """Return c, Eq. (2): weights (B, H, W) -> (B, 2), rows and columns in pixels; without any the middle."""
-    H, W = w.shape[1:]
     w = w.double() + 1e-6
-    rows, cols = (torch.arange(n, device=w.device) + 0.5 for n in (H, W))
-    total = w.sum(dim=(1, 2))
-    return (
-        torch.stack([(w.sum(dim=2) * rows).sum(dim=1), (w.sum(dim=1) * cols).sum(dim=1)], 1) / total[:, None]
-    )
+    rows, cols = (torch.arange(n, device=w.device) + 0.5 for n in w.shape[1:])
+    moments = (w.sum(dim=2) * rows).sum(dim=1), (w.sum(dim=1) * cols).sum(dim=1)
+    return torch.stack(moments, dim=1) / w.sum(dim=(1, 2))[:, None]
 
 
 def signature(x: Tensor, colour: Tensor, centre: Tensor) -> Tensor:
@@ -98,8 +95,8 @@ def angle_of(signatures: Tensor, template: Tensor) -> Tensor:
     Of an image that shows next to nothing of the part it is 0.
     """
     k = torch.arange(ANGLES, device=template.device)
-    turned = template[:, :, (k[:, None] - k) % ANGLES]  # (C, R, A, A): at θ, for each angle that is tried
-    alike = signatures.flatten(1).double() @ turned.flatten(0, 2).double()  # (B, A)
+    tried = template[:, :, (k[:, None] - k) % ANGLES]  # (C, R, A, A): at θ, for each angle that is tried
+    alike = signatures.flatten(1).double() @ tried.flatten(0, 2).double()  # (B, A)
     best = alike.argmax(dim=1)
     before, at, after = (alike.gather(1, ((best + d) % ANGLES)[:, None])[:, 0] for d in (-1, 0, 1))
     between = 0.5 * (before - after) / (before - 2 * at + after).clamp(max=-1e-9)
