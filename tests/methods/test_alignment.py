@@ -178,6 +178,12 @@ def test_a_defect_is_found_again_at_its_place():
     assert abs(found[1] - cols) <= 1
 
 
+def test_parts_far_longer_than_the_image_is_high_are_not_turned():
+    wide = torch.full((8, 1, 32, 128), GREY)
+    wide[:, :, 12:20, 10:118] = 0.2
+    assert not Alignment(1, (32, 128)).learn(wide)
+
+
 def test_without_a_plain_background_nothing_is_learnt():
     noise = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     assert not Alignment(3, (SIDE, SIDE)).learn(noise)
@@ -207,7 +213,7 @@ def test_good_images_alone_say_whether_parts_are_turned():
 
 def test_what_cannot_be_turned_is_refused_where_it_was_asked_for():
     noise = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(UsageError, match="plain background; leave it out"):
+    with pytest.raises(UsageError, match="plain background that fit into the image"):
         alignment_of(AutoConfig(aligned=True), training(noise))
     with pytest.raises(UsageError, match="do not turn with the part"):
         regions: Any = SimpleNamespace(cover_something=True)

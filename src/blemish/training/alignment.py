@@ -66,9 +66,9 @@ def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None
     """Learn how parts lie, and return how they are turned to lie alike; None: they stay as they are.
 
     They do where the options say so; in tiles, which do not show the part; where parts of the images are
-    covered, as these would be taken for parts; where nothing plain surrounds the parts; and unless the
-    options ask for it, where it does not make good images more alike. Raises UsageError where the options ask
-    for what cannot be done.
+    covered, as these would be taken for parts; where nothing plain surrounds the parts, or they are too long
+    to be turned; and, unless the options ask for it, where good images do not become more alike. Raises
+    UsageError where the options ask for what cannot be done.
     """
     covered = images.regions.cover_something
     if config.aligned is False or config.tiling is not None or (covered and config.aligned is None):
@@ -81,7 +81,8 @@ def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None
     if config.aligned:
         if not found:
             raise UsageError(
-                f"--aligned: needs {FEWEST} good images or more, of parts on a plain background; leave it out"
+                f"--aligned: needs {FEWEST} good images or more, of parts on a plain background that fit into "
+                "the image at any angle; leave it out"
             )
         return alignment
     return alignment if found and makes_alike(alignment, x) else None

@@ -46,6 +46,7 @@ CUT, FLOOR = 0.15, 0.03
 """The most that a place counts as different, so that a defect moves nothing; and what is added to the std."""
 COARSE = 2
 """Eq. (5) looks at one in so many rows and columns."""
+LARGEST_ZOOM = 1.5
 SPECKS = 0.005
 """This share of what looks like the part may lie farther out: noise and specks around it."""
 SHOWN = 0.05
@@ -160,7 +161,10 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def learn(self, x: Tensor) -> bool:
-        """Learn from good images (B, C, H, W) in [0, 1]; False: nothing plain surrounds their parts."""
+        """Learn from good images (B, C, H, W) in [0, 1].
+
+        False: nothing plain surrounds their parts, or they are so long that they would be seen too small.
+        """
         std, mean = torch.std_mean(x, dim=0, correction=0)
         colour, apart = background_of(mean, std)
         if apart < 0:
@@ -171,6 +175,8 @@ class Alignment(nn.Module):
         centre = centre_of(weights)
         self.zoom.copy_(_reach(weights, centre).quantile(0.95) / (min(x.shape[2:]) / 2))
         self.zoom.clamp_(min=1)
+        if self.zoom > LARGEST_ZOOM:
+            return False
         found = signature(x, colour, centre)
         self.template.copy_(found[0])
         for _ in range(ROUNDS):
