@@ -213,7 +213,7 @@ def test_good_images_alone_say_whether_parts_are_turned():
 
 def test_what_cannot_be_turned_is_refused_where_it_was_asked_for():
     noise = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(UsageError, match="plain background that fit into the image"):
+    with pytest.raises(UsageError, match="on a plain background that fit into"):
         alignment_of(AutoConfig(aligned=True), training(noise))
     with pytest.raises(UsageError, match="do not turn with the part"):
         regions: Any = SimpleNamespace(cover_something=True)

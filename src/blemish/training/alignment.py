@@ -81,8 +81,8 @@ def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None
     if config.aligned:
         if not found:
             raise UsageError(
-                f"--aligned: needs {FEWEST} good images or more, of parts on a plain background that fit into "
-                "the image at any angle; leave it out"
+                f"--aligned: needs {FEWEST} good images or more, of parts on a plain background that fit "
+                "into the image at any angle; leave it out"
             )
         return alignment
     return alignment if found and makes_alike(alignment, x) else None
