@@ -96,7 +96,10 @@ def spread_of(variance: Tensor) -> Tensor:
 
 
 class Moments:
-    """Mean and covariance of samples that come in parts, of one set or of several side by side (...)."""
+    """Mean and covariance of samples that come in parts, of one set or of several side by side (...).
+
+    PaDiM, whose products fill gigabytes, has its own: float32, in place (`padim.add_products`).
+    """
 
     def __init__(self) -> None:
         self.n = 0
@@ -162,8 +165,8 @@ def shrunk_whitening_matrix(covariance: Tensor, n: int) -> Tensor:
 
     Few samples underestimate some directions, so the covariance is drawn towards its diagonal by the share
     d / (d + n), and a hundredth of its mean variance is added to each direction; as is a thousandth of the
-    mean of all covariances, so that where every sample is the same (a saturated background) rounding is no
-    deviation.
+    mean variance of all covariances that are given, so that where every sample is the same (a saturated
+    background) rounding is no deviation.
 
     Args:
         covariance: (..., d, d), symmetric, of n samples.

@@ -222,7 +222,7 @@ class Filters(Method[FiltersConfig]):
         self.mixing.copy_(filter_bank.principal_mixing(pixels.covariance))
 
     def _fit_position(self, described: _Described, images: int) -> None:
-        """Take mean and covariance of z at each place over the good images."""
+        """Take mean and covariance of z at each place over the good images; the products are float32."""
         total, products = torch.zeros(()), torch.zeros_like(self.whitening, dtype=torch.float32)
         for z in described:
             z = ((z - self.centre) / self.scale).flatten(0, 1)  # (g, d)
