@@ -27,6 +27,7 @@ from blemish.methods.components.alignment import (
     angle_of,
     centre_of,
     part_weights,
+    pull_of,
     signature,
 )
 from blemish.training.alignment import AlignedImages, alignment_of
@@ -106,6 +107,25 @@ def test_the_angle_of_a_part_is_found_to_half_a_degree(angle: float):
     first, second = signature(x, torch.full((3,), GREY), centre)
     found = math.degrees(float(angle_of(second[None], first)[0]))
     assert abs((found - angle + 180) % 360 - 180) < 0.5
+
+
+def test_a_small_move_is_read_off_the_difference_from_the_mean():
+    y, x = np.mgrid[:64, :64] - 31.5
+
+    def blobs(rows: float, cols: float, angle: float) -> torch.Tensor:
+        """A mean as it looks where the part lies by so much elsewhere, at half size."""
+        cos, sin = math.cos(angle), math.sin(angle)
+        down, right = sin * x + cos * y + rows, cos * x - sin * y + cols
+        picture = np.exp(-((down - 8) ** 2 + right**2) / 60) + np.exp(-(down**2 + (right + 12) ** 2) / 90)
+        return torch.from_numpy(picture.reshape(1, 32, 2, 32, 2).mean(axis=(2, 4)))
+
+    mean = blobs(0, 0, 0)
+    off = blobs(-0.3, 0.2, -0.01) - mean
+    pull = pull_of(mean.float(), torch.full_like(mean, 0.01).float())
+    rows, cols, border = (pull.double() @ off.flatten()).tolist()
+    assert rows == pytest.approx(0.3, abs=0.05)
+    assert cols == pytest.approx(-0.2, abs=0.05)
+    assert border / 32 == pytest.approx(0.01, abs=0.002)
 
 
 def test_an_image_without_a_part_has_the_angle_zero():

@@ -85,10 +85,10 @@ def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None
                 "into the image at any angle; leave it out"
             )
         return alignment
-    return alignment if found and makes_alike(alignment, x) else None
+    return alignment if found and variance_left(alignment, x) <= MORE_ALIKE else None
 
 
-def makes_alike(alignment: Alignment, x: torch.Tensor) -> bool:
-    """Tell whether turned images (B, C, H, W) are much more alike than these are, by `MORE_ALIKE`."""
+def variance_left(alignment: Alignment, x: torch.Tensor) -> float:
+    """Return what share of the variance of images (B, C, H, W) at each place is left when they are turned."""
     before, after = (float(images.var(dim=0).mean()) for images in (x, align(alignment, x)))
-    return after * float(alignment.zoom) ** 2 <= MORE_ALIKE * before  # seen smaller, a part covers less
+    return after * float(alignment.zoom) ** 2 / max(before, 1e-12)  # seen smaller, a part covers less
