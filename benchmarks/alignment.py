@@ -4,7 +4,8 @@
 
 Of the good images of each category, as `auto` loads them: whether parts are found on a plain background; what
 share of the variance of pixels is left when they are turned to lie alike (the bound is `MORE_ALIKE` of
-`training.alignment`); and milliseconds of a core for an image: to find the part, to turn it, to turn its map back.
+`training.alignment`); and milliseconds of a core for an image: to find the part, to turn it, and to turn its
+map back.
 """
 
 from __future__ import annotations
