@@ -19,7 +19,7 @@ Symbols
     (2)  c = Σ w(p) p / Σ w(p)
     (3)  S(r, θ) = √r (x(c + r e(θ)) - mean_θ x(c + r e(θ))), e(θ) the unit vector
     (4)  φ = argmax_φ Σ S(r, θ + φ) T(r, θ), between the angles that are tried by a parabola
-    (5)  (rows, cols, angle) += -(Jᵀ V J)⁻¹ Jᵀ V e, `STEPS` times: a missing piece moves the centre of Eq. (2)
+    (5)  (rows, cols, angle) += -(Jᵀ V J)⁻¹ Jᵀ V e, for each of `GAINS`: a missing piece moves c
 
 Eq. (5) is Lucas and Kanade's (1981), with the constant J of Baker and Matthews (2004). Poses are
 float64, as in an image of noise a thousandth of a pixel can be seen.
@@ -41,9 +41,12 @@ from blemish.data.part import background_of
 RINGS, ANGLES = 24, 120
 ROUNDS = 5
 """So often parts are turned to the mean of all, and the mean is taken anew."""
-STEPS = 8
+GAINS = (2, 2, 2, 2, 2, 1, 1, 1)
+"""Steps of Eq. (5). The first ones are twice as long, as what is cut off of e makes far steps too short."""
 CUT, FLOOR = 0.15, 0.03
 """The most that a place counts as different, so that a defect moves nothing; and what is added to the std."""
+FARTHEST = 3
+"""Pixels that a step moves at most, before its gain."""
 COARSE = 2
 """Eq. (5) looks at one in so many rows and columns."""
 LARGEST_ZOOM = 1.5
@@ -192,8 +195,8 @@ class Alignment(nn.Module):
     def pose_of(self, x: Tensor) -> Pose:
         """Find where the parts lie: images (B, C, H, W) in [0, 1]."""
         pose = self._rough(x)
-        for _ in range(STEPS):
-            pose = self._refined(x, pose)
+        for gain in GAINS:
+            pose = self._refined(x, pose, gain)
         return pose
 
     def _rough(self, x: Tensor) -> Pose:
@@ -201,10 +204,11 @@ class Alignment(nn.Module):
         centre = centre_of(part_weights(x, self.colour, self.apart))
         return Pose(centre=centre, angle=angle_of(signature(x, self.colour, centre), self.template))
 
-    def _refined(self, x: Tensor, pose: Pose) -> Pose:
-        """Take a step of Eq. (5)."""
+    def _refined(self, x: Tensor, pose: Pose, gain: int = 1) -> Pose:
+        """Take a step of Eq. (5), `gain` times as long."""
         off = (self.align(x, pose, COARSE) - self.mean).clamp(-CUT, CUT)
-        rows, cols, angle = (off.flatten(1).double() @ self.pull.T.double()).clamp(-3, 3).unbind(dim=1)
+        step = (off.flatten(1).double() @ self.pull.T.double()).clamp(-FARTHEST, FARTHEST)
+        rows, cols, angle = (gain * step).unbind(dim=1)
         angle = angle / (x.shape[3] / 2)
         cos, sin = pose.angle.cos() * self.zoom, pose.angle.sin() * self.zoom
         moved = torch.stack([cos * rows + sin * cols, cos * cols - sin * rows], dim=1)
