@@ -48,7 +48,7 @@ def test_a_bmp_from_top_to_bottom(tmp_path: Path):
     assert size_of(tmp_path / "a.bmp") == decode(bytes(bmp)).shape[:2] == (24, 40)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
 def test_the_header_is_enough(kind: str, tmp_path: Path):
     whole = tiff(noise(300, 200)) if kind == "TIFF" else pillow(noise(300, 200, 3), kind)
     (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])

@@ -1,4 +1,4 @@
-"""The size of an image by the header of its file: nothing is decoded, and the pixels' bytes are not read.
+"""The size of an image by the header of its file: nothing is decoded.
 
 It is the size that `decode` gives: upright, by the orientation of EXIF or of TIFF's tag.
 """
@@ -10,13 +10,15 @@ import struct
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from PIL import BmpImagePlugin, JpegImagePlugin
+from PIL import BmpImagePlugin, JpegImagePlugin, WebPImagePlugin
 
 from blemish.images.decode import container_of
 from blemish.images.limits import exif_orientation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from PIL import Image
 
 Stored = tuple[int, int, int]
 """Height and width in pixels as they are stored, and the orientation, 1 (upright) to 8 (turned left)."""
@@ -38,6 +40,7 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 
 def _png(file: IO[bytes]) -> Stored:
+    """Read the header, and the orientation, which may stand behind the pixels; Pillow would decode these."""
     file.seek(16)
     width, height = struct.unpack(">II", file.read(8))
     file.seek(8)
@@ -50,30 +53,14 @@ def _png(file: IO[bytes]) -> Stored:
 
 
 def _webp(file: IO[bytes]) -> Stored:
-    """Read the canvas, or else the frame (RFC 9649), and EXIF, which may stand at the end."""
-    file.seek(12)
-    height = width = 0
-    while len(head := file.read(8)) == 8:
-        kind, length = struct.unpack("<4sI", head)
-        after = file.tell() + length + length % 2
-        if kind == b"EXIF":
-            return height, width, exif_orientation(file.read(length))
-        start = file.read(10)
-        if kind == b"VP8X":
-            width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (4, 7))
-        elif kind == b"VP8L" and not width:
-            bits = int.from_bytes(start[1:5], "little")
-            width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-        elif kind == b"VP8 " and not width:
-            width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", start, 6))
-        file.seek(after)
-    if not width:
-        raise ValueError("no picture")
-    return height, width, 1
+    return _by_pillow(WebPImagePlugin.WebPImageFile(file))
 
 
 def _jpeg(file: IO[bytes]) -> Stored:
-    image = JpegImagePlugin.JpegImageFile(file)
+    return _by_pillow(JpegImagePlugin.JpegImageFile(file))
+
+
+def _by_pillow(image: Image.Image) -> Stored:
     return image.height, image.width, exif_orientation(image.info.get("exif", b""))
 
 
@@ -87,8 +74,7 @@ def _tiff(file: IO[bytes]) -> Stored:
 
 
 def _bmp(file: IO[bytes]) -> Stored:
-    image = BmpImagePlugin.BmpImageFile(file)
-    return image.height, image.width, 1
+    return _by_pillow(BmpImagePlugin.BmpImageFile(file))
 
 
 _HEADERS: dict[str, Callable[[IO[bytes]], Stored]] = {
