@@ -49,7 +49,7 @@ def measured(data: Path, channels: int | None) -> str:
     images = load_images(split, config, ImageOptions(channels=channels), Silent().loading, 0)
     x = torch.from_numpy(images.train.batch(spread(len(learnt), LEARNT)))
     alignment = Alignment(x.shape[1], (x.shape[2], x.shape[3]))
-    if not alignment.learn(x):
+    if not alignment.learn(x, images.aspect):
         return f"{data.name}: {len(x)} images, no plain background, or parts too long"
     one = x[:1]
     with torch.inference_mode():

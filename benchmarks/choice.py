@@ -72,7 +72,7 @@ def begun(
         watcher=Silent(),
         tensors={},
     )
-    return run if learnt else auto.aligned(run)
+    return run if learnt else auto.with_alignment(run)
 
 
 def maps_of_trial(member: Any, run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ import torch
 from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
 from blemish.methods.registry import preset_named
-from blemish.training.auto import aligned, plant_trial_of, shaped
+from blemish.training.auto import plant_trial_of, shaped, with_alignment
 from blemish.training.candidates import learn_candidate
 from blemish.training.choice import Row, Trial, best_of, compare, groups_of, maps_of, on_one_scale
 from blemish.training.costs import candidates
@@ -62,7 +62,9 @@ def candidates_of(data: Path, minutes: float, seed: int) -> tuple[Trial, Maps]:
         resume=False,
         on_progress=lambda _: None,
     )
-    run = aligned(Run(config=config, images=images, task=task, trial=trial, watcher=Silent(), tensors={}))
+    run = with_alignment(
+        Run(config=config, images=images, task=task, trial=trial, watcher=Silent(), tensors={})
+    )
     names, steps = candidates(minutes, len(images.train), backbone=False)
     single = {}
     for name in names:

@@ -15,8 +15,11 @@ import torch
 from conftest import save
 
 from blemish.core.errors import UsageError
+from blemish.data.dataset import open_dataset
+from blemish.data.split import split_good
 from blemish.export.onnx import export
 from blemish.images.regions import Regions
+from blemish.images.resize import resize
 from blemish.inference.load import load
 from blemish.methods.auto import AutoConfig
 from blemish.methods.components.alignment import (
@@ -30,12 +33,14 @@ from blemish.methods.components.alignment import (
     pull_of,
     signature,
 )
-from blemish.training.alignment import AlignedImages, alignment_of
+from blemish.training.alignment import AlignedImages, alignment_of, variance_left
 from blemish.training.fit import fit
+from blemish.training.images import ImageOptions, load_images
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
 SIDE, GREY = 96, 0.8
+ONE = torch.tensor(1.0)
 
 
 def key(*, notch: float = 0.5) -> np.ndarray:
@@ -90,7 +95,7 @@ def test_weights_and_centre_by_hand():
 def test_rings_are_read_at_their_places_less_their_mean():
     y, x = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(64) + 0.5, indexing="ij")
     ramp = (0.01 * x + 0.005 * y)[None, None]
-    found = signature(ramp, torch.zeros(1), torch.tensor([[24.0, 32.0]]))
+    found = signature(ramp, torch.zeros(1), torch.tensor([[24.0, 32.0]]), ONE)
     assert found.shape == (1, 1, RINGS, ANGLES)
     radius = (np.arange(RINGS) + 0.5) * 24 / RINGS
     theta = np.arange(ANGLES) * 2 * np.pi / ANGLES
@@ -104,7 +109,7 @@ def test_rings_are_read_at_their_places_less_their_mean():
 def test_the_angle_of_a_part_is_found_to_half_a_degree(angle: float):
     x = stack(key(), turned(key(), angle))
     centre = torch.full((2, 2), SIDE / 2)
-    first, second = signature(x, torch.full((3,), GREY), centre)
+    first, second = signature(x, torch.full((3,), GREY), centre, ONE)
     found = math.degrees(float(angle_of(second[None], first)[0]))
     assert abs((found - angle + 180) % 360 - 180) < 0.5
 
@@ -121,7 +126,7 @@ def test_a_small_move_is_read_off_the_difference_from_the_mean():
 
     mean = blobs(0, 0, 0)
     off = blobs(-0.3, 0.2, -0.01) - mean
-    pull = pull_of(mean.float(), torch.full_like(mean, 0.01).float())
+    pull = pull_of(mean.float(), torch.full_like(mean, 0.01).float(), ONE)
     rows, cols, border = (pull.double() @ off.flatten()).tolist()
     assert rows == pytest.approx(0.3, abs=0.05)
     assert cols == pytest.approx(-0.2, abs=0.05)
@@ -129,7 +134,7 @@ def test_a_small_move_is_read_off_the_difference_from_the_mean():
 
 
 def test_an_image_without_a_part_has_the_angle_zero():
-    template = signature(stack(key()), torch.full((3,), GREY), torch.full((1, 2), SIDE / 2))[0]
+    template = signature(stack(key()), torch.full((3,), GREY), torch.full((1, 2), SIDE / 2), ONE)[0]
     empty = torch.full((1, 3, RINGS, ANGLES), 1e-6).cumsum(dim=3)
     assert float(angle_of(empty, template)[0]) == 0
 
@@ -212,15 +217,16 @@ def test_without_a_plain_background_nothing_is_learnt():
 # --- whether parts are turned ---
 
 
-def training(x: torch.Tensor, *, regions: Regions | None = None) -> Any:
+def training(x: torch.Tensor, *, regions: Regions | None = None, aspect: float = 1.0) -> Any:
     batches = SimpleNamespace(batch=lambda i: x.numpy()[i], __len__=lambda: len(x))
     images = type("Images", (), {"__len__": lambda _: len(x), "batch": lambda _, i: batches.batch(i)})()
-    return SimpleNamespace(train=images, regions=regions or Regions())
+    return SimpleNamespace(train=images, regions=regions or Regions(), aspect=aspect)
 
 
 def test_good_images_alone_say_whether_parts_are_turned():
     draws = np.random.default_rng(2)
-    alike = stack(*(key() + draws.normal(0, 0.01, (3, SIDE, SIDE)) for _ in range(12)))
+    moved = turned(key(), 0, (0.5, 0.5))  # so that noise would be averaged when it is moved back
+    alike = stack(*(moved + draws.normal(0, 0.01, (3, SIDE, SIDE)) for _ in range(12)))
     assert alignment_of(AutoConfig(), training(good())) is not None
     assert alignment_of(AutoConfig(), training(alike)) is None
     assert alignment_of(AutoConfig(aligned=True), training(alike)) is not None
@@ -229,6 +235,45 @@ def test_good_images_alone_say_whether_parts_are_turned():
     assert alignment_of(AutoConfig(), training(good(4))) is None
     covered: Any = SimpleNamespace(cover_something=True)
     assert alignment_of(AutoConfig(), training(good(), regions=covered)) is None
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.005, 0.02, 0.04])
+@pytest.mark.parametrize("moved", [(0.0, 0.0), (0.5, 0.5), (3.5, -2.5)])
+def test_noise_alone_turns_no_parts(noise: float, moved: tuple[float, float]):
+    draws, part = np.random.default_rng(4), turned(key(), 0, moved)
+    alike = stack(*(part + draws.normal(0, noise, part.shape) for _ in range(16)))
+    assert alignment_of(AutoConfig(), training(alike)) is None
+
+
+def test_images_that_were_squeezed_are_turned_as_they_were_before():
+    wide = [np.pad(image, ((0, 0), (0, 0), (16, 16)), constant_values=GREY) for image in good().numpy()]
+    squeezed = stack(*(resize(image.astype(np.float32), (SIDE, SIDE)) for image in wide))  # of 4:3
+    found, without = (
+        alignment_of(AutoConfig(aligned=True), training(squeezed, aspect=aspect)) for aspect in (4 / 3, 1.0)
+    )
+    assert found is not None
+    assert without is not None
+    assert variance_left(found, squeezed) < 0.01
+    assert variance_left(found, squeezed) < 0.3 * variance_left(without, squeezed)
+    pose = found.pose_of(squeezed)
+    assert (found.back(found.align(squeezed, pose), pose) - squeezed).abs().mean() < 0.01
+
+
+def test_dark_images_are_turned_as_bright_ones():
+    bright, dark = learnt(good()), learnt(good() / 16)
+    one, other = bright.pose_of(good(seed=8)), dark.pose_of(good(seed=8) / 16)
+    torch.testing.assert_close(one.centre, other.centre, atol=0.02, rtol=0)
+    torch.testing.assert_close(one.angle, other.angle, atol=0.002, rtol=0)
+
+
+def test_images_say_how_much_they_were_squeezed(tmp_path: Path):
+    for number in range(4):
+        picture = np.random.default_rng(number).integers(0, 255, (30, 40, 3), np.uint8)
+        save(tmp_path / f"{number}.png", picture)
+    split = split_good(open_dataset(tmp_path), validation_fraction=0, calibration_fraction=0, seed=0)
+    for size, aspect in ((64, 4 / 3), ((30, 40), 1.0)):
+        images = load_images(split, AutoConfig(image_size=size), ImageOptions(), lambda _: lambda: None, 0)
+        assert images.aspect == pytest.approx(aspect)
 
 
 def test_what_cannot_be_turned_is_refused_where_it_was_asked_for():

@@ -50,7 +50,7 @@ class AutoConfig(DetectorConfig):
     validation_fraction: float = 0.15
     """Share of the good images on which candidates are compared, with planted defects."""
     aligned: bool | None = None
-    """Turn and move parts so that they lie alike; None: where that makes good images much more alike."""
+    """Turn and move parts so that they lie alike; None: only if good images become much more alike by it."""
     members: tuple[str, ...] | None = None
     """What to combine, each METHOD or METHOD:PRESET; None: what sees planted defects best is chosen."""
 

@@ -102,7 +102,7 @@ def _sentence(model_file: ModelFile, evaluation: Mapping[str, Any] | None) -> st
 def _model(model_file: ModelFile) -> Section:
     height, width = model_file.size
     choice, tiling = model_file.provenance.get("choice"), model_file.tiling
-    chosen = choosing.sentence_of(choice) if choice and choice.get("candidates") else None
+    chosen = choosing.sentence_of(choice) if choice else None
     versions = model_file.provenance.get("versions", {})
     facts = [
         ("Method", f"{model_file.method}, preset {model_file.preset}"),

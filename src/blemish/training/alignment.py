@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
 from blemish.methods.components.alignment import Alignment
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
     from blemish.training.batches import ImageBatches
     from blemish.training.images import TrainingImages
 
-LEARNT = 120
-"""Good images, at most, that say how parts lie."""
+LEARNT, LEARNT_BYTES = 120, 2**28
+"""Good images, and bytes of them, at most, that say how parts lie."""
+COARSE = 4
+"""Side in pixels of the squares whose means are compared."""
+LEAST_VARIANCE = 1e-8
+"""Images whose variance is below this are equal."""
 FEWEST = 5
 """Fewer images than these do not say that parts lie at any angle. Our choice."""
 MORE_ALIKE = 0.5
 """Parts are turned where that leaves at most this share of a pixel's variance over the images. Our choice: of
 parts that lie alike nearly all of it stays."""
 ALIGNED_BYTES = 2**30
-"""The most bytes of turned images that are kept; others are turned again in each batch."""
-BATCH = 16
+"""The most bytes of turned images that are kept of a source; others are turned again in each batch."""
 
 
 class AlignedImages:
@@ -52,14 +56,13 @@ class AlignedImages:
         return np.stack([fresh[i] if i in fresh else self.kept[i] for i in indices.tolist()])
 
     def _turned(self, indices: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(self.images.batch(indices))
-        return align(self.alignment, x).numpy()
+        return align_all(self.alignment, torch.from_numpy(self.images.batch(indices)), at_once=1).numpy()
 
 
 @torch.inference_mode()
-def align(alignment: Alignment, x: torch.Tensor) -> torch.Tensor:
-    """Turn images (B, C, H, W) in [0, 1], a few at a time."""
-    return torch.cat([alignment.align(part, alignment.pose_of(part)) for part in x.split(BATCH)])
+def align_all(alignment: Alignment, x: torch.Tensor, at_once: int = 16) -> torch.Tensor:
+    """Turn images (B, C, H, W) in [0, 1]; one at a time they are the same to the last bit in any batch."""
+    return torch.cat([alignment.align(part, alignment.pose_of(part)) for part in x.split(at_once)])
 
 
 def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None:
@@ -75,9 +78,11 @@ def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None
         return None
     if covered:
         raise UsageError("--aligned: regions do not turn with the part; leave it or the regions out")
-    x = torch.from_numpy(images.train.batch(spread(len(images.train), LEARNT)))
+    bytes_of_one = images.train.batch(np.zeros(1, int)).nbytes
+    most = min(LEARNT, max(FEWEST, LEARNT_BYTES // bytes_of_one))
+    x = torch.from_numpy(images.train.batch(spread(len(images.train), most)))
     alignment = Alignment(x.shape[1], (x.shape[2], x.shape[3]))
-    found = len(x) >= FEWEST and alignment.learn(x)
+    found = len(x) >= FEWEST and alignment.learn(x, images.aspect)
     if config.aligned:
         if not found:
             raise UsageError(
@@ -89,6 +94,13 @@ def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None
 
 
 def variance_left(alignment: Alignment, x: torch.Tensor) -> float:
-    """Return what share of the variance of images (B, C, H, W) at each place is left when they are turned."""
-    before, after = (float(images.var(dim=0).mean()) for images in (x, align(alignment, x)))
-    return after * float(alignment.zoom) ** 2 / max(before, 1e-12)  # seen smaller, a part covers less
+    """Return what share of the variance of images (B, C, H, W) at each place is left when they are turned.
+
+    Of means of some pixels: reading between pixels averages noise, which says nothing of how parts lie.
+    """
+    before, after = (
+        float(F.avg_pool2d(images, COARSE).var(dim=0).mean()) for images in (x, align_all(alignment, x))
+    )
+    if before < LEAST_VARIANCE:
+        return 1.0
+    return after * float(alignment.zoom) ** 2 / before  # seen smaller, a part covers less

@@ -25,7 +25,7 @@ from blemish.methods.auto import SIZE, Auto, AutoConfig
 from blemish.training import choice as choosing
 from blemish.training.alignment import AlignedImages, alignment_of
 from blemish.training.batches import spread
-from blemish.training.candidates import choose
+from blemish.training.candidates import choose_members
 from blemish.training.choice import Choice, Trial
 from blemish.training.known_defects import with_known
 from blemish.training.members import Run, learn_members
@@ -83,16 +83,18 @@ def fit_auto(
         raise UsageError("--method auto: chooses in one process; name a method to train it in several")
     began = time.monotonic()
     trial = with_known(plant_trial_of(images, task.seed), known, images, config.size)
-    run = aligned(Run(config=config, images=images, task=task, trial=trial, watcher=watcher, tensors=tensors))
+    run = with_alignment(
+        Run(config=config, images=images, task=task, trial=trial, watcher=watcher, tensors=tensors)
+    )
     if config.members:
         choice = Choice(members=config.members, aligned=run.alignment is not None)
     else:
-        choice = choose(run)
+        choice = choose_members(run)
     network = learn_members(run, choice.members)
     return network, Outcome(seconds=time.monotonic() - began), choice.describe()
 
 
-def aligned(run: Run) -> Run:
+def with_alignment(run: Run) -> Run:
     """Have parts that lie at any angle turned to one, where good images say that they can be."""
     alignment = alignment_of(run.config, run.images)
     if alignment is None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TABLE = "choice.json"
 
 
-def choose(run: Run) -> Choice:
+def choose_members(run: Run) -> Choice:
     """Have the candidates learn, one after the other, and choose. What failed costs its row."""
     images, backbone = len(run.images.train), bool(run.config.backbone)
     names, steps = candidates(run.config.minutes, images, backbone=backbone)

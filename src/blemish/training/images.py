@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from blemish.core.errors import DataError
 from blemish.data.cache import CACHE_BYTES, EVERYWHERE, ImageCache
 from blemish.images import decode, preprocess
@@ -14,8 +16,6 @@ from blemish.images.regions import Regions, own_regions
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import numpy as np
 
     from blemish.data.split import Split
     from blemish.images.preprocess import ImageFormat
@@ -55,6 +55,8 @@ class TrainingImages:
     image_format: ImageFormat
     allow: frozenset[str]
     regions: Regions = EVERYWHERE
+    aspect: float = 1.0
+    """How much wider than high a pixel is, as images are squeezed to the network's size."""
 
 
 class FirstImage:
@@ -168,6 +170,7 @@ def load_images(
         image_format=image_format,
         allow=allow,
         regions=regions,
+        aspect=config.size[0] / config.size[1] * float(np.median([w / h for h, w in train.sizes])),
     )
 
 

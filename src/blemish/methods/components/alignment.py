@@ -13,6 +13,7 @@ Symbols
     M, e        mean of good parts that were turned, and how an image that was turned differs from it, cut off
     J           how M changes when it is moved by a row, by a column, or turned: (C·h·w, 3)
     V           1 / (variance of good parts at each place + FLOOR²)
+    aspect      how much wider than high a pixel is, of images that were squeezed to their size
     zoom        1, or larger where parts are longer than the image is high or wide, to see them whole
 
     (1)  w(p) = clip((|x(p) - b| - a) / a, 0, 1), | | the mean over channels
@@ -24,7 +25,8 @@ Symbols
 Eq. (5) is Lucas and Kanade's (1981), with the constant J of Baker and Matthews (2004). Poses are
 float64, as in an image of noise a thousandth of a pixel can be seen.
 
-Shapes: B images of C channels and H×W pixels; R rings, A angles.
+Shapes: B images of C channels and H×W pixels; R rings, A angles. Rows, columns and radii are in heights of a
+pixel, centres in pixels. Bounds of grey levels count as shares of the good images' mean white.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blemish.data.part import background_of
+from blemish.methods.components.statistics import white_point
 
 RINGS, ANGLES = 24, 120
 ROUNDS = 5
@@ -82,13 +85,13 @@ def centre_of(w: Tensor) -> Tensor:
     return torch.stack(moments, dim=1) / w.sum(dim=(1, 2))[:, None]
 
 
-def signature(x: Tensor, colour: Tensor, centre: Tensor) -> Tensor:
+def signature(x: Tensor, colour: Tensor, centre: Tensor, aspect: Tensor) -> Tensor:
     """Return S, Eq. (3): images (B, C, H, W), around them `colour`, and centres (B, 2) -> (B, C, R, A)."""
     H, W = x.shape[2:]
-    radius = (torch.arange(RINGS, device=x.device) + 0.5) * (min(H, W) / 2 / RINGS)
+    radius = (torch.arange(RINGS, device=x.device) + 0.5) * (_radius(x, aspect) / RINGS)
     angle = torch.arange(ANGLES, device=x.device) * (2 * math.pi / ANGLES)
     rows = centre[:, 0, None, None] + radius[:, None] * angle.sin()
-    cols = centre[:, 1, None, None] + radius[:, None] * angle.cos()
+    cols = centre[:, 1, None, None] + radius[:, None] * angle.cos() / aspect
     rings = _look(x, colour, torch.stack([2 * cols / W - 1, 2 * rows / H - 1], dim=-1))
     return (rings - rings.mean(dim=3, keepdim=True)) * radius.sqrt()[:, None]
 
@@ -115,16 +118,17 @@ def turned(signatures: Tensor, angle: Tensor) -> Tensor:
     return torch.fft.irfft(series * torch.polar(torch.ones_like(phase), phase), n=ANGLES, dim=3)
 
 
-def pull_of(mean: Tensor, variance: Tensor) -> Tensor:
+def pull_of(mean: Tensor, variance: Tensor, aspect: Tensor) -> Tensor:
     """Return -(Jᵀ V J)⁻¹ Jᵀ V, Eq. (5): mean and variance (C, h, w) of good parts -> (3, C·h·w).
 
-    It gives rows and columns in pixels of the image, and the angle by how many pixels the right border moves.
+    It gives rows, columns, and the angle as how far a point moves that lies half the image's height from the
+    middle.
     """
     h, w = mean.shape[1:]
     down, right = torch.gradient(mean.double(), dim=(1, 2))
-    down, right = down / COARSE, right / COARSE
-    rows = _from_middle(COARSE * h, mean.device, COARSE)[:, None] / (COARSE * w / 2)
-    cols = _from_middle(COARSE * w, mean.device, COARSE) / (COARSE * w / 2)
+    down, right = down / COARSE, right / COARSE / aspect
+    rows = _from_middle(COARSE * h, mean.device, COARSE)[:, None] / (COARSE * h / 2)
+    cols = _from_middle(COARSE * w, mean.device, COARSE) * aspect / (COARSE * h / 2)
     J = torch.stack([down, right, down * cols - right * rows]).flatten(1)  # (3, C·h·w)
     weighted = J / (variance.double() + FLOOR**2).flatten()
     square = weighted @ J.T
@@ -151,6 +155,8 @@ class Alignment(nn.Module):
     zoom: Tensor
     mean: Tensor
     pull: Tensor
+    white: Tensor
+    aspect: Tensor
 
     def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -160,27 +166,30 @@ class Alignment(nn.Module):
         self.register_buffer("colour", torch.zeros(channels))
         self.register_buffer("apart", torch.tensor(1.0))
         self.register_buffer("template", torch.zeros(channels, RINGS, ANGLES))
-        self.register_buffer("zoom", torch.tensor(1.0))
+        for name in ("zoom", "white", "aspect"):
+            self.register_buffer(name, torch.tensor(1.0))
 
     @torch.no_grad()
-    def learn(self, x: Tensor) -> bool:
-        """Learn from good images (B, C, H, W) in [0, 1].
+    def learn(self, x: Tensor, aspect: float = 1.0) -> bool:
+        """Learn from good images (B, C, H, W) in [0, 1], whose pixels are `aspect` times as wide as high.
 
         False: nothing plain surrounds their parts, or they are so long that they would be seen too small.
         """
+        self.white.copy_(white_point(x).mean().clamp(min=1e-3))
+        self.aspect.fill_(aspect)
         std, mean = torch.std_mean(x, dim=0, correction=0)
-        colour, apart = background_of(mean, std)
+        colour, apart = background_of(mean / self.white, std / self.white)
         if apart < 0:
             return False
-        self.colour.copy_(colour)
-        self.apart.copy_(apart)
-        weights = part_weights(x, colour, apart)
+        self.colour.copy_(colour * self.white)
+        self.apart.copy_(apart * self.white)
+        weights = part_weights(x, self.colour, self.apart)
         centre = centre_of(weights)
-        self.zoom.copy_(_reach(weights, centre).quantile(0.95) / (min(x.shape[2:]) / 2))
+        self.zoom.copy_(_reach(weights, centre, self.aspect).quantile(0.95) / _radius(x, self.aspect))
         self.zoom.clamp_(min=1)
         if self.zoom > LARGEST_ZOOM:
             return False
-        found = signature(x, colour, centre)
+        found = signature(x, self.colour, centre, self.aspect)
         self.template.copy_(found[0])
         for _ in range(ROUNDS):
             self.template.copy_(turned(found, angle_of(found, self.template)).mean(dim=0))
@@ -188,7 +197,8 @@ class Alignment(nn.Module):
         for _ in range(ROUNDS):
             small = self.align(x, pose, COARSE)
             self.mean.copy_(small.mean(dim=0))
-            self.pull.copy_(pull_of(self.mean, small.var(dim=0, correction=0)))
+            variance = small.var(dim=0, correction=0) / self.white**2
+            self.pull.copy_(pull_of(self.mean / self.white, variance, self.aspect))
             pose = self._refined(x, pose)
         return True
 
@@ -202,16 +212,17 @@ class Alignment(nn.Module):
     def _rough(self, x: Tensor) -> Pose:
         """Find middle and angle by Eqs. (2) and (4)."""
         centre = centre_of(part_weights(x, self.colour, self.apart))
-        return Pose(centre=centre, angle=angle_of(signature(x, self.colour, centre), self.template))
+        found = signature(x, self.colour, centre, self.aspect)
+        return Pose(centre=centre, angle=angle_of(found, self.template))
 
     def _refined(self, x: Tensor, pose: Pose, gain: int = 1) -> Pose:
         """Take a step of Eq. (5), `gain` times as long."""
-        off = (self.align(x, pose, COARSE) - self.mean).clamp(-CUT, CUT)
+        off = ((self.align(x, pose, COARSE) - self.mean) / self.white).clamp(-CUT, CUT)
         step = (off.flatten(1).double() @ self.pull.T.double()).clamp(-FARTHEST, FARTHEST)
         rows, cols, angle = (gain * step).unbind(dim=1)
-        angle = angle / (x.shape[3] / 2)
+        angle = angle / (x.shape[2] / 2)
         cos, sin = pose.angle.cos() * self.zoom, pose.angle.sin() * self.zoom
-        moved = torch.stack([cos * rows + sin * cols, cos * cols - sin * rows], dim=1)
+        moved = torch.stack([cos * rows + sin * cols, (cos * cols - sin * rows) / self.aspect], dim=1)
         return Pose(centre=pose.centre + moved, angle=pose.angle + angle)
 
     def align(self, x: Tensor, pose: Pose, step: int = 1) -> Tensor:
@@ -221,29 +232,35 @@ class Alignment(nn.Module):
         """
         H, W = x.shape[2:]
         rows, cols = (self.zoom * _from_middle(n, x.device, step) for n in (H, W))
-        rows = rows[:, None]
+        rows, cols = rows[:, None], cols * self.aspect
         cos, sin = pose.angle.cos()[:, None, None], pose.angle.sin()[:, None, None]
         at_rows = pose.centre[:, 0, None, None] + sin * cols + cos * rows
-        at_cols = pose.centre[:, 1, None, None] + cos * cols - sin * rows
+        at_cols = pose.centre[:, 1, None, None] + (cos * cols - sin * rows) / self.aspect
         return _look(x, self.colour, torch.stack([2 * at_cols / W - 1, 2 * at_rows / H - 1], dim=-1))
 
     def back(self, maps: Tensor, pose: Pose) -> Tensor:
         """Turn maps (B, M, H, W) of aligned images to where the parts lay; beyond, they go on as they end."""
         H, W = maps.shape[2:]
         rows = torch.arange(H, device=maps.device)[:, None] + 0.5 - pose.centre[:, 0, None, None]
-        cols = torch.arange(W, device=maps.device) + 0.5 - pose.centre[:, 1, None, None]
+        cols = (torch.arange(W, device=maps.device) + 0.5 - pose.centre[:, 1, None, None]) * self.aspect
         cos, sin = pose.angle.cos()[:, None, None], pose.angle.sin()[:, None, None]
         across, down = (cos * cols + sin * rows) / self.zoom, (cos * rows - sin * cols) / self.zoom
-        grid = torch.stack([2 * across / W, 2 * down / H], dim=-1)
+        grid = torch.stack([2 * across / self.aspect / W, 2 * down / H], dim=-1)
         return F.grid_sample(
             maps, grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False
         )
 
 
-def _reach(weights: Tensor, centre: Tensor) -> Tensor:
-    """Return how far parts reach, but for `SPECKS`: (B, H, W), centres (B, 2) -> (B,) in pixels."""
+def _radius(x: Tensor, aspect: Tensor) -> Tensor:
+    """Return how far from the middle the nearest border of images (B, C, H, W) lies."""
+    return (aspect * x.shape[3]).clamp(max=x.shape[2]) / 2
+
+
+def _reach(weights: Tensor, centre: Tensor, aspect: Tensor) -> Tensor:
+    """Return how far parts reach, but for `SPECKS`: (B, H, W), centres (B, 2) -> (B,)."""
     rows, cols = (torch.arange(n, device=weights.device) + 0.5 for n in weights.shape[1:])
-    off = torch.hypot(rows[:, None] - centre[:, 0, None, None], cols - centre[:, 1, None, None])
+    down, across = rows[:, None] - centre[:, 0, None, None], cols - centre[:, 1, None, None]
+    off = torch.hypot(down, across * aspect).float()
     far, order = off.flatten(1).sort(dim=1)
     within = weights.flatten(1).gather(1, order).cumsum(dim=1)
     last = (within < (1 - SPECKS) * within[:, -1:]).sum(dim=1, keepdim=True)
