@@ -36,7 +36,7 @@ from blemish.methods.registry import method_named, preset_named
 from blemish.training.batches import as_floats
 from blemish.training.costs import COSTS
 from blemish.training.images import ImageOptions, load_images
-from blemish.training.learn import ResizedImages, learn, make_network
+from blemish.training.learn import learn, make_network, resized
 from blemish.training.watcher import Silent
 
 RESULTS = Path(__file__).parent / "results"
@@ -87,7 +87,7 @@ def measure(name: str, size: int, data: Path) -> dict[str, Any]:
         row |= {"steps": steps, "step_seconds": step}
         seconds += (steps - STEPS[0]) * step
     row |= {"train_seconds": seconds, "train_mib": peak() - before}
-    scored = ResizedImages(images.train, config.size).batch(np.arange(min(SCORED, len(images.train))))
+    scored = resized(images.train, config.size).batch(np.arange(min(SCORED, len(images.train))))
     x = as_floats(torch.from_numpy(scored))
     with torch.inference_mode():
         network(x[:1])

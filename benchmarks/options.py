@@ -34,7 +34,7 @@ from blemish.methods.base import TrainedMethod
 from blemish.methods.registry import method_named, preset_named
 from blemish.training import choice
 from blemish.training.batches import in_order
-from blemish.training.learn import FIT_BATCH, ResizedImages, learn, make_network
+from blemish.training.learn import FIT_BATCH, learn, make_network, resized
 
 if TYPE_CHECKING:
     from blemish.methods.base import Method
@@ -70,8 +70,8 @@ def learnt(name: str, changes: dict[str, Any], run: Run, seed: int) -> Method[An
     train = run.images.train
     task = replace(
         run.task,
-        train=ResizedImages(train, config.loading_size),
-        scored=ResizedImages(train, config.size),
+        train=resized(train, config.loading_size),
+        scored=resized(train, config.size),
     )
     learn(network, config, task)
     return network
@@ -90,7 +90,7 @@ def finished(name: str, changes: dict[str, Any], run: Run, weights: Path) -> Met
     if missing := [key for key, _ in network.named_parameters() if key not in fitting]:
         raise UsageError(f"--of {weights}: {missing[0]} does not fit these options and images")
     network.load_state_dict(fitting, strict=False)
-    train = ResizedImages(run.images.train, network.config.size)
+    train = resized(run.images.train, network.config.size)
     network.eval().finish(lambda: (torch.from_numpy(batch) for batch in in_order(train, FIT_BATCH)))
     return network
 

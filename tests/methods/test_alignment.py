@@ -33,7 +33,7 @@ from blemish.methods.components.alignment import (
     pull_of,
     signature,
 )
-from blemish.training.alignment import AlignedImages, alignment_of, variance_left
+from blemish.training.alignment import aligned, alignment_of, variance_left
 from blemish.training.fit import fit
 from blemish.training.images import ImageOptions, load_images
 
@@ -171,11 +171,11 @@ def test_parts_that_are_longer_than_the_image_is_high_are_seen_whole():
     alignment = learnt(quarters)
     assert 1.1 < float(alignment.zoom) < 1.3
     pose = alignment.pose_of(quarters)
-    aligned = alignment.align(quarters, pose)
+    upright = alignment.align(quarters, pose)
     size = (quarters < 0.5).float().sum(dim=(1, 2, 3))
-    seen = (aligned < 0.5).float().sum(dim=(1, 2, 3)) * alignment.zoom**2
+    seen = (upright < 0.5).float().sum(dim=(1, 2, 3)) * alignment.zoom**2
     torch.testing.assert_close(seen, size, rtol=0.05, atol=0)
-    assert (alignment.back(aligned, pose) - quarters).abs().mean() < 0.02
+    assert (alignment.back(upright, pose) - quarters).abs().mean() < 0.02
 
 
 def test_a_missing_piece_does_not_move_the_part():
@@ -291,12 +291,12 @@ def test_turned_images_are_kept_and_given_in_any_order(monkeypatch: pytest.Monke
     x = good()
     alignment = learnt(x)
     expected = alignment.align(x, alignment.pose_of(x)).numpy()
-    images = AlignedImages(training(x).train, alignment)
+    images: Any = aligned(training(x).train, alignment)
     for order in ([3, 1, 3], list(range(12)), [11, 0]):
         np.testing.assert_allclose(images.batch(np.array(order)), expected[order], atol=1e-5)
     assert len(images.kept) == len(images) == 12
-    monkeypatch.setattr("blemish.training.alignment.ALIGNED_BYTES", 1)
-    few = AlignedImages(training(x).train, alignment)
+    monkeypatch.setattr("blemish.training.learn.CHANGED_BYTES", 1)
+    few: Any = aligned(training(x).train, alignment)
     np.testing.assert_allclose(few.batch(np.array([4, 2])), expected[[4, 2]], atol=1e-5)
     assert not few.kept
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from blemish.core.errors import UsageError
 from blemish.methods.components.alignment import Alignment
 from blemish.training.batches import spread
+from blemish.training.learn import ChangedImages
 
 if TYPE_CHECKING:
     from blemish.methods.auto import AutoConfig
@@ -31,38 +32,21 @@ FEWEST = 5
 MORE_ALIKE = 0.5
 """Parts are turned where that leaves at most this share of a pixel's variance over the images. Our choice: of
 parts that lie alike nearly all of it stays."""
-ALIGNED_BYTES = 2**30
-"""The most bytes of turned images that are kept of a source; others are turned again in each batch."""
 
 
-class AlignedImages:
-    """Other images with their parts turned alike: `ImageBatches`, float32 in [0, 1]."""
+def aligned(images: ImageBatches, alignment: Alignment) -> ImageBatches:
+    """Return images with their parts turned alike, each by itself, so that batches do not matter."""
 
-    def __init__(self, images: ImageBatches, alignment: Alignment) -> None:
-        self.images, self.alignment = images, alignment
-        self.kept: dict[int, np.ndarray] = {}
+    def turn(image: np.ndarray) -> np.ndarray:
+        return align_all(alignment, torch.from_numpy(image)[None])[0].numpy()
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.images)
-
-    def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Images (B, C, H, W), in the order of `indices`."""
-        new = [i for i in dict.fromkeys(indices.tolist()) if i not in self.kept]
-        fresh = dict(zip(new, self._turned(np.array(new)), strict=True)) if new else {}
-        for i, image in fresh.items():
-            if (len(self.kept) + 1) * image.nbytes <= ALIGNED_BYTES:
-                self.kept[i] = image
-        return np.stack([fresh[i] if i in fresh else self.kept[i] for i in indices.tolist()])
-
-    def _turned(self, indices: np.ndarray) -> np.ndarray:
-        return align_all(self.alignment, torch.from_numpy(self.images.batch(indices)), at_once=1).numpy()
+    return ChangedImages(images, turn)
 
 
 @torch.inference_mode()
-def align_all(alignment: Alignment, x: torch.Tensor, at_once: int = 16) -> torch.Tensor:
-    """Turn images (B, C, H, W) in [0, 1]; one at a time they are the same to the last bit in any batch."""
-    return torch.cat([alignment.align(part, alignment.pose_of(part)) for part in x.split(at_once)])
+def align_all(alignment: Alignment, x: torch.Tensor) -> torch.Tensor:
+    """Turn images (B, C, H, W) in [0, 1], a few at a time."""
+    return torch.cat([alignment.align(part, alignment.pose_of(part)) for part in x.split(16)])
 
 
 def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None:

@@ -23,7 +23,7 @@ from blemish.core.errors import UsageError
 from blemish.images import decode
 from blemish.methods.auto import SIZE, Auto, AutoConfig
 from blemish.training import choice as choosing
-from blemish.training.alignment import AlignedImages, alignment_of
+from blemish.training.alignment import aligned, alignment_of
 from blemish.training.batches import spread
 from blemish.training.candidates import choose_members
 from blemish.training.choice import Choice, Trial
@@ -99,9 +99,9 @@ def with_alignment(run: Run) -> Run:
     alignment = alignment_of(run.config, run.images)
     if alignment is None:
         return run
-    train = AlignedImages(run.images.train, alignment)
     assert run.images.validation is not None  # auto's options hold some out
-    images = replace(run.images, train=train, validation=AlignedImages(run.images.validation, alignment))
+    train, validation = (aligned(part, alignment) for part in (run.images.train, run.images.validation))
+    images = replace(run.images, train=train, validation=validation)
     return replace(run, config=replace(run.config, aligned=True), images=images, alignment=alignment)
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 FIT_BATCH = 16
 """Images that a method without a training loop sees at a time."""
-RESIZED_BYTES = 2**30
-"""The most bytes of images that are kept at another size, beside those of `data.cache`."""
+CHANGED_BYTES = 2**30
+"""The most bytes of changed images that are kept of a source, beside those of `data.cache`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,12 @@ class ImageSubset:
         return self.images.batch(self.numbers[indices])
 
 
-class ResizedImages:
-    """Other images at a height and width: `ImageBatches`. The first `RESIZED_BYTES` of them are kept."""
+class ChangedImages:
+    """Other images that were changed: `ImageBatches`. The first `CHANGED_BYTES` of them are kept."""
 
-    def __init__(self, images: ImageBatches, size: tuple[int, int]) -> None:
-        self.images, self.size = images, size
+    def __init__(self, images: ImageBatches, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Name the images, and what makes of one (C, H, W), as they give it, another: float32 in [0, 1]."""
+        self.images, self.change = images, change
         self.kept: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -79,20 +80,25 @@ class ResizedImages:
         return len(self.images)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """Images (B, C, *size), float32 in [0, 1]; as `images` gives them where they have that size."""
-        new = np.array([i for i in dict.fromkeys(indices.tolist()) if i not in self.kept], int)
-        found: np.ndarray = self.images.batch(new) if len(new) else np.empty(0)
-        if found.shape[2:] == self.size:
-            return found if len(new) == len(indices) else self.images.batch(indices)
-        fresh = {i: self._resized(image) for i, image in zip(new.tolist(), found, strict=True)}
+        """Images (B, C, H, W), in the order of `indices`."""
+        new = [i for i in dict.fromkeys(indices.tolist()) if i not in self.kept]
+        found = self.images.batch(np.array(new)) if new else ()
+        fresh = {i: self.change(image) for i, image in zip(new, found, strict=True)}
         for i, image in fresh.items():
-            if (len(self.kept) + 1) * image.nbytes <= RESIZED_BYTES:
+            if (len(self.kept) + 1) * image.nbytes <= CHANGED_BYTES:
                 self.kept[i] = image
         return np.stack([fresh[i] if i in fresh else self.kept[i] for i in indices.tolist()])
 
-    def _resized(self, image: np.ndarray) -> np.ndarray:
-        small = resize(image, self.size)
+
+def resized(images: ImageBatches, size: tuple[int, int]) -> ImageBatches:
+    """Return images at a height and width: these themselves, where they have it."""
+
+    def change(image: np.ndarray) -> np.ndarray:
+        small = resize(image, size)
         return small / np.float32(255) if image.dtype == np.uint8 else small
+
+    has_size = images.batch(np.zeros(1, int)).shape[2:] == size
+    return images if has_size else ChangedImages(images, change)
 
 
 class JoinedImages:

@@ -11,7 +11,7 @@ from blemish.methods.base import TrainedMethod
 from blemish.methods.planted import PlantedConfig
 from blemish.training import choice as choosing
 from blemish.training.costs import member_steps
-from blemish.training.learn import JoinedImages, LearningTask, ResizedImages, learn, make_network
+from blemish.training.learn import JoinedImages, LearningTask, learn, make_network, resized
 from blemish.training.run_folder import CANDIDATES_FOLDER, Outcome, read_log, write_log
 
 if TYPE_CHECKING:
@@ -99,12 +99,12 @@ def learn_member(member: Member, own: Any, train: ImageBatches, run: Run, place:
     """Have one member learn from images that are resized to what it takes."""
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
-    learnt = ResizedImages(train, own.loading_size)
+    learnt = resized(train, own.loading_size)
     task = replace(
         run.task,
         train=learnt,
         validation=None,
-        scored=learnt if own.loading_size == own.size else ResizedImages(train, own.size),
+        scored=learnt if own.loading_size == own.size else resized(train, own.size),
         folder=place,
         identity=run.task.identity | {"options": as_text(vars(own))},
     )

@@ -18,7 +18,7 @@ from blemish.core.errors import UsageError
 from blemish.inference.postprocess import image_score
 from blemish.methods.registry import METHODS
 from blemish.training.batches import as_floats, in_order
-from blemish.training.learn import FIT_BATCH, ImageSubset, ResizedImages, make_network
+from blemish.training.learn import FIT_BATCH, ImageSubset, make_network, resized
 from blemish.training.run_folder import DROPPED, DROPPED_ENTRY
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def scores_of_others(images: ImageBatches, digests: Sequence[str], channels: int
     groups = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(groups))
     fold = order[[groups[digest] for digest in digests]] % min(FOLDS, len(groups))
-    scores, small = np.zeros(len(images)), ResizedImages(images, config.size)
+    scores, small = np.zeros(len(images)), resized(images, config.size)
     for k in range(int(fold.max()) + 1):
         theirs, own = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         network = make_network(kind, config, channels, seed)
