@@ -90,7 +90,7 @@ def main() -> None:
     split = split_good(open_dataset(options.data), validation_fraction=0.15, calibration_fraction=0.1, seed=0)
     config = replace(PlantedConfig(), validation_fraction=0.15)
     images = load_images(split, config, ImageOptions(), Silent().loading, 0)
-    with patch.object(choice, "KINDS", KINDS):
+    with patch.object(choice, "PLANTED_KINDS", KINDS):
         trial = plant_trial_of(images, seed=0)
     path = RESULTS / "blindness.json"
     found: dict[str, Any] = {"data": options.data.name, "steps": options.steps, "networks": {}}

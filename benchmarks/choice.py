@@ -28,7 +28,7 @@ from real import image_area, pixel_area, test_images
 from blemish.core.files import write_whole
 from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
-from blemish.methods.auto import AutoConfig
+from blemish.methods.auto import Auto, AutoConfig
 from blemish.methods.config import DetectorConfig
 from blemish.training import auto, candidates, choice, costs
 from blemish.training.images import ImageOptions, load_images
@@ -75,10 +75,10 @@ def begun(
     return run if learnt else auto.with_alignment(run)
 
 
-def maps_of_trial(member: Any, run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Return a member's maps of the trial's good and planted images."""
+def maps_of_trial(network: Auto, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Return the maps of the trial's good and planted images by a network of one member."""
     here = torch.device("cpu")
-    return choice.maps_of(member, run.trial.good, here), choice.maps_of(member, run.trial.planted, here)
+    return choice.maps_of(network, run.trial.good, here), choice.maps_of(network, run.trial.planted, here)
 
 
 def learnt(run: Run, minutes: float) -> tuple[dict[str, Any], dict, list[choice.Row]]:

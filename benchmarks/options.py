@@ -35,6 +35,7 @@ from blemish.methods.registry import method_named, preset_named
 from blemish.training import choice
 from blemish.training.batches import in_order
 from blemish.training.learn import FIT_BATCH, learn, make_network, resized
+from blemish.training.members import begin
 
 if TYPE_CHECKING:
     from blemish.methods.base import Method
@@ -102,9 +103,10 @@ def measure(
     began = time.process_time()
     network = finished(name, changes, run, weights) if weights else learnt(name, changes, run, seed)
     seconds = time.process_time() - began
-    member = Member(network, run.config.size)
-    row = choice.compare((name,), *maps_of_trial(member, run), run.trial)
-    maps, defective, masks = real_maps(data, run, {name: member})
+    alone = begin(run, ())  # which turns parts, where the run does
+    alone.members.append(Member(network, run.config.size))
+    row = choice.compare((name,), *maps_of_trial(alone, run), run.trial)
+    maps, defective, masks = real_maps(data, run, {name: alone})
     real = areas(maps[name], defective, masks)
     assert row.image_auroc is not None
     assert row.pixel_auroc is not None

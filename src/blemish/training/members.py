@@ -57,7 +57,8 @@ def begin(run: Run, members: Sequence[str]) -> Auto:
     network = make_network(Auto, config, run.channels, run.task.seed)
     assert isinstance(network, Auto)
     network.begin(run.tensors)
-    if run.alignment is not None and network.alignment is not None:
+    if run.alignment is not None:
+        assert network.alignment is not None  # as its options say
         network.alignment.load_state_dict(run.alignment.state_dict())
     return network
 
