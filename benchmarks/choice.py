@@ -31,6 +31,7 @@ from blemish.data.split import split_good
 from blemish.methods.auto import Auto, AutoConfig
 from blemish.methods.config import DetectorConfig
 from blemish.training import auto, candidates, choice, costs
+from blemish.training.alignment import with_alignment
 from blemish.training.images import ImageOptions, load_images
 from blemish.training.members import Run
 from blemish.training.watcher import Silent
@@ -64,15 +65,10 @@ def begun(
         split = replace(split, validation=split.calibration, calibration=[])
     config = auto.shaped(config, split)
     images = load_images(split, config, ImageOptions(channels=channels), Silent().loading, seed)
-    run = Run(
-        config=config,
-        images=images,
-        task=task_of(images, seed),
-        trial=auto.plant_trial_of(images, seed),
-        watcher=Silent(),
-        tensors={},
-    )
-    return run if learnt else auto.with_alignment(run)
+    trial = auto.plant_trial_of(images, seed)
+    config, images = (config, images) if learnt else with_alignment(config, images)
+    task = task_of(images, seed)
+    return Run(config=config, images=images, task=task, trial=trial, watcher=Silent(), tensors={})
 
 
 def maps_of_trial(network: Auto, run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -21,8 +21,9 @@ import torch
 
 from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
-from blemish.methods.registry import preset_named
-from blemish.training.auto import plant_trial_of, shaped, with_alignment
+from blemish.methods.auto import AutoConfig
+from blemish.training.alignment import with_alignment
+from blemish.training.auto import plant_trial_of, shaped
 from blemish.training.candidates import learn_candidate
 from blemish.training.choice import Row, Trial, best_of, compare, groups_of, maps_of, on_one_scale
 from blemish.training.costs import candidates
@@ -40,7 +41,7 @@ Maps = dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]
 
 def candidates_of(data: Path, minutes: float, seed: int) -> tuple[Trial, Maps]:
     """Have the candidates learn, and return the trial with all defects of the test set, and all maps."""
-    dataset, config = open_dataset(data), replace(preset_named("auto", "default"), minutes=minutes)
+    dataset, config = open_dataset(data), AutoConfig(minutes=minutes)
     split = split_good(
         dataset,
         validation_fraction=config.validation_share,
@@ -51,6 +52,7 @@ def candidates_of(data: Path, minutes: float, seed: int) -> tuple[Trial, Maps]:
     images = load_images(split, config, ImageOptions(), lambda _: lambda: None, seed)
     known = [s for s in dataset.test if s.is_defect]
     trial = with_known(plant_trial_of(images, seed), known, images, config.size)
+    config, images = with_alignment(config, images)
     task = LearningTask(
         train=images.train,
         validation=images.validation,
@@ -62,9 +64,7 @@ def candidates_of(data: Path, minutes: float, seed: int) -> tuple[Trial, Maps]:
         resume=False,
         on_progress=lambda _: None,
     )
-    run = with_alignment(
-        Run(config=config, images=images, task=task, trial=trial, watcher=Silent(), tensors={})
-    )
+    run = Run(config=config, images=images, task=task, trial=trial, watcher=Silent(), tensors={})
     names, steps = candidates(minutes, len(images.train), backbone=False)
     single = {}
     for name in names:

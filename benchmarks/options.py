@@ -83,6 +83,8 @@ def finished(name: str, changes: dict[str, Any], run: Run, weights: Path) -> Met
     method, model_file = name.partition(":")[0], load_model_file(weights)
     if model_file.method != method:
         raise UsageError(f"--of {weights}: a model of {model_file.method}, not of {method}")
+    if model_file.config.get("aligned"):
+        raise UsageError(f"--of {weights}: turns parts, and what it has learnt fits no others; train anew")
     network = method_named(method)(options_named(name, changes), run.channels)
     assert isinstance(network, TrainedMethod)
     own = network.state_dict()

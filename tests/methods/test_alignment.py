@@ -33,6 +33,11 @@ from blemish.methods.components.alignment import (
     pull_of,
     signature,
 )
+from blemish.methods.config import DetectorConfig
+from blemish.methods.cpc_ad_config import CpcAdConfig
+from blemish.methods.density.filters import FiltersConfig
+from blemish.methods.metal_config import MetalConfig
+from blemish.methods.registry import METHODS
 from blemish.training.alignment import aligned, alignment_of, variance_left
 from blemish.training.fit import fit
 from blemish.training.images import ImageOptions, load_images
@@ -227,14 +232,14 @@ def test_good_images_alone_say_whether_parts_are_turned():
     draws = np.random.default_rng(2)
     moved = turned(key(), 0, (0.5, 0.5))  # so that noise would be averaged when it is moved back
     alike = stack(*(moved + draws.normal(0, 0.01, (3, SIDE, SIDE)) for _ in range(12)))
-    assert alignment_of(AutoConfig(), training(good())) is not None
-    assert alignment_of(AutoConfig(), training(alike)) is None
-    assert alignment_of(AutoConfig(aligned=True), training(alike)) is not None
-    assert alignment_of(AutoConfig(aligned=False), training(good())) is None
-    assert alignment_of(AutoConfig(tile_size=32), training(good())) is None
-    assert alignment_of(AutoConfig(), training(good(4))) is None
+    assert alignment_of(AutoConfig(image_size=SIDE), training(good())) is not None
+    assert alignment_of(AutoConfig(image_size=SIDE), training(alike)) is None
+    assert alignment_of(AutoConfig(image_size=SIDE, aligned=True), training(alike)) is not None
+    assert alignment_of(AutoConfig(image_size=SIDE, aligned=False), training(good())) is None
+    assert alignment_of(AutoConfig(image_size=SIDE, tile_size=32), training(good())) is None
+    assert alignment_of(AutoConfig(image_size=SIDE), training(good(4))) is None
     covered: Any = SimpleNamespace(cover_something=True)
-    assert alignment_of(AutoConfig(), training(good(), regions=covered)) is None
+    assert alignment_of(AutoConfig(image_size=SIDE), training(good(), regions=covered)) is None
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.005, 0.02, 0.04])
@@ -242,14 +247,15 @@ def test_good_images_alone_say_whether_parts_are_turned():
 def test_noise_alone_turns_no_parts(noise: float, moved: tuple[float, float]):
     draws, part = np.random.default_rng(4), turned(key(), 0, moved)
     alike = stack(*(part + draws.normal(0, noise, part.shape) for _ in range(16)))
-    assert alignment_of(AutoConfig(), training(alike)) is None
+    assert alignment_of(AutoConfig(image_size=SIDE), training(alike)) is None
 
 
 def test_images_that_were_squeezed_are_turned_as_they_were_before():
     wide = [np.pad(image, ((0, 0), (0, 0), (16, 16)), constant_values=GREY) for image in good().numpy()]
     squeezed = stack(*(resize(image.astype(np.float32), (SIDE, SIDE)) for image in wide))  # of 4:3
     found, without = (
-        alignment_of(AutoConfig(aligned=True), training(squeezed, aspect=aspect)) for aspect in (4 / 3, 1.0)
+        alignment_of(AutoConfig(image_size=SIDE, aligned=True), training(squeezed, aspect=aspect))
+        for aspect in (4 / 3, 1.0)
     )
     assert found is not None
     assert without is not None
@@ -279,10 +285,10 @@ def test_images_say_how_much_they_were_squeezed(tmp_path: Path):
 def test_what_cannot_be_turned_is_refused_where_it_was_asked_for():
     noise = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with pytest.raises(UsageError, match="on a plain background that fit into"):
-        alignment_of(AutoConfig(aligned=True), training(noise))
+        alignment_of(AutoConfig(image_size=SIDE, aligned=True), training(noise))
     with pytest.raises(UsageError, match="do not turn with the part"):
         regions: Any = SimpleNamespace(cover_something=True)
-        alignment_of(AutoConfig(aligned=True), training(good(), regions=regions))
+        alignment_of(AutoConfig(image_size=SIDE, aligned=True), training(good(), regions=regions))
     with pytest.raises(UsageError, match="--aligned: a tile does not show where the part lies"):
         AutoConfig(aligned=True, tile_size=32)
 
@@ -291,12 +297,12 @@ def test_turned_images_are_kept_and_given_in_any_order(monkeypatch: pytest.Monke
     x = good()
     alignment = learnt(x)
     expected = alignment.align(x, alignment.pose_of(x)).numpy()
-    images: Any = aligned(training(x).train, alignment)
+    images: Any = aligned(training(x).train, alignment, (SIDE, SIDE))
     for order in ([3, 1, 3], list(range(12)), [11, 0]):
         np.testing.assert_allclose(images.batch(np.array(order)), expected[order], atol=1e-5)
     assert len(images.kept) == len(images) == 12
     monkeypatch.setattr("blemish.training.learn.CHANGED_BYTES", 1)
-    few: Any = aligned(training(x).train, alignment)
+    few: Any = aligned(training(x).train, alignment, (SIDE, SIDE))
     np.testing.assert_allclose(few.batch(np.array([4, 2])), expected[[4, 2]], atol=1e-5)
     assert not few.kept
 
@@ -305,13 +311,22 @@ def test_turned_images_are_kept_and_given_in_any_order(monkeypatch: pytest.Monke
 
 
 @pytest.mark.heavy
-def test_parts_at_any_angle_are_learnt_scored_and_exported(tmp_path: Path):
+@pytest.mark.parametrize(
+    "config",
+    [
+        AutoConfig(members=("filters",)),
+        MetalConfig(steps=200, batch_size=16),
+        CpcAdConfig(steps=60, batch_size=8),  # which learns from larger images
+    ],
+    ids=["auto", "metal", "cpc-ad"],
+)
+def test_parts_at_any_angle_are_learnt_scored_and_exported(tmp_path: Path, config: DetectorConfig):
     for number, image in enumerate(good(30, seed=3)):
         save(tmp_path / "good" / f"{number:02d}.png", as_bytes(image))
-    config = replace(AutoConfig(), image_size=SIDE, members=("filters",), calibration_fraction=0.2)
+    config = replace(config, image_size=SIDE, calibration_fraction=0.2)
     detector = fit(tmp_path / "good", config=config, out=tmp_path / "run", seed=0, device="cpu")
     assert detector.model_file.config["aligned"] is True
-    assert detector.model_file.provenance["choice"]["aligned"] is True
+    assert detector.model_file.provenance.get("choice", {"aligned": True})["aligned"] is True
     again = fit(tmp_path / "good", config=config, out=tmp_path / "run", seed=0, device="cpu", resume=True)
     assert again.model_file.config["aligned"] is True
     marks = {}
@@ -331,6 +346,26 @@ def test_parts_at_any_angle_are_learnt_scored_and_exported(tmp_path: Path):
     assert export(tmp_path / "run", tmp_path / "model.onnx") < 1e-3
     exported = load(tmp_path / "model.onnx", device="cpu").predict(marks["dark"])
     assert exported.score == pytest.approx(dark.score, rel=1e-3)
+
+
+def test_parts_that_lie_alike_are_learnt_to_the_same_bits_as_without(tmp_path: Path):
+    draws = np.random.default_rng(0)
+    for number in range(10):
+        image = torch.from_numpy(key() + draws.normal(0, 0.01, (3, SIDE, SIDE)))
+        save(tmp_path / "good" / f"{number:02d}.png", as_bytes(image))
+    config = FiltersConfig(image_size=SIDE, calibration_fraction=0.2)
+    files = [
+        fit(tmp_path / "good", config=replace(config, aligned=asked), seed=0, device="cpu").model_file
+        for asked in (None, False)
+    ]
+    for name, values in files[0].tensors.items():
+        np.testing.assert_array_equal(values, files[1].tensors[name])
+
+
+def test_what_papers_published_turns_no_parts():
+    for kind in METHODS.values():
+        for name, preset in kind.presets.items():
+            assert preset.aligned is False or not name.startswith("paper")
 
 
 def as_bytes(image: torch.Tensor) -> np.ndarray:

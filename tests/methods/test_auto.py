@@ -12,7 +12,8 @@ from blemish.core.errors import UsageError
 from blemish.images.resize import resize
 from blemish.inference.postprocess import pixel_map
 from blemish.methods import registry
-from blemish.methods.auto import Auto, AutoConfig, member_config, resizing_matrix, spreading_matrix
+from blemish.methods.auto import Auto, AutoConfig, member_config
+from blemish.methods.components.full_size import resizing_matrix, spreading_matrix
 from blemish.methods.registry import METHODS, preset_named
 
 pytestmark = pytest.mark.usefixtures("single_thread")

@@ -277,7 +277,7 @@ def test_metal_is_a_candidate_of_ten_minutes_and_makes_half_of_its_steps(monkeyp
     assert "metal" in costs.candidates(10, 200)[0]
     learnt = []
     monkeypatch.setattr(candidates, "learn_member", lambda member, own, *_: learnt.append((member, own)))
-    images = SimpleNamespace(train=Numbered(10), image_format=SimpleNamespace(channels=1))
+    images = SimpleNamespace(train=Numbered(10), image_format=SimpleNamespace(channels=1), alignment=None)
     task = SimpleNamespace(seed=0, folder=None)
     run = Run(config=QUICK, images=images, task=task, trial=trial(), watcher=None, tensors={})  # type: ignore[arg-type]
     candidates.learn_candidate("metal", run, steps=7)

@@ -16,6 +16,7 @@ from blemish.inference.model_file import load_model_file
 from blemish.inference.onnx_backend import IMAGE_SCORES, INPUT, OUTPUT, SUFFIX, attach, load_exported
 from blemish.inference.parity import differences, too_large
 from blemish.inference.torch_backend import TorchBackend, network_of
+from blemish.methods.scorer import Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,19 +71,20 @@ def check_out(out: Path) -> None:
 
 
 def _graph_of(network: Method[Any], model_file: ModelFile) -> onnx.ModelProto:
-    """Trace the network's forward for any number of images at the model's size."""
+    """Trace what the network says of any number of images at the model's size."""
     try:
         import onnx
         import onnxscript  # noqa: F401  the exporter's own dependency
     except ImportError as error:
         raise UsageError(f"export: {error.name} is missing; pip install 'blemish[onnx]'") from error
     example = torch.zeros(2, model_file.image_format.channels, *model_file.size)
+    scorer = Scorer(network).eval()
     with torch.inference_mode():
-        has_scores = isinstance(network(example), tuple)
+        has_scores = isinstance(scorer(example), tuple)
     with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(None), _quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network,
+            scorer,
             (example,),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=2**16)},),

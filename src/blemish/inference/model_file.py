@@ -101,9 +101,10 @@ class ModelFile:
     def patch_map(self) -> PatchMap | None:
         """How scores of half-overlapping patches become a map; None: the network scores pixels.
 
-        Methods that score patches have the option `interpolation`, and no others do.
+        Methods that score patches have the option `interpolation`, and no others do. Of parts that are turned
+        the map comes at the size of the image.
         """
-        return self.config.get("interpolation")
+        return None if self.config.get("aligned") else self.config.get("interpolation")
 
 
 def options_of(model_file: ModelFile) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from blemish.inference.detector import Detector
 from blemish.inference.detector_arguments import check_device
 from blemish.inference.model_file import options_of
 from blemish.methods.registry import METHODS
+from blemish.methods.scorer import Scorer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,12 +97,13 @@ class TorchBackend:
         """Take a network with its weights; it is moved to the device and set to score."""
         use_full_fp32()  # or scores would not be those of a CPU, nor a threshold right on both
         self.network, self.device = network.to(device).eval(), device
+        self.scorer = Scorer(network).to(device).eval()
 
     def run(self, images: np.ndarray) -> Output:
         """Score images, float32 (B, C, h, w), so many at a time as the method bounds it."""
         parts = torch.from_numpy(images).split(self.network.scoring_batch or len(images))
         with torch.inference_mode():
-            said = [self.network(part.to(self.device)) for part in parts]
+            said = [self.scorer(part.to(self.device)) for part in parts]
         if isinstance(said[0], tuple):
             maps, scores = (torch.cat(kind).cpu().numpy() for kind in zip(*said, strict=True))
             return Output(maps, scores)

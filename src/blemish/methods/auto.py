@@ -9,7 +9,7 @@ is this network: one member, or several whose maps are put on one scale and aver
     m_i             map of member i, at the size of the image
     low_i, high_i   medians, over good images that it did not learn, of the map's median and of its maximum
 
-Parts that lie at any angle are turned to one angle first, and the maps back (`components.alignment`).
+Parts that lie at any angle are turned to one angle first, and the map back (`scorer`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from blemish.core.errors import UsageError
-from blemish.images.resize import resize
 from blemish.methods.base import Batches, Method, Start
-from blemish.methods.components.alignment import Alignment
+from blemish.methods.components.full_size import FullSize, resizing_matrix
 from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
@@ -61,31 +59,11 @@ class AutoConfig(DetectorConfig):
             raise UsageError(f"--minutes {self.minutes}: must be a finite number above 0")
         if not 0 < self.validation_fraction < 1:
             raise UsageError(f"--validation-fraction {self.validation_fraction}: must lie between 0 and 1")
-        if self.aligned and self.tiling is not None:
-            raise UsageError(
-                "--aligned: a tile does not show where the part lies; leave it or --tile-size out"
-            )
 
     @property
     def validation_share(self) -> float:
         """Share of the good images on which candidates are compared."""
         return self.validation_fraction
-
-
-def resizing_matrix(n: int, to: int) -> Tensor:
-    """Return the (to, n) matrix that does to a line of n pixels what `images.resize` does."""
-    return torch.from_numpy(resize(np.eye(n, dtype=np.float32)[None], (to, n))[0].copy())
-
-
-def spreading_matrix(patches: int) -> Tensor:
-    """Return the (patches + 1, patches) matrix from patches that overlap by half to blocks of half a patch.
-
-    A block's value is the mean over the patches that cover it, as in `postprocess.pixel_map`.
-    """
-    covers = torch.zeros(patches + 1, patches)
-    covers[:-1] += torch.eye(patches)
-    covers[1:] += torch.eye(patches)
-    return covers / covers.sum(dim=1, keepdim=True)
 
 
 def member_config(member: str, preset_named: Callable[[str, str], DetectorConfig], like: AutoConfig) -> Any:
@@ -101,6 +79,7 @@ def member_config(member: str, preset_named: Callable[[str, str], DetectorConfig
         config,
         **backbone,
         image_size=size,
+        aligned=False,
         calibration_fraction=like.calibration_fraction,
         tile_size=like.tile_size,
         tile_overlap=like.tile_overlap,
@@ -118,20 +97,10 @@ class Member(nn.Module):
         self.resizes = (h, w) != (H, W)
         self.register_buffer("rows_in", resizing_matrix(H, h), persistent=False)
         self.register_buffer("cols_in", resizing_matrix(W, w), persistent=False)
-        with torch.no_grad():
-            found = network.eval()(torch.zeros(1, network.channels, h, w))
-        network.train()
-        patches = (found[0] if isinstance(found, tuple) else found).shape[1:]
-        spread = getattr(network.config, "interpolation", None) is not None
-        for name, n, side in zip(("rows_out", "cols_out"), patches, size, strict=True):
-            matrix = resizing_matrix(n + spread, side)
-            matrix = matrix @ spreading_matrix(n) if spread else matrix
-            self.register_buffer(name, matrix, persistent=False)
+        self.full_size = FullSize(network, size)
 
     rows_in: Tensor
     cols_in: Tensor
-    rows_out: Tensor
-    cols_out: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> the network's map at their size, (B, H, W)."""
@@ -139,7 +108,7 @@ class Member(nn.Module):
             x = self.rows_in @ (x @ self.cols_in.T)
         found = self.network(x)
         maps = found[0] if isinstance(found, tuple) else found  # without an image score of its own
-        return self.rows_out @ (maps @ self.cols_out.T)
+        return self.full_size(maps)
 
 
 class Auto(Method[AutoConfig]):
@@ -160,7 +129,6 @@ class Auto(Method[AutoConfig]):
             kind = method_named(name.partition(":")[0])
             members.append(Member(kind(member_config(name, preset_named, config), channels), config.size))
         self.members = nn.ModuleList(members)
-        self.alignment = Alignment(channels, config.size) if config.aligned else None
         self.register_buffer("low", torch.zeros(len(members)))
         self.register_buffer("high", torch.ones(len(members)))
 
@@ -211,19 +179,11 @@ class Auto(Method[AutoConfig]):
         bounds = [member.network.scoring_batch for member in self.each]
         return min((bound for bound in bounds if bound is not None), default=None)
 
-    def maps(self, x: Tensor, member: int | None = None) -> Tensor:
-        """Return all members' own maps, or one's: images (B, C, H, W) in [0, 1] -> (B, members, H, W)."""
-        chosen = self.each if member is None else [self.each[member]]
-        if self.alignment is None:
-            return torch.stack([each(x) for each in chosen], dim=1)
-        pose = self.alignment.pose_of(x)
-        x = self.alignment.align(x, pose)
-        return self.alignment.back(torch.stack([each(x) for each in chosen], dim=1), pose)
-
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> maps (B, H, W), Eq. (1); about 1 at a good image's highest."""
+        maps = torch.stack([each(x) for each in self.each], dim=1)
         scale = 1 / (self.high - self.low)
-        return ((self.maps(x) - self.low[:, None, None]) * scale[:, None, None]).mean(dim=1)
+        return ((maps - self.low[:, None, None]) * scale[:, None, None]).mean(dim=1)
 
     def fit(self, batches: Batches) -> None:
         """Refuse: `blemish.training.auto` has its members learn."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from blemish.data.part import seen_of
+from blemish.methods.components.alignment import Alignment
 from blemish.methods.config import DetectorConfig
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Method(nn.Module, Generic[ConfigT]):
         """Make the network for images of `channels` channels, its weights drawn from torch's generator."""
         super().__init__()
         self.config, self.channels = config, channels
+        self.alignment = Alignment(channels, config.size) if config.aligned else None
 
     @classmethod
     def start(cls, config: DetectorConfig) -> Start:
@@ -109,7 +111,8 @@ class Method(nn.Module, Generic[ConfigT]):
         """Images (B, C, H, W) in [0, 1] -> anomaly maps (B, h, w), unbounded, larger is more anomalous.
 
         A method with image scores of its own returns (maps, scores (B,)); else they are read off the maps.
-        One that only scores images returns maps of 0; it has no figures of pixels then.
+        One that only scores images returns maps of 0; it has no figures of pixels then. Parts lie as they
+        did in training: where it has an `alignment`, `scorer` turns them before, and the maps back.
         """
 
     @abstractmethod

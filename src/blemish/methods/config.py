@@ -25,11 +25,17 @@ class DetectorConfig:
     """Cut images into tiles of this many pixels, each resized to `image_size`; None: resize them whole."""
     tile_overlap: float = 0.25
     """Share of a tile's side that neighbouring tiles have in common at least, in [0, 0.5]."""
+    aligned: bool | None = False
+    """Turn and move parts so that they lie alike; None: only if good images become much more alike by it."""
 
     def __post_init__(self) -> None:
-        """Refuse a size that no image has. Raises UsageError."""
+        """Refuse a size that no image has, and tiles of parts that are to be turned. Raises UsageError."""
         if min(self.size) < 1:
             raise UsageError(f"--image-size {min(self.size)}: must be 1 or larger")
+        if self.aligned and self.tile_size is not None:
+            raise UsageError(
+                "--aligned: a tile does not show where the part lies; leave it or --tile-size out"
+            )
         _ = self.tiling  # which refuses as well
 
     def check_counts(self, *options: str) -> None:

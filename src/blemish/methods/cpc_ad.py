@@ -60,6 +60,7 @@ class CpcAd(TrainedMethod[CpcAdConfig]):
         "default": CpcAdConfig(),
         "compact": CpcAdConfig(steps=400, grey=True, place_density=False, image_score="top5"),
         "paper": CpcAdConfig(
+            aligned=False,
             image_size=768,
             image_score="top5",
             grey=True,

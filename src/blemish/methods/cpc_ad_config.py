@@ -29,6 +29,8 @@ class CpcAdConfig(TrainedConfig):
     """Optimiser steps when `epochs` is None."""
     batch_size: int = 16
     """Images in an optimiser step."""
+    aligned: bool | None = None
+    """Turn and move parts so that they lie alike; None: only if good images become much more alike by it."""
     grey: bool = False
     """Turn RGB into grey first, as the paper does; images of one channel are grey already."""
     exposure: bool = True

@@ -22,6 +22,8 @@ Stripes = Literal["none", "rows", "cols", "both", "only"]
 class MetalConfig(TrainedConfig):
     """The options of MeTAL. The defaults measured best over several categories (docs/papers/metal.md)."""
 
+    aligned: bool | None = None
+    """Turn and move parts so that they lie alike; None: only if good images become much more alike by it."""
     patch_size: int = 16
     """K: side of a square patch and short side of a stripe, in pixels."""
     stripes: Stripes = "rows"
@@ -95,6 +97,7 @@ class MetalConfig(TrainedConfig):
 
 
 PAPER = MetalConfig(
+    aligned=False,
     hidden=1024,
     blocks=1,
     exposure=False,

@@ -55,6 +55,8 @@ class PlantedConfig(TrainedConfig):
 
     image_size: tuple[int, int] | int = 256
     """Images are resized to this: one number for a square, or height and width, in pixels."""
+    aligned: bool | None = None
+    """Turn and move parts so that they lie alike; None: only if good images become much more alike by it."""
     steps: int = 3000
     """Optimiser steps when `epochs` is None."""
     batch_size: int = 32

@@ -109,6 +109,7 @@ def _model(model_file: ModelFile) -> Section:
         *([("Chosen", chosen)] if chosen else []),
         ("Images that it takes", model_file.image_format.describe()),
         ("What the network sees", f"{height}×{width} px"),
+        *([("Parts", "turned to lie alike")] if model_file.config.get("aligned") else []),
         *([("Tiles", f"{tiling.size[0]}×{tiling.size[1]} px of the image")] if tiling else []),
         ("Options", ", ".join(f"{key} {value}" for key, value in model_file.config.items())),
         ("Versions", ", ".join(f"{key} {value}" for key, value in versions.items()) or DASH),

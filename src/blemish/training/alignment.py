@@ -5,6 +5,7 @@ Good images alone decide: they are turned where that makes them much more alike.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +13,14 @@ import torch
 from torch.nn import functional as F
 
 from blemish.core.errors import UsageError
+from blemish.images.resize import resize
+from blemish.methods.base import ConfigT
 from blemish.methods.components.alignment import Alignment
-from blemish.training.batches import spread
-from blemish.training.learn import ChangedImages
+from blemish.training.batches import as_floats, spread
+from blemish.training.learn import ChangedImages, resized
 
 if TYPE_CHECKING:
-    from blemish.methods.auto import AutoConfig
+    from blemish.methods.config import DetectorConfig
     from blemish.training.batches import ImageBatches
     from blemish.training.images import TrainingImages
 
@@ -34,11 +37,39 @@ MORE_ALIKE = 0.5
 parts that lie alike nearly all of it stays."""
 
 
-def aligned(images: ImageBatches, alignment: Alignment) -> ImageBatches:
-    """Return images with their parts turned alike, each by itself, so that batches do not matter."""
+def with_alignment(config: ConfigT, images: TrainingImages) -> tuple[ConfigT, TrainingImages]:
+    """Turn the parts of images to lie alike, where that can be done and good images or options want it.
 
+    Returns options and images of which both say so; the calibration images stay as they are. Raises
+    UsageError where the options ask for what cannot be done.
+    """
+    alignment = alignment_of(config, images)
+    if alignment is None:
+        return config, images
+    train, validation, scored = (
+        None if part is None else aligned(part, alignment, config.size)
+        for part in (images.train, images.validation, images.scored)
+    )
+    assert train is not None
+    assert scored is not None
+    scored = train if images.scored is images.train else scored
+    images = replace(images, train=train, validation=validation, scored=scored, alignment=alignment)
+    return replace(config, aligned=True), images
+
+
+def aligned(images: ImageBatches, alignment: Alignment, size: tuple[int, int]) -> ImageBatches:
+    """Return images with their parts turned alike, each by itself, so that batches do not matter.
+
+    How the part in a larger image lies is found at the `size` that the alignment has learnt.
+    """
+
+    @torch.inference_mode()
     def turn(image: np.ndarray) -> np.ndarray:
-        return align_all(alignment, torch.from_numpy(image)[None])[0].numpy()
+        x = as_floats(torch.from_numpy(image))[None]
+        height, width = image.shape[1:]
+        small = x if (height, width) == size else torch.from_numpy(resize(x[0].numpy(), size))[None]
+        pose = alignment.pose_of(small).enlarged(height / size[0], width / size[1])
+        return alignment.align(x, pose)[0].numpy()
 
     return ChangedImages(images, turn)
 
@@ -49,7 +80,7 @@ def align_all(alignment: Alignment, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([alignment.align(part, alignment.pose_of(part)) for part in x.split(16)])
 
 
-def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None:
+def alignment_of(config: DetectorConfig, images: TrainingImages) -> Alignment | None:
     """Learn how parts lie, and return how they are turned to lie alike; None: they stay as they are.
 
     They do where the options say so; in tiles, which do not show the part; where parts of the images are
@@ -62,9 +93,10 @@ def alignment_of(config: AutoConfig, images: TrainingImages) -> Alignment | None
         return None
     if covered:
         raise UsageError("--aligned: regions do not turn with the part; leave it or the regions out")
-    bytes_of_one = images.train.batch(np.zeros(1, int)).nbytes
+    train = resized(images.train, config.size)
+    bytes_of_one = train.batch(np.zeros(1, int)).nbytes
     most = min(LEARNT, max(FEWEST, LEARNT_BYTES // bytes_of_one))
-    x = torch.from_numpy(images.train.batch(spread(len(images.train), most)))
+    x = torch.from_numpy(train.batch(spread(len(train), most)))
     alignment = Alignment(x.shape[1], (x.shape[2], x.shape[3]))
     found = len(x) >= FEWEST and alignment.learn(x, images.aspect)
     if config.aligned:

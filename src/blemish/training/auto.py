@@ -23,7 +23,7 @@ from blemish.core.errors import UsageError
 from blemish.images import decode
 from blemish.methods.auto import SIZE, Auto, AutoConfig
 from blemish.training import choice as choosing
-from blemish.training.alignment import aligned, alignment_of
+from blemish.training.alignment import with_alignment
 from blemish.training.batches import spread
 from blemish.training.candidates import choose_members
 from blemish.training.choice import Choice, Trial
@@ -83,26 +83,14 @@ def fit_auto(
         raise UsageError("--method auto: chooses in one process; name a method to train it in several")
     began = time.monotonic()
     trial = with_known(plant_trial_of(images, task.seed), known, images, config.size)
-    run = with_alignment(
-        Run(config=config, images=images, task=task, trial=trial, watcher=watcher, tensors=tensors)
-    )
+    config, images = with_alignment(config, images)
+    run = Run(config=config, images=images, task=task, trial=trial, watcher=watcher, tensors=tensors)
     if config.members:
-        choice = Choice(members=config.members, aligned=run.alignment is not None)
+        choice = Choice(members=config.members, aligned=images.alignment is not None)
     else:
         choice = choose_members(run)
     network = learn_members(run, choice.members)
     return network, Outcome(seconds=time.monotonic() - began), choice.describe()
-
-
-def with_alignment(run: Run) -> Run:
-    """Have parts that lie at any angle turned to one, where good images say that they can be."""
-    alignment = alignment_of(run.config, run.images)
-    if alignment is None:
-        return run
-    assert run.images.validation is not None  # auto's options hold some out
-    train, validation = (aligned(part, alignment) for part in (run.images.train, run.images.validation))
-    images = replace(run.images, train=train, validation=validation)
-    return replace(run, config=replace(run.config, aligned=True), images=images, alignment=alignment)
 
 
 def plant_trial_of(images: TrainingImages, seed: int) -> Trial:

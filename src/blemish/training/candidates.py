@@ -58,7 +58,7 @@ def choose_members(run: Run) -> Choice:
         rows.append(row)
     if not maps:
         raise TrainingError(f"no method can learn these images: {rows[0].members[0]}: {rows[0].error}")
-    choice = replace(choosing.choose(rows, maps, run.trial), aligned=run.alignment is not None)
+    choice = replace(choosing.choose(rows, maps, run.trial), aligned=run.images.alignment is not None)
     if run.task.folder is not None:
         write_whole(run.task.folder / TABLE, json.dumps(choice.describe(), indent=2) + "\n")
         stretch = run.images.image_format.dtype != "uint8"

@@ -23,6 +23,7 @@ from blemish.core.errors import TrainingError
 from blemish.data import planting, shapes
 from blemish.data.part import background_of, cells_of_part, draw_centres, seen_of, views
 from blemish.methods.components.statistics import white_point
+from blemish.methods.scorer import Scorer
 from blemish.metrics.roc import Roc
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from blemish.methods.auto import Auto
+    from blemish.methods.auto import Auto, Member
 
 PLANTED_KINDS = planting.FAMILIES[1]
 MOST_GOOD = 30
@@ -169,12 +170,16 @@ def _plant(
 
 
 @torch.inference_mode()
-def maps_of(network: Auto, images: Tensor, device: torch.device, member: int = 0) -> np.ndarray:
-    """Return a member's maps at half size, float32 (n, h, w), of images (n, C, H, W)."""
+def maps_of(network: Auto, images: Tensor, device: torch.device, member: Member | None = None) -> np.ndarray:
+    """Return maps at half size, float32 (n, h, w), of images (n, C, H, W).
+
+    Those of one `member` are of images whose parts were turned, where the network turns them.
+    """
     network.to(device).eval()
-    parts = images.split(network.each[member].network.scoring_batch or 16)
-    maps = torch.cat([network.maps(part.to(device), member).cpu() for part in parts])
-    return F.avg_pool2d(maps, 2)[:, 0].numpy()
+    scorer = (Scorer(network) if member is None else member).to(device).eval()
+    parts = images.split((network if member is None else member.network).scoring_batch or 16)
+    maps = torch.cat([scorer(part.to(device)).cpu() for part in parts])
+    return F.avg_pool2d(maps[:, None], 2)[:, 0].numpy()
 
 
 def scale_of(good_maps: np.ndarray) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from blemish.methods.auto import AutoConfig
 from blemish.methods.registry import combination, method_named, method_of, preset_named
 from blemish.training import known_defects as known_in_choice
 from blemish.training import suspects
+from blemish.training.alignment import with_alignment
 from blemish.training.auto import fit_auto, remove_trial, shaped
 from blemish.training.calibrate import calibrate_model
 from blemish.training.device import make_accelerator
@@ -35,6 +36,7 @@ from blemish.training.run_folder import (
     provenance_of,
     refuse_to_overwrite,
     remove_checkpoint,
+    turned_provenance,
     write_run,
 )
 from blemish.training.watcher import Silent, Watcher
@@ -134,7 +136,7 @@ def fit(
     except Interrupted as stopped:
         cure = f"go on with --resume --out {folder}" if folder else "nothing was kept (no --out)"
         raise Interrupted(f"{stopped}; {cure}") from None
-    provenance |= dropped | choice
+    provenance |= dropped | choice | turned_provenance(config, network.config)
     backend = TorchBackend(network, accelerator.device)
     model_file = replace(_model_file(method, preset, network, images, provenance), counting=counting)
     model_file = calibrate_model(model_file, backend, split, images.held_out)
@@ -214,13 +216,15 @@ def _learn(
 ) -> tuple[Method[Any], Outcome, dict[str, Any]]:
     """Have a network learn, or candidates and what is chosen; returns what the model says of that as well."""
     if not isinstance(config, AutoConfig):
-        network = make_network(kind, config, images.image_format.channels, task.seed, start.tensors)
+        config, images = with_alignment(config, images)
+        task = replace(task, train=images.train, validation=images.validation, scored=images.scored)
+        channels, alignment = images.image_format.channels, images.alignment
+        network = make_network(kind, config, channels, task.seed, start.tensors, alignment)
         return network, learn(network, config, task), {}
     network, outcome, chosen = fit_auto(
         config, images, task, watcher=watcher, tensors=start.tensors, known=known
     )
-    chosen |= {"given": config.members} | ({"aligned_given": config.aligned} if "aligned" in chosen else {})
-    return network, outcome, {"choice": chosen}
+    return network, outcome, {"choice": chosen | {"given": config.members}}
 
 
 def _asked_for(method: str | None, preset: str, config: DetectorConfig | None) -> tuple[str, DetectorConfig]:

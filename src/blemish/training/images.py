@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from blemish.data.split import Split
     from blemish.images.preprocess import ImageFormat
     from blemish.images.roi import Roi
+    from blemish.methods.components.alignment import Alignment
     from blemish.methods.config import DetectorConfig
     from blemish.training.batches import ImageBatches
 
@@ -57,6 +58,8 @@ class TrainingImages:
     regions: Regions = EVERYWHERE
     aspect: float = 1.0
     """How much wider than high a pixel is, as images are squeezed to the network's size."""
+    alignment: Alignment | None = None
+    """What has turned the parts of the images to lie alike, but those of `held_out`; None: nothing has."""
 
 
 class FirstImage:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from blemish.methods.base import Method
+    from blemish.methods.components.alignment import Alignment
     from blemish.methods.config import DetectorConfig
     from blemish.training.batches import ImageBatches
 
@@ -126,14 +127,21 @@ def make_network(
     channels: int,
     seed: int,
     tensors: Mapping[str, torch.Tensor] | None = None,
+    alignment: Alignment | None = None,
 ) -> Method[Any]:
-    """Make a network; its first weights follow from the seed, and `tensors` that it begins with, alone."""
+    """Make a network; its first weights follow from the seed, and `tensors` that it begins with, alone.
+
+    Its `alignment`, where its options have it turn parts, was learnt before.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = kind(config, channels)
     state = network.state_dict()
     for name, values in (tensors or {}).items():
         state[name].copy_(values)
+    if alignment is not None:
+        assert network.alignment is not None  # as its options say
+        network.alignment.load_state_dict(alignment.state_dict())
     return network
 
 

@@ -10,6 +10,7 @@ from blemish.methods.auto import Auto, AutoConfig
 from blemish.methods.base import TrainedMethod
 from blemish.methods.planted import PlantedConfig
 from blemish.training import choice as choosing
+from blemish.training.alignment import align_all
 from blemish.training.costs import member_steps
 from blemish.training.learn import JoinedImages, LearningTask, learn, make_network, resized
 from blemish.training.run_folder import CANDIDATES_FOLDER, Outcome, read_log, write_log
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blemish.methods.auto import Member
-    from blemish.methods.components.alignment import Alignment
     from blemish.training.batches import ImageBatches
     from blemish.training.choice import Trial
     from blemish.training.images import TrainingImages
@@ -38,7 +38,6 @@ class Run:
     trial: Trial
     watcher: Watcher
     tensors: Mapping[str, Tensor]
-    alignment: Alignment | None = None
 
     @property
     def candidates(self) -> Path | None:
@@ -54,12 +53,9 @@ class Run:
 def begin(run: Run, members: Sequence[str]) -> Auto:
     """Make the network of members that are to learn."""
     config = replace(run.config, members=tuple(members))
-    network = make_network(Auto, config, run.channels, run.task.seed)
+    network = make_network(Auto, config, run.channels, run.task.seed, alignment=run.images.alignment)
     assert isinstance(network, Auto)
     network.begin(run.tensors)
-    if run.alignment is not None:
-        assert network.alignment is not None  # as its options say
-        network.alignment.load_state_dict(run.alignment.state_dict())
     return network
 
 
@@ -69,6 +65,8 @@ def learn_members(run: Run, members: Sequence[str]) -> Auto:
     The scale is that of images that a member did not learn; one without a training loop then learns them too.
     """
     network = begin(run, members)
+    alignment, good = run.images.alignment, run.trial.good
+    good = good if alignment is None else align_all(alignment, good)
     log: list[dict[str, str]] = []
     for number, (name, member) in enumerate(zip(members, network.each, strict=True)):
         own = member.network.config
@@ -79,8 +77,8 @@ def learn_members(run: Run, members: Sequence[str]) -> Auto:
         if has_loop or needs_scale:
             learn_member(member, own, run.images.train, run, place)
         if needs_scale:
-            good = choosing.maps_of(network, run.trial.good, run.task.accelerator.device, number)
-            network.low[number], network.high[number] = choosing.scale_of(good)
+            maps = choosing.maps_of(network, good, run.task.accelerator.device, member)
+            network.low[number], network.high[number] = choosing.scale_of(maps)
         if has_loop:
             log += _log_of(name, place)
         else:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from blemish.data.split import Split
     from blemish.inference.detector import Detector
     from blemish.inference.model_file import ModelFile
+    from blemish.methods.config import DetectorConfig
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +43,8 @@ DROPPED = "suspects dropped"
 """What the identity of a run calls the share of training images that is not learnt."""
 DROPPED_ENTRY = "dropped"
 """The entry of a model's provenance that says which images these are."""
+TURNED = "aligned_given"
+"""The entry of the provenance of a model that turns parts: whether the options asked for it."""
 CANDIDATES_FOLDER = "choice"
 """Where a run of `auto` keeps what its candidates and members have learnt, until it is finished."""
 DIGESTS = ("training_digests", "calibration_digests")
@@ -122,11 +125,16 @@ def identity_of(method: str, config: dict[str, Any], provenance: dict[str, Any])
         "method": method,
         **config,
         **({"members": given and tuple(given)} if choice else {}),
-        **({"aligned": choice["aligned_given"]} if choice and "aligned_given" in choice else {}),
+        **({"aligned": provenance[TURNED]} if TURNED in provenance else {}),
         "seed": provenance["seed"],
         "training images": provenance["fingerprint"],
         "known defects": provenance.get("known_defects", {}).get("fingerprint"),
     }
+
+
+def turned_provenance(asked: DetectorConfig, found: DetectorConfig) -> dict[str, Any]:
+    """Say of a model that turns parts what the options asked for; of another one nothing."""
+    return {TURNED: asked.aligned} if found.aligned else {}
 
 
 def products_identity(provenance: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,10 @@ class Pose:
     centre: Tensor
     angle: Tensor
 
+    def enlarged(self, rows: float, cols: float) -> Pose:
+        """Return the pose in images that are so many times as high and as wide."""
+        return Pose(centre=self.centre * self.centre.new_tensor([rows, cols]), angle=self.angle)
+
 
 # --- the equations --------------------------------------------------------------------------------------
 

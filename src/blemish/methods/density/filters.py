@@ -60,6 +60,8 @@ class FiltersConfig(DetectorConfig):
 
     image_size: tuple[int, int] | int = 256
     """Images are resized to this: one number for a square, or height and width, in pixels."""
+    aligned: bool | None = None
+    """Turn and move parts so that they lie alike; None: only if good images become much more alike by it."""
     density: Literal["position", "neighbours", "shared"] = "position"
     """position: a Gaussian at each place. neighbours: the nearest of good images around the place. shared: a
     mixture of Gaussians for all places."""
