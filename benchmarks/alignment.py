@@ -22,7 +22,7 @@ from blemish.data.dataset import open_dataset
 from blemish.data.split import split_good
 from blemish.methods.auto import AutoConfig
 from blemish.methods.components.alignment import Alignment
-from blemish.training.alignment import LEARNT, variance_left
+from blemish.training.alignment import LOOKED_AT, variance_left
 from blemish.training.auto import shaped
 from blemish.training.batches import spread
 from blemish.training.images import ImageOptions, load_images
@@ -44,10 +44,10 @@ def measured(data: Path, channels: int | None) -> str:
     """Say in a line what was found."""
     split = split_good(open_dataset(data), validation_fraction=0.15, calibration_fraction=0.1, seed=0)
     config = shaped(AutoConfig(), split)
-    learnt = [split.train[i] for i in spread(len(split.train), LEARNT)]
+    learnt = [split.train[i] for i in spread(len(split.train), LOOKED_AT)]
     split = replace(split, train=learnt, validation=[], calibration=[])
     images = load_images(split, config, ImageOptions(channels=channels), Silent().loading, 0)
-    x = torch.from_numpy(images.train.batch(spread(len(learnt), LEARNT)))
+    x = torch.from_numpy(images.train.batch(spread(len(learnt), LOOKED_AT)))
     alignment = Alignment(x.shape[1], (x.shape[2], x.shape[3]))
     if not alignment.learn(x, images.aspect):
         return f"{data.name}: {len(x)} images, no plain background, or parts too long"
@@ -61,7 +61,7 @@ def measured(data: Path, channels: int | None) -> str:
             lambda: alignment.back(aligned[:, :1], pose),
         ]
         cost = ", ".join(f"{milliseconds(step):.1f}" for step in steps)
-    return f"{data.name}: {len(x)} images, variance left {variance_left(alignment, x):.2f}; ms {cost}"
+    return f"{data.name}: {len(x)} images, variance left {variance_left(alignment, x):.3f}; ms {cost}"
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LEARNT, LEARNT_BYTES = 120, 2**28
 """Good images, and bytes of them, at most, that say how parts lie."""
+LOOKED_AT = 30
+"""Good images that say whether parts are turned, at most. Our choice: a second of a core at 256 pixels."""
 COARSE = 4
 """Side in pixels of the squares whose means are compared."""
 LEAST_VARIANCE = 1e-8
@@ -97,16 +99,24 @@ def alignment_of(config: DetectorConfig, images: TrainingImages) -> Alignment | 
     bytes_of_one = train.batch(np.zeros(1, int)).nbytes
     most = min(LEARNT, max(FEWEST, LEARNT_BYTES // bytes_of_one))
     x = torch.from_numpy(train.batch(spread(len(train), most)))
+    if config.aligned is None and not become_alike(x[spread(len(x), LOOKED_AT)], images.aspect):
+        return None
     alignment = Alignment(x.shape[1], (x.shape[2], x.shape[3]))
-    found = len(x) >= FEWEST and alignment.learn(x, images.aspect)
-    if config.aligned:
-        if not found:
-            raise UsageError(
-                f"--aligned: needs {FEWEST} good images or more, of parts on a plain background that fit "
-                "into the image at any angle; leave it out"
-            )
+    if len(x) >= FEWEST and alignment.learn(x, images.aspect):
         return alignment
-    return alignment if found and variance_left(alignment, x) <= MORE_ALIKE else None
+    if config.aligned:
+        raise UsageError(
+            f"--aligned: needs {FEWEST} good images or more, of parts on a plain background that fit "
+            "into the image at any angle; leave it out"
+        )
+    return None
+
+
+def become_alike(x: torch.Tensor, aspect: float) -> bool:
+    """Return whether good images (B, C, H, W) become much more alike when their parts are turned."""
+    alignment = Alignment(x.shape[1], (x.shape[2], x.shape[3]))
+    found = len(x) >= FEWEST and alignment.learn(x, aspect)
+    return found and variance_left(alignment, x) <= MORE_ALIKE
 
 
 def variance_left(alignment: Alignment, x: torch.Tensor) -> float:
