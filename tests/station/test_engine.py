@@ -158,6 +158,44 @@ def test_what_waits_is_scored_and_recorded_together():
     assert len(engine.store.transactions) <= 2
 
 
+def holding(engine: Engine, gate: threading.Event) -> None:
+    """Let the images that are submitted from now on be decoded when the gate opens."""
+    decode = type(engine)._decode
+    engine._decode = lambda job: (gate.wait(60), decode(engine, job))  # type: ignore[method-assign]
+
+
+def test_while_all_decoders_are_busy_the_network_waits_for_a_larger_batch(monkeypatch: pytest.MonkeyPatch):
+    def network(x: np.ndarray) -> np.ndarray:
+        batches.append(len(x))
+        return x.mean(axis=1)
+
+    monkeypatch.setattr("blemish.station.engine.MAX_WAIT_S", 60)
+    gate, batches = threading.Event(), []
+    with running(fake_detector(grey_levels=LEVELS, network=network), capacity=100) as engine:
+        holding(engine, gate)
+        decoders = engine._decoders._max_workers
+        futures = [engine.submit(request(level)) for level in range(decoders + 12)]
+        gate.set()
+        for future in futures:
+            answer(future)
+    assert batches[0] >= 12  # all but those that the decoders were the last to begin with
+
+
+def test_an_image_waits_for_a_larger_batch_a_moment_at_most():
+    gate, later = threading.Event(), threading.Event()
+    with running(fake_detector(grey_levels=LEVELS), capacity=100) as engine:
+        holding(engine, gate)
+        first = engine.submit(request(80))
+        holding(engine, later)
+        others = [engine.submit(request(90)) for _ in range(2 * engine._decoders._max_workers)]
+        gate.set()
+        assert answer(first).error is None
+        assert not any(other.done() for other in others)
+        later.set()
+        for other in others:
+            answer(other)
+
+
 def test_there_is_room_for_so_many_and_no_more():
     with running(fake_detector(grey_levels=LEVELS), capacity=3) as engine:
         engine.store.open.clear()

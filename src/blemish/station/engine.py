@@ -4,8 +4,8 @@
 
 At most `capacity` requests, and files of `max_bytes`, are between the first step and the last; one more is
 refused at once, so that nothing grows. An answer is given when its image, its map and its row are on disk.
-What waits when a step begins is taken together: a batch for the network, a transaction for the store; no
-batch is waited for.
+What waits when a step begins is taken together: a batch for the network, a transaction for the store. While
+all decoders are busy the network waits for a larger batch, a moment at most: it costs less an image.
 
 What waits is small: the file, and the image at the network's size. Large images are decoded one at a time.
 Of images in tiles nothing is made in advance; a thread that scores takes one through all the steps.
@@ -19,7 +19,7 @@ import queue
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,8 @@ SCORERS = 2
 """Threads that score: one runs the network while the other makes results of its batch's maps."""
 WRITERS = 8
 """Threads that write files; most of the time they wait for the disk."""
+MAX_WAIT_S = 0.1
+"""Seconds that the network waits at most for what is being decoded."""
 MAX_ROWS = 256
 """Rows of a transaction at most."""
 
@@ -178,7 +180,8 @@ class Engine:
     def _score(self) -> bool:
         with self._network:
             now = self.model  # taken once: another version may take its place
-            jobs = _take_batch(self._ready, 1 if _is_tiled(now) else now.detector.batch_size)
+            most = 1 if _is_tiled(now) else now.detector.batch_size
+            jobs = _take_batch(self._ready, most, partial(self._await_decoders, most))
             if jobs is None:
                 return False
             models = {job.model.digest: job.model for job in jobs}.values()
@@ -191,6 +194,11 @@ class Engine:
             else:
                 self._read_off(left, scored.pop(0))
         return True
+
+    def _await_decoders(self, most: int) -> None:
+        """Unless a batch is full, wait until one of the decoders has no earlier upload to begin with."""
+        if self._ready.qsize() + 1 < most:
+            wait([self._decoders.submit(int)], MAX_WAIT_S)
 
     def _read_off(self, left: deque[Job], results: Iterable[Prediction | ImageError]) -> None:
         """Make results of a batch's maps, and hand each to who writes it."""
@@ -259,11 +267,14 @@ def _repeat(step: Callable[[], bool]) -> None:
         pass
 
 
-def _take_batch(waiting: queue.SimpleQueue[T | None], most: int) -> list[T] | None:
+def _take_batch(
+    waiting: queue.SimpleQueue[T | None], most: int, before_rest: Callable[[], None] = lambda: None
+) -> list[T] | None:
     """Wait for the first item, then take those that are there already; None at the end."""
     first = waiting.get()
     if first is None:
         return None
+    before_rest()
     taken = [first]
     while len(taken) < most:
         try:
