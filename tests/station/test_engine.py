@@ -8,7 +8,8 @@ import io
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,12 +145,19 @@ def test_what_waits_is_scored_and_recorded_together():
         assert gate.wait(60)
         return x.mean(axis=1)
 
+    def read_off(left: deque, results: Iterable) -> None:
+        number = len(left)
+        original(left, results)
+        read.append(number)
+
     with running(fake_detector(grey_levels=LEVELS, network=network, batch_size=8)) as engine:
+        original, read = engine._read_off, []
+        engine._read_off = read_off  # type: ignore[method-assign]
         futures = [engine.submit(request(level)) for level in range(60, 90)]
         wait_for(lambda: sum(batches) + engine._ready.qsize() == 30)  # all are decoded
         engine.store.open.clear()
         gate.set()
-        wait_for(lambda: engine.store.in_hand + engine._written.qsize() == 30)  # all are scored
+        wait_for(lambda: sum(read) == 30)  # all are scored
         engine.store.open.set()
         scores = [answer(future).score for future in futures]
     np.testing.assert_allclose(scores, np.arange(60, 90) / 255, rtol=1e-6)
@@ -179,6 +187,36 @@ def test_while_all_decoders_are_busy_the_network_waits_for_a_larger_batch(monkey
         for future in futures:
             answer(future)
     assert batches[0] >= 12  # all but those that the decoders were the last to begin with
+
+
+def test_the_rows_of_a_batch_are_recorded_together_but_for_those_that_the_disk_refuses():
+    gate, batches, told = threading.Event(), [], []
+
+    def network(x: np.ndarray) -> np.ndarray:
+        batches.append(len(x))
+        assert gate.wait(60)
+        return x.mean(axis=1)
+
+    def put(data: bytes, kind: str) -> str:
+        if data == refused.data:
+            raise OSError("disk full")
+        return original(data, kind)
+
+    with running(fake_detector(grey_levels=LEVELS, network=network), on_recorded=told.append) as engine:
+        first, refused = engine.submit(request(80)), request(91)
+        original, engine.archive.put = engine.archive.put, put  # type: ignore[method-assign]
+        wait_for(lambda: len(batches) == 1)  # while the network has it, others become a batch
+        others = [engine.submit(one) for one in (request(90), refused, request(92))]
+        wait_for(lambda: engine._ready.qsize() == 3)
+        gate.set()
+        rows = [answer(future) for future in (first, others[0], others[2])]
+        with pytest.raises(OSError, match="disk full"):
+            answer(others[1])
+        with pytest.raises(OSError, match="disk full"):  # alone: nothing is recorded, and nobody is told
+            answer(engine.submit(refused))
+    assert batches == [1, 3, 1]
+    assert any(set(map(id, rows[1:])) <= set(map(id, those)) for those in told)
+    assert all(told)
 
 
 def test_an_image_waits_for_a_larger_batch_a_moment_at_most():
@@ -297,7 +335,7 @@ def test_whole_maps_and_images_do_not_wait_for_the_disk():
     with running(fake_detector(grey_levels=LEVELS)) as engine:
         kept = []
         write = engine._write_files
-        engine._write_files = lambda job, result: (kept.append((job, result)), write(job, result))  # type: ignore[method-assign]
+        engine._write_files = lambda job, result: (kept.append((job, result)), write(job, result))[1]  # type: ignore[method-assign]
         answer(engine.submit(request(90, side=500)))
     ((job, result),) = kept
     assert result.anomaly_map.shape == (32, 32)

@@ -4,8 +4,8 @@
 
 At most `capacity` requests, and files of `max_bytes`, are between the first step and the last; one more is
 refused at once, so that nothing grows. An answer is given when its image, its map and its row are on disk.
-What waits when a step begins is taken together: a batch for the network, a transaction for the store. While
-all decoders are busy the network waits for a larger batch, a moment at most: it costs less an image.
+What waits when a step begins is taken together. While all decoders are busy the network waits for a larger
+batch, a moment at most: it costs less an image. The rows of a batch are recorded in one transaction.
 
 What waits is small: the file, and the image at the network's size. Large images are decoded one at a time.
 Of images in tiles nothing is made in advance; a thread that scores takes one through all the steps.
@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from blemish.core.errors import ImageError
 from blemish.core.types import Prediction
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from blemish.inference.detector import Detector
     from blemish.record.archive import Archive
     from blemish.record.store import Inspection
+    from blemish.station.engine_jobs import Recorder
+
+    _Written = tuple[Job, Inspection]
 
 T = TypeVar("T")
 SCORERS = 2
@@ -51,16 +54,8 @@ WRITERS = 8
 """Threads that write files; most of the time they wait for the disk."""
 MAX_WAIT_S = 0.1
 """Seconds that the network waits at most for what is being decoded."""
-MAX_ROWS = 256
-"""Rows of a transaction at most."""
-
-
-class Recorder(Protocol):
-    """What rows are given to: the store, or who puts more to them."""
-
-    def record(self, inspections: Sequence[Inspection]) -> None:
-        """Put rows on disk, all or none."""
-        ...
+MAX_BATCHES = 16
+"""Batches in a transaction at most."""
 
 
 class Engine:
@@ -87,7 +82,7 @@ class Engine:
         self.on_recorded, self.on_failed, self.make_id = on_recorded, on_failed, make_id
         self._open: dict[str, Job] = {}
         self._ready: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._written: queue.SimpleQueue[tuple[Job, Inspection] | None] = queue.SimpleQueue()
+        self._scored: queue.SimpleQueue[list[Future[_Written | None]] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
         # while the network runs the next batch grows; a larger one costs less an image
@@ -137,7 +132,7 @@ class Engine:
             time.sleep(0.01)
         for _ in self._scorers:
             self._ready.put(None)
-        self._written.put(None)
+        self._scored.put(None)
         for thread in (*self._scorers, self._recorder):
             thread.join()
         self._decoders.shutdown()
@@ -156,7 +151,7 @@ class Engine:
             job.prepared = self._with_image(job, detector.prepare)
             self._ready.put(job)
         except ImageError as error:
-            self._writers.submit(self._write_files, job, error)
+            self._read_off(deque([job]), [error])
         except Exception as error:
             job.answer.set_exception(error)
 
@@ -201,37 +196,43 @@ class Engine:
             wait([self._decoders.submit(int)], MAX_WAIT_S)
 
     def _read_off(self, left: deque[Job], results: Iterable[Prediction | ImageError]) -> None:
-        """Make results of a batch's maps, and hand each to who writes it."""
+        """Make results of a batch's maps, hand each to who writes it, and then all to who records them."""
+        batch = []
         try:
             for result in results:
-                self._writers.submit(self._write_files, left.popleft(), result)
+                batch.append(self._writers.submit(self._write_files, left.popleft(), result))
         except Exception as error:
             _fail(left, error)
+        self._scored.put(batch)
 
     def _score_tiled(self, job: Job) -> None:
         try:
-            self._write_files(job, self._with_image(job, job.model.detector.predict))
+            self._read_off(deque([job]), [self._with_image(job, job.model.detector.predict)])
         except ImageError as error:
-            self._write_files(job, error)
+            self._read_off(deque([job]), [error])
         except Exception as error:
             job.answer.set_exception(error)
 
-    def _write_files(self, job: Job, result: Prediction | ImageError) -> None:
-        """Put image and map into the archive, and the row where it will be recorded."""
+    def _write_files(self, job: Job, result: Prediction | ImageError) -> _Written | None:
+        """Put image and map into the archive and return the row; None: the disk refused."""
         try:
             image_hash = map_hash = None
             if isinstance(result, Prediction):  # what is no image is not kept
                 assert result.coarse_map is not None
                 image_hash = self.archive.put(job.upload.data, "image")
                 map_hash = self.archive.put(encode_map(result.coarse_map), "map")
-            self._written.put((job, inspection_of(job, result, image_hash, map_hash)))
+            return job, inspection_of(job, result, image_hash, map_hash)
         except Exception as error:
             job.answer.set_exception(error)
+            return None
 
     def _record(self) -> bool:
-        kept = _take_batch(self._written, MAX_ROWS)
-        if kept is None:
+        batches = _take_batch(self._scored, MAX_BATCHES)
+        if batches is None:
             return False
+        kept = [one for batch in batches for written in batch if (one := written.result()) is not None]
+        if not kept:
+            return True
         inspections = [inspection for _, inspection in kept]
         try:
             self.store.record(inspections)

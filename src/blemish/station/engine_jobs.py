@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blemish.core.errors import ImageError
 from blemish.core.types import Prediction
@@ -13,6 +13,7 @@ from blemish.record.labels import Labels
 from blemish.record.store import Inspection
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Future
     from datetime import datetime
 
@@ -46,6 +47,14 @@ class Model:
 
     digest: str
     detector: Detector
+
+
+class Recorder(Protocol):
+    """What rows are given to: the store, or who puts more to them."""
+
+    def record(self, inspections: Sequence[Inspection]) -> None:
+        """Put rows on disk, all or none."""
+        ...
 
 
 @dataclass(eq=False)
