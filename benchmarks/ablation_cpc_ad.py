@@ -168,7 +168,9 @@ def main() -> None:
             wanted |= {f"{where} / scoring / {how}": changes for how, changes in SCORING.items()}
         if set(wanted) <= set(results):
             continue
-        config = replace(CpcAd.presets["default"], **({"steps": options.steps} | TRAINING[name]))
+        config = replace(
+            CpcAd.presets["default"], aligned=False, **({"steps": options.steps} | TRAINING[name])
+        )
         run = options.runs / f"{where} / {name}".replace(" / ", "+").replace(" ", "_")
         detector = fit.fit(
             options.data, method="cpc-ad", config=config, seed=options.seed, out=run, resume=True

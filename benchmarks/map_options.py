@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blemish.core.errors import UsageError
 from blemish.data.dataset import open_dataset
 from blemish.data.masks import read_mask
 from blemish.data.split import split_good
@@ -65,6 +66,8 @@ def standardised(error: Tensor, train: Tensor) -> Tensor:
 
 def network_of(model_file: ModelFile, **changes: object) -> Metal:
     """Build a run's network with three scales and both kinds of error averaged, whatever its own map."""
+    if model_file.config.get("aligned"):
+        raise UsageError("this run turns parts, which the maps here do not; train it with --no-aligned")
     settings = {"smoothing": (2.0, 4.0, 8.0), "error": "combined", "place_statistics": True}
     network = Metal(
         MetalConfig(**model_file.config | settings | changes), model_file.image_format.channels

@@ -107,6 +107,7 @@ def measure(
     seconds = time.process_time() - began
     alone = begin(run, ())  # which turns parts, where the run does
     alone.members.append(Member(network, run.config.size))
+    alone.low, alone.high = torch.zeros(1), torch.ones(1)
     row = choice.compare((name,), *maps_of_trial(alone, run), run.trial)
     maps, defective, masks = real_maps(data, run, {name: alone})
     real = areas(maps[name], defective, masks)

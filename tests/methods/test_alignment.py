@@ -21,7 +21,9 @@ from blemish.export.onnx import export
 from blemish.images.regions import Regions
 from blemish.images.resize import resize
 from blemish.inference.load import load
+from blemish.inference.model_file import MODEL_NAME, save_model_file
 from blemish.methods.auto import AutoConfig
+from blemish.methods.baselines.pca import PcaConfig
 from blemish.methods.components.alignment import (
     ANGLES,
     RINGS,
@@ -35,9 +37,10 @@ from blemish.methods.components.alignment import (
 )
 from blemish.methods.config import DetectorConfig
 from blemish.methods.cpc_ad_config import CpcAdConfig
-from blemish.methods.density.filters import FiltersConfig
+from blemish.methods.density.filters import Filters, FiltersConfig
 from blemish.methods.metal_config import MetalConfig
 from blemish.methods.registry import METHODS
+from blemish.methods.scorer import Scorer
 from blemish.training.alignment import aligned, alignment_of, variance_left
 from blemish.training.fit import fit
 from blemish.training.images import ImageOptions, load_images
@@ -360,6 +363,21 @@ def test_parts_that_lie_alike_are_learnt_to_the_same_bits_as_without(tmp_path: P
     ]
     for name, values in files[0].tensors.items():
         np.testing.assert_array_equal(values, files[1].tensors[name])
+
+
+def test_a_scorer_is_made_on_the_device_of_its_network():
+    network = Filters(FiltersConfig(image_size=64, aligned=True), 1).to("meta")
+    assert Scorer(network).to("meta")(torch.zeros(1, 1, 64, 64, device="meta")).shape == (1, 64, 64)
+
+
+def test_a_finished_run_from_before_the_option_is_recognised(tmp_path: Path):
+    for number, image in enumerate(good(8)):
+        save(tmp_path / "good" / f"{number}.png", as_bytes(image))
+    options: Any = {"config": PcaConfig(image_size=32), "out": tmp_path / "run", "device": "cpu"}
+    model_file = fit(tmp_path / "good", **options).model_file
+    before = {key: value for key, value in model_file.config.items() if key != "aligned"}
+    save_model_file(tmp_path / "run" / MODEL_NAME, replace(model_file, config=before))
+    assert fit(tmp_path / "good", **options, resume=True).model_file.config == before
 
 
 def test_what_papers_published_turns_no_parts():

@@ -68,13 +68,13 @@ def _mean_area(row: ChoiceRow) -> float:
 def sentence_of(choice: Mapping[str, Any]) -> str | None:
     """Say in one line what was chosen and by which figures; None where nothing was to be chosen.
 
-    That parts are turned to lie alike is said in any case. Figures are image and pixel AUROC on planted
+    Figures are image and pixel AUROC on planted
     defects; of the others the best by the mean of both is told.
     """
     rows = [row for row in rows_of(choice) if row.pixel_auroc is not None]
     chosen = next((row for row in rows if row.chosen), None)
     if chosen is None:
-        return "parts are turned to lie alike" if choice.get("aligned") else None
+        return None
     other = next((row for row in rows if not row.chosen), None)
     beside = "" if other is None else f"; {other.name} {_areas(other)}"
     turned = "parts turned to lie alike, then " if choice.get("aligned") else ""

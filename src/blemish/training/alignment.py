@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from blemish.core.errors import UsageError
 from blemish.images.resize import resize
 from blemish.methods.base import ConfigT
-from blemish.methods.components.alignment import Alignment
+from blemish.methods.components.alignment import Alignment, Pose
 from blemish.training.batches import as_floats, spread
 from blemish.training.learn import ChangedImages, resized
 
@@ -62,16 +62,18 @@ def with_alignment(config: ConfigT, images: TrainingImages) -> tuple[ConfigT, Tr
 def aligned(images: ImageBatches, alignment: Alignment, size: tuple[int, int]) -> ImageBatches:
     """Return images with their parts turned alike, each by itself, so that batches do not matter.
 
-    How the part in a larger image lies is found at the `size` that the alignment has learnt.
+    How the part in a larger image lies is found at the `size` that the alignment has learnt, and only once.
     """
+    poses: dict[int, Pose] = {}
 
     @torch.inference_mode()
-    def turn(image: np.ndarray) -> np.ndarray:
+    def turn(number: int, image: np.ndarray) -> np.ndarray:
         x = as_floats(torch.from_numpy(image))[None]
         height, width = image.shape[1:]
-        small = x if (height, width) == size else torch.from_numpy(resize(x[0].numpy(), size))[None]
-        pose = alignment.pose_of(small).enlarged(height / size[0], width / size[1])
-        return alignment.align(x, pose)[0].numpy()
+        if number not in poses:
+            small = x if (height, width) == size else torch.from_numpy(resize(x[0].numpy(), size))[None]
+            poses[number] = alignment.pose_of(small).enlarged(height / size[0], width / size[1])
+        return alignment.align(x, poses[number])[0].numpy()
 
     return ChangedImages(images, turn)
 

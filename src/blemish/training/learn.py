@@ -71,8 +71,11 @@ class ImageSubset:
 class ChangedImages:
     """Other images that were changed: `ImageBatches`. The first `CHANGED_BYTES` of them are kept."""
 
-    def __init__(self, images: ImageBatches, change: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Name the images, and what makes of one (C, H, W), as they give it, another: float32 in [0, 1]."""
+    def __init__(self, images: ImageBatches, change: Callable[[int, np.ndarray], np.ndarray]) -> None:
+        """Name the images, and what makes of one, its number and (C, H, W) as they give it, another.
+
+        That one is float32 in [0, 1].
+        """
         self.images, self.change = images, change
         self.kept: dict[int, np.ndarray] = {}
 
@@ -84,7 +87,7 @@ class ChangedImages:
         """Images (B, C, H, W), in the order of `indices`."""
         new = [i for i in dict.fromkeys(indices.tolist()) if i not in self.kept]
         found = self.images.batch(np.array(new)) if new else ()
-        fresh = {i: self.change(image) for i, image in zip(new, found, strict=True)}
+        fresh = {i: self.change(i, image) for i, image in zip(new, found, strict=True)}
         for i, image in fresh.items():
             if (len(self.kept) + 1) * image.nbytes <= CHANGED_BYTES:
                 self.kept[i] = image
@@ -94,7 +97,7 @@ class ChangedImages:
 def resized(images: ImageBatches, size: tuple[int, int]) -> ImageBatches:
     """Return images at a height and width: these themselves, where they have it."""
 
-    def change(image: np.ndarray) -> np.ndarray:
+    def change(_: int, image: np.ndarray) -> np.ndarray:
         small = resize(image, size)
         return small / np.float32(255) if image.dtype == np.uint8 else small
 

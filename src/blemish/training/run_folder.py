@@ -153,6 +153,7 @@ def load_finished(folder: Path, wanted: dict[str, Any], split: Split, device: st
     found |= _said_of_run(folder, wanted)
     found[DROPPED] = model_file.provenance.get(DROPPED_ENTRY, {}).get("share", 0.0)
     found |= products_identity(model_file.provenance)
+    found.setdefault("aligned", wanted["aligned"])  # a model from before that option
     wanted = {DROPPED: 0.0, "products": None} | wanted
     for key in wanted:
         if wanted[key] != found.get(key):

@@ -72,7 +72,9 @@ def without_suspects(
     dropped = sorted(np.argsort(-scores, kind="stable")[:count].tolist())
     kept = np.setdiff1d(np.arange(n), dropped).tolist()
     names = {digests[i]: split.train[i].path.name for i in dropped}
-    learnt = replace(images, train=ImageSubset(images.train, kept), scored=ImageSubset(images.scored, kept))
+    train = ImageSubset(images.train, kept)
+    scored = train if images.scored is images.train else ImageSubset(images.scored, kept)
+    learnt = replace(images, train=train, scored=scored)
     return learnt, {DROPPED_ENTRY: {"share": share, "images": len(dropped), "digests": names}}
 
 

@@ -216,7 +216,7 @@ def _print_model(out: Path, model_file: ModelFile) -> None:
     choice = model_file.provenance.get("choice")
     if choice is not None and (chosen := sentence_of(choice)) is not None:
         print(f"chosen: {chosen}")
-    if choice is None and model_file.config.get("aligned"):
+    elif model_file.config.get("aligned"):
         print("parts are turned to lie alike")
     if dropped := model_file.provenance.get("dropped"):
         names = list(dropped["digests"].values())

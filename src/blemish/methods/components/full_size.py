@@ -39,8 +39,9 @@ class FullSize(nn.Module):
     def __init__(self, network: Method[Any], size: tuple[int, int]) -> None:
         """Ask the network how large its maps are, and its options whether it scores patches."""
         super().__init__()
+        here = next(iter(network.state_dict().values())).device
         with torch.no_grad():
-            found = network.eval()(torch.zeros(1, network.channels, *network.config.size))
+            found = network.eval()(torch.zeros(1, network.channels, *network.config.size, device=here))
         network.train()
         patches = (found[0] if isinstance(found, tuple) else found).shape[1:]
         spread = getattr(network.config, "interpolation", None) is not None
