@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -51,8 +52,12 @@ def pictures() -> torch.Tensor:
     return torch.from_numpy(stacked.astype(np.float32) / 255)
 
 
-def trial(n: int = 4, seed: int = 0) -> choice.Trial:
+def planted_trial(n: int = 4, seed: int = 0) -> choice.Trial:
     return choice.plant_trial(pictures()[:n], pictures()[n:], seed)
+
+
+trial = functools.cache(planted_trial)
+"""The same one, made once, for tests that only look at it."""
 
 
 def test_a_trial_plants_kinds_that_no_candidate_learns_from():
@@ -84,12 +89,12 @@ def test_a_trials_masks_are_where_pixels_changed():
 @pytest.mark.heavy
 def test_the_seed_fixes_a_trial_and_leaves_other_draws_alone():
     torch.manual_seed(5)
-    first = trial(seed=1)
+    first = planted_trial(seed=1)
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.rand(1) == after
-    assert torch.equal(first.planted, trial(seed=1).planted)
-    other = trial(seed=2).planted
+    assert torch.equal(first.planted, planted_trial(seed=1).planted)
+    other = planted_trial(seed=2).planted
     assert len(other) != len(first.planted) or not torch.equal(first.planted, other)
 
 
