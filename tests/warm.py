@@ -31,9 +31,10 @@ IMPORTED = (
     *("blemish.inference.torch_backend", "blemish.cli.commands.bench", "blemish.cli.commands.predict"),
     *("blemish.cli.commands.train", "blemish.cli.commands.serve", "blemish.cli.commands.watch"),
     *("blemish.station.app", "uvicorn", "uvicorn.protocols.http.auto", "uvicorn.loops.auto", "scipy.ndimage"),
-    *("blemish.cli.main", "blemish.station.connections", "blemish.station.notifications", "blemish.station.plc"),
-    *("blemish.station.rollout", "alembic.command", "sqlite3", "uvicorn.lifespan.on", "anyio._backends._asyncio"),
-    *("onnxruntime", "tifffile", "imagecodecs._png", "imagecodecs._imcd", "rich.progress", "pytest"),
+    *("blemish.station.connections", "blemish.station.notifications", "blemish.station.plc"),
+    *("blemish.station.rollout", "alembic.command", "sqlite3", "uvicorn.lifespan.on"),
+    *("blemish.cli.main", "anyio._backends._asyncio", "onnxruntime", "tifffile", "imagecodecs._png"),
+    *("imagecodecs._imcd", "rich.progress", "pytest"),
 )
 """What they need; a module that is not installed is left out, and its tests are skipped."""
 OF_A_CLUSTER = ("ray", "pyarrow.parquet", "blemish.cluster.predict", "blemish.cluster.jobs")
