@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +72,9 @@ def stack(*images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack(images).astype(np.float32)).clamp(0, 1)
 
 
+@functools.cache
 def good(n: int = 12, seed: int = 0) -> torch.Tensor:
+    """The same images, drawn once: no test changes them."""
     draws = np.random.default_rng(seed)
     parts = (turned(key(), draws.uniform(0, 360), tuple(draws.uniform(-6, 6, 2))) for _ in range(n))
     return stack(*(part + draws.normal(0, 0.01, part.shape) for part in parts))
@@ -314,11 +317,12 @@ def test_turned_images_are_kept_and_given_in_any_order(monkeypatch: pytest.Monke
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("operators_read_once")
 @pytest.mark.parametrize(
     "config",
     [
         AutoConfig(members=("filters",)),
-        MetalConfig(steps=200, batch_size=16),
+        MetalConfig(steps=60, batch_size=8),
         CpcAdConfig(steps=60, batch_size=8),  # which learns from larger images
     ],
     ids=["auto", "metal", "cpc-ad"],
