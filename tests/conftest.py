@@ -257,6 +257,15 @@ def pca_onnx(exported_models: Path) -> Path:
     return exported_models / "pca" / "model.onnx"
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server, which all tests of a process share: each makes databases of its own."""
+    from databases import postgres_server
+
+    with postgres_server() as server:
+        yield server
+
+
 @pytest.fixture
 def single_thread() -> Iterator[None]:
     """Equal sums, bit for bit, need an equal number of threads, and tiny networks are fastest with one."""

@@ -108,8 +108,8 @@ def new_url(
     if request.param == "sqlite":
         yield lambda: f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'x.db'}"
     else:
-        with postgres_server() as server:
-            yield lambda: new_database(server)
+        server = request.getfixturevalue("postgres")
+        yield lambda: new_database(server)
 
 
 @pytest.fixture

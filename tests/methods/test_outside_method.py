@@ -35,6 +35,14 @@ for command in commands:
     code = main(list(command))
     assert code == 0, (command, code)
 """
+REFUSED = """
+import sys
+from blemish.cli.main import main
+
+for method in ("mean-image", "pca"):
+    code = main(["train", "--data", sys.argv[1], "--method", method])
+    assert code == 2, (method, code)
+"""
 
 
 @pytest.fixture
@@ -101,18 +109,15 @@ def test_a_bench_sees_that_an_outside_method_has_changed(module: Path):
 def test_a_package_that_cannot_be_loaded_is_named_in_one_line(installed: dict[str, str], tmp_path: Path):
     (module,) = (tmp_path / "site" / "my_package").glob("*.py")
     module.write_text("import a_package_that_is_not_there\n")
-    for method, why in (
-        ("mean-image", "a_package_that_is_not_there"),
-        ("pca", f"{tmp_path / 'good'}: no such file or folder"),  # others go on
-    ):
-        command = ["train", "--data", str(tmp_path / "good"), "--method", method]
-        ran = subprocess.run(
-            [sys.executable, "-m", "blemish.cli", *command], env=installed, capture_output=True, text=True
-        )
-        assert ran.returncode == 2
-        (line,) = ran.stderr.strip().splitlines()
-        assert why in line
-        assert ("--method mean-image: " in line) == (method == "mean-image")
+    ran = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(tmp_path / "good")], env=installed, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    outside, ours = ran.stderr.splitlines()
+    assert "--method mean-image: " in outside
+    assert "a_package_that_is_not_there" in outside
+    assert "--method mean-image: " not in ours  # others go on
+    assert f"{tmp_path / 'good'}: no such file or folder" in ours
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from databases import BEGIN, MODELS, inspection, verdict
+from warm import Warm
 
 from blemish.core.errors import DataError, UsageError
 from blemish.core.types import Region
@@ -528,19 +529,13 @@ def test_what_is_newer_or_of_another_program_is_refused_in_one_line(
 @pytest.mark.slow
 def test_two_that_open_an_empty_database_at_once(new_url: Callable[[], str], tmp_path: Path):
     url = new_url()
-    opened = [
-        subprocess.Popen([sys.executable, "-c", OPEN, url, tmp_path], stderr=subprocess.PIPE)
-        for _ in range(3)
-    ]
-    assert [(p.communicate()[1], p.returncode) for p in opened] == [(b"", 0)] * 3
+    opened = [Warm(open_and_close, url, tmp_path, out=tmp_path / f"{number}") for number in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in opened] == [("", 0)] * 3
 
 
-OPEN = """
-import sys
-from pathlib import Path
-from blemish.record.store import Store
-Store.open(sys.argv[1], Path(sys.argv[2])).close()
-"""
+def open_and_close(url: str, folder: Path) -> int:
+    Store.open(url, folder).close()
+    return 0
 
 
 @pytest.mark.parametrize(

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import signal
-import subprocess
-import sys
-import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from databases import new_database, postgres_server
+from cameras import wait_for
+from databases import new_database
+from warm import Warm
 
-from blemish.record.archive import Archive
-from blemish.record.store import Store
-
-RECORDING = """
-import os, sys
-from datetime import UTC, datetime
-from pathlib import Path
 from blemish.record.archive import Archive
 from blemish.record.identifiers import new_id
 from blemish.record.store import Inspection, Store
 
-store, archive = Store.open(sys.argv[1], Path(sys.argv[2])), Archive(Path(sys.argv[2]))
-while True:
-    rows = []
-    for _ in range(3):
-        time, data = datetime.now(UTC), os.urandom(20_000)
-        image, map = archive.put(data, "image"), archive.put(data[:5000], "map")
-        same = {"source": "api", "model": "a" * 64, "score": None, "seconds": 0.0}
-        rows.append(Inspection(id=new_id(time), time=time, image=image, map=map, **same))
-    store.record(rows)
-    print(*(row.id for row in rows), flush=True)
-"""
+
+def record_on_and_on(url: str, folder: Path) -> int:
+    """Record three inspections with their files, say their names, and so on until it is killed."""
+    store, archive = Store.open(url, folder), Archive(folder)
+    while True:
+        rows = []
+        for _ in range(3):
+            now, data = datetime.now(UTC), os.urandom(20_000)
+            image, map = archive.put(data, "image"), archive.put(data[:5000], "map")
+            same = {"source": "api", "model": "a" * 64, "score": None, "seconds": 0.0}
+            rows.append(Inspection(id=new_id(now), time=now, image=image, map=map, **same))
+        store.record(rows)
+        print(*(row.id for row in rows), flush=True)
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.database)])
@@ -43,24 +40,21 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'x.db'}"
     else:
-        with postgres_server() as server:
-            yield new_database(server)
+        yield new_database(request.getfixturevalue("postgres"))
 
 
 @pytest.mark.slow
 def test_killed_five_times_while_recording(url: str, tmp_path: Path):
     said: list[str] = []
     draw = random.Random(0)
-    for _ in range(5):
-        life = subprocess.Popen(
-            [sys.executable, "-c", RECORDING, url, tmp_path], stdout=subprocess.PIPE, text=True
-        )
-        assert life.stdout is not None
-        said += life.stdout.readline().split()  # it is up
-        killing = threading.Timer(draw.uniform(0, 0.3), life.kill)
-        killing.start()
-        said += life.stdout.read().split()
+    for number in range(5):
+        out = tmp_path.with_name(f"{tmp_path.name}-said-{number}")
+        life = Warm(record_on_and_on, url, tmp_path, out=out)
+        wait_for(lambda out=out: out.exists() and "\n" in out.read_text())  # it is up
+        time.sleep(draw.uniform(0, 0.3))
+        life.kill()
         assert life.wait() == -signal.SIGKILL
+        said += out.read_text().split()
     assert len(set(said)) == len(said) >= 15
     store, archive = Store.open(url, tmp_path), Archive(tmp_path)
     assert store.existing_ids(said) == set(said)
