@@ -15,6 +15,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,6 +79,13 @@ def module(name: str, *arguments: str) -> int:
     return 0
 
 
+def script(path: Path) -> int:
+    """Run `python PATH`."""
+    sys.argv = [str(path)]
+    runpy.run_path(str(path), run_name="__main__")
+    return 0
+
+
 def forked(
     command: list[str], *, stdout: IO[Any] | int, env: Mapping[str, str] | None = None, **how: Any
 ) -> Warm | subprocess.Popen[Any]:
@@ -101,6 +109,7 @@ def _begin(
 ) -> None:
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None  # it is where this environment says
     os.chdir(folder)
     for number, path in enumerate(streams, start=1):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
