@@ -4,8 +4,8 @@
 
 At most `capacity` requests, and files of `max_bytes`, are between the first step and the last; one more is
 refused at once, so that nothing grows. An answer is given when its image, its map and its row are on disk.
-What waits when a step begins is taken together. While all decoders are busy the network waits for a larger
-batch, a moment at most: it costs less an image. The rows of a batch are recorded in one transaction.
+What waits when a step begins is taken together. The network waits for the images that are being decoded, a
+moment at most: in a larger batch an image costs less. The rows of a batch are recorded in one transaction.
 
 What waits is small: the file, and the image at the network's size. Large images are decoded one at a time.
 Of images in tiles nothing is made in advance; a thread that scores takes one through all the steps.
@@ -81,6 +81,7 @@ class Engine:
         self.room, self.max_pixels = WaitingRoom(capacity, max_bytes), max_pixels
         self.on_recorded, self.on_failed, self.make_id = on_recorded, on_failed, make_id
         self._open: dict[str, Job] = {}
+        self._decoding: set[Future[None]] = set()
         self._ready: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._scored: queue.SimpleQueue[list[Future[_Written | None]] | None] = queue.SimpleQueue()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
@@ -119,7 +120,9 @@ class Engine:
         if _is_tiled(job.model):  # its own: the engine's may be another one by now
             self._ready.put(job)
         else:
-            self._decoders.submit(self._decode, job)
+            decoding = self._decoders.submit(self._decode, job)
+            self._decoding.add(decoding)
+            decoding.add_done_callback(self._decoding.discard)
         return job
 
     def has_open(self, id: str) -> bool:
@@ -176,7 +179,7 @@ class Engine:
         with self._network:
             now = self.model  # taken once: another version may take its place
             most = 1 if _is_tiled(now) else now.detector.batch_size
-            jobs = _take_batch(self._ready, most, partial(self._await_decoders, most))
+            jobs = _take_batch(self._ready, most, partial(self._await_decoding, most))
             if jobs is None:
                 return False
             models = {job.model.digest: job.model for job in jobs}.values()
@@ -190,10 +193,10 @@ class Engine:
                 self._read_off(left, scored.pop(0))
         return True
 
-    def _await_decoders(self, most: int) -> None:
-        """Unless a batch is full, wait until one of the decoders has no earlier upload to begin with."""
+    def _await_decoding(self, most: int) -> None:
+        """Unless a batch is full, wait for the images that are being decoded, or are to be."""
         if self._ready.qsize() + 1 < most:
-            wait([self._decoders.submit(int)], MAX_WAIT_S)
+            wait(tuple(self._decoding), MAX_WAIT_S)
 
     def _read_off(self, left: deque[Job], results: Iterable[Prediction | ImageError]) -> None:
         """Make results of a batch's maps, hand each to who writes it, and then all to who records them."""
