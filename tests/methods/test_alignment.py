@@ -316,7 +316,7 @@ def test_turned_images_are_kept_and_given_in_any_order(monkeypatch: pytest.Monke
 # --- a whole training ---
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 @pytest.mark.usefixtures("operators_read_once")
 @pytest.mark.parametrize(
     "config",
