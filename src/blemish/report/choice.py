@@ -68,8 +68,7 @@ def _mean_area(row: ChoiceRow) -> float:
 def sentence_of(choice: Mapping[str, Any]) -> str | None:
     """Say in one line what was chosen and by which figures; None where nothing was to be chosen.
 
-    Figures are image and pixel AUROC on planted
-    defects; of the others the best by the mean of both is told.
+    Figures are image and pixel AUROC on planted defects; of the others the best by the mean of both is told.
     """
     rows = [row for row in rows_of(choice) if row.pixel_auroc is not None]
     chosen = next((row for row in rows if row.chosen), None)

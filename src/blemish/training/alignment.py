@@ -48,13 +48,9 @@ def with_alignment(config: ConfigT, images: TrainingImages) -> tuple[ConfigT, Tr
     alignment = alignment_of(config, images)
     if alignment is None:
         return config, images
-    train, validation, scored = (
-        None if part is None else aligned(part, alignment, config.size)
-        for part in (images.train, images.validation, images.scored)
-    )
-    assert train is not None
-    assert scored is not None
-    scored = train if images.scored is images.train else scored
+    validation = None if images.validation is None else aligned(images.validation, alignment, config.size)
+    train = aligned(images.train, alignment, config.size)
+    scored = train if images.scored is images.train else aligned(images.scored, alignment, config.size)
     images = replace(images, train=train, validation=validation, scored=scored, alignment=alignment)
     return replace(config, aligned=True), images
 
